@@ -1,0 +1,18 @@
+//! What every other crate speaks: ids, units, limits, the clock and the source of randomness, the canonical
+//! encoding, and the shape of a stripe.
+//!
+//! Nothing here does I/O, except [`SystemClock`] and [`SystemEntropy`], which are the two doors to the
+//! outside; everything else takes time and randomness as arguments.
+
+mod clock;
+mod codec;
+mod id;
+pub mod limits;
+mod stripe;
+mod units;
+
+pub use clock::{Clock, Entropy, SystemClock, SystemEntropy, Timestamp};
+pub use codec::{CodecError, from_canonical, to_canonical};
+pub use id::{Digest, Hash, NodeId, ParseIdError, PoolId, SpaceId, StripeId, UserId};
+pub use stripe::{Descriptor, Geometry, Shard, ShardError, ShardId, UnverifiedShard};
+pub use units::{ByteSize, ParseUnitError, Zone};

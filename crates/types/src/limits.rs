@@ -1,0 +1,94 @@
+//! Every bound of the system, with where its number comes from. Nothing queues, caches, retries or accepts
+//! without one of these.
+
+use std::time::Duration;
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+
+/// Chunk sizes: the larger a chunk, the fewer records per terabyte; the smaller, the better dedup and ranges.
+/// A mean of 1 MiB keeps a terabyte at a million stripes, and one stripe's work in a core's cache.
+pub const CHUNK_BYTES_MIN: usize = 512 * KIB;
+/// See [`CHUNK_BYTES_MIN`].
+pub const CHUNK_BYTES_AVG: usize = MIB;
+/// See [`CHUNK_BYTES_MIN`].
+pub const CHUNK_BYTES_MAX: usize = 4 * MIB;
+
+/// A sealed frame's plaintext. The unit that a range read must open: small beside a chunk, large beside its tag.
+pub const FRAME_BYTES: usize = 64 * KIB;
+/// The AES-GCM tag that each frame adds.
+pub const FRAME_TAG_BYTES: usize = 16;
+
+/// The most bytes that one piece of plaintext (a chunk, a pack of small files, a manifest node) has once sealed.
+pub const SEALED_BYTES_MAX: usize = CHUNK_BYTES_MAX + (CHUNK_BYTES_MAX / FRAME_BYTES) * FRAME_TAG_BYTES;
+
+/// Content that fits in this once sealed lives in its metadata entry and makes no stripe.
+pub const INLINE_SEALED_BYTES_MAX: usize = 4 * KIB;
+/// Pieces up to this are copied (*k* = 1) rather than coded: below it, headers and syncs cost more than copies.
+pub const REPLICATE_SEALED_BYTES_MAX: usize = 32 * KIB;
+
+/// Children of a manifest node. A node of 1,024 references stays near 100 KiB, and three levels hold 10^9 chunks.
+pub const MANIFEST_CHILDREN_MAX: usize = 1024;
+/// Levels of a manifest: 1,024^6 chunks is more than a `u64` counts bytes for.
+pub const MANIFEST_DEPTH_MAX: u8 = 6;
+
+/// Shards of a stripe, data and parity together: past 20 the gain in overhead is under 5 % while each read asks more peers.
+pub const SHARDS_MAX: usize = 20;
+/// Shard payloads are padded to a multiple of this, the unit of the coder's SIMD kernels.
+pub const SHARD_ALIGN_BYTES: usize = 64;
+/// The largest shard payload: a whole sealed piece, when *k* = 1.
+pub const SHARD_BYTES_MAX: usize = SEALED_BYTES_MAX.next_multiple_of(SHARD_ALIGN_BYTES);
+/// The largest encoded descriptor: 20 hashes and a few numbers.
+pub const DESCRIPTOR_BYTES_MAX: usize = KIB;
+
+/// One control message, and the header of a data message. The largest is a batch of log entries.
+pub const MESSAGE_BYTES_MAX: usize = 8 * MIB;
+/// Log entries that one append carries at most, by count and by size.
+pub const APPEND_ENTRIES_MAX: usize = 1024;
+/// See [`APPEND_ENTRIES_MAX`].
+pub const APPEND_BYTES_MAX: usize = 4 * MIB;
+/// Bytes of one log entry: an inline file, its path, and room for 1,024 pinned stripes.
+pub const ENTRY_BYTES_MAX: usize = 128 * KIB;
+/// Stripes that one log entry pins or unpins at most.
+pub const PINS_PER_ENTRY_MAX: usize = 1024;
+
+/// Full membership is kept up to this many nodes.
+pub const POOL_NODES_MAX: usize = 1000;
+/// Addresses that a node announces at most.
+pub const ADDRESSES_MAX: usize = 16;
+/// Streams that one peer may have open towards us at once; more are refused and wait at the sender.
+pub const STREAMS_PER_PEER_MAX: usize = 64;
+/// Bytes of requests and replies that one peer may have in our memory at once: a full window of the largest
+/// shards, and a batch of log entries.
+pub const PEER_BYTES_IN_FLIGHT_MAX: usize = 8 * SHARD_BYTES_MAX + MESSAGE_BYTES_MAX;
+/// Connections to one peer: one a transport, and one more while both ends dial.
+pub const CONNECTIONS_PER_PEER_MAX: u32 = 4;
+
+/// How long a peer may take to answer a request's first byte before another is asked too.
+pub const HEDGE_DELAY: Duration = Duration::from_millis(500);
+/// How long a request may go without a byte moving before it is given up.
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a dial may take.
+pub const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Stripes that one write has under way at once: enough to hide a sync behind encoding, few enough that
+/// 16 stripes of 4 MiB coded twice over stay under 200 MiB.
+pub const WRITE_WINDOW_STRIPES: usize = 16;
+/// Sealed bytes that all writes of a node have under way at once.
+pub const WRITE_WINDOW_BYTES: usize = 48 * MIB;
+/// Sealed bytes that one read fetches ahead of its reader.
+pub const READ_WINDOW_BYTES: usize = 32 * MIB;
+
+/// Bytes of a path in a space, and of one name in it: what common file systems allow.
+pub const PATH_BYTES_MAX: usize = 4096;
+/// See [`PATH_BYTES_MAX`].
+pub const NAME_BYTES_MAX: usize = 255;
+
+const _: () = assert!(CHUNK_BYTES_MIN < CHUNK_BYTES_AVG && CHUNK_BYTES_AVG < CHUNK_BYTES_MAX);
+const _: () = assert!(CHUNK_BYTES_MAX.is_multiple_of(FRAME_BYTES));
+const _: () = assert!(INLINE_SEALED_BYTES_MAX < REPLICATE_SEALED_BYTES_MAX);
+const _: () = assert!(SHARD_BYTES_MAX + DESCRIPTOR_BYTES_MAX <= MESSAGE_BYTES_MAX);
+const _: () = assert!(SHARDS_MAX * 40 < DESCRIPTOR_BYTES_MAX);
+const _: () = assert!(APPEND_BYTES_MAX + ENTRY_BYTES_MAX < MESSAGE_BYTES_MAX);
+const _: () = assert!(PINS_PER_ENTRY_MAX * 40 < ENTRY_BYTES_MAX);
+const _: () = assert!(WRITE_WINDOW_BYTES >= SEALED_BYTES_MAX && READ_WINDOW_BYTES >= SEALED_BYTES_MAX);

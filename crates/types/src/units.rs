@@ -1,0 +1,212 @@
+//! Units that people type: sizes and zones.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::{fmt, str::FromStr};
+
+/// Why text is not a size or a zone.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ParseUnitError {
+    /// Not a number with a unit.
+    #[error("`{0}` is not a size: write a number and a unit, `200GB` or `1.5TiB`")]
+    Size(String),
+    /// Not a name for a failure domain.
+    #[error("`{0}` is not a zone: use 1 to 64 letters, digits, `-`, `_` or `.`")]
+    Zone(String),
+}
+
+/// A number of bytes, written `200GB` (powers of 1000) or `1.5TiB` (powers of 1024).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct ByteSize(pub u64);
+
+const UNITS: [(&str, u64); 11] = [
+    ("kib", 1 << 10),
+    ("mib", 1 << 20),
+    ("gib", 1 << 30),
+    ("tib", 1 << 40),
+    ("pib", 1 << 50),
+    ("kb", 1_000),
+    ("mb", 1_000_000),
+    ("gb", 1_000_000_000),
+    ("tb", 1_000_000_000_000),
+    ("pb", 1_000_000_000_000_000),
+    ("b", 1),
+];
+
+impl FromStr for ByteSize {
+    type Err = ParseUnitError;
+
+    fn from_str(text: &str) -> Result<Self, ParseUnitError> {
+        let wrong = || ParseUnitError::Size(text.chars().take(40).collect());
+        let lower = text.trim().to_ascii_lowercase();
+        let split = lower
+            .find(|c: char| !(c.is_ascii_digit() || c == '.'))
+            .unwrap_or(lower.len());
+        let (number, unit) = (&lower[..split], lower[split..].trim());
+        let factor = match unit {
+            "" => 1,
+            "k" => 1_000,
+            "m" => 1_000_000,
+            "g" => 1_000_000_000,
+            "t" => 1_000_000_000_000,
+            _ => UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?.1,
+        };
+        if let Ok(whole) = number.parse::<u64>() {
+            return whole.checked_mul(factor).map(Self).ok_or_else(wrong);
+        }
+        let fraction: f64 = number.parse().map_err(|_| wrong())?;
+        let bytes = fraction * factor as f64;
+        if bytes.is_finite() && bytes < 1e18 {
+            Ok(Self(bytes as u64))
+        } else {
+            Err(wrong())
+        }
+    }
+}
+
+/// Three significant digits in powers of 1000, as disks are sold: `1.50 GB`.
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match UNITS[5..10].iter().rev().find(|(_, factor)| self.0 >= *factor) {
+            None => format!("{} B", self.0),
+            Some((unit, factor)) => {
+                let value = self.0 as f64 / *factor as f64;
+                let decimals = if value < 10.0 { 2 } else { usize::from(value < 100.0) };
+                let unit = if *unit == "kb" {
+                    "kB".to_owned()
+                } else {
+                    unit.to_ascii_uppercase()
+                };
+                format!("{value:.decimals$} {unit}")
+            }
+        };
+        f.pad(&text)
+    }
+}
+
+impl Serialize for ByteSize {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(self.0)
+    }
+}
+
+/// From a number of bytes or, where people write it, from text.
+impl<'de> Deserialize<'de> for ByteSize {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl de::Visitor<'_> for Visitor {
+            type Value = ByteSize;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number of bytes, or text such as \"200GB\"")
+            }
+
+            fn visit_u64<E: de::Error>(self, bytes: u64) -> Result<ByteSize, E> {
+                Ok(ByteSize(bytes))
+            }
+
+            fn visit_i64<E: de::Error>(self, bytes: i64) -> Result<ByteSize, E> {
+                u64::try_from(bytes)
+                    .map(ByteSize)
+                    .map_err(|_| E::custom("a size is not negative"))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<ByteSize, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+
+        if deserializer.is_human_readable() {
+            deserializer.deserialize_any(Visitor)
+        } else {
+            u64::deserialize(deserializer).map(Self)
+        }
+    }
+}
+
+/// A failure domain that a node declares: a house, a rack, a cloud region. Machines of one zone are expected
+/// to fail together, so no two shards of a stripe share one while zones suffice.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Zone(String);
+
+impl Zone {
+    /// The zone's name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Zone {
+    type Err = ParseUnitError;
+
+    fn from_str(text: &str) -> Result<Self, ParseUnitError> {
+        let fits = (1..=64).contains(&text.len())
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+        if fits {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(ParseUnitError::Zone(text.chars().take(80).collect()))
+        }
+    }
+}
+
+impl TryFrom<String> for Zone {
+    type Error = ParseUnitError;
+
+    fn try_from(text: String) -> Result<Self, ParseUnitError> {
+        text.parse()
+    }
+}
+
+impl From<Zone> for String {
+    fn from(zone: Zone) -> Self {
+        zone.0
+    }
+}
+
+impl fmt::Display for Zone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn sizes_read_as_people_write_them() {
+        let check = |text: &str, bytes| assert_eq!(text.parse::<ByteSize>().ok(), bytes, "{text}");
+        check("200GB", Some(ByteSize(200_000_000_000)));
+        check("1.5 TiB", Some(ByteSize(1_649_267_441_664)));
+        check("4096", Some(ByteSize(4096)));
+        check("10g", Some(ByteSize(10_000_000_000)));
+        check("0", Some(ByteSize(0)));
+        for wrong in ["", "GB", "-1GB", "1e5", "99999999999PB", "1.2.3GB", "ten"] {
+            check(wrong, None);
+        }
+    }
+
+    #[test]
+    fn sizes_print_three_digits() {
+        let check = |bytes, text: &str| assert_eq!(ByteSize(bytes).to_string(), text);
+        check(0, "0 B");
+        check(999, "999 B");
+        check(1_500, "1.50 kB");
+        check(268_435_456, "268 MB");
+        check(2_000_000_000_000, "2.00 TB");
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_a_size_panic(text: String) {
+            let _ = text.parse::<ByteSize>();
+            let _ = text.parse::<Zone>();
+        }
+    }
+}
