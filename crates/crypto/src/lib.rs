@@ -1,1 +1,44 @@
-//! Not yet.
+//! Keys, sealing and signatures; and the two things that people carry: tickets and recovery kits.
+//!
+//! - [`SigningKey`], [`PublicKey`]: Ed25519 keys of nodes and users.
+//! - [`Signed`]: a record that is worth nothing until its signature is checked.
+//! - [`seal`]: one piece under one random key, in frames that open alone.
+//! - [`secret_box`]: many messages under one long-lived [`BoxKey`].
+//! - [`derive`]: what follows from a user's secret.
+//!
+//! Nothing here does I/O or knows of files and peers. Secrets are erased when dropped, and never printed.
+
+pub mod derive;
+mod keys;
+pub mod seal;
+mod secret;
+pub mod secret_box;
+mod signed;
+
+pub use keys::{BadSignature, PublicKey, Signature, SigningKey};
+pub use secret::{BoxKey, DedupKey, Fingerprint, PieceKey};
+pub use secret_box::Purpose;
+pub use signed::{Record, Signed, SignedError, Verified};
+
+#[cfg(test)]
+mod tests {
+    use potluck_types::Entropy;
+    use std::sync::atomic::{AtomicU8, Ordering};
+
+    /// Entropy that counts: 0, 1, 2 and so on.
+    pub(crate) struct Counter(AtomicU8);
+
+    impl Counter {
+        pub(crate) const fn new() -> Self {
+            Self(AtomicU8::new(0))
+        }
+    }
+
+    impl Entropy for Counter {
+        fn fill(&self, buffer: &mut [u8]) {
+            for byte in buffer {
+                *byte = self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}

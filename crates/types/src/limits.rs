@@ -49,6 +49,8 @@ pub const APPEND_ENTRIES_MAX: usize = 1024;
 pub const APPEND_BYTES_MAX: usize = 4 * MIB;
 /// Bytes of one log entry: an inline file, its path, and room for 1,024 pinned stripes.
 pub const ENTRY_BYTES_MAX: usize = 128 * KIB;
+/// Bytes of one signed record (a member, a grant, a vote), unless its type says otherwise.
+pub const RECORD_BYTES_MAX: usize = ENTRY_BYTES_MAX;
 /// Stripes that one log entry pins or unpins at most.
 pub const PINS_PER_ENTRY_MAX: usize = 1024;
 
@@ -56,6 +58,16 @@ pub const PINS_PER_ENTRY_MAX: usize = 1024;
 pub const POOL_NODES_MAX: usize = 1000;
 /// Addresses that a node announces at most.
 pub const ADDRESSES_MAX: usize = 16;
+/// Bytes of one address as text: a relayed multiaddr with two peer ids and a long host name has about 250.
+pub const ADDRESS_BYTES_MAX: usize = 256;
+/// Bytes of a pool's name.
+pub const POOL_NAME_BYTES_MAX: usize = 64;
+/// Characters of a ticket as typed or pasted: 16 of the longest addresses in base32 have 6,700, the rest is white space.
+pub const TICKET_TEXT_BYTES_MAX: usize = 16 * KIB;
+/// Members whose addresses a recovery kit keeps: enough that one is still there years later.
+pub const KIT_MEMBERS_MAX: usize = 64;
+/// Bytes of a recovery kit's file: 64 members with 16 of the longest addresses, in base64, have 360 KiB.
+pub const KIT_BYTES_MAX: usize = 512 * KIB;
 /// Streams that one peer may have open towards us at once; more are refused and wait at the sender.
 pub const STREAMS_PER_PEER_MAX: usize = 64;
 /// Bytes of requests and replies that one peer may have in our memory at once: a full window of the largest
@@ -79,6 +91,30 @@ pub const WRITE_WINDOW_BYTES: usize = 48 * MIB;
 /// Sealed bytes that one read fetches ahead of its reader.
 pub const READ_WINDOW_BYTES: usize = 32 * MIB;
 
+/// Target length of the store's pack files. A terabyte is then 4,000 files, and the tail that is re-read after a
+/// crash, at most one pack, takes a second on a slow disk.
+pub const STORE_PACK_BYTES: u64 = 256 * MIB as u64;
+/// A small store still has this many packs, so that compaction finds some that are mostly dead.
+pub const STORE_PACKS_MIN: u64 = 16;
+/// Bytes that may wait for the store's writer: a full window of writes, and some repair.
+pub const STORE_QUEUE_BYTES_MAX: usize = 64 * MIB;
+/// Bytes that share one sync: at 16 MiB the sync's fixed cost is under a tenth of the transfer, also on a fast disk.
+pub const STORE_GROUP_BYTES_MAX: usize = 16 * MIB;
+/// Changes that the index keeps in memory, at 200 bytes each, before they are written to its file.
+pub const STORE_INDEX_CHANGES_MAX: usize = 8192;
+/// The same while the index cannot be written, on a full disk say: then puts are refused, later deletes too.
+pub const STORE_INDEX_BACKLOG_MAX: usize = 8 * STORE_INDEX_CHANGES_MAX;
+/// The index's page cache: the inner nodes for 10 million shards, and the leaves in use.
+pub const STORE_INDEX_CACHE_BYTES: usize = 8 * MIB;
+/// An index up to this is checked whole when it is opened, which takes 50 ms at most.
+pub const STORE_INDEX_CHECK_BYTES_MAX: u64 = 32 * MIB as u64;
+/// Pack files that are kept open for reading.
+pub const STORE_OPEN_PACKS_MAX: usize = 64;
+/// Shards that one tombstone record lists at most: 33 KiB.
+pub const STORE_TOMBSTONES_PER_RECORD_MAX: usize = 1024;
+/// A file that is given up when a full disk has no room for tombstones: enough for 30,000 deletes.
+pub const STORE_RESERVE_BYTES: usize = MIB;
+
 /// Bytes of a path in a space, and of one name in it: what common file systems allow.
 pub const PATH_BYTES_MAX: usize = 4096;
 /// See [`PATH_BYTES_MAX`].
@@ -92,3 +128,5 @@ const _: () = assert!(SHARDS_MAX * 40 < DESCRIPTOR_BYTES_MAX);
 const _: () = assert!(APPEND_BYTES_MAX + ENTRY_BYTES_MAX < MESSAGE_BYTES_MAX);
 const _: () = assert!(PINS_PER_ENTRY_MAX * 40 < ENTRY_BYTES_MAX);
 const _: () = assert!(WRITE_WINDOW_BYTES >= SEALED_BYTES_MAX && READ_WINDOW_BYTES >= SEALED_BYTES_MAX);
+const _: () = assert!(STORE_QUEUE_BYTES_MAX >= WRITE_WINDOW_BYTES + SEALED_BYTES_MAX);
+const _: () = assert!(STORE_GROUP_BYTES_MAX >= SHARD_BYTES_MAX && STORE_QUEUE_BYTES_MAX >= 2 * STORE_GROUP_BYTES_MAX);

@@ -1,0 +1,55 @@
+//! What follows from a person's secret: the private space that every user has, without anything to store.
+//!
+//! Each derivation is BLAKE3's `derive_key` with its own context string, so that none of the results says
+//! anything about another, or about the secret: <https://github.com/BLAKE3-team/BLAKE3-specs>, section 6.2.
+
+use crate::{BoxKey, DedupKey, SigningKey};
+use potluck_types::SpaceId;
+
+const PRIVATE_SPACE_ID: &str = "potluck 2026-11 private space id v1";
+const PRIVATE_SPACE_KEY: &str = "potluck 2026-11 private space key v1";
+const DEDUP_KEY: &str = "potluck 2026-11 dedup key v1";
+pub(crate) const CHUNKING_SEED: &str = "potluck 2026-11 chunking seed v1";
+
+/// The id of a user's private space.
+pub fn private_space_id(user: &SigningKey) -> SpaceId {
+    SpaceId::from_bytes(blake3::derive_key(PRIVATE_SPACE_ID, user.seed()))
+}
+
+/// The key of the first epoch of a user's private space.
+pub fn private_space_key(user: &SigningKey) -> BoxKey {
+    BoxKey::from_bytes(blake3::derive_key(PRIVATE_SPACE_KEY, user.seed()))
+}
+
+/// The dedup key of a space, from the key of its *first* epoch: it stays the same when the epoch changes, as
+/// content stored before is still there to be recognised.
+pub fn dedup_key(first_epoch_key: &BoxKey) -> DedupKey {
+    DedupKey::from_bytes(blake3::derive_key(DEDUP_KEY, first_epoch_key.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use data_encoding::HEXLOWER;
+
+    /// A user's data depends on these never changing.
+    #[test]
+    fn derived_keys_are_those_of_format_md() {
+        let user = SigningKey::from_seed(&[7; 32]);
+        let hex = |bytes: &[u8; 32]| HEXLOWER.encode(bytes);
+        assert_eq!(
+            hex(private_space_id(&user).as_bytes()),
+            "6ab3172cecd6a0cde3e9c64b28aa9ccef99adab41dcbd9c3d4d9885263e3e374"
+        );
+        assert_eq!(
+            hex(private_space_key(&user).as_bytes()),
+            "4a10631a7163d5432712ab03861a7b1e2d3ab93d42300a25e0c4e93094b62f1f"
+        );
+        let dedup = dedup_key(&private_space_key(&user));
+        assert_eq!(
+            hex(dedup.as_bytes()),
+            "c66afe479ba883724d66d924d5ef6abfed6bf0f2fbc5a25287ca47a7cbb6d511"
+        );
+        assert_eq!(dedup.chunking_seed(), 11_699_212_128_380_603_125);
+    }
+}
