@@ -1,0 +1,325 @@
+//! A small pool in memory executes what the planner says; disasters read as scripts.
+
+use super::*;
+use crate::{NodeFacts, geometry};
+use potluck_types::Hash;
+use proptest::prelude::*;
+
+fn id(i: u8) -> NodeId {
+    NodeId::from_bytes([i; 32])
+}
+
+struct Pool {
+    view: View,
+    disks: BTreeMap<NodeId, BTreeSet<(StripeId, u8)>>,
+    planner: Planner,
+    geometry: Geometry,
+    now: Timestamp,
+    mends: u64,
+}
+
+const SHARD_LEN: u32 = 1000;
+
+impl Pool {
+    fn new(nodes: u8, zones: u8, stripes: u32) -> Self {
+        let facts = |i: u8| NodeFacts {
+            domain: Domain::Zone(format!("z{}", i % zones).parse().unwrap()),
+            weight: 1_000,
+            presence: Presence::Live,
+            full: false,
+        };
+        let view = View {
+            nodes: (0..nodes).map(|i| (id(i), facts(i))).collect(),
+        };
+        let geometry = geometry(zones.into(), crate::default_survive(zones.into())).unwrap();
+        let mut pool = Self {
+            view,
+            disks: (0..nodes).map(|i| (id(i), BTreeSet::new())).collect(),
+            planner: Planner::new(PlannerOptions {
+                concurrent_max: 3,
+                ..PlannerOptions::default()
+            }),
+            geometry,
+            now: Timestamp::from_millis(1_000_000_000),
+            mends: 0,
+        };
+        for i in 0..stripes {
+            let stripe = StripeId::from_bytes(*Hash::of(&i.to_le_bytes()).as_bytes());
+            for (index, node) in rank(stripe, &pool.view)
+                .into_iter()
+                .take(geometry.n().into())
+                .enumerate()
+            {
+                pool.store(node, stripe, index as u8);
+            }
+        }
+        pool
+    }
+
+    fn store(&mut self, node: NodeId, stripe: StripeId, index: u8) {
+        self.disks.get_mut(&node).unwrap().insert((stripe, index));
+        self.planner.report(node, stripe, index, self.geometry, SHARD_LEN);
+    }
+
+    fn set(&mut self, i: u8, presence: Presence) {
+        self.view.nodes.get_mut(&id(i)).unwrap().presence = presence;
+    }
+
+    fn kill(&mut self, i: u8) {
+        self.set(i, Presence::Away { since: self.now });
+    }
+
+    fn pass(&mut self, minutes: u64) {
+        self.now = self.now + Duration::from_secs(60 * minutes);
+    }
+
+    /// Does what the planner says until it has nothing more to say.
+    fn run(&mut self) {
+        for _ in 0..100_000 {
+            let Some(mend) = self.planner.next(self.now, &self.view) else {
+                return;
+            };
+            self.mends += 1;
+            self.execute(&mend);
+            self.planner.finished(mend.stripe, Outcome::Done, self.now);
+        }
+        panic!("the planner never comes to rest");
+    }
+
+    fn execute(&mut self, mend: &Mend) {
+        let at_hand: BTreeSet<u8> = mend
+            .sources
+            .iter()
+            .filter(|(node, index)| self.disks[node].contains(&(mend.stripe, *index)) && self.view.answers(*node))
+            .map(|(_, index)| *index)
+            .collect();
+        for (index, node) in &mend.place {
+            assert!(
+                at_hand.len() >= mend.geometry.k().into() || at_hand.contains(index),
+                "made of nothing"
+            );
+            assert!(self.view.takes(*node), "given to one that takes none");
+            self.store(*node, mend.stripe, *index);
+        }
+        if mend.place.is_empty() {
+            for (node, index) in &mend.surplus {
+                self.disks.get_mut(node).unwrap().remove(&(mend.stripe, *index));
+                self.planner.retract(*node, mend.stripe, *index);
+            }
+        }
+    }
+
+    fn summary(&mut self) -> Summary {
+        self.planner.summary(self.now, &self.view)
+    }
+
+    #[track_caller]
+    fn all_survive(&mut self, losses: u8) {
+        let summary = self.summary();
+        assert_eq!(
+            summary.survives.keys().copied().collect::<Vec<_>>(),
+            [losses],
+            "{summary:?}"
+        );
+        assert_eq!(summary.unreadable, 0);
+    }
+}
+
+#[test]
+fn a_healthy_pool_is_left_alone() {
+    let mut pool = Pool::new(6, 6, 100);
+    pool.run();
+    pool.all_survive(2);
+    assert_eq!(pool.mends, 0);
+}
+
+#[test]
+fn one_lost_is_waited_for_then_replaced() {
+    let mut pool = Pool::new(6, 6, 100);
+    pool.kill(0);
+    pool.run();
+    assert_eq!(pool.mends, 0, "one more loss can be borne: it may come back");
+    assert!(pool.summary().waiting.contains_key(&Cause::Grace));
+    assert_eq!(pool.planner.deadline(), Some(pool.now + Duration::from_secs(15 * 60)));
+    pool.pass(16);
+    pool.run();
+    pool.all_survive(2);
+}
+
+#[test]
+fn one_that_returns_in_time_costs_nothing() {
+    let mut pool = Pool::new(6, 6, 100);
+    pool.kill(0);
+    pool.run();
+    pool.pass(10);
+    pool.set(0, Presence::Live);
+    pool.pass(10);
+    pool.run();
+    pool.all_survive(2);
+    assert_eq!(pool.mends, 0);
+}
+
+#[test]
+fn the_most_endangered_do_not_wait() {
+    let mut pool = Pool::new(12, 12, 100);
+    pool.kill(0);
+    pool.kill(1);
+    let before = pool.summary().survives;
+    assert!(before.contains_key(&0));
+    pool.run();
+    assert!(
+        !pool.summary().survives.contains_key(&0),
+        "those that bear no more loss are mended at once"
+    );
+    assert!(
+        pool.summary().survives.contains_key(&1),
+        "the others wait for the grace period"
+    );
+    pool.pass(16);
+    pool.run();
+    pool.all_survive(2);
+}
+
+#[test]
+fn one_that_returns_late_gives_its_copies_back() {
+    let mut pool = Pool::new(6, 6, 100);
+    pool.kill(0);
+    pool.pass(16);
+    pool.run();
+    pool.set(0, Presence::Live);
+    pool.run();
+    pool.all_survive(2);
+    let copies: usize = pool.disks.values().map(BTreeSet::len).sum();
+    assert_eq!(copies, 100 * usize::from(pool.geometry.n()), "no copy is left over");
+}
+
+#[test]
+fn too_few_machines_is_said_and_waited_for() {
+    let mut pool = Pool::new(6, 6, 100);
+    pool.kill(0);
+    pool.kill(1);
+    pool.pass(16);
+    pool.run();
+    assert!(pool.summary().waiting.contains_key(&Cause::NoDomain));
+    assert_eq!(pool.summary().unreadable, 0);
+    pool.all_survive(1);
+    pool.set(1, Presence::Live);
+    pool.run();
+    pool.all_survive(2);
+}
+
+#[test]
+fn more_lost_than_borne_is_said_and_nothing_is_invented() {
+    let mut pool = Pool::new(6, 6, 50);
+    for i in 0..4 {
+        pool.kill(i);
+    }
+    pool.run();
+    let summary = pool.summary();
+    assert!(summary.unreadable > 0 && summary.waiting.contains_key(&Cause::TooFewShards));
+    for i in 0..4 {
+        pool.set(i, Presence::Live);
+    }
+    pool.run();
+    pool.all_survive(2);
+}
+
+#[test]
+fn a_leaving_node_is_drained() {
+    let mut pool = Pool::new(6, 6, 100);
+    pool.set(0, Presence::Leaving);
+    pool.run();
+    pool.all_survive(2);
+    pool.view.nodes.remove(&id(0));
+    pool.planner.retract_all(id(0));
+    pool.run();
+    pool.all_survive(2);
+}
+
+#[test]
+fn a_new_node_takes_its_share_and_then_there_is_rest() {
+    let mut pool = Pool::new(7, 7, 200);
+    let newcomer = pool.view.nodes.remove(&id(6)).unwrap();
+    let orphans = pool.disks.insert(id(6), BTreeSet::new()).unwrap();
+    pool.planner.retract_all(id(6));
+    pool.pass(60);
+    pool.run();
+    pool.all_survive(2);
+    pool.view.nodes.insert(id(6), newcomer);
+    pool.run();
+    pool.all_survive(2);
+    assert!(
+        pool.disks[&id(6)].len() * 2 > orphans.len(),
+        "{} of {}",
+        pool.disks[&id(6)].len(),
+        orphans.len()
+    );
+    let settled = pool.mends;
+    pool.run();
+    assert_eq!(pool.mends, settled);
+}
+
+#[test]
+fn a_zone_is_one_loss() {
+    let mut pool = Pool::new(9, 3, 100);
+    pool.all_survive(1);
+    for i in [0, 3, 6] {
+        pool.kill(i);
+    }
+    pool.pass(16);
+    pool.run();
+    pool.all_survive(0);
+    assert!(
+        pool.summary().waiting.contains_key(&Cause::NoDomain),
+        "two shards in one zone would not help"
+    );
+}
+
+#[test]
+fn a_failed_attempt_is_tried_again_later() {
+    let mut pool = Pool::new(6, 6, 1);
+    let (stripe, holder) = {
+        let (stripe, mut holders) = pool.planner.stripes().next().unwrap();
+        (stripe, holders.next().unwrap().0)
+    };
+    pool.kill(holder.as_bytes()[0]);
+    pool.pass(16);
+    let mend = pool.planner.next(pool.now, &pool.view).unwrap();
+    assert_eq!(mend.stripe, stripe);
+    pool.planner.finished(stripe, Outcome::Failed, pool.now);
+    assert_eq!(pool.planner.next(pool.now, &pool.view), None);
+    pool.now = pool.now + Duration::from_secs(6);
+    assert!(pool.planner.next(pool.now, &pool.view).is_some());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever comes and goes, in any order: no more than *f* domains are away at once, so nothing becomes
+    /// unreadable; the planner comes to rest each time; when all are back, all is whole, with no copy left over.
+    #[test]
+    fn churn_loses_nothing_and_settles(steps in prop::collection::vec((0u8..9, 0u64..20), 1..25)) {
+        let mut pool = Pool::new(9, 9, 40);
+        for (i, minutes) in steps {
+            let away: Vec<_> = pool.view.nodes.iter().filter(|(_, f)| f.presence != Presence::Live).map(|(n, _)| *n).collect();
+            match pool.view.nodes[&id(i)].presence {
+                Presence::Live if away.len() < 2 => pool.kill(i),
+                Presence::Live => {}
+                _ => pool.set(i, Presence::Live),
+            }
+            pool.run();
+            prop_assert_eq!(pool.summary().unreadable, 0);
+            pool.pass(minutes);
+            pool.run();
+            prop_assert_eq!(pool.summary().unreadable, 0);
+        }
+        for i in 0..9 {
+            pool.set(i, Presence::Live);
+        }
+        pool.pass(60);
+        pool.run();
+        pool.all_survive(2);
+        let copies: usize = pool.disks.values().map(BTreeSet::len).sum();
+        prop_assert_eq!(copies, 40 * usize::from(pool.geometry.n()));
+    }
+}

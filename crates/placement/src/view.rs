@@ -1,0 +1,96 @@
+//! The pool as this node knows it now: the facts that every decision is made from.
+
+use potluck_types::{NodeId, Timestamp, Zone};
+use std::collections::BTreeMap;
+
+/// What fails together: a zone that its nodes declare, or the one machine.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Domain {
+    /// Machines that say they share a fate.
+    Zone(Zone),
+    /// A machine that says nothing.
+    Node(NodeId),
+}
+
+/// Whether a node can be counted on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Presence {
+    /// It answers.
+    Live,
+    /// It has not answered since then.
+    Away {
+        /// When it was last heard of.
+        since: Timestamp,
+    },
+    /// It answers, and is about to leave: a source, never a target.
+    Leaving,
+}
+
+/// What is known of one node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NodeFacts {
+    /// What it fails with.
+    pub domain: Domain,
+    /// Its share of the data: the bytes that it offers.
+    pub weight: u64,
+    /// Whether it can be counted on.
+    pub presence: Presence,
+    /// Over 95 % of what it offers is in use: it takes no more.
+    pub full: bool,
+}
+
+/// One snapshot of the pool.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct View {
+    /// All members.
+    pub nodes: BTreeMap<NodeId, NodeFacts>,
+}
+
+impl View {
+    /// Whether a node answers, be it about to leave or not.
+    pub fn answers(&self, node: NodeId) -> bool {
+        self.nodes
+            .get(&node)
+            .is_some_and(|facts| matches!(facts.presence, Presence::Live | Presence::Leaving))
+    }
+
+    /// Whether a node's shards count for the future: it answers and stays.
+    pub fn counts(&self, node: NodeId) -> bool {
+        self.nodes
+            .get(&node)
+            .is_some_and(|facts| facts.presence == Presence::Live)
+    }
+
+    /// Whether a node may be given a shard now.
+    pub fn takes(&self, node: NodeId) -> bool {
+        self.nodes
+            .get(&node)
+            .is_some_and(|facts| facts.presence == Presence::Live && !facts.full && facts.weight > 0)
+    }
+
+    /// What a node fails with.
+    pub fn domain(&self, node: NodeId) -> Domain {
+        self.nodes
+            .get(&node)
+            .map_or(Domain::Node(node), |facts| facts.domain.clone())
+    }
+
+    /// Domains that new stripes are laid out for: those of nodes that take shards, or will again within the grace
+    /// period. A short absence does not change how data is coded.
+    pub fn eligible_domains(&self, now: Timestamp, grace: std::time::Duration) -> usize {
+        let mut domains: Vec<_> = self
+            .nodes
+            .values()
+            .filter(|facts| facts.weight > 0 && !facts.full)
+            .filter(|facts| match facts.presence {
+                Presence::Live => true,
+                Presence::Away { since } => now.since(since) < grace,
+                Presence::Leaving => false,
+            })
+            .map(|facts| &facts.domain)
+            .collect();
+        domains.sort();
+        domains.dedup();
+        domains.len()
+    }
+}
