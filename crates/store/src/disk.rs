@@ -1,0 +1,182 @@
+//! The few file operations that the store needs, as a trait: the operating system's directory in production, a
+//! simulated disk in tests. Packs, index and superblock all go through it.
+//!
+//! The contract is that of POSIX and no more: what was written is certain to be there after a power cut only
+//! once [`DiskFile::sync_data`] has returned `Ok`; that a file exists under its name, or no longer does, only once
+//! [`Disk::sync_dir`] has. Until then any part of it may be there, in any order.
+
+use std::{
+    fs::{self, File},
+    io::{self, IoSlice, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// A flat directory of files.
+pub trait Disk: Send + Sync + 'static {
+    /// Opens a file for reading and writing.
+    fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>>;
+    /// The files that there are, in any order.
+    fn list(&self) -> io::Result<Vec<FileInfo>>;
+    /// Removes a file. Handles that are open on it keep working, or fail; they never show another file.
+    fn remove(&self, name: &str) -> io::Result<()>;
+    /// Gives a file another name, in the place of the file that has it.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Makes all creations, removals and renames so far durable.
+    fn sync_dir(&self) -> io::Result<()>;
+    /// How many more bytes would fit.
+    fn free_space(&self) -> io::Result<u64>;
+}
+
+/// Whether a file is expected to be there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OpenMode {
+    /// It is there; [`io::ErrorKind::NotFound`] otherwise.
+    Existing,
+    /// It is not there; [`io::ErrorKind::AlreadyExists`] otherwise.
+    New,
+}
+
+/// A file's name and length in bytes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FileInfo {
+    /// Name in the directory.
+    pub name: String,
+    /// Length in bytes.
+    pub len: u64,
+}
+
+/// An open file.
+pub trait DiskFile: Send + Sync {
+    /// Length in bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// Whether it has no bytes.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+    /// Fills the buffer; [`io::ErrorKind::UnexpectedEof`] when the file ends before.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+    /// Writes all parts, one after the other. After an error, any of their bytes may have been written.
+    fn write_at(&self, parts: &[&[u8]], offset: u64) -> io::Result<()>;
+    /// Makes all writes so far durable, and the length. After an error, none of them can be trusted, and trying
+    /// again proves nothing.
+    fn sync_data(&self) -> io::Result<()>;
+    /// Cuts the file, or lengthens it with zeros.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Takes the exclusive lock of this file until it is closed; `false` when another holds it.
+    fn try_lock(&self) -> io::Result<bool>;
+}
+
+/// A directory of the operating system.
+#[derive(Debug)]
+pub struct OsDisk {
+    directory: PathBuf,
+}
+
+impl OsDisk {
+    /// On this directory, which is created when it is not there.
+    pub fn new(directory: &Path) -> io::Result<Self> {
+        fs::create_dir_all(directory)?;
+        Ok(Self {
+            directory: directory.to_owned(),
+        })
+    }
+}
+
+impl Disk for OsDisk {
+    fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(mode == OpenMode::New)
+            .open(self.directory.join(name))?;
+        Ok(Arc::new(OsFile {
+            appender: Mutex::new(file.try_clone()?),
+            file,
+        }))
+    }
+
+    fn list(&self) -> io::Result<Vec<FileInfo>> {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&self.directory)? {
+            let entry = entry?;
+            let metadata = entry.metadata()?;
+            if let (true, Ok(name)) = (metadata.is_file(), entry.file_name().into_string()) {
+                files.push(FileInfo {
+                    name,
+                    len: metadata.len(),
+                });
+            }
+        }
+        Ok(files)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.directory.join(name))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.directory.join(from), self.directory.join(to))
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        File::open(&self.directory)?.sync_all()
+    }
+
+    fn free_space(&self) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(&self.directory)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
+
+struct OsFile {
+    file: File,
+    /// The same open file; its cursor is used by writes of several parts only, one at a time.
+    appender: Mutex<File>,
+}
+
+impl DiskFile for OsFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        std::os::unix::fs::FileExt::read_exact_at(&self.file, buffer, offset)
+    }
+
+    fn write_at(&self, parts: &[&[u8]], offset: u64) -> io::Result<()> {
+        if let [part] = parts {
+            return std::os::unix::fs::FileExt::write_all_at(&self.file, part, offset);
+        }
+        let mut file = self.appender.lock().unwrap_or_else(PoisonError::into_inner);
+        file.seek(SeekFrom::Start(offset))?;
+        let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+        let mut left = &mut slices[..];
+        IoSlice::advance_slices(&mut left, 0);
+        while !left.is_empty() {
+            match file.write_vectored(left) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => IoSlice::advance_slices(&mut left, written),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn try_lock(&self) -> io::Result<bool> {
+        match self.file.try_lock() {
+            Ok(()) => Ok(true),
+            Err(fs::TryLockError::WouldBlock) => Ok(false),
+            Err(fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! What readers and the writer share.
+
+use crate::{
+    disk::Disk,
+    format::{Place, StoreKey},
+    index::Index,
+    packs::Packs,
+    queue::Queue,
+};
+use potluck_types::{ByteSize, Clock, limits};
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
+
+/// See the module.
+pub(crate) struct Shared {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) key: StoreKey,
+    pub(crate) pack_bytes: u64,
+    pub(crate) capacity: AtomicU64,
+    pub(crate) index: Index,
+    pub(crate) packs: Packs,
+    pub(crate) queue: Queue,
+    pub(crate) scrub: Mutex<Place>,
+    pub(crate) counters: Counters,
+}
+
+/// Counted since the store was opened.
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) groups: AtomicU64,
+    pub(crate) syncs: AtomicU64,
+    pub(crate) payload_written: AtomicU64,
+    pub(crate) written: AtomicU64,
+    pub(crate) compacted: AtomicU64,
+    pub(crate) damaged: AtomicU64,
+}
+
+/// How full the store is, and what it did since it was opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Shards that are stored.
+    pub shards: u64,
+    /// Pack files that there are.
+    pub packs: u64,
+    /// Bytes of the records of stored shards.
+    pub live: ByteSize,
+    /// Bytes in packs that are not: deleted, damaged or moved shards, and tombstones.
+    pub dead: ByteSize,
+    /// Bytes of all files of the store.
+    pub on_disk: ByteSize,
+    /// What the store may use at most.
+    pub capacity: ByteSize,
+    /// What puts may still use of it; room for compaction and deletes is kept back.
+    pub available: ByteSize,
+    /// Groups committed.
+    pub groups: u64,
+    /// Syncs of packs, the index and the directory.
+    pub syncs: u64,
+    /// Bytes of payload stored by puts and compaction.
+    pub payload_written: ByteSize,
+    /// Bytes written, to packs and index: over `payload_written`, the write amplification.
+    pub written: ByteSize,
+    /// Bytes that compaction copied.
+    pub compacted: ByteSize,
+    /// Shards found damaged.
+    pub damaged: u64,
+}
+
+impl Shared {
+    pub(crate) fn capacity(&self) -> u64 {
+        self.capacity.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of all files.
+    pub(crate) fn used(&self) -> u64 {
+        let index = self.index.meter().len.load(Ordering::Relaxed);
+        self.packs.totals().len + index + limits::STORE_RESERVE_BYTES as u64
+    }
+
+    /// What puts leave free, so that the live half of a pack can be copied before the pack is removed.
+    pub(crate) fn headroom(&self) -> u64 {
+        self.pack_bytes / 2
+    }
+
+    pub(crate) fn scrub_place(&self) -> Place {
+        *self.scrub.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let totals = self.packs.totals();
+        let (used, capacity) = (self.used(), self.capacity());
+        let (meter, counters) = (self.index.meter(), &self.counters);
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Stats {
+            shards: totals.shards,
+            packs: totals.packs,
+            live: ByteSize(totals.live_bytes),
+            dead: ByteSize(totals.len.saturating_sub(totals.live_bytes)),
+            on_disk: ByteSize(used),
+            capacity: ByteSize(capacity),
+            available: ByteSize(capacity.saturating_sub(used + self.headroom())),
+            groups: read(&counters.groups),
+            syncs: read(&counters.syncs) + read(&meter.syncs),
+            payload_written: ByteSize(read(&counters.payload_written)),
+            written: ByteSize(read(&counters.written) + read(&meter.written)),
+            compacted: ByteSize(read(&counters.compacted)),
+            damaged: read(&counters.damaged),
+        }
+    }
+}
