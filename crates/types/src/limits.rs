@@ -29,6 +29,8 @@ pub const REPLICATE_SEALED_BYTES_MAX: usize = 32 * KIB;
 
 /// Children of a manifest node. A node of 1,024 references stays near 100 KiB, and three levels hold 10^9 chunks.
 pub const MANIFEST_CHILDREN_MAX: usize = 1024;
+/// Bytes of a manifest node: 1,024 children of 112 bytes each at most.
+pub const MANIFEST_NODE_BYTES_MAX: usize = 128 * KIB;
 /// Levels of a manifest: 1,024^6 chunks is more than a `u64` counts bytes for.
 pub const MANIFEST_DEPTH_MAX: u8 = 6;
 
