@@ -5,20 +5,25 @@
 //! - [`seal`]: one piece under one random key, in frames that open alone.
 //! - [`secret_box`]: many messages under one long-lived [`BoxKey`].
 //! - [`derive`]: what follows from a user's secret.
+//! - [`Ticket`], [`Kit`]: an invitation into a pool, and the way back after losing every device.
 //!
 //! Nothing here does I/O or knows of files and peers. Secrets are erased when dropped, and never printed.
 
 pub mod derive;
 mod keys;
+mod kit;
 pub mod seal;
 mod secret;
 pub mod secret_box;
 mod signed;
+mod ticket;
 
 pub use keys::{BadSignature, PublicKey, Signature, SigningKey};
+pub use kit::{Kit, KitError, KitMember};
 pub use secret::{BoxKey, DedupKey, Fingerprint, PieceKey};
 pub use secret_box::Purpose;
 pub use signed::{Record, Signed, SignedError, Verified};
+pub use ticket::{ParseTicketError, Ticket, TicketSecret};
 
 #[cfg(test)]
 mod tests {
