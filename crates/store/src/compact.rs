@@ -159,7 +159,8 @@ impl Writer {
         match shard {
             Ok(shard) => {
                 let descriptor = shard.descriptor().to_bytes();
-                self.append_put(batch, put, &descriptor, &shard)
+                let indexed = self.shared.index.entry(&put.id)?;
+                self.append_put(batch, put, &descriptor, &shard, indexed)
             }
             Err(reason) => {
                 tracing::warn!(stripe = %put.id.stripe.short(), index = put.id.index, %reason, "a damaged shard is given up");

@@ -63,9 +63,9 @@ impl Command {
 
 /// Why a command was not taken.
 pub(crate) enum Refused {
-    Closed(Command),
+    Closed(Box<Command>),
     /// This many bytes wait already.
-    Busy(Command, usize),
+    Busy(Box<Command>, usize),
 }
 
 /// See the module.
@@ -88,11 +88,11 @@ impl Queue {
     pub(crate) fn push(&self, command: Command) -> Result<(), Refused> {
         let mut waiting = self.lock();
         if waiting.closed {
-            return Err(Refused::Closed(command));
+            return Err(Refused::Closed(Box::new(command)));
         }
         let full = waiting.bytes + command.bytes() > limits::STORE_QUEUE_BYTES_MAX;
         if full && matches!(command, Command::Put { .. }) {
-            return Err(Refused::Busy(command, waiting.bytes));
+            return Err(Refused::Busy(Box::new(command), waiting.bytes));
         }
         waiting.bytes += command.bytes();
         waiting.commands.push_back(command);

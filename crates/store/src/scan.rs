@@ -116,10 +116,12 @@ pub(crate) fn read_shard(
     descriptor_len: u16,
     payload_len: u32,
 ) -> io::Result<UnverifiedShard> {
-    let mut body = vec![0; usize::from(descriptor_len) + payload_len as usize];
+    let start = crate::format::payload_start(descriptor_len) as usize;
+    let mut body = vec![0; start + payload_len as usize];
     file.read_at(&mut body, offset + RECORD_HEADER_BYTES as u64)?;
     let mut descriptor = Bytes::from(body);
-    let payload = descriptor.split_off(descriptor_len.into());
+    let payload = descriptor.split_off(start);
+    descriptor.truncate(descriptor_len.into());
     Ok(UnverifiedShard {
         descriptor,
         index: id.index,

@@ -191,7 +191,7 @@ impl Store {
             Ok(()) => {}
             Err(Refused::Closed(command)) => command.refuse_closed(),
             Err(Refused::Busy(command, waiting)) => {
-                if let Command::Put { done, .. } = command {
+                if let Command::Put { done, .. } = *command {
                     done(Err(PutError::Busy {
                         waiting: ByteSize(waiting as u64),
                     }));
@@ -210,7 +210,7 @@ impl Store {
                 Ok(()) => break,
                 Err(Refused::Closed(_)) => return Err(PutError::Closed),
                 Err(Refused::Busy(refused, seen)) => {
-                    command = refused;
+                    command = *refused;
                     match self.handle.driving {
                         Driving::Thread(_) => self.shared().queue.wait_for_room(seen),
                         Driving::Caller(_) => self.turn(),

@@ -131,30 +131,38 @@ impl Writer {
                 used: ByteSize(used),
             }));
         }
-        match self.append_put(batch, header, &descriptor, shard) {
+        match self.append_put(batch, header, &descriptor, shard, None) {
             Ok(()) => batch.puts.push(done),
             Err(error) => done(Err(error.into())),
         }
     }
 
-    /// Adds the record of a shard, and its new place.
+    /// Adds the record of a shard, and its new place. `indexed` is what the index says of it, batch aside.
     pub(crate) fn append_put(
         &mut self,
         batch: &mut Batch,
         header: PutHeader,
         descriptor: &[u8],
         shard: &Shard,
+        indexed: Option<Entry>,
     ) -> Result<(), ChangeError> {
         let len = format::put_record_len(header.descriptor_len, header.payload_len);
+        let changed = batch.changes.contains_key(&header.id);
         let place = self.place(batch, len)?;
-        let before = self.entry_before(batch, &header.id)?;
+        let before = if changed {
+            self.entry_before(batch, &header.id)?
+        } else {
+            indexed
+        };
         let record = RecordHeader {
             group: self.group,
             kind: RecordKind::Put(header),
         };
-        let mut head = Vec::with_capacity(format::RECORD_HEADER_BYTES + descriptor.len());
+        let head_len = format::RECORD_HEADER_BYTES + format::payload_start(header.descriptor_len) as usize;
+        let mut head = Vec::with_capacity(head_len);
         head.extend_from_slice(&record.encode(&self.shared.key, place));
         head.extend_from_slice(descriptor);
+        head.resize(head_len, 0);
         let padding = len as usize - head.len() - shard.payload().len();
         batch.parts.push(head.into());
         batch.parts.push(shard.payload().clone());
