@@ -1,0 +1,98 @@
+//! Ordered tables, as a transaction of the caller's database shows them.
+
+use std::collections::BTreeMap;
+
+/// What the database says when it fails. It is the caller's own error, passed back through this crate.
+pub type KvError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The tables of this crate. Keys start with the space's id, so that one database holds many spaces.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Table {
+    /// Space, device, sequence number → signed entry.
+    Log,
+    /// Space, device → the last entry's [`Position`](crate::Position).
+    Frontier,
+    /// Space, directory, name → [`Head`](crate::Head)s.
+    Registers,
+    /// Space, operation → nothing: replaced before it was seen.
+    Replaced,
+    /// Space, directory → nothing: the id has been given away.
+    Directories,
+    /// Space, file version, part → the stripes that it uses.
+    Uses,
+    /// Space, stripe, file version → nothing.
+    Users,
+    /// Space, stripe → when it was last pinned and unpinned.
+    Pins,
+}
+
+impl Table {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Log,
+        Self::Frontier,
+        Self::Registers,
+        Self::Replaced,
+        Self::Directories,
+        Self::Uses,
+        Self::Users,
+        Self::Pins,
+    ];
+}
+
+/// One transaction over the tables. Reads see its own writes.
+pub trait Kv {
+    /// The value under a key.
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, KvError>;
+    /// Sets a value.
+    fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), KvError>;
+    /// Removes a key, present or not.
+    fn delete(&mut self, table: Table, key: &[u8]) -> Result<(), KvError>;
+    /// The first `limit` pairs whose key starts with `prefix` and is greater than `after`, in order.
+    fn scan(
+        &self,
+        table: Table,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, KvError>;
+}
+
+/// Tables in memory, for tests and for trying things out.
+#[derive(Clone, Default, Debug, PartialEq, Eq)]
+pub struct MemoryKv(pub(crate) BTreeMap<(Table, Vec<u8>), Vec<u8>>);
+
+impl Kv for MemoryKv {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+        Ok(self.0.get(&(table, key.to_vec())).cloned())
+    }
+
+    fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), KvError> {
+        self.0.insert((table, key.to_vec()), value.to_vec());
+        Ok(())
+    }
+
+    fn delete(&mut self, table: Table, key: &[u8]) -> Result<(), KvError> {
+        self.0.remove(&(table, key.to_vec()));
+        Ok(())
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, KvError> {
+        let start = after.filter(|after| *after >= prefix).map_or_else(
+            || std::ops::Bound::Included((table, prefix.to_vec())),
+            |after| std::ops::Bound::Excluded((table, after.to_vec())),
+        );
+        let pairs = self.0.range((start, std::ops::Bound::Unbounded));
+        Ok(pairs
+            .take_while(|((found, key), _)| *found == table && key.starts_with(prefix))
+            .take(limit)
+            .map(|((_, key), value)| (key.clone(), value.clone()))
+            .collect())
+    }
+}

@@ -1,0 +1,449 @@
+//! The files and directories of a space, as its entries add up to.
+//!
+//! A register per (directory, name) holds the values that no later change has replaced. A [`Change`] names the
+//! operations that it replaces, so two edits that did not know of each other leave two values: a conflict that people see. A change that arrives
+//! before one that it replaces is remembered; so the order in which devices' logs arrive does not matter.
+
+use crate::{Kv, KvError, Name, OpId, Path, PathError, Table};
+use potluck_crypto::{BoxKey, Purpose};
+use potluck_types::{CodecError, Entropy, Hash, NodeId, SpaceId, StripeId, Timestamp, from_canonical, to_canonical};
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+const CHANGES: &str = "potluck/changes/1";
+
+/// A directory: a random or derived name that it keeps when it is moved.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct DirId(#[serde(with = "serde_bytes")] [u8; 16]);
+
+impl DirId {
+    /// The directory that everything is below.
+    pub const ROOT: Self = Self([0; 16]);
+}
+
+/// One version of one file.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct FileId(#[serde(with = "serde_bytes")] [u8; 16]);
+
+impl FileId {
+    /// A new one.
+    pub fn generate(entropy: &dyn Entropy) -> Self {
+        Self(entropy.bytes())
+    }
+}
+
+/// What a name stands for when it is a file.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct File {
+    /// This version.
+    pub id: FileId,
+    /// Its length in bytes.
+    pub len: u64,
+    /// When the file was last changed, as its owner's machine said.
+    pub modified: Timestamp,
+    /// Whether it may be run as a program.
+    pub executable: bool,
+    /// Where its content is: an encoded reference that this crate does not read.
+    pub content: ByteBuf,
+    /// The stripes that it uses, when they are few; those of a large file come before, in [`Change::Uses`].
+    pub uses: Vec<StripeId>,
+    /// How many losses its content was made to survive.
+    pub survives: u8,
+}
+
+/// What a name stands for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Value {
+    /// A file.
+    File(File),
+    /// A directory.
+    Directory(DirId),
+}
+
+/// A change to a space. What an entry seals is a list of these.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Change {
+    /// A name stands for this from now on, or for nothing.
+    Set {
+        /// The directory.
+        parent: DirId,
+        /// The name in it.
+        name: Name,
+        /// What it stands for.
+        value: Option<Value>,
+        /// The operations whose values the author saw there.
+        replaces: Vec<OpId>,
+    },
+    /// Stripes that a file version uses; it follows in a later change.
+    Uses {
+        /// The version.
+        file: FileId,
+        /// Counts the parts of the list.
+        part: u32,
+        /// The stripes.
+        stripes: Vec<StripeId>,
+    },
+}
+
+/// A value of a register, and the operation that set it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Head {
+    /// When, by its author's clock.
+    pub clock: Timestamp,
+    /// By which operation.
+    pub op: OpId,
+    /// To what.
+    pub value: Value,
+}
+
+impl Head {
+    /// What a person sees of a register: each value once, the latest first. Two devices that made one directory apart set the
+    /// same value.
+    pub fn distinct(heads: &[Self]) -> impl Iterator<Item = &Self> {
+        heads
+            .iter()
+            .enumerate()
+            .filter(|(at, head)| !heads[..*at].iter().any(|other| other.value == head.value))
+            .map(|(_, head)| head)
+    }
+}
+
+/// What is at a path: the latest value, and those that it conflicts with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Found {
+    /// The directory that holds it.
+    pub parent: DirId,
+    /// All values, the latest first.
+    pub heads: Vec<Head>,
+}
+
+/// One name of a directory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Listed {
+    /// The name.
+    pub name: Name,
+    /// All values, the latest first.
+    pub heads: Vec<Head>,
+}
+
+/// Why the tree cannot be read or changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TreeError {
+    /// Nothing has this name.
+    #[error("there is no {0}")]
+    NotFound(Path),
+    /// A file stands where a directory is needed.
+    #[error("{0} is a file, not a directory")]
+    NotADirectory(Path),
+    /// A directory stands where a file is needed.
+    #[error("{0} is a directory")]
+    IsADirectory(Path),
+    /// The name is taken.
+    #[error("{0} exists already")]
+    Exists(Path),
+    /// A directory would become its own ancestor.
+    #[error("{0} cannot be moved into itself")]
+    IntoItself(Path),
+    /// The changes do not open under the space's key, or are no changes.
+    #[error("an entry of the space cannot be opened: another key, or damage")]
+    Sealed,
+    /// They open, but this version cannot read them.
+    #[error("an entry of the space is of a later version: update this node")]
+    Codec(#[from] CodecError),
+    /// The path has an impossible name.
+    #[error(transparent)]
+    Path(#[from] PathError),
+    /// The database fails.
+    #[error("the metadata database fails: {0}")]
+    Kv(#[from] KvError),
+}
+
+/// The tree of one space, for those who hold its key.
+#[derive(Clone, Copy, Debug)]
+pub struct Tree {
+    space: SpaceId,
+}
+
+impl Tree {
+    /// The tree of this space.
+    pub fn of(space: SpaceId) -> Self {
+        Self { space }
+    }
+
+    /// Seals changes for an entry.
+    pub fn seal(self, key: &BoxKey, changes: &[Change], entropy: &dyn Entropy) -> Vec<u8> {
+        key.seal(
+            Purpose {
+                context: CHANGES,
+                associated: self.space.as_bytes(),
+            },
+            &to_canonical(&changes),
+            entropy,
+        )
+    }
+
+    /// Opens an entry's changes and applies them. An entry is applied once, when it is appended, in its own device's order.
+    pub fn apply(self, kv: &mut impl Kv, key: &BoxKey, device: NodeId, entry: &crate::Entry) -> Result<(), TreeError> {
+        let purpose = Purpose {
+            context: CHANGES,
+            associated: self.space.as_bytes(),
+        };
+        let plain = key.open(purpose, &entry.sealed).map_err(|_| TreeError::Sealed)?;
+        let changes: Vec<Change> = from_canonical(&plain)?;
+        for (at, change) in changes.into_iter().enumerate() {
+            let at = u32::try_from(at).expect("an entry holds fewer changes than bytes");
+            match change {
+                Change::Set {
+                    parent,
+                    name,
+                    value,
+                    replaces,
+                } => {
+                    let op = OpId {
+                        device,
+                        seq: entry.seq,
+                        at,
+                    };
+                    let head = value.map(|value| Head {
+                        clock: entry.clock,
+                        op,
+                        value,
+                    });
+                    self.set(kv, (parent, &name), head, &replaces)?;
+                }
+                Change::Uses { file, part, stripes } => self.use_stripes(kv, file, part, &stripes)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn set(
+        self,
+        kv: &mut impl Kv,
+        (parent, name): (DirId, &Name),
+        head: Option<Head>,
+        replaces: &[OpId],
+    ) -> Result<(), TreeError> {
+        let mut heads = self.heads(kv, parent, name)?;
+        for replaced in replaces {
+            match heads.iter().position(|head| head.op == *replaced) {
+                Some(at) => {
+                    if let Value::File(file) = heads.remove(at).value {
+                        self.release(kv, file.id)?;
+                    }
+                }
+                None => kv.put(Table::Replaced, &self.op_key(*replaced), &[])?,
+            }
+        }
+        if let Some(head) = head {
+            let replaced = kv.get(Table::Replaced, &self.op_key(head.op))?.is_some();
+            match &head.value {
+                Value::File(file) if replaced => self.release(kv, file.id)?,
+                Value::File(file) => self.use_stripes(kv, file.id, u32::MAX, &file.uses)?,
+                Value::Directory(id) => kv.put(Table::Directories, &self.dir_key(*id), &[])?,
+            }
+            if !replaced {
+                heads.push(head);
+                heads.sort_by_key(|head| std::cmp::Reverse((head.clock, head.op)));
+            }
+        }
+        let key = self.register_key(parent, name.as_str());
+        if heads.is_empty() {
+            kv.delete(Table::Registers, &key)?;
+        } else {
+            kv.put(Table::Registers, &key, &to_canonical(&heads))?;
+        }
+        Ok(())
+    }
+
+    fn use_stripes(self, kv: &mut impl Kv, file: FileId, part: u32, stripes: &[StripeId]) -> Result<(), TreeError> {
+        if stripes.is_empty() {
+            return Ok(());
+        }
+        let key = [&self.space.as_bytes()[..], &file.0, &part.to_be_bytes()].concat();
+        kv.put(Table::Uses, &key, &to_canonical(&stripes))?;
+        for stripe in stripes {
+            kv.put(Table::Users, &self.user_key(*stripe, file), &[])?;
+        }
+        Ok(())
+    }
+
+    fn release(self, kv: &mut impl Kv, file: FileId) -> Result<(), TreeError> {
+        let prefix = [&self.space.as_bytes()[..], &file.0].concat();
+        while let Some((key, stripes)) = kv.scan(Table::Uses, &prefix, None, 1)?.pop() {
+            for stripe in from_canonical::<Vec<StripeId>>(&stripes)? {
+                kv.delete(Table::Users, &self.user_key(stripe, file))?;
+            }
+            kv.delete(Table::Uses, &key)?;
+        }
+        Ok(())
+    }
+
+    /// The stripes that a file version uses.
+    pub fn stripes_of(self, kv: &impl Kv, file: FileId) -> Result<Vec<StripeId>, TreeError> {
+        let prefix = [&self.space.as_bytes()[..], &file.0].concat();
+        let (mut stripes, mut after) = (Vec::new(), None);
+        while let Some((key, part)) = kv.scan(Table::Uses, &prefix, after.as_deref(), 1)?.pop() {
+            stripes.extend(from_canonical::<Vec<StripeId>>(&part)?);
+            after = Some(key);
+        }
+        Ok(stripes)
+    }
+
+    /// Whether any file other than this version uses a stripe.
+    pub fn is_used_beside(self, kv: &impl Kv, stripe: StripeId, file: FileId) -> Result<bool, TreeError> {
+        let prefix = [&self.space.as_bytes()[..], stripe.as_bytes()].concat();
+        let users = kv.scan(Table::Users, &prefix, None, 2)?;
+        Ok(users.iter().any(|(key, _)| !key.ends_with(&file.0)))
+    }
+
+    /// The values of a name, the latest first.
+    pub fn heads(self, kv: &impl Kv, parent: DirId, name: &Name) -> Result<Vec<Head>, TreeError> {
+        let row = kv.get(Table::Registers, &self.register_key(parent, name.as_str()))?;
+        row.map_or_else(|| Ok(Vec::new()), |row| Ok(from_canonical(&row)?))
+    }
+
+    /// The directory at a path.
+    pub fn directory(self, kv: &impl Kv, path: &Path) -> Result<DirId, TreeError> {
+        let mut directory = DirId::ROOT;
+        for (depth, name) in path.names().iter().enumerate() {
+            directory = match self
+                .heads(kv, directory, name)?
+                .into_iter()
+                .next()
+                .map(|head| head.value)
+            {
+                Some(Value::Directory(id)) => id,
+                found => {
+                    let here = path.names()[..=depth]
+                        .iter()
+                        .fold(Path::root(), |path, name| path.join(name.clone()));
+                    return Err(match found {
+                        Some(_) => TreeError::NotADirectory(here),
+                        None => TreeError::NotFound(here),
+                    });
+                }
+            };
+        }
+        Ok(directory)
+    }
+
+    /// What is at a path; none of it for the root, which always is.
+    pub fn find(self, kv: &impl Kv, path: &Path) -> Result<Option<Found>, TreeError> {
+        let Some((parent, name)) = path.split() else {
+            return Ok(None);
+        };
+        let parent = self.directory(kv, &parent)?;
+        let heads = self.heads(kv, parent, name)?;
+        if heads.is_empty() {
+            Err(TreeError::NotFound(path.clone()))
+        } else {
+            Ok(Some(Found { parent, heads }))
+        }
+    }
+
+    /// Names of a directory in order, after a name, up to a number.
+    pub fn list(
+        self,
+        kv: &impl Kv,
+        directory: DirId,
+        after: Option<&Name>,
+        limit: usize,
+    ) -> Result<Vec<Listed>, TreeError> {
+        let prefix = self.register_key(directory, "");
+        let after = after.map(|name| self.register_key(directory, name.as_str()));
+        let rows = kv.scan(Table::Registers, &prefix, after.as_deref(), limit)?;
+        rows.into_iter()
+            .map(|(key, row)| {
+                let name = String::from_utf8(key[prefix.len()..].to_vec()).map_err(|_| TreeError::Sealed)?;
+                Ok(Listed {
+                    name: name.try_into()?,
+                    heads: from_canonical(&row)?,
+                })
+            })
+            .collect()
+    }
+
+    /// The changes that make a directory and those above it, where they are missing, and its id.
+    ///
+    /// The id of a new directory follows from its place, so that two devices that make it apart make the same one. An id that
+    /// was given away before, to a directory that has since been moved, is not used again.
+    pub fn make_directories(
+        self,
+        kv: &impl Kv,
+        path: &Path,
+        entropy: &dyn Entropy,
+    ) -> Result<(Vec<Change>, DirId), TreeError> {
+        let (mut changes, mut directory, mut here) = (Vec::new(), DirId::ROOT, Path::root());
+        for name in path.names() {
+            here = here.join(name.clone());
+            let heads = if changes.is_empty() {
+                self.heads(kv, directory, name)?
+            } else {
+                Vec::new()
+            };
+            directory = match heads.first().map(|head| &head.value) {
+                Some(Value::Directory(id)) => *id,
+                Some(Value::File(_)) => return Err(TreeError::NotADirectory(here)),
+                None => {
+                    let id = self.new_directory(kv, directory, name, entropy)?;
+                    changes.push(Change::Set {
+                        parent: directory,
+                        name: name.clone(),
+                        value: Some(Value::Directory(id)),
+                        replaces: Vec::new(),
+                    });
+                    id
+                }
+            };
+        }
+        Ok((changes, directory))
+    }
+
+    fn new_directory(
+        self,
+        kv: &impl Kv,
+        parent: DirId,
+        name: &Name,
+        entropy: &dyn Entropy,
+    ) -> Result<DirId, TreeError> {
+        let hash = Hash::of(
+            &[
+                b"potluck directory 1",
+                &self.space.as_bytes()[..],
+                &parent.0,
+                name.as_str().as_bytes(),
+            ]
+            .concat(),
+        );
+        let derived = DirId(hash.as_bytes()[..16].try_into().expect("16 of 32 bytes"));
+        let taken = kv.get(Table::Directories, &self.dir_key(derived))?.is_some();
+        Ok(if taken { DirId(entropy.bytes()) } else { derived })
+    }
+
+    fn register_key(self, directory: DirId, name: &str) -> Vec<u8> {
+        [&self.space.as_bytes()[..], &directory.0, name.as_bytes()].concat()
+    }
+
+    fn dir_key(self, directory: DirId) -> Vec<u8> {
+        [&self.space.as_bytes()[..], &directory.0].concat()
+    }
+
+    fn op_key(self, op: OpId) -> Vec<u8> {
+        [
+            &self.space.as_bytes()[..],
+            op.device.as_bytes(),
+            &op.seq.to_be_bytes(),
+            &op.at.to_be_bytes(),
+        ]
+        .concat()
+    }
+
+    fn user_key(self, stripe: StripeId, file: FileId) -> Vec<u8> {
+        [&self.space.as_bytes()[..], stripe.as_bytes(), &file.0].concat()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,268 @@
+//! Devices that write apart and meet: the same tree everywhere, and nothing lost.
+
+use super::*;
+use crate::{Append, AppendError, Body, Entry, Liveness, Log, MemoryKv, Pins};
+use potluck_crypto::{Signed, SigningKey};
+use potluck_types::{SystemEntropy, Timestamp};
+use proptest::prelude::*;
+
+const SPACE: SpaceId = SpaceId::from_bytes([9; 32]);
+
+struct Device {
+    key: SigningKey,
+    space_key: BoxKey,
+    kv: MemoryKv,
+    now: u64,
+}
+
+fn path(text: &str) -> Path {
+    text.parse().unwrap()
+}
+
+fn stripe(i: u8) -> StripeId {
+    StripeId::from_bytes([i; 32])
+}
+
+impl Device {
+    fn new(seed: u8) -> Self {
+        let space_key = BoxKey::from_bytes([5; 32]);
+        Self {
+            key: SigningKey::from_seed(&[seed; 32]),
+            space_key,
+            kv: MemoryKv::default(),
+            now: 1_000,
+        }
+    }
+
+    fn write(&mut self, changes: &[Change], pins: Vec<StripeId>, unpins: Vec<StripeId>) -> Signed<Entry> {
+        self.now += 1;
+        let sealed = Tree::of(SPACE).seal(&self.space_key, changes, &SystemEntropy);
+        let now = Timestamp::from_millis(self.now);
+        let entry = Log::of(SPACE)
+            .next_entry(&self.kv, &self.key, now, Body { pins, unpins, sealed })
+            .unwrap();
+        self.take(&entry).unwrap();
+        entry
+    }
+
+    fn take(&mut self, signed: &Signed<Entry>) -> Result<Append, AppendError> {
+        let (append, entry, device) = Log::of(SPACE).append(&mut self.kv, signed)?;
+        if append == Append::New {
+            Tree::of(SPACE)
+                .apply(&mut self.kv, &self.space_key, device, &entry)
+                .unwrap();
+        }
+        Ok(append)
+    }
+
+    /// Sets a path to a file that uses one stripe, or removes it.
+    fn set(&mut self, at: &str, content: Option<u8>) -> Signed<Entry> {
+        let tree = Tree::of(SPACE);
+        let (parent, leaf) = path(at).split().map(|(parent, leaf)| (parent, leaf.clone())).unwrap();
+        let (mut changes, parent) = tree.make_directories(&self.kv, &parent, &SystemEntropy).unwrap();
+        let replaces = tree
+            .heads(&self.kv, parent, &leaf)
+            .unwrap()
+            .into_iter()
+            .map(|head| head.op)
+            .collect();
+        let value = content.map(|i| {
+            Value::File(File {
+                id: FileId::generate(&SystemEntropy),
+                len: 1,
+                modified: Timestamp::from_millis(0),
+                executable: false,
+                content: ByteBuf::from(vec![i]),
+                uses: vec![stripe(i)],
+                survives: 0,
+            })
+        });
+        changes.push(Change::Set {
+            parent,
+            name: leaf,
+            value,
+            replaces,
+        });
+        self.write(&changes, content.map(stripe).into_iter().collect(), Vec::new())
+    }
+
+    /// All that is derived. What was replaced before it came is remembered only where that happened.
+    fn state(&self) -> Vec<(&(Table, Vec<u8>), &Vec<u8>)> {
+        self.kv
+            .0
+            .iter()
+            .filter(|((table, _), _)| *table != Table::Replaced)
+            .collect()
+    }
+
+    /// Every path with the contents of its values.
+    fn files(&self) -> Vec<(String, Vec<u8>)> {
+        let (mut found, mut directories) = (Vec::new(), vec![(Path::root(), DirId::ROOT)]);
+        while let Some((at, directory)) = directories.pop() {
+            for listed in Tree::of(SPACE).list(&self.kv, directory, None, 1000).unwrap() {
+                let here = at.join(listed.name);
+                let mut contents = Vec::new();
+                for head in Head::distinct(&listed.heads) {
+                    match &head.value {
+                        Value::Directory(id) => directories.push((here.clone(), *id)),
+                        Value::File(file) => contents.push(file.content[0]),
+                    }
+                }
+                if !contents.is_empty() {
+                    found.push((here.to_string(), contents));
+                }
+            }
+        }
+        found.sort();
+        found
+    }
+}
+
+#[test]
+fn files_are_found_listed_replaced_and_removed() {
+    let mut device = Device::new(1);
+    device.set("/a/b/one", Some(1));
+    device.set("/a/b/two", Some(2));
+    device.set("/a/b/one", Some(3));
+    assert_eq!(
+        device.files(),
+        [("/a/b/one".to_owned(), vec![3]), ("/a/b/two".to_owned(), vec![2])]
+    );
+    device.set("/a/b/two", None);
+    assert_eq!(device.files(), [("/a/b/one".to_owned(), vec![3])]);
+    let tree = Tree::of(SPACE);
+    assert!(matches!(
+        tree.find(&device.kv, &path("/a/x")),
+        Err(TreeError::NotFound(_))
+    ));
+    assert!(matches!(
+        tree.directory(&device.kv, &path("/a/b/one")),
+        Err(TreeError::NotADirectory(_))
+    ));
+}
+
+#[test]
+fn edits_apart_are_both_kept_and_an_edit_of_both_settles_it() {
+    let (mut a, mut b) = (Device::new(1), Device::new(2));
+    let first = a.set("/report", Some(1));
+    b.take(&first).unwrap();
+    let (from_a, from_b) = (a.set("/report", Some(2)), b.set("/report", Some(3)));
+    a.take(&from_b).unwrap();
+    b.take(&from_a).unwrap();
+    assert_eq!(a.files(), b.files());
+    assert_eq!(a.files()[0].1.len(), 2);
+    let settled = a.set("/report", Some(4));
+    b.take(&settled).unwrap();
+    assert_eq!(b.files(), [("/report".to_owned(), vec![4])]);
+}
+
+#[test]
+fn a_directory_made_twice_is_one() {
+    let (mut a, mut b) = (Device::new(1), Device::new(2));
+    let (from_a, from_b) = (a.set("/photos/x", Some(1)), b.set("/photos/y", Some(2)));
+    a.take(&from_b).unwrap();
+    b.take(&from_a).unwrap();
+    assert_eq!(a.files(), b.files());
+    assert_eq!(a.files().len(), 2);
+}
+
+#[test]
+fn stripes_are_used_until_the_last_file_lets_go() {
+    let mut device = Device::new(1);
+    device.set("/a", Some(7));
+    device.set("/b", Some(7));
+    let tree = Tree::of(SPACE);
+    let file = |device: &Device, at: &str| match &tree.find(&device.kv, &path(at)).unwrap().unwrap().heads[0].value {
+        Value::File(file) => file.id,
+        Value::Directory(_) => unreachable!(),
+    };
+    let a = file(&device, "/a");
+    assert!(tree.is_used_beside(&device.kv, stripe(7), a).unwrap());
+    device.set("/b", None);
+    assert!(!tree.is_used_beside(&device.kv, stripe(7), a).unwrap());
+    assert_eq!(tree.stripes_of(&device.kv, a).unwrap(), [stripe(7)]);
+}
+
+#[test]
+fn pins_tell_live_from_dead_from_unknown() {
+    let mut device = Device::new(1);
+    let liveness = |device: &Device, i| Pins::of(SPACE).liveness(&device.kv, stripe(i)).unwrap();
+    device.write(&[], vec![stripe(1), stripe(2)], Vec::new());
+    device.write(&[], Vec::new(), vec![stripe(1)]);
+    assert_eq!(liveness(&device, 1), Liveness::Dead);
+    assert_eq!(liveness(&device, 2), Liveness::Live);
+    assert_eq!(liveness(&device, 3), Liveness::Unknown);
+    device.write(&[], vec![stripe(1)], Vec::new());
+    assert_eq!(liveness(&device, 1), Liveness::Live);
+}
+
+#[test]
+fn logs_refuse_gaps_forks_and_forgeries() {
+    let (mut a, mut b) = (Device::new(1), Device::new(2));
+    let (one, two) = (a.set("/x", Some(1)), a.set("/x", Some(2)));
+    assert!(matches!(
+        b.take(&two),
+        Err(AppendError::Gap {
+            expected: 1,
+            found: 2,
+            ..
+        })
+    ));
+    b.take(&one).unwrap();
+    assert_eq!(b.take(&one).unwrap(), Append::Known);
+    let mut copied = Device::new(1);
+    let other = copied.set("/x", Some(9));
+    assert!(matches!(b.take(&other), Err(AppendError::Fork { seq: 1, .. })));
+    let mut bytes = two.to_bytes();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    assert!(Signed::<Entry>::from_bytes(&bytes).is_err() || b.take(&Signed::from_bytes(&bytes).unwrap()).is_err());
+    b.take(&two).unwrap();
+    assert_eq!(a.files(), b.files());
+}
+
+#[test]
+fn entries_are_given_out_in_order_and_in_batches() {
+    let mut device = Device::new(1);
+    for i in 0..10 {
+        device.set("/x", Some(i));
+    }
+    let (log, id) = (Log::of(SPACE), device.key.node_id());
+    assert_eq!(log.entries_after(&device.kv, id, 0, 100).unwrap().len(), 10);
+    assert_eq!(log.entries_after(&device.kv, id, 7, 100).unwrap().len(), 3);
+    assert_eq!(log.entries_after(&device.kv, id, 2, 4).unwrap().len(), 4);
+    assert_eq!(log.frontier(&device.kv).unwrap()[&id].seq, 10);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Three devices edit apart and exchange logs at random; in the end all have all entries, and the same tables.
+    #[test]
+    fn all_orders_of_arrival_give_the_same_tree(
+        steps in prop::collection::vec((0usize..3, 0u8..5, prop::option::of(0u8..20), any::<bool>(), 0usize..3), 1..40)
+    ) {
+        let mut devices = [Device::new(1), Device::new(2), Device::new(3)];
+        let mut logs: [Vec<Signed<Entry>>; 3] = Default::default();
+        let exchange = |devices: &mut [Device; 3], logs: &[Vec<Signed<Entry>>; 3], from: usize, to: usize| {
+            for entry in &logs[from] {
+                devices[to].take(entry).unwrap();
+            }
+        };
+        for (who, at, content, meet, with) in steps {
+            let entry = devices[who].set(&format!("/d{}/f{at}", at % 2), content);
+            logs[who].push(entry);
+            if meet {
+                exchange(&mut devices, &logs, who, with);
+            }
+        }
+        for (from, to) in [(2, 0), (1, 0), (0, 1), (2, 1), (1, 2), (0, 2)] {
+            exchange(&mut devices, &logs, from, to);
+        }
+        let files = devices[0].files();
+        for device in &devices[1..] {
+            prop_assert_eq!(&device.files(), &files);
+            prop_assert_eq!(device.state(), devices[0].state());
+        }
+    }
+}
