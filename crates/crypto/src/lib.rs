@@ -4,7 +4,7 @@
 //! - [`Signed`]: a record that is worth nothing until its signature is checked.
 //! - [`seal`]: one piece under one random key, in frames that open alone.
 //! - [`secret_box`]: many messages under one long-lived [`BoxKey`].
-//! - [`derive`]: what follows from a user's secret.
+//! - [`mod@derive`]: what follows from a user's secret.
 //! - [`Ticket`], [`Kit`]: an invitation into a pool, and the way back after losing every device.
 //!
 //! Nothing here does I/O or knows of files and peers. Secrets are erased when dropped, and never printed.

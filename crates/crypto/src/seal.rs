@@ -142,18 +142,21 @@ impl<'a> Cipher<'a> {
         let last = frame_count(plain.len()) - 1;
         for number in 0..=last {
             let start = number * FRAME_BYTES;
+            let frame = &plain[start..plain.len().min(start + FRAME_BYTES)];
             let at = out.len();
-            // Copied, then sealed where it is while the core still has it in its cache.
-            out.extend_from_slice(&plain[start..plain.len().min(start + FRAME_BYTES)]);
-            let tag = self
-                .key
-                .seal_in_place_separate_tag(
+            // A frame at a time, so that what is zeroed is still in the core's cache when it is overwritten.
+            out.resize(at + frame.len() + FRAME_TAG_BYTES, 0);
+            let (ciphertext, tag) = out[at..].split_at_mut(frame.len());
+            self.key
+                .seal_out_of_place_scatter(
                     nonce(number, number == last),
                     Aad::from(self.associated),
-                    &mut out[at..],
+                    frame,
+                    ciphertext,
+                    &[],
+                    tag,
                 )
                 .expect("a frame is far shorter than AES-GCM's limit");
-            out.extend_from_slice(tag.as_ref());
         }
     }
 

@@ -3,7 +3,7 @@
 use std::io;
 use zstd::bulk::{Compressor, Decompressor};
 
-/// Level 1 is four times as fast as level 3 on text, for a tenth more bytes.
+/// Level 1 takes between half and three quarters of level 3's time; source code gets 6 % longer, logs even shorter.
 const LEVEL: i32 = 1;
 /// The sample: this many bytes from each of this many places, evenly spread.
 const SAMPLE_BYTES: usize = 4 << 10;
