@@ -1,1 +1,28 @@
-//! Not yet.
+//! The overlay: find nodes, connect to them, send typed requests, and gossip, behind one [`Endpoint`].
+//!
+//! Parts:
+//! - `endpoint`: the handle that the node uses, the same over libp2p and in memory.
+//! - `wire`: how a request and its reply lie on a stream.
+//! - `serve`: the answering side, with its per-peer budgets.
+//! - `swarm`: the libp2p swarm and its task. `substreams` is our behaviour in it: it opens and accepts streams.
+//! - `memory`: the twin, for tests: the same requests and limits over in-memory pipes.
+//!
+//! Guarantees: only members (see [`Endpoint::set_members`]) reach a protocol other than [`Protocol::Join`]; a peer
+//! never has more streams or bytes in our memory than [`potluck_types::limits`] allows; a request ends, at
+//! the latest when nothing moves for [`limits::STALL_TIMEOUT`](potluck_types::limits::STALL_TIMEOUT).
+//! What the bytes mean is not known here.
+
+mod address;
+mod endpoint;
+mod memory;
+mod serve;
+mod substreams;
+mod swarm;
+mod wire;
+
+pub use address::{Address, Listen, ParseAddressError};
+pub use endpoint::{ConnectError, Endpoint, Event, Inbox, RequestError};
+pub use memory::MemoryNetwork;
+pub use serve::{Incoming, Reply};
+pub use swarm::{NetworkConfig, StartError, start};
+pub use wire::{Message, Protocol};

@@ -1,0 +1,285 @@
+//! The handle that the node holds on the network. It is the same over libp2p and in memory: a backend opens
+//! streams and reports events; requests, their limits and the reuse of streams are here.
+
+use crate::{
+    Address,
+    serve::{Incoming, Stream},
+    wire::{self, Message, Protocol, Status},
+};
+use bytes::Bytes;
+use potluck_types::{NodeId, limits};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt, io,
+    sync::{Arc, Mutex, RwLock},
+    time::Duration,
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+/// How long an answer may take to begin: a disk may have to sync first.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What the network tells the node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// A node is reachable now; its key is proved.
+    Connected(NodeId),
+    /// The last connection to a node is gone.
+    Disconnected(NodeId),
+    /// We can be reached here.
+    Listening(Address),
+    /// A node may be reachable there: seen on the local network, or told by the node itself.
+    Discovered(NodeId, Address),
+    /// A member published this to the pool.
+    Gossip {
+        /// Who signed the message (not who passed it on).
+        author: NodeId,
+        /// What it says.
+        data: Bytes,
+    },
+}
+
+/// Why a node is not connected.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// Nobody answers at these addresses, or somebody else does.
+    #[error("cannot reach node {node}: {reason}")]
+    Unreachable {
+        /// The node's short id.
+        node: String,
+        /// What the transports say.
+        reason: String,
+    },
+    /// The endpoint is closed.
+    #[error("the network is shut down")]
+    Closed,
+}
+
+/// Why a request has no answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// There is no connection to the node.
+    #[error("not connected")]
+    NotConnected,
+    /// The node does not speak the protocol.
+    #[error("the node does not speak {0}")]
+    Unsupported(&'static str),
+    /// The node does not count us among its pool's members.
+    #[error("the node does not know us as a member of its pool")]
+    NotAMember,
+    /// The node gave no answer to this request.
+    #[error("the node did not answer this request")]
+    Unanswered,
+    /// The stream broke or stalled.
+    #[error("the connection failed: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// Why a stream cannot be opened.
+#[derive(Debug)]
+pub(crate) enum OpenError {
+    NotConnected,
+    Unsupported,
+    Io(io::Error),
+}
+
+pub(crate) type BoxStream = Box<dyn Stream>;
+
+/// What the handle asks of its backend.
+pub(crate) enum Command {
+    Connect {
+        node: NodeId,
+        addresses: Vec<Address>,
+        done: oneshot::Sender<Result<(), ConnectError>>,
+    },
+    Disconnect(NodeId),
+    Open {
+        node: NodeId,
+        protocol: Protocol,
+        done: oneshot::Sender<Result<BoxStream, OpenError>>,
+    },
+    Subscribe(String),
+    Publish(Bytes),
+}
+
+/// What handle, backend and serving tasks share.
+#[derive(Default)]
+pub(crate) struct Shared {
+    members: RwLock<HashSet<NodeId>>,
+    budgets: Mutex<HashMap<NodeId, Arc<Semaphore>>>,
+    lanes: Mutex<HashMap<(NodeId, Protocol), Arc<Lanes>>>,
+}
+
+/// The streams to one peer by one protocol: places for those in use, and those that wait for the next request. There are
+/// never more of the latter than there were places.
+struct Lanes {
+    places: Semaphore,
+    idle: Mutex<Vec<BoxStream>>,
+}
+
+impl Shared {
+    pub(crate) fn is_member(&self, node: NodeId) -> bool {
+        self.members.read().expect("never poisoned").contains(&node)
+    }
+
+    /// Waits until the peer's messages in our memory leave room for another `bytes`.
+    pub(crate) async fn budget(&self, peer: NodeId, bytes: usize) -> OwnedSemaphorePermit {
+        let budget = {
+            let mut budgets = self.budgets.lock().expect("never poisoned");
+            let new = || Arc::new(Semaphore::new(limits::PEER_BYTES_IN_FLIGHT_MAX));
+            Arc::clone(budgets.entry(peer).or_insert_with(new))
+        };
+        let bytes = u32::try_from(bytes).expect("messages are limited to less");
+        budget.acquire_many_owned(bytes).await.expect("never closed")
+    }
+
+    fn lanes(&self, peer: NodeId, protocol: Protocol) -> Arc<Lanes> {
+        let new = || {
+            Arc::new(Lanes {
+                places: Semaphore::new(protocol.requests_max()),
+                idle: Mutex::default(),
+            })
+        };
+        Arc::clone(
+            self.lanes
+                .lock()
+                .expect("never poisoned")
+                .entry((peer, protocol))
+                .or_insert_with(new),
+        )
+    }
+
+    /// Forgets all that belonged to a peer that is gone. What it still has in memory keeps its own permit.
+    pub(crate) fn forget(&self, peer: NodeId) {
+        self.lanes.lock().expect("never poisoned").retain(|(node, _), _| *node != peer);
+        self.budgets.lock().expect("never poisoned").remove(&peer);
+    }
+}
+
+/// The node's end of the network. Cheap to clone; the network runs until the last clone is dropped.
+#[derive(Clone)]
+pub struct Endpoint {
+    id: NodeId,
+    commands: mpsc::Sender<Command>,
+    shared: Arc<Shared>,
+}
+
+/// What comes in: requests to answer, and events. Both are bounded: a node that does not read slows its peers.
+pub struct Inbox {
+    /// Requests of peers.
+    pub requests: mpsc::Receiver<Incoming>,
+    /// What happens on the network.
+    pub events: mpsc::Receiver<Event>,
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Inbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inbox").finish_non_exhaustive()
+    }
+}
+
+impl Endpoint {
+    pub(crate) fn new(id: NodeId, commands: mpsc::Sender<Command>, shared: Arc<Shared>) -> Self {
+        Self { id, commands, shared }
+    }
+
+    /// Who we are.
+    pub fn id(&self) -> NodeId {
+        self.id
+    }
+
+    /// Says who belongs to the pool. All others reach [`Protocol::Join`] only, and their gossip is dropped.
+    pub fn set_members(&self, members: HashSet<NodeId>) {
+        *self.shared.members.write().expect("never poisoned") = members;
+    }
+
+    /// Takes part in the gossip of a pool.
+    pub async fn subscribe(&self, topic: String) {
+        let _ = self.commands.send(Command::Subscribe(topic)).await;
+    }
+
+    /// Tells all members. Best effort: a member that is away learns it in another way.
+    pub async fn publish(&self, data: Bytes) {
+        let _ = self.commands.send(Command::Publish(data)).await;
+    }
+
+    /// Connects to a node, at these addresses and at those that are known of it. Returns at once when connected.
+    pub async fn connect(&self, node: NodeId, addresses: Vec<Address>) -> Result<(), ConnectError> {
+        let (done, outcome) = oneshot::channel();
+        self.commands
+            .send(Command::Connect { node, addresses, done })
+            .await
+            .map_err(|_| ConnectError::Closed)?;
+        outcome.await.map_err(|_| ConnectError::Closed)?
+    }
+
+    /// Closes all connections to a node.
+    pub async fn disconnect(&self, node: NodeId) {
+        let _ = self.commands.send(Command::Disconnect(node)).await;
+    }
+
+    /// Sends a request to a connected node and waits for the answer.
+    ///
+    /// A request may arrive twice (a kept stream that breaks is replaced once): requests are idempotent.
+    pub async fn request(&self, node: NodeId, protocol: Protocol, message: &Message) -> Result<Message, RequestError> {
+        let lanes = self.shared.lanes(node, protocol);
+        let _place = lanes.places.acquire().await.expect("never closed");
+        loop {
+            let kept = lanes.idle.lock().expect("never poisoned").pop();
+            let is_new = kept.is_none();
+            let mut stream = match kept {
+                Some(stream) => stream,
+                None => self.open(node, protocol).await?,
+            };
+            let (status, answer) = match exchange(&mut stream, protocol, message).await {
+                Ok(answer) => answer,
+                // The peer closed it while it was idle: another one will do.
+                Err(error) if !is_new && error.kind() != io::ErrorKind::TimedOut => continue,
+                Err(error) => return Err(error.into()),
+            };
+            return match status {
+                Status::Ok => {
+                    lanes.idle.lock().expect("never poisoned").push(stream);
+                    Ok(answer)
+                }
+                Status::NotAMember => Err(RequestError::NotAMember),
+                Status::Unanswered => Err(RequestError::Unanswered),
+            };
+        }
+    }
+
+    async fn open(&self, node: NodeId, protocol: Protocol) -> Result<BoxStream, RequestError> {
+        let (done, opened) = oneshot::channel();
+        let command = Command::Open { node, protocol, done };
+        self.commands
+            .send(command)
+            .await
+            .map_err(|_| RequestError::NotConnected)?;
+        opened
+            .await
+            .map_err(|_| RequestError::NotConnected)?
+            .map_err(|error| match error {
+                OpenError::NotConnected => RequestError::NotConnected,
+                OpenError::Unsupported => RequestError::Unsupported(protocol.name()),
+                OpenError::Io(error) => RequestError::Io(error),
+            })
+    }
+}
+
+async fn exchange(stream: &mut BoxStream, protocol: Protocol, message: &Message) -> io::Result<(Status, Message)> {
+    debug_assert!(message.len() <= limits::MESSAGE_BYTES_MAX + limits::SHARD_BYTES_MAX);
+    wire::write(stream, Status::Ok, message).await?;
+    let preamble = wire::read_preamble(stream, protocol, ANSWER_TIMEOUT).await?;
+    let preamble = preamble.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
+    let answer = wire::read_rest(stream, &preamble).await?;
+    Ok((preamble.status, answer))
+}

@@ -1,0 +1,472 @@
+//! The libp2p swarm, and the task that drives it: takes commands of the endpoint, reports events.
+
+use crate::{
+    Address, Listen,
+    address::{node_id, peer_id},
+    endpoint::{Command, ConnectError, Endpoint, Event, Inbox, Shared},
+    serve::{self, Incoming},
+    substreams::{self, Inbound, Placed},
+};
+use bytes::Bytes;
+use futures::StreamExt;
+use libp2p::{
+    Multiaddr, PeerId, StreamProtocol, Swarm, connection_limits, gossipsub, identify, kad, mdns,
+    memory_connection_limits, ping,
+    swarm::{DialError, NetworkBehaviour, SwarmEvent, behaviour::toggle::Toggle, dial_opts::DialOpts},
+};
+use potluck_crypto::SigningKey;
+use potluck_types::limits;
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::{mpsc, oneshot};
+
+/// Commands that wait for the swarm's task; their senders wait, too.
+const COMMANDS_MAX: usize = 256;
+/// Events that wait for the node. A node that falls further behind stops the network until it catches up.
+const EVENTS_MAX: usize = 1024;
+/// Requests that wait for the node.
+const REQUESTS_MAX: usize = 256;
+/// A gossip message: a signed record and its envelope.
+const GOSSIP_BYTES_MAX: usize = 64 << 10;
+/// How long one who is no member may stay connected: long enough to join.
+const STRANGER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often strangers are looked for.
+const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(10);
+/// Connections are kept while unused: a pool's members need each other at any moment.
+const IDLE_CONNECTION_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+/// New connections are refused while the process uses more than this share of the machine's memory.
+const MEMORY_SHARE_MAX: f64 = 0.8;
+
+/// What the overlay needs to know.
+#[derive(Clone, Debug)]
+pub struct NetworkConfig {
+    /// Where to listen.
+    pub listen: Vec<Listen>,
+    /// Whether to announce ourselves on the local network, and to look for others there.
+    pub mdns: bool,
+}
+
+/// Why the network does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// Another program listens there, or the address is not ours.
+    #[error("cannot listen on {address}: {reason}")]
+    Listen {
+        /// What was asked for.
+        address: Listen,
+        /// What the operating system says.
+        reason: String,
+    },
+    /// The overlay refuses its configuration, or the operating system a socket.
+    #[error("cannot start the network: {reason}")]
+    Setup {
+        /// What it says.
+        reason: String,
+    },
+}
+
+#[derive(NetworkBehaviour)]
+struct Behaviour {
+    limits: connection_limits::Behaviour,
+    memory: memory_connection_limits::Behaviour,
+    substreams: substreams::Behaviour,
+    identify: identify::Behaviour,
+    ping: ping::Behaviour,
+    kademlia: kad::Behaviour<kad::store::MemoryStore>,
+    gossipsub: gossipsub::Behaviour,
+    mdns: Toggle<mdns::tokio::Behaviour>,
+}
+
+fn setup(error: impl std::fmt::Display) -> StartError {
+    StartError::Setup {
+        reason: error.to_string(),
+    }
+}
+
+/// Starts the network on the current tokio runtime. Listens before it returns.
+pub async fn start(key: &SigningKey, config: &NetworkConfig) -> Result<(Endpoint, Inbox), StartError> {
+    let keypair = libp2p::identity::Keypair::ed25519_from_bytes(*key.seed()).map_err(setup)?;
+    let (inbound_sender, inbound) = mpsc::unbounded_channel();
+    let with_mdns = config.mdns;
+    let mut swarm = libp2p::SwarmBuilder::with_existing_identity(keypair)
+        .with_tokio()
+        .with_tcp(
+            libp2p::tcp::Config::default().nodelay(true),
+            libp2p::tls::Config::new,
+            libp2p::yamux::Config::default,
+        )
+        .map_err(setup)?
+        .with_quic()
+        .with_behaviour(|keypair| behaviour(keypair, inbound_sender, with_mdns))
+        .map_err(setup)?
+        .with_swarm_config(|config| config.with_idle_connection_timeout(IDLE_CONNECTION_TIMEOUT))
+        .build();
+    for address in &config.listen {
+        for multiaddr in address.multiaddrs() {
+            let reason = |error: &dyn std::fmt::Display| StartError::Listen {
+                address: *address,
+                reason: error.to_string(),
+            };
+            swarm.listen_on(multiaddr).map_err(|error| reason(&error))?;
+        }
+    }
+    let (commands_sender, commands) = mpsc::channel(COMMANDS_MAX);
+    let (events, events_receiver) = mpsc::channel(EVENTS_MAX);
+    let (requests, requests_receiver) = mpsc::channel(REQUESTS_MAX);
+    let shared = Arc::new(Shared::default());
+    let driver = Driver {
+        swarm,
+        commands,
+        inbound,
+        events,
+        requests,
+        shared: Arc::clone(&shared),
+        topic: None,
+        dials: HashMap::new(),
+        strangers: HashMap::new(),
+    };
+    tokio::spawn(driver.run());
+    let endpoint = Endpoint::new(key.node_id(), commands_sender, shared);
+    Ok((
+        endpoint,
+        Inbox {
+            requests: requests_receiver,
+            events: events_receiver,
+        },
+    ))
+}
+
+type BehaviourError = Box<dyn std::error::Error + Send + Sync>;
+
+fn behaviour(
+    keypair: &libp2p::identity::Keypair,
+    inbound: mpsc::UnboundedSender<Inbound>,
+    with_mdns: bool,
+) -> Result<Behaviour, BehaviourError> {
+    let peer = keypair.public().to_peer_id();
+    let nodes_max = u32::try_from(limits::POOL_NODES_MAX)?;
+    let connection_limits = connection_limits::ConnectionLimits::default()
+        .with_max_pending_incoming(Some(128))
+        .with_max_pending_outgoing(Some(128))
+        .with_max_established_per_peer(Some(limits::CONNECTIONS_PER_PEER_MAX))
+        .with_max_established(Some(2 * nodes_max));
+    let gossip = gossipsub::ConfigBuilder::default()
+        .max_transmit_size(GOSSIP_BYTES_MAX)
+        .validation_mode(gossipsub::ValidationMode::Strict)
+        .validate_messages()
+        .build()?;
+    let mut gossipsub = gossipsub::Behaviour::new(gossipsub::MessageAuthenticity::Signed(keypair.clone()), gossip)?;
+    gossipsub.with_peer_score(
+        gossipsub::PeerScoreParams::default(),
+        gossipsub::PeerScoreThresholds::default(),
+    )?;
+    let mut kademlia = kad::Behaviour::with_config(
+        peer,
+        kad::store::MemoryStore::new(peer),
+        kad::Config::new(StreamProtocol::new("/potluck/kad/1")),
+    );
+    kademlia.set_mode(Some(kad::Mode::Server));
+    let mdns = with_mdns
+        .then(|| mdns::tokio::Behaviour::new(mdns::Config::default(), peer))
+        .transpose()?;
+    Ok(Behaviour {
+        limits: connection_limits::Behaviour::new(connection_limits),
+        memory: memory_connection_limits::Behaviour::with_max_percentage(MEMORY_SHARE_MAX),
+        substreams: substreams::Behaviour::new(inbound),
+        identify: identify::Behaviour::new(
+            identify::Config::new("/potluck/1".to_owned(), keypair.public())
+                .with_agent_version(concat!("potluck/", env!("CARGO_PKG_VERSION")).to_owned()),
+        ),
+        ping: ping::Behaviour::default(),
+        kademlia,
+        gossipsub,
+        mdns: mdns.into(),
+    })
+}
+
+type Dialled = oneshot::Sender<Result<(), ConnectError>>;
+
+struct Driver {
+    swarm: Swarm<Behaviour>,
+    commands: mpsc::Receiver<Command>,
+    inbound: mpsc::UnboundedReceiver<Inbound>,
+    events: mpsc::Sender<Event>,
+    requests: mpsc::Sender<Incoming>,
+    shared: Arc<Shared>,
+    topic: Option<gossipsub::IdentTopic>,
+    dials: HashMap<PeerId, Vec<Dialled>>,
+    strangers: HashMap<PeerId, Instant>,
+}
+
+impl Driver {
+    /// Until the endpoint or its inbox is dropped.
+    async fn run(mut self) {
+        let mut housekeeping = tokio::time::interval(HOUSEKEEPING_INTERVAL);
+        // Names are looked up outside the loop: a slow resolver holds up its own dial only.
+        let (resolved_sender, mut resolved) = mpsc::channel::<(PeerId, Vec<Multiaddr>)>(COMMANDS_MAX);
+        loop {
+            tokio::select! {
+                event = self.swarm.select_next_some() => {
+                    if let Some(event) = self.on_swarm_event(event) && self.events.send(event).await.is_err() {
+                        return;
+                    }
+                }
+                command = self.commands.recv() => match command {
+                    Some(Command::Connect { node, addresses, done }) => {
+                        let peer = peer_id(node);
+                        if self.swarm.is_connected(&peer) {
+                            let _ = done.send(Ok(()));
+                            continue;
+                        }
+                        let dials = self.dials.entry(peer).or_default();
+                        dials.push(done);
+                        if dials.len() == 1 {
+                            let sender = resolved_sender.clone();
+                            tokio::spawn(async move {
+                                let found = futures::future::join_all(addresses.iter().map(Address::resolve)).await;
+                                let _ = sender.send((peer, found.concat())).await;
+                            });
+                        }
+                    }
+                    Some(command) => self.on_command(command),
+                    None => return,
+                },
+                Some((peer, addresses)) = resolved.recv() => self.dial(peer, addresses),
+                Some(inbound) = self.inbound.recv() => self.on_inbound(inbound),
+                _ = housekeeping.tick() => self.dismiss_strangers(),
+            }
+        }
+    }
+
+    fn on_command(&mut self, command: Command) {
+        let behaviour = self.swarm.behaviour_mut();
+        match command {
+            Command::Connect { .. } => unreachable!("taken by the loop"),
+            Command::Disconnect(node) => {
+                let _ = self.swarm.disconnect_peer_id(peer_id(node));
+            }
+            Command::Open { node, protocol, done } => behaviour.substreams.open(peer_id(node), protocol, done),
+            Command::Subscribe(topic) => {
+                let topic = gossipsub::IdentTopic::new(topic);
+                if let Err(error) = behaviour.gossipsub.subscribe(&topic) {
+                    tracing::warn!(%error, "cannot take part in the pool's gossip");
+                }
+                self.topic = Some(topic);
+            }
+            Command::Publish(data) => {
+                if let Some(topic) = &self.topic
+                    && let Err(error) = behaviour.gossipsub.publish(topic.clone(), data)
+                {
+                    tracing::debug!(%error, "gossip not sent");
+                }
+            }
+        }
+    }
+
+    fn dial(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
+        let options = DialOpts::peer_id(peer)
+            .addresses(addresses)
+            .extend_addresses_through_behaviour()
+            .build();
+        if let Err(error) = self.swarm.dial(options) {
+            self.finish_dial(peer, Some(&error));
+        }
+    }
+
+    fn finish_dial(&mut self, peer: PeerId, error: Option<&DialError>) {
+        let outcome = match error {
+            None => Ok(()),
+            // Another dial or the peer's own is under way or done; its end will be reported.
+            Some(DialError::DialPeerConditionFalse(_)) if !self.swarm.is_connected(&peer) => return,
+            Some(DialError::DialPeerConditionFalse(_)) => Ok(()),
+            Some(error) => {
+                // Perhaps a member knows where the node is now: the next dial will find it in the routing table.
+                self.swarm.behaviour_mut().kademlia.get_closest_peers(peer);
+                let node = node_id(&peer).map(|node| node.short()).unwrap_or_default();
+                Err(ConnectError::Unreachable {
+                    node,
+                    reason: plain_reason(error),
+                })
+            }
+        };
+        for done in self.dials.remove(&peer).into_iter().flatten() {
+            let _ = done.send(outcome.clone());
+        }
+    }
+
+    fn on_inbound(&mut self, inbound: Inbound) {
+        let Inbound {
+            peer,
+            protocol,
+            stream,
+            place,
+        } = inbound;
+        if let Some(node) = node_id(&peer) {
+            let stream = Placed { stream, _place: place };
+            tokio::spawn(serve::serve(
+                stream,
+                node,
+                protocol,
+                Arc::clone(&self.shared),
+                self.requests.clone(),
+            ));
+        }
+    }
+
+    fn on_swarm_event(&mut self, event: SwarmEvent<BehaviourEvent>) -> Option<Event> {
+        match event {
+            SwarmEvent::NewListenAddr { address, .. } => Address::from_multiaddr(address).map(Event::Listening),
+            SwarmEvent::ConnectionEstablished {
+                peer_id: peer,
+                num_established,
+                ..
+            } => {
+                self.finish_dial(peer, None);
+                let node = node_id(&peer)?;
+                if !self.shared.is_member(node) {
+                    self.strangers.entry(peer).or_insert_with(Instant::now);
+                }
+                (num_established.get() == 1).then_some(Event::Connected(node))
+            }
+            SwarmEvent::ConnectionClosed {
+                peer_id: peer,
+                num_established: 0,
+                ..
+            } => {
+                self.strangers.remove(&peer);
+                let node = node_id(&peer)?;
+                self.shared.forget(node);
+                Some(Event::Disconnected(node))
+            }
+            SwarmEvent::OutgoingConnectionError {
+                peer_id: Some(peer),
+                error,
+                ..
+            } => {
+                self.finish_dial(peer, Some(&error));
+                None
+            }
+            SwarmEvent::ListenerClosed { reason: Err(error), .. } | SwarmEvent::ListenerError { error, .. } => {
+                tracing::warn!(%error, "a listener failed");
+                None
+            }
+            SwarmEvent::Behaviour(event) => self.on_behaviour_event(event),
+            _ => None,
+        }
+    }
+
+    fn on_behaviour_event(&mut self, event: BehaviourEvent) -> Option<Event> {
+        match event {
+            BehaviourEvent::Identify(identify::Event::Received {
+                peer_id: peer, info, ..
+            }) => {
+                let node = node_id(&peer).filter(|node| self.shared.is_member(*node))?;
+                let addresses: Vec<_> = info
+                    .listen_addrs
+                    .into_iter()
+                    .filter_map(Address::from_multiaddr)
+                    .collect();
+                for address in addresses.into_iter().take(limits::ADDRESSES_MAX) {
+                    tracing::trace!(node = %node.short(), %address, "the node says where it is");
+                    if let Ok(address) = address.to_string().parse() {
+                        self.swarm.behaviour_mut().kademlia.add_address(&peer, address);
+                    }
+                }
+                None
+            }
+            BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
+                // One event a call: of several addresses the first that fits is told, the others go to the table.
+                let mut told = None;
+                for (peer, address) in found {
+                    if let Some(node) = node_id(&peer)
+                        && let Some(plain) = Address::from_multiaddr(address.clone())
+                    {
+                        self.swarm.behaviour_mut().kademlia.add_address(&peer, address);
+                        told.get_or_insert(Event::Discovered(node, plain));
+                    }
+                }
+                told
+            }
+            BehaviourEvent::Ping(ping::Event {
+                peer,
+                connection,
+                result: Err(error),
+            }) => {
+                // A stopped process keeps its sockets: what no longer answers is not connected.
+                tracing::debug!(%peer, %error, "the peer does not answer pings");
+                self.swarm.close_connection(connection);
+                None
+            }
+            BehaviourEvent::Gossipsub(gossipsub::Event::Message {
+                propagation_source,
+                message_id,
+                message,
+            }) => {
+                let author = message
+                    .source
+                    .as_ref()
+                    .and_then(node_id)
+                    .filter(|node| self.shared.is_member(*node));
+                let verdict = match author {
+                    Some(_) => gossipsub::MessageAcceptance::Accept,
+                    None => gossipsub::MessageAcceptance::Ignore,
+                };
+                let gossipsub = &mut self.swarm.behaviour_mut().gossipsub;
+                gossipsub.report_message_validation_result(&message_id, &propagation_source, verdict);
+                author.map(|author| Event::Gossip {
+                    author,
+                    data: Bytes::from(message.data),
+                })
+            }
+            _ => None,
+        }
+    }
+
+    fn dismiss_strangers(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        self.strangers
+            .retain(|peer, _| !node_id(peer).is_some_and(|node| shared.is_member(node)));
+        let late: Vec<_> = self
+            .strangers
+            .iter()
+            .filter(|(_, since)| since.elapsed() > STRANGER_TIMEOUT)
+            .map(|(peer, _)| *peer)
+            .collect();
+        for peer in late {
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
+    }
+}
+
+/// What a person can use of a dial error: the last cause, not the tree of attempts.
+fn plain_reason(error: &DialError) -> String {
+    match error {
+        DialError::NoAddresses => "no address of it is known".to_owned(),
+        DialError::WrongPeerId { .. } => "another node answers there".to_owned(),
+        DialError::Transport(attempts) => {
+            let mut reasons: Vec<_> = attempts
+                .iter()
+                .map(|(address, error)| {
+                    let mut cause: &dyn std::error::Error = error;
+                    while let Some(deeper) = cause.source() {
+                        cause = deeper;
+                    }
+                    let place: Multiaddr = address
+                        .iter()
+                        .filter(|part| !matches!(part, libp2p::multiaddr::Protocol::P2p(_)))
+                        .collect();
+                    format!("{place}: {cause}")
+                })
+                .collect();
+            reasons.sort();
+            reasons.dedup();
+            reasons.truncate(4);
+            reasons.join("; ")
+        }
+        other => other.to_string(),
+    }
+}

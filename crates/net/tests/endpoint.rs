@@ -1,0 +1,240 @@
+//! What the node relies on, over real sockets on loopback and over the in-memory twin alike.
+
+use bytes::Bytes;
+use potluck_crypto::SigningKey;
+use potluck_net::{
+    Address, Endpoint, Event, Inbox, MemoryNetwork, Message, NetworkConfig, Protocol, RequestError, start,
+};
+use potluck_types::{NodeId, limits};
+use std::collections::HashSet;
+
+struct Node {
+    endpoint: Endpoint,
+    inbox: Inbox,
+    addresses: Vec<Address>,
+}
+
+impl Node {
+    fn id(&self) -> NodeId {
+        self.endpoint.id()
+    }
+
+    async fn event(&mut self, wanted: impl Fn(&Event) -> bool) {
+        loop {
+            let event = self.inbox.events.recv().await.expect("the network runs");
+            if wanted(&event) {
+                return;
+            }
+        }
+    }
+
+    /// Answers every request with its own bytes, from now on.
+    fn echo(mut self) -> Endpoint {
+        let endpoint = self.endpoint.clone();
+        tokio::spawn(async move {
+            let _events = self.inbox.events;
+            while let Some(incoming) = self.inbox.requests.recv().await {
+                incoming.reply.send(incoming.message);
+            }
+        });
+        endpoint
+    }
+}
+
+#[derive(Clone)]
+enum Kind {
+    Sockets,
+    Memory(MemoryNetwork),
+}
+
+impl Kind {
+    async fn node(&self, seed: u8) -> Node {
+        let key = SigningKey::from_seed(&[seed; 32]);
+        match self {
+            Self::Memory(network) => {
+                let (endpoint, inbox) = network.join(key.node_id());
+                Node {
+                    endpoint,
+                    inbox,
+                    addresses: Vec::new(),
+                }
+            }
+            Self::Sockets => {
+                let config = NetworkConfig {
+                    listen: vec!["127.0.0.1:0".parse().unwrap()],
+                    mdns: false,
+                };
+                let (endpoint, mut inbox) = start(&key, &config).await.unwrap();
+                let mut addresses = Vec::new();
+                while addresses.len() < 2 {
+                    if let Some(Event::Listening(address)) = inbox.events.recv().await {
+                        addresses.push(address);
+                    }
+                }
+                Node {
+                    endpoint,
+                    inbox,
+                    addresses,
+                }
+            }
+        }
+    }
+
+    /// Two nodes of one pool, connected.
+    async fn pair(&self) -> (Node, Node) {
+        let (mut a, mut b) = (self.node(1).await, self.node(2).await);
+        let members = HashSet::from([a.id(), b.id()]);
+        for node in [&a, &b] {
+            node.endpoint.set_members(members.clone());
+            node.endpoint.subscribe("pool".to_owned()).await;
+        }
+        a.endpoint.connect(b.id(), b.addresses.clone()).await.unwrap();
+        let (a_id, b_id) = (a.id(), b.id());
+        a.event(|event| *event == Event::Connected(b_id)).await;
+        b.event(|event| *event == Event::Connected(a_id)).await;
+        (a, b)
+    }
+}
+
+fn both() -> [Kind; 2] {
+    [Kind::Sockets, Kind::Memory(MemoryNetwork::default())]
+}
+
+#[tokio::test]
+async fn requests_are_answered_whatever_their_size() {
+    for kind in both() {
+        let (a, b) = kind.pair().await;
+        let b = b.echo();
+        for len in [0, 1, 64 << 10, limits::SHARD_BYTES_MAX] {
+            let message = Message {
+                header: Bytes::from_static(b"put"),
+                body: vec![7; len].into(),
+            };
+            assert_eq!(
+                a.endpoint.request(b.id(), Protocol::Shard, &message).await.unwrap(),
+                message
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn many_requests_at_once_all_get_their_own_answer() {
+    for kind in both() {
+        let (a, b) = kind.pair().await;
+        let b = b.echo();
+        let requests = (0..1000u32).map(|i| {
+            let (endpoint, to) = (a.endpoint.clone(), b.id());
+            tokio::spawn(async move {
+                let message = Message {
+                    header: i.to_le_bytes().to_vec().into(),
+                    body: vec![i as u8; 5000].into(),
+                };
+                assert_eq!(endpoint.request(to, Protocol::Shard, &message).await.unwrap(), message);
+            })
+        });
+        for request in requests.collect::<Vec<_>>() {
+            request.await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stranger_may_only_ask_to_join() {
+    for kind in both() {
+        let (a, mut b) = (kind.node(1).await, kind.node(2).await);
+        a.endpoint.connect(b.id(), b.addresses.clone()).await.unwrap();
+        let a_id = a.id();
+        b.event(|event| *event == Event::Connected(a_id)).await;
+        let b = b.echo();
+        let message = Message::new(&b"please"[..]);
+        assert_eq!(
+            a.endpoint.request(b.id(), Protocol::Join, &message).await.unwrap(),
+            message
+        );
+        for protocol in [Protocol::Pool, Protocol::Shard] {
+            let answer = a.endpoint.request(b.id(), protocol, &message).await;
+            assert!(matches!(answer, Err(RequestError::NotAMember)), "{answer:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn messages_over_the_limit_are_refused_before_they_are_read() {
+    for kind in both() {
+        let (a, b) = kind.pair().await;
+        let b = b.echo();
+        let message = Message {
+            header: vec![0; 100 << 10].into(),
+            body: Bytes::new(),
+        };
+        assert!(a.endpoint.request(b.id(), Protocol::Shard, &message).await.is_err());
+        let small = Message::new(&b"still here"[..]);
+        assert_eq!(
+            a.endpoint.request(b.id(), Protocol::Shard, &small).await.unwrap(),
+            small
+        );
+    }
+}
+
+#[tokio::test]
+async fn one_that_does_not_answer_says_so() {
+    for kind in both() {
+        let (a, mut b) = kind.pair().await;
+        let b_id = b.id();
+        let question = Message::new(&b"?"[..]);
+        let request = a.endpoint.request(b_id, Protocol::Pool, &question);
+        let serve = async { drop(b.inbox.requests.recv().await) };
+        let (answer, ()) = tokio::join!(request, serve);
+        assert!(matches!(answer, Err(RequestError::Unanswered)), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn gossip_reaches_members() {
+    for kind in both() {
+        let (a, mut b) = kind.pair().await;
+        let a_id = a.id();
+        let expected = Event::Gossip {
+            author: a_id,
+            data: Bytes::from_static(b"news"),
+        };
+        // Over sockets the mesh forms after the connection: what is published before reaches nobody.
+        let mut tick = tokio::time::interval(std::time::Duration::from_millis(100));
+        loop {
+            tokio::select! {
+                _ = tick.tick() => a.endpoint.publish(Bytes::from_static(b"news")).await,
+                event = b.inbox.events.recv() => if event == Some(expected.clone()) { break },
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lost_peer_is_noticed() {
+    for kind in both() {
+        let (a, mut b) = kind.pair().await;
+        let a_id = a.id();
+        drop(a);
+        b.event(|event| *event == Event::Disconnected(a_id)).await;
+        let answer = b.endpoint.request(a_id, Protocol::Pool, &Message::default()).await;
+        assert!(matches!(answer, Err(RequestError::NotConnected)), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn another_key_at_the_address_is_not_the_node() {
+    let (a, b) = (Kind::Sockets.node(1).await, Kind::Sockets.node(2).await);
+    let other = SigningKey::from_seed(&[3; 32]).node_id();
+    let outcome = a.endpoint.connect(other, b.addresses.clone()).await;
+    assert!(outcome.unwrap_err().to_string().contains("another node answers there"));
+}
+
+#[tokio::test]
+async fn nobody_at_the_address_is_said() {
+    let a = Kind::Sockets.node(1).await;
+    let other = SigningKey::from_seed(&[3; 32]).node_id();
+    // Port 1 of loopback: nothing listens there.
+    let outcome = a.endpoint.connect(other, vec!["127.0.0.1:1".parse().unwrap()]).await;
+    assert!(outcome.unwrap_err().to_string().contains("refused"));
+}
