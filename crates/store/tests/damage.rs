@@ -292,6 +292,7 @@ fn an_answer_without_a_write_does_not_rest_on_an_abandoned_tail() {
     fill(&store, 0..2);
     let victim = shard(50, 3000);
     disk.fail_syncs(".pack", 1);
+    disk.fail_cuts();
     store.put_wait(victim.clone(), SPACE).unwrap_err();
     assert_eq!(store.delete(&[victim.id()]).unwrap(), 0);
     for crash in [Crash::LoseAll, Crash::KeepAll, Crash::Torn(3), Crash::Scattered(4)] {
@@ -304,6 +305,26 @@ fn an_answer_without_a_write_does_not_rest_on_an_abandoned_tail() {
             "rebuilt after {crash:?}"
         );
     }
+}
+
+/// The process dies between a write and its sync, and the next one finds the shard in memory that no disk has. It
+/// says "stored already": that must be true when the power goes.
+#[test]
+fn what_a_killed_process_left_in_memory_is_synced_before_it_is_relied_on() {
+    let disk = CrashDisk::default();
+    let (store, _) = open(&disk);
+    let shards = fill(&store, 0..2);
+    // The next change is the write, the one after it the sync.
+    disk.cut_at(disk.steps() + 2);
+    let victim = shard(50, 3000);
+    store.put_wait(victim.clone(), SPACE).unwrap_err();
+    drop(store);
+    disk.kill();
+    let (store, recovery) = open(&disk);
+    assert_eq!(recovery.replayed, 3);
+    store.put_wait(victim.clone(), SPACE).unwrap();
+    let all: Vec<Shard> = [&shards[..], &[victim]].concat();
+    check_missing(&open(&disk.crash(Crash::LoseAll)).0, &all, &[]);
 }
 
 #[test]

@@ -30,6 +30,8 @@ struct State {
     failing_syncs: Option<(String, u32)>,
     /// Reads of files whose name contains this fail, in this range.
     failing_reads: Option<(String, std::ops::Range<u64>)>,
+    /// Files cannot be cut.
+    failing_cuts: bool,
     /// Bytes that fit on the disk.
     space: Option<u64>,
 }
@@ -123,6 +125,17 @@ impl CrashDisk {
 
     pub fn fail_reads(&self, name: &str, range: std::ops::Range<u64>) {
         self.0.lock().unwrap().failing_reads = Some((name.to_owned(), range));
+    }
+
+    pub fn fail_cuts(&self) {
+        self.0.lock().unwrap().failing_cuts = true;
+    }
+
+    /// The process is killed at the cut; the machine runs on, with what was written still unsynced.
+    pub fn kill(&self) {
+        let mut state = self.0.lock().unwrap();
+        state.off = false;
+        state.cut_at = None;
     }
 
     /// Leaves this many bytes free.
@@ -407,6 +420,9 @@ impl DiskFile for CrashFile {
         let mut state = self.disk.0.lock().unwrap();
         let outcome = state.step()?;
         let old = state.inodes[self.inode].now.len() as u64;
+        if state.failing_cuts && len < old {
+            return Err(io::Error::other("cannot cut"));
+        }
         if let Some(space) = state.space
             && state.used() + len.saturating_sub(old) > space
             && len > old
