@@ -1,1 +1,42 @@
-//! Not yet.
+//! The node: membership, placement, transfer and names made one, behind the façade [`Node`].
+//!
+//! Parts:
+//! - `control`: the synchronous core. Events and the time in, actions out. `roster` is who belongs, from signed `records`.
+//! - `driver`: selects an event, lets the core handle it, applies its actions.
+//! - `stripes`: shards to nodes and back. `upload` and `download` make streams of it; `mend` repairs.
+//! - `names` and `edit`: the private space and its log. `sweep` frees what no file uses.
+//! - `serve`: answers to other nodes, in the words of `protocol`.
+//! - `home` and `meta`: what is kept on disk beside the shards.
+//!
+//! Guarantees: what is acknowledged is durable on the nodes that its redundancy needs; what does not verify is never served or used; memory is
+//! bounded by [`potluck_types::limits`]. HTTP, S3 and terminals are not known here.
+
+mod api;
+mod control;
+mod download;
+mod driver;
+mod edit;
+mod error;
+mod home;
+mod mend;
+mod meta;
+mod names;
+mod node;
+mod protocol;
+mod records;
+mod roster;
+mod serve;
+mod shared;
+mod stripes;
+mod sweep;
+mod upload;
+
+pub use api::{
+    Entry, FileMeta, HealthInfo, Identity, Invitation, InviteOptions, Kind, LeaveProgress, NodeConfig, NodeInfo,
+    NodeStatus, PutOptions, PutReport, Stat, Status,
+};
+pub use download::Download;
+pub use error::{HomeError, JoinError, MetaError, NodeError, RecordError, Refusal, ShardsError, StartError};
+pub use node::Node;
+pub use potluck_spaces::{Name, Path, PathError};
+pub use upload::Upload;

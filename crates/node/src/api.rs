@@ -1,0 +1,262 @@
+//! What the façade takes and gives: plain data, so that command line, web page, S3 and tests all speak it alike.
+
+use potluck_spaces::{Name, Path};
+use potluck_types::{ByteSize, NodeId, PoolId, StripeId, Timestamp, UserId, Zone};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+/// How a node is run.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Where keys, shards and metadata are kept.
+    pub home: PathBuf,
+    /// Where to listen: `IP:PORT` each; port 0 picks a free one.
+    pub listen: Vec<String>,
+    /// Addresses to announce beside those found: `IP:PORT` or multiaddr. For a node behind a forwarded port.
+    pub announce: Vec<String>,
+    /// What the pool may use of this disk at most.
+    pub capacity: ByteSize,
+    /// The failure domain of this node; itself when none.
+    pub zone: Option<Zone>,
+    /// Whether to find members on the local network.
+    pub mdns: bool,
+    /// How long an absent node is waited for before its shards are made anew elsewhere.
+    pub grace: Duration,
+}
+
+/// Who and where a node is, known before it runs and printed first.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Identity {
+    /// This node.
+    pub node: NodeId,
+    /// Its person.
+    pub user: UserId,
+    /// Its pool.
+    pub pool: PoolId,
+    /// The pool's name.
+    pub pool_name: String,
+    /// Where it listens.
+    pub addresses: Vec<String>,
+}
+
+/// What kind of invitation.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct InviteOptions {
+    /// How many nodes may join with it.
+    pub uses: u32,
+    /// How long it is good for.
+    pub expires: Duration,
+    /// Whether the joining node is another machine of mine: it gets my user key, and opens my private space.
+    pub mine: bool,
+}
+
+/// A ticket, to be given to whoever may join.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Invitation {
+    /// Its text: a secret until it is used.
+    pub ticket: String,
+    /// When it ends.
+    pub expires: Timestamp,
+    /// How many nodes may join with it.
+    pub uses: u32,
+    /// Whether it makes the joining node one of mine.
+    pub mine: bool,
+}
+
+/// Whether a node answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeStatus {
+    /// This node.
+    Here,
+    /// Connected.
+    Live,
+    /// Not connected.
+    Away,
+    /// Connected, and about to leave.
+    Leaving,
+}
+
+/// One node of the pool.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NodeInfo {
+    /// Its id.
+    pub id: NodeId,
+    /// Its person.
+    pub user: UserId,
+    /// Whether it answers.
+    pub status: NodeStatus,
+    /// Since when it is away.
+    pub away_since: Option<Timestamp>,
+    /// The failure domain that it declares.
+    pub zone: Option<Zone>,
+    /// What it offers.
+    pub capacity: ByteSize,
+    /// What the pool uses of it.
+    pub used: ByteSize,
+    /// Where it says that it can be reached.
+    pub addresses: Vec<String>,
+    /// The version it runs.
+    pub version: String,
+}
+
+/// How safe the data is that this node looks after, or (added up over all live nodes) that of the pool.
+#[derive(Clone, Default, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthInfo {
+    /// Stripes that survive so many losses now.
+    pub survives: BTreeMap<u8, u64>,
+    /// Stripes that cannot be read until an absent node returns.
+    pub unreadable: u64,
+    /// Stripes that survive less than they were made for.
+    pub endangered: u64,
+    /// Stripes under repair or move now.
+    pub mending: u64,
+    /// Stripes that will be, next.
+    pub queued: u64,
+    /// Stripes that wait, by cause: `grace`, `no-domain`, `too-few-shards`, `retry`.
+    pub waiting: BTreeMap<String, u64>,
+    /// Bytes that repairs have read from shards since the nodes started.
+    pub repair_read: u64,
+    /// Bytes that repairs have written.
+    pub repair_written: u64,
+    /// Shards found damaged and dropped since the nodes started.
+    pub damaged: u64,
+}
+
+impl HealthInfo {
+    /// Stripes counted.
+    pub fn stripes(&self) -> u64 {
+        self.survives.values().sum::<u64>() + self.unreadable
+    }
+
+    /// The fewest losses that any stripe survives; `None` when one cannot be read now.
+    pub fn worst(&self) -> Option<u8> {
+        if self.unreadable > 0 {
+            None
+        } else {
+            Some(self.survives.keys().next().copied().unwrap_or(u8::MAX))
+        }
+    }
+
+    /// Adds another node's counts.
+    pub fn add(&mut self, other: &Self) {
+        for (losses, count) in &other.survives {
+            *self.survives.entry(*losses).or_default() += count;
+        }
+        for (cause, count) in &other.waiting {
+            *self.waiting.entry(cause.clone()).or_default() += count;
+        }
+        self.unreadable += other.unreadable;
+        self.endangered += other.endangered;
+        self.mending += other.mending;
+        self.queued += other.queued;
+        self.repair_read += other.repair_read;
+        self.repair_written += other.repair_written;
+        self.damaged += other.damaged;
+    }
+}
+
+/// The pool as this node sees it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Who we are.
+    pub identity: Identity,
+    /// Every member, this one first.
+    pub nodes: Vec<NodeInfo>,
+    /// How safe the pool's data is, as the stewards among the live nodes say.
+    pub health: HealthInfo,
+    /// Live nodes that did not say how their stripes are: the counts lack theirs.
+    pub silent: Vec<NodeId>,
+    /// How many losses new data will survive by default.
+    pub default_survive: u8,
+    /// The most that can be asked for.
+    pub survivable: u8,
+    /// How new data is coded: data and parity shards.
+    pub geometry: (u8, u8),
+    /// What to do about what is wrong, one sentence each.
+    pub advice: Vec<String>,
+}
+
+/// What a directory entry is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A file.
+    File,
+    /// A directory.
+    Directory,
+}
+
+/// One name of a directory.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Entry {
+    /// The name.
+    pub name: Name,
+    /// What it is.
+    pub kind: Kind,
+    /// Its length in bytes; 0 for a directory.
+    pub len: u64,
+    /// When it was last changed, as its owner's machine said.
+    pub modified: Timestamp,
+    /// Whether it may be run.
+    pub executable: bool,
+    /// Other versions under this name, written by machines that did not know of this one.
+    pub conflicts: u32,
+}
+
+/// A file in detail.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Stat {
+    /// Where.
+    pub path: Path,
+    /// As listed.
+    pub entry: Entry,
+    /// How many losses it was made to survive.
+    pub survives: u8,
+    /// The stripes that hold it; none when it lives in its metadata.
+    pub stripes: Vec<StripeId>,
+}
+
+/// What is known of a file before its bytes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FileMeta {
+    /// When it was last changed.
+    pub modified: Timestamp,
+    /// Whether it may be run.
+    pub executable: bool,
+}
+
+/// How to put.
+#[derive(Clone, Copy, Default, Debug, Serialize, Deserialize)]
+pub struct PutOptions {
+    /// Losses to survive; the pool's default when none.
+    pub survive: Option<u8>,
+    /// Whether to refuse when fewer domains are at hand than that needs.
+    pub strict: bool,
+}
+
+/// What a put has done.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutReport {
+    /// Files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes that were in the space already, and are stored once.
+    pub deduplicated: u64,
+    /// Bytes of shards that were sent to nodes, this one included.
+    pub stored: u64,
+    /// Stripes that were stored on fewer domains than wanted, and will be mended first.
+    pub degraded: u64,
+    /// How many losses the data survives from now on.
+    pub survives: u8,
+}
+
+/// How a departure goes.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct LeaveProgress {
+    /// Shards that are still only here, or not yet enough elsewhere.
+    pub shards_left: u64,
+    /// Shards at the start.
+    pub shards_total: u64,
+}

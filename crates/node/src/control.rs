@@ -1,0 +1,503 @@
+//! The node's synchronous core: who is here, who belongs, which stripes this node looks after, and what to do about
+//! them. Events and the time go in, actions come out; nothing here waits, reads a clock, or touches a disk.
+//!
+//! A driver feeds it (see `driver`), and so can a simulation.
+
+use crate::{
+    api::{HealthInfo, NodeInfo, NodeStatus},
+    error::RecordError,
+    protocol::Reported,
+    records::{NodeState, PoolRecord},
+    roster::{Merged, Roster},
+};
+use potluck_placement::{Cause, Domain, Mend, NodeFacts, Outcome, Planner, PlannerOptions, Presence, View, steward};
+use potluck_types::{ByteSize, Hash, NodeId, ShardId, StripeId, Timestamp, UserId};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::Duration,
+};
+
+/// A connection that comes back within this was never lost: nothing is planned for it.
+const SETTLE: Duration = Duration::from_secs(3);
+/// How often an absent member is dialled, at first and at last.
+const DIAL_INTERVAL_MIN: Duration = Duration::from_secs(1);
+const DIAL_INTERVAL_MAX: Duration = Duration::from_secs(60);
+/// A node is full when the pool uses more of it than this share of what it offers, in percent.
+const FULL_PERCENT: u64 = 95;
+/// How often holders check that their stewards know all that they hold.
+const CHECK_INTERVAL: Duration = Duration::from_secs(60);
+/// How long after a change of the view the checks begin: changes come in bursts.
+const CHECK_DELAY: Duration = Duration::from_millis(500);
+
+/// What happens.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// Time has passed. Comes about once a second, and after every deadline.
+    Tick,
+    Connected(NodeId),
+    Disconnected(NodeId),
+    /// A record came, from a peer or from this node itself.
+    Record(PoolRecord),
+    /// Shards became durable here.
+    Stored(Vec<Reported>),
+    /// Shards are no longer here.
+    Gone(Vec<ShardId>),
+    /// A holder reports to us, its steward.
+    Reported {
+        from: NodeId,
+        first: bool,
+        shards: Vec<Reported>,
+        gone: Vec<ShardId>,
+    },
+    /// A mend ended.
+    Mended {
+        stripe: StripeId,
+        outcome: Outcome,
+        read: u64,
+        written: u64,
+    },
+    /// Shards were found damaged and dropped.
+    Damaged(u64),
+}
+
+/// What to do.
+#[derive(Debug)]
+pub(crate) enum Action {
+    /// Try to connect.
+    Dial { node: NodeId, addresses: Vec<String> },
+    /// Greet a peer that just connected.
+    Greet(NodeId),
+    /// The records changed: keep them.
+    SaveRecords,
+    /// The members changed: only these may open protocols.
+    SetMembers(HashSet<NodeId>),
+    /// Tell all.
+    Publish(PoolRecord),
+    /// Tell a steward what changed here.
+    Report {
+        to: NodeId,
+        shards: Vec<Reported>,
+        gone: Vec<ShardId>,
+    },
+    /// Compare all that is held here with what the stewards know.
+    CheckReports,
+    /// Mend a stripe.
+    Mend(Mend),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Link {
+    Up,
+    Down {
+        since: Timestamp,
+        dialled_at: Timestamp,
+        dials: u32,
+    },
+}
+
+/// The count and the sum of what a holder has reported. Equal sets have equal sums; other sets, hardly ever.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct ReportSum {
+    pub(crate) count: u64,
+    pub(crate) sum: u128,
+}
+
+impl ReportSum {
+    fn term(shard: ShardId) -> u128 {
+        let (head, tail) = shard.stripe.as_bytes().split_at(16);
+        let number = |bytes: &[u8]| u128::from_le_bytes(bytes.try_into().expect("16 bytes"));
+        number(head) ^ number(tail).rotate_left(u32::from(shard.index) + 1)
+    }
+
+    pub(crate) fn add(&mut self, shard: ShardId) {
+        self.count += 1;
+        self.sum = self.sum.wrapping_add(Self::term(shard));
+    }
+}
+
+/// See the module.
+pub(crate) struct Control {
+    me: NodeId,
+    pub(crate) roster: Roster,
+    links: BTreeMap<NodeId, Link>,
+    planner: Planner,
+    grace: Duration,
+    view: View,
+    check_at: Option<Timestamp>,
+    checked_at: Timestamp,
+    repair_read: u64,
+    repair_written: u64,
+    damaged: u64,
+}
+
+impl Control {
+    pub(crate) fn new(me: NodeId, roster: Roster, grace: Duration, now: Timestamp) -> Self {
+        let planner = Planner::new(PlannerOptions {
+            grace,
+            ..PlannerOptions::default()
+        });
+        let mut control = Self {
+            me,
+            roster,
+            links: BTreeMap::new(),
+            planner,
+            grace,
+            view: View::default(),
+            check_at: None,
+            checked_at: now,
+            repair_read: 0,
+            repair_written: 0,
+            damaged: 0,
+        };
+        control.track_members(now);
+        control.view = control.settled_view(now);
+        control
+    }
+
+    /// The actions that follow from an event.
+    pub(crate) fn handle(&mut self, now: Timestamp, event: Event) -> Vec<Action> {
+        let mut actions = Vec::new();
+        match event {
+            Event::Tick => self.dial_absent(now, &mut actions),
+            Event::Connected(node) => {
+                self.links.insert(node, Link::Up);
+                if self.roster.user_of(node).is_some() {
+                    actions.push(Action::Greet(node));
+                }
+            }
+            Event::Disconnected(node) => {
+                self.links.insert(
+                    node,
+                    Link::Down {
+                        since: now,
+                        dialled_at: now,
+                        dials: 0,
+                    },
+                );
+            }
+            Event::Record(record) => self.on_record(now, &record, &mut actions),
+            Event::Stored(shards) => self.report(shards, Vec::new(), &mut actions),
+            Event::Gone(shards) => self.report(Vec::new(), shards, &mut actions),
+            Event::Reported {
+                from,
+                first,
+                shards,
+                gone,
+            } => {
+                if first {
+                    self.planner.retract_all(from);
+                }
+                self.take_report(from, shards, &gone);
+            }
+            Event::Mended {
+                stripe,
+                outcome,
+                read,
+                written,
+            } => {
+                self.repair_read += read;
+                self.repair_written += written;
+                self.planner.finished(stripe, outcome, now);
+            }
+            Event::Damaged(count) => self.damaged += count,
+        }
+        self.settle(now, &mut actions);
+        actions
+    }
+
+    fn on_record(&mut self, now: Timestamp, record: &PoolRecord, actions: &mut Vec<Action>) {
+        let members = self.roster.members();
+        match self.roster.merge(record) {
+            Ok(Merged::New) => {
+                if !matches!(record, PoolRecord::State(_)) {
+                    actions.push(Action::SaveRecords);
+                }
+                let new_members = self.roster.members();
+                if new_members != members {
+                    self.track_members(now);
+                    // One who was connected as a stranger is greeted as a member.
+                    let is_up = |node: &&NodeId| matches!(self.links.get(node), Some(Link::Up));
+                    let arrived = new_members.difference(&members).filter(is_up).copied();
+                    let greetings: Vec<_> = arrived.map(Action::Greet).collect();
+                    for gone in members.difference(&new_members) {
+                        self.planner.retract_all(*gone);
+                    }
+                    actions.push(Action::SetMembers(new_members));
+                    actions.extend(greetings);
+                }
+            }
+            Ok(Merged::Known) | Err(RecordError::UnknownSigner) => {}
+            Err(error) => tracing::debug!(%error, "a record is not taken"),
+        }
+    }
+
+    fn track_members(&mut self, now: Timestamp) {
+        let down = Link::Down {
+            since: now,
+            dialled_at: Timestamp::default(),
+            dials: 0,
+        };
+        for (node, _) in self.roster.nodes() {
+            if node != self.me {
+                self.links.entry(node).or_insert(down);
+            }
+        }
+    }
+
+    fn dial_absent(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+        for (node, link) in &mut self.links {
+            let Link::Down {
+                since,
+                dialled_at,
+                dials,
+            } = link
+            else {
+                continue;
+            };
+            if self.roster.user_of(*node).is_none() {
+                continue;
+            }
+            let interval = DIAL_INTERVAL_MIN
+                .saturating_mul(1 << (*dials).min(6))
+                .min(DIAL_INTERVAL_MAX);
+            if now.since(*dialled_at) >= interval || *dialled_at > now {
+                *link = Link::Down {
+                    since: *since,
+                    dialled_at: now,
+                    dials: *dials + 1,
+                };
+                let addresses = self
+                    .roster
+                    .state(*node)
+                    .map(|state| state.addresses.clone())
+                    .unwrap_or_default();
+                actions.push(Action::Dial { node: *node, addresses });
+            }
+        }
+    }
+
+    /// What follows from the state as a whole, whatever the event was.
+    fn settle(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+        let view = self.settled_view(now);
+        if view != self.view {
+            let who = |view: &View| {
+                view.nodes
+                    .iter()
+                    .map(|(node, facts)| (*node, facts.weight, facts.presence == Presence::Live))
+                    .collect::<Vec<_>>()
+            };
+            if who(&view) != who(&self.view) {
+                self.check_at = Some(now + CHECK_DELAY);
+                self.hand_over(&view);
+            }
+            self.view = view;
+        }
+        let due = self.check_at.is_some_and(|at| now >= at) || now.since(self.checked_at) >= CHECK_INTERVAL;
+        if due {
+            self.check_at = None;
+            self.checked_at = now;
+            actions.push(Action::CheckReports);
+        }
+        while let Some(mend) = self.planner.next(now, &self.view) {
+            actions.push(Action::Mend(mend));
+        }
+    }
+
+    /// Gives up what another node looks after in the new view.
+    fn hand_over(&mut self, view: &View) {
+        let elsewhere: Vec<_> = self
+            .planner
+            .stripes()
+            .map(|(stripe, _)| stripe)
+            .filter(|stripe| steward(*stripe, view) != Some(self.me))
+            .collect();
+        for stripe in elsewhere {
+            self.planner.forget(stripe);
+        }
+    }
+
+    fn report(&mut self, shards: Vec<Reported>, gone: Vec<ShardId>, actions: &mut Vec<Action>) {
+        let mut outgoing: HashMap<NodeId, (Vec<Reported>, Vec<ShardId>)> = HashMap::new();
+        for shard in shards {
+            if let Some(node) = steward(shard.shard.stripe, &self.view) {
+                outgoing.entry(node).or_default().0.push(shard);
+            }
+        }
+        for shard in gone {
+            if let Some(node) = steward(shard.stripe, &self.view) {
+                outgoing.entry(node).or_default().1.push(shard);
+            }
+        }
+        for (to, (shards, gone)) in outgoing {
+            if to == self.me {
+                self.take_report(to, shards, &gone);
+            } else {
+                actions.push(Action::Report { to, shards, gone });
+            }
+        }
+    }
+
+    fn take_report(&mut self, from: NodeId, shards: Vec<Reported>, gone: &[ShardId]) {
+        if from != self.me && self.roster.user_of(from).is_none() {
+            return;
+        }
+        for Reported {
+            shard,
+            geometry,
+            shard_len,
+        } in shards
+        {
+            // A holder whose view differs reports to another; what is not ours is not kept.
+            if steward(shard.stripe, &self.view) == Some(self.me) {
+                self.planner
+                    .report(from, shard.stripe, shard.index, geometry, shard_len);
+            }
+        }
+        for shard in gone {
+            self.planner.retract(from, shard.stripe, shard.index);
+        }
+    }
+
+    /// What a holder has reported to us, added up.
+    pub(crate) fn reports_of(&self, holder: NodeId) -> ReportSum {
+        let mut sum = ReportSum::default();
+        for (stripe, holders) in self.planner.stripes() {
+            for (_, index) in holders.filter(|(node, _)| *node == holder) {
+                sum.add(ShardId { stripe, index });
+            }
+        }
+        sum
+    }
+
+    /// The pool as it was planned for last.
+    pub(crate) fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// The pool as it is this moment, for reads and writes: who is connected.
+    pub(crate) fn present_view(&self, now: Timestamp) -> View {
+        self.make_view(now, Duration::ZERO)
+    }
+
+    fn settled_view(&self, now: Timestamp) -> View {
+        self.make_view(now, SETTLE)
+    }
+
+    fn make_view(&self, now: Timestamp, settle: Duration) -> View {
+        let facts = |node: NodeId| {
+            let state = self.roster.state(node);
+            let capacity = state.map_or(0, |state| state.capacity.0);
+            let zone = state.and_then(|state| state.zone.clone());
+            let presence = match self.links.get(&node) {
+                _ if state.is_some_and(|state| state.leaving) => match self.links.get(&node) {
+                    Some(Link::Down { since, .. }) if node != self.me => Presence::Away { since: *since },
+                    _ => Presence::Leaving,
+                },
+                _ if node == self.me => Presence::Live,
+                Some(Link::Up) => Presence::Live,
+                Some(Link::Down { since, .. }) if settle > Duration::ZERO && now.since(*since) < settle => {
+                    Presence::Live
+                }
+                Some(Link::Down { since, .. }) => Presence::Away { since: *since },
+                None => Presence::Away { since: now },
+            };
+            NodeFacts {
+                domain: zone.map_or(Domain::Node(node), Domain::Zone),
+                weight: capacity,
+                presence,
+                full: state.is_some_and(is_full),
+            }
+        };
+        View {
+            nodes: self.roster.nodes().map(|(node, _)| (node, facts(node))).collect(),
+        }
+    }
+
+    pub(crate) fn eligible_domains(&self, now: Timestamp) -> usize {
+        self.present_view(now).eligible_domains(now, self.grace)
+    }
+
+    /// Members that are connected now.
+    pub(crate) fn live_peers(&self) -> Vec<NodeId> {
+        let up = self.links.iter().filter(|(_, link)| matches!(link, Link::Up));
+        up.map(|(node, _)| *node)
+            .filter(|node| *node != self.me && self.roster.user_of(*node).is_some())
+            .collect()
+    }
+
+    pub(crate) fn holders(&self, stripe: StripeId) -> Vec<(NodeId, u8)> {
+        self.planner.holders(stripe).collect()
+    }
+
+    /// Counts of the stripes that this node looks after.
+    pub(crate) fn health(&mut self, now: Timestamp) -> HealthInfo {
+        let summary = self.planner.summary(now, &self.view);
+        HealthInfo {
+            survives: summary.survives,
+            unreadable: summary.unreadable,
+            endangered: summary.endangered,
+            mending: summary.mending,
+            queued: summary.queued,
+            waiting: summary
+                .waiting
+                .into_iter()
+                .map(|(cause, count)| (cause_name(cause).to_owned(), count))
+                .collect(),
+            repair_read: self.repair_read,
+            repair_written: self.repair_written,
+            damaged: self.damaged,
+        }
+    }
+
+    /// Every member, this node first.
+    pub(crate) fn nodes(&self, now: Timestamp) -> Vec<NodeInfo> {
+        let view = self.present_view(now);
+        let info = |(node, user): (NodeId, UserId)| {
+            let state = self.roster.state(node);
+            let presence = view.nodes[&node].presence;
+            NodeInfo {
+                id: node,
+                user,
+                status: match presence {
+                    Presence::Leaving => NodeStatus::Leaving,
+                    _ if node == self.me => NodeStatus::Here,
+                    Presence::Live => NodeStatus::Live,
+                    Presence::Away { .. } => NodeStatus::Away,
+                },
+                away_since: match presence {
+                    Presence::Away { since } => Some(since),
+                    _ => None,
+                },
+                zone: state.and_then(|state| state.zone.clone()),
+                capacity: state.map_or(ByteSize(0), |state| state.capacity),
+                used: state.map_or(ByteSize(0), |state| state.used),
+                addresses: state.map(|state| state.addresses.clone()).unwrap_or_default(),
+                version: state.map(|state| state.software.clone()).unwrap_or_default(),
+            }
+        };
+        let mut nodes: Vec<_> = self.roster.nodes().map(info).collect();
+        nodes.sort_by_key(|info| (info.id != self.me, info.id));
+        nodes
+    }
+
+    pub(crate) fn digest(&self) -> Hash {
+        self.roster.digest()
+    }
+
+    pub(crate) fn own_state(&self) -> Option<PoolRecord> {
+        self.roster.records().find(|record| matches!(record, PoolRecord::State(signed) if *signed.claimed_signer().as_bytes() == *self.me.as_bytes())).cloned()
+    }
+}
+
+fn is_full(state: &NodeState) -> bool {
+    state.used.0.saturating_mul(100) >= state.capacity.0.saturating_mul(FULL_PERCENT)
+}
+
+pub(crate) fn cause_name(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Grace => "grace",
+        Cause::NoDomain => "no-domain",
+        Cause::TooFewShards => "too-few-shards",
+        Cause::Retry => "retry",
+    }
+}

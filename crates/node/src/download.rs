@@ -1,0 +1,190 @@
+//! Getting: a manifest is walked, and a window of pieces is fetched ahead of the reader, each from any *k* of its holders.
+
+use crate::{
+    error::{NodeError, ShardsError},
+    shared::Shared,
+    stripes,
+};
+use bytes::Bytes;
+use potluck_dag::{Content, Part, Piece, Walk, stripe};
+use potluck_types::{StripeId, limits};
+use std::{
+    collections::VecDeque,
+    ops::Range,
+    sync::{Arc, Mutex},
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    task::JoinHandle,
+};
+
+/// Sealed pieces that were read lately: the small files of a pack are read one after the other.
+const CACHE_PIECES_MAX: usize = 8;
+
+#[derive(Default)]
+pub(crate) struct PieceCache(Mutex<VecDeque<(StripeId, Bytes)>>);
+
+impl PieceCache {
+    fn get(&self, stripe: StripeId) -> Option<Bytes> {
+        let pieces = self.0.lock().expect("never poisoned");
+        pieces
+            .iter()
+            .find(|(id, _)| *id == stripe)
+            .map(|(_, sealed)| sealed.clone())
+    }
+
+    fn put(&self, stripe: StripeId, sealed: Bytes) {
+        let mut pieces = self.0.lock().expect("never poisoned");
+        if pieces.len() >= CACHE_PIECES_MAX {
+            pieces.pop_front();
+        }
+        pieces.push_back((stripe, sealed));
+    }
+}
+
+/// The bytes of a file or of a range of it, in order.
+#[derive(Debug)]
+pub struct Download {
+    /// How many bytes will come.
+    pub len: u64,
+    bytes: mpsc::Receiver<Result<Bytes, NodeError>>,
+}
+
+impl Download {
+    /// The next bytes; `None` at the end. After an error there are no more.
+    pub async fn next(&mut self) -> Option<Result<Bytes, NodeError>> {
+        self.bytes.recv().await
+    }
+
+    /// All of them at once, for small files.
+    pub async fn read_to_end(mut self) -> Result<Vec<u8>, NodeError> {
+        let mut all = Vec::new();
+        while let Some(bytes) = self.next().await {
+            all.extend_from_slice(&bytes?);
+        }
+        Ok(all)
+    }
+
+    pub(crate) fn begin(shared: Arc<Shared>, content: Content, range: Range<u64>) -> Self {
+        let len = range.end - range.start;
+        let (sender, bytes) = mpsc::channel(2);
+        tokio::spawn(async move {
+            if let Err(error) = send_content(&shared, content, range, &sender).await {
+                let _ = sender.send(Err(error)).await;
+            }
+        });
+        Self { len, bytes }
+    }
+}
+
+type Sender = mpsc::Sender<Result<Bytes, NodeError>>;
+
+async fn send_content(
+    shared: &Arc<Shared>,
+    content: Content,
+    range: Range<u64>,
+    sender: &Sender,
+) -> Result<(), NodeError> {
+    let tree = match content {
+        Content::Inline(bytes) => {
+            let at = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+            let _ = sender.send(Ok(bytes.slice(at(range.start)..at(range.end)))).await;
+            return Ok(());
+        }
+        Content::Tree(tree) => tree,
+    };
+    // Large files read each piece once; only packs and nodes are worth keeping.
+    let cached = tree.depth() == 0;
+    let window = Arc::new(Semaphore::new(limits::READ_WINDOW_BYTES));
+    let (ahead_sender, mut ahead) = mpsc::channel::<JoinHandle<Result<(Bytes, OwnedSemaphorePermit), NodeError>>>(64);
+    let planner = tokio::spawn({
+        let shared = Arc::clone(shared);
+        async move {
+            let mut walk = Walk::new(tree, range);
+            while let Some(part) = walk.next() {
+                let Some(wanted) = part.data_range() else {
+                    let node = read_piece(&shared, part.tree.root(), 0..part.tree.root().len(), true).await?;
+                    walk.descend(&part, &node).map_err(|error| damaged(&part, &error))?;
+                    continue;
+                };
+                let piece = part.tree.root().clone();
+                let cost = u32::try_from(piece.sealed_len()).expect("a piece is smaller");
+                let permit = Arc::clone(&window)
+                    .acquire_many_owned(cost)
+                    .await
+                    .map_err(|_| NodeError::Stopping)?;
+                let shared = Arc::clone(&shared);
+                let fetch = tokio::spawn(async move {
+                    Ok((Bytes::from(read_piece(&shared, &piece, wanted, cached).await?), permit))
+                });
+                if ahead_sender.send(fetch).await.is_err() {
+                    break;
+                }
+            }
+            Ok::<_, NodeError>(())
+        }
+    });
+    while let Some(fetch) = ahead.recv().await {
+        let (bytes, _room) = fetch.await.map_err(|_| NodeError::Stopping)??;
+        if sender.send(Ok(bytes)).await.is_err() {
+            planner.abort();
+            return Ok(());
+        }
+    }
+    planner.await.map_err(|_| NodeError::Stopping)?
+}
+
+fn damaged(part: &Part, error: &dyn std::fmt::Display) -> NodeError {
+    ShardsError::Damaged {
+        stripe: part.tree.root().stripe(),
+        reason: error.to_string(),
+    }
+    .into()
+}
+
+/// Fetches and opens a range of a piece.
+async fn read_piece(
+    shared: &Arc<Shared>,
+    piece: &Piece,
+    range: Range<u32>,
+    cached: bool,
+) -> Result<Vec<u8>, NodeError> {
+    let stripe = piece.stripe();
+    let kept = if cached { shared.cache.get(stripe) } else { None };
+    let sealed = match kept {
+        Some(sealed) => sealed,
+        None => {
+            // A steward knows the holders; others know where they should be.
+            let known = shared.with_control(|control| control.holders(stripe));
+            let gathered = stripes::gather(shared, stripe, piece.geometry(), &known).await?;
+            let sealed = Shared::blocking(move || {
+                let descriptor = gathered.shards[0].descriptor().clone();
+                stripe::decode(&descriptor, &gathered.shards)
+            })
+            .await
+            .map_err(|error| ShardsError::Damaged {
+                stripe,
+                reason: error.to_string(),
+            })?;
+            if cached {
+                shared.cache.put(stripe, sealed.clone());
+            }
+            sealed
+        }
+    };
+    let piece = piece.clone();
+    let opened = Shared::blocking(move || {
+        if sealed.len() != piece.sealed_len() {
+            return piece.open(&sealed);
+        }
+        let part = piece.sealed_range(range.clone());
+        piece.open_range(&sealed[part], range)
+    });
+    opened.await.map_err(|error| {
+        ShardsError::Damaged {
+            stripe,
+            reason: error.to_string(),
+        }
+        .into()
+    })
+}

@@ -1,0 +1,278 @@
+//! Changes to the private space other than uploads: remove, rename, and looking things up.
+
+use crate::{
+    api::{Entry, Kind, Stat},
+    error::NodeError,
+    names::{self, Batch},
+    shared::Shared,
+    sweep,
+};
+use potluck_dag::Content;
+use potluck_spaces::{Change, DirId, File, FileId, Head, Kv, Name, OpId, Path, Tree, TreeError, Value};
+use potluck_types::{StripeId, from_canonical};
+use std::sync::Arc;
+
+/// Names that one step of a walk reads.
+const PAGE: usize = 256;
+/// Stripes in one part of the list of a file's stripes.
+const PART: usize = 256;
+
+/// One directory, in order, after a name.
+pub(crate) fn list(shared: &Shared, path: &Path, after: Option<&Name>, limit: usize) -> Result<Vec<Entry>, NodeError> {
+    let kv = shared.read()?;
+    let tree = Tree::of(shared.space);
+    let directory = tree.directory(&kv, path)?;
+    let listed = tree.list(&kv, directory, after, limit)?;
+    Ok(listed
+        .into_iter()
+        .filter_map(|listed| entry(listed.name, &listed.heads))
+        .collect())
+}
+
+/// What a person sees of a name.
+fn entry(name: Name, heads: &[Head]) -> Option<Entry> {
+    let values: Vec<&Head> = Head::distinct(heads).collect();
+    let latest = values.first()?;
+    let conflicts = u32::try_from(values.len() - 1).unwrap_or(u32::MAX);
+    Some(match &latest.value {
+        Value::File(file) => Entry {
+            name,
+            kind: Kind::File,
+            len: file.len,
+            modified: file.modified,
+            executable: file.executable,
+            conflicts,
+        },
+        Value::Directory(_) => Entry {
+            name,
+            kind: Kind::Directory,
+            len: 0,
+            modified: latest.clock,
+            executable: false,
+            conflicts,
+        },
+    })
+}
+
+/// A file or directory in detail.
+pub(crate) fn stat(shared: &Shared, path: &Path) -> Result<Stat, NodeError> {
+    let kv = shared.read()?;
+    let tree = Tree::of(shared.space);
+    let found = tree
+        .find(&kv, path)?
+        .ok_or_else(|| TreeError::IsADirectory(path.clone()))?;
+    let (_, name) = path.split().expect("what is found has a name");
+    let entry = entry(name.clone(), &found.heads).ok_or_else(|| TreeError::NotFound(path.clone()))?;
+    let (survives, stripes) = match &found.heads[0].value {
+        Value::File(file) => (file.survives, tree.stripes_of(&kv, file.id)?),
+        Value::Directory(_) => (0, Vec::new()),
+    };
+    Ok(Stat {
+        path: path.clone(),
+        entry,
+        survives,
+        stripes,
+    })
+}
+
+/// The file at a path, and where its content is.
+pub(crate) fn content(shared: &Shared, path: &Path) -> Result<(File, Content), NodeError> {
+    let kv = shared.read()?;
+    let found = Tree::of(shared.space).find(&kv, path)?;
+    match found
+        .and_then(|found| found.heads.into_iter().next())
+        .map(|head| head.value)
+    {
+        Some(Value::File(file)) => {
+            let content = from_canonical(&file.content).map_err(TreeError::from)?;
+            Ok((file, content))
+        }
+        _ => Err(TreeError::IsADirectory(path.clone()).into()),
+    }
+}
+
+/// Removes a file, or a directory with all that is in it. Gives the number of files.
+pub(crate) async fn remove(shared: &Arc<Shared>, path: &Path, recursive: bool) -> Result<u64, NodeError> {
+    let tree = Tree::of(shared.space);
+    let found = {
+        let kv = shared.read()?;
+        tree.find(&kv, path)?
+    };
+    let mut editor = Editor {
+        shared,
+        batch: Batch::default(),
+        unpinned: Vec::new(),
+        files: 0,
+    };
+    match &found {
+        Some(found) => {
+            for head in Head::distinct(&found.heads) {
+                if let Value::Directory(id) = head.value {
+                    if !recursive && !editor.is_empty(id)? {
+                        return Err(TreeError::IsADirectory(path.clone()).into());
+                    }
+                    editor.empty(id).await?;
+                }
+            }
+            let (_, name) = path.split().expect("what is found has a name");
+            editor.unset(found.parent, name, &found.heads).await?;
+        }
+        None if recursive => editor.empty(DirId::ROOT).await?,
+        None => return Err(TreeError::IsADirectory(path.clone()).into()),
+    }
+    editor.finish().await
+}
+
+/// A removal that goes on over many entries of the log.
+struct Editor<'a> {
+    shared: &'a Arc<Shared>,
+    batch: Batch,
+    unpinned: Vec<StripeId>,
+    files: u64,
+}
+
+impl Editor<'_> {
+    fn is_empty(&self, directory: DirId) -> Result<bool, NodeError> {
+        let kv = self.shared.read()?;
+        Ok(Tree::of(self.shared.space).list(&kv, directory, None, 1)?.is_empty())
+    }
+
+    /// Removes all that is in a directory, the deepest first.
+    async fn empty(&mut self, directory: DirId) -> Result<(), NodeError> {
+        let mut stack: Vec<(DirId, Option<Name>)> = vec![(directory, None)];
+        while let Some((current, after)) = stack.pop() {
+            let page = {
+                let kv = self.shared.read()?;
+                Tree::of(self.shared.space).list(&kv, current, after.as_ref(), PAGE)?
+            };
+            let Some(last) = page.last().map(|listed| listed.name.clone()) else {
+                continue;
+            };
+            stack.push((current, Some(last)));
+            for listed in page {
+                for head in &listed.heads {
+                    if let Value::Directory(id) = head.value {
+                        stack.push((id, None));
+                    }
+                }
+                self.unset(current, &listed.name, &listed.heads).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn unset(&mut self, parent: DirId, name: &Name, heads: &[Head]) -> Result<(), NodeError> {
+        {
+            let kv = self.shared.read()?;
+            for head in heads {
+                if let Value::File(file) = &head.value {
+                    self.files += 1;
+                    self.batch.unpins.extend(self.only_users(&kv, file.id)?);
+                }
+            }
+        }
+        self.batch.bytes += 100 + name.as_str().len() + 60 * heads.len();
+        let replaces = heads.iter().map(|head| head.op).collect();
+        self.batch.changes.push(Change::Set {
+            parent,
+            name: name.clone(),
+            value: None,
+            replaces,
+        });
+        if self.batch.is_full() {
+            self.write().await
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Stripes of a file that no other file uses.
+    fn only_users(&self, kv: &impl Kv, file: FileId) -> Result<Vec<StripeId>, NodeError> {
+        let tree = Tree::of(self.shared.space);
+        let mut only = Vec::new();
+        for stripe in tree.stripes_of(kv, file)? {
+            if !tree.is_used_beside(kv, stripe, file)? {
+                only.push(stripe);
+            }
+        }
+        Ok(only)
+    }
+
+    /// Writes what has gathered. Stripes that several files of it share are given up once the last of them is gone.
+    async fn write(&mut self) -> Result<(), NodeError> {
+        let batch = std::mem::take(&mut self.batch);
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.unpinned.extend(&batch.unpins);
+        names::write(self.shared, batch).await
+    }
+
+    async fn finish(mut self) -> Result<u64, NodeError> {
+        self.write().await?;
+        names::replicate(self.shared).await?;
+        if !self.unpinned.is_empty() {
+            sweep::announce(self.shared, std::mem::take(&mut self.unpinned));
+        }
+        Ok(self.files)
+    }
+}
+
+/// Gives a file or directory another name. A directory keeps its id, so however much is in it, nothing else changes.
+pub(crate) async fn rename(shared: &Arc<Shared>, from: &Path, to: &Path) -> Result<(), NodeError> {
+    if to.is_within(from) {
+        return Err(TreeError::IntoItself(to.clone()).into());
+    }
+    let batch = {
+        let kv = shared.read()?;
+        let tree = Tree::of(shared.space);
+        let found = tree.find(&kv, from)?.ok_or_else(|| TreeError::IntoItself(to.clone()))?;
+        let (parent_path, name) = to.split().ok_or_else(|| TreeError::Exists(to.clone()))?;
+        let parent = tree.directory(&kv, &parent_path)?;
+        if !tree.heads(&kv, parent, name)?.is_empty() {
+            return Err(TreeError::Exists(to.clone()).into());
+        }
+        let mut batch = Batch::default();
+        // All values move, conflicts included, each by a change of its own.
+        for head in Head::distinct(&found.heads) {
+            let value = match &head.value {
+                Value::Directory(id) => Value::Directory(*id),
+                Value::File(file) => Value::File(moved(shared, &kv, file, &mut batch)?),
+            };
+            let replaces: Vec<OpId> = Vec::new();
+            batch.changes.push(Change::Set {
+                parent,
+                name: name.clone(),
+                value: Some(value),
+                replaces,
+            });
+        }
+        let (_, old_name) = from.split().expect("what is found has a name");
+        let replaces = found.heads.iter().map(|head| head.op).collect();
+        batch.changes.push(Change::Set {
+            parent: found.parent,
+            name: old_name.clone(),
+            value: None,
+            replaces,
+        });
+        batch
+    };
+    names::write(shared, batch).await?;
+    names::replicate(shared).await
+}
+
+/// The same content as a version of its own: the old one lets go of its stripes when its name does.
+fn moved(shared: &Shared, kv: &impl Kv, file: &File, batch: &mut Batch) -> Result<File, NodeError> {
+    let id = FileId::generate(&*shared.entropy);
+    if file.uses.is_empty() {
+        let stripes = Tree::of(shared.space).stripes_of(kv, file.id)?;
+        for (part, stripes) in (0..).zip(stripes.chunks(PART)) {
+            batch.changes.push(Change::Uses {
+                file: id,
+                part,
+                stripes: stripes.to_vec(),
+            });
+        }
+    }
+    Ok(File { id, ..file.clone() })
+}

@@ -1,0 +1,271 @@
+//! What can go wrong, by what was asked for.
+
+use potluck_crypto::SignedError;
+use potluck_spaces::{AppendError, Path, TreeError};
+use potluck_types::{CodecError, StripeId};
+use std::{io, path::PathBuf};
+
+/// Why a record of the pool is not taken.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordError {
+    /// It is no record.
+    #[error("the record is unreadable")]
+    Codec(#[from] CodecError),
+    /// It is not signed as it must be.
+    #[error(transparent)]
+    Signed(#[from] SignedError),
+    /// It belongs to another pool.
+    #[error("the record is of another pool")]
+    OtherPool,
+    /// Its signer is not (yet) known to be a member.
+    #[error("the record's signer is not known as a member")]
+    UnknownSigner,
+    /// It claims another person's node.
+    #[error("the record claims a node that is another person's")]
+    NotTheirs,
+    /// It is of a later version, or out of bounds.
+    #[error("the record is of a later version, or out of bounds")]
+    Version,
+    /// The pool has as many nodes as it may have.
+    #[error("the pool has as many nodes as it may have")]
+    TooMany,
+}
+
+/// Why a home cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HomeError {
+    /// Another node runs on it.
+    #[error("another potluck runs on {home}")]
+    Locked {
+        /// The home.
+        home: PathBuf,
+    },
+    /// It holds no pool yet.
+    #[error("{home} belongs to no pool")]
+    Empty {
+        /// The home.
+        home: PathBuf,
+    },
+    /// It holds a pool already.
+    #[error("{home} belongs to the pool `{pool}` already")]
+    Occupied {
+        /// The home.
+        home: PathBuf,
+        /// The pool's name.
+        pool: String,
+    },
+    /// A key file can be read by others.
+    #[error("{file} can be read by other users of this machine")]
+    Exposed {
+        /// The file.
+        file: PathBuf,
+    },
+    /// A file is not what it should be.
+    #[error("{file} is damaged: {reason}")]
+    Damaged {
+        /// The file.
+        file: PathBuf,
+        /// In which way.
+        reason: String,
+    },
+    /// The operating system refuses.
+    #[error("{action} {file}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        file: PathBuf,
+        /// What it says.
+        source: io::Error,
+    },
+}
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The home.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// The metadata database.
+    #[error(transparent)]
+    Meta(#[from] MetaError),
+    /// The shard store.
+    #[error("the shard store does not open: {0}")]
+    Store(#[from] potluck_store::OpenError),
+    /// The network.
+    #[error(transparent)]
+    Network(#[from] potluck_net::StartError),
+    /// A record.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// An address in the configuration.
+    #[error(transparent)]
+    Address(#[from] potluck_net::ParseAddressError),
+    /// The pool's name is unusable.
+    #[error("`{0}` is not a name for a pool: use 1 to 64 bytes without control characters")]
+    PoolName(String),
+}
+
+/// Why a node cannot join a pool.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// The ticket.
+    #[error(transparent)]
+    Ticket(#[from] potluck_crypto::ParseTicketError),
+    /// The recovery kit.
+    #[error(transparent)]
+    Kit(#[from] potluck_crypto::KitError),
+    /// The node itself.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// It ended.
+    #[error("the ticket expired on {0}")]
+    Expired(potluck_types::Timestamp),
+    /// No member answers.
+    #[error("no member of the pool `{pool}` can be reached: {reason}")]
+    Unreachable {
+        /// The pool's name.
+        pool: String,
+        /// What was tried.
+        reason: String,
+    },
+    /// A member answers, and says no.
+    #[error("the pool `{pool}` does not let this node in: {refusal}")]
+    Refused {
+        /// The pool's name.
+        pool: String,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// A member answers nonsense.
+    #[error("the member that was asked gave an answer that makes no sense: {0}")]
+    Nonsense(String),
+}
+
+/// Why a member says no.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error, serde::Serialize, serde::Deserialize)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The ticket was used as often as it may be.
+    #[error("the ticket has been used already")]
+    Used,
+    /// The ticket ended.
+    #[error("the ticket has expired")]
+    Expired,
+    /// The member never made this ticket.
+    #[error("the ticket is not known there: it was made by another node, or withdrawn")]
+    UnknownTicket,
+    /// The ticket or kit is for another pool.
+    #[error("it is for another pool")]
+    OtherPool,
+    /// The person is no member.
+    #[error("the person is not a member")]
+    NotAMember,
+    /// The pool is full.
+    #[error("the pool has as many nodes as it may have")]
+    TooMany,
+}
+
+/// Why the metadata database fails.
+#[derive(Debug, thiserror::Error)]
+#[error("the metadata database fails ({action}): {source}")]
+pub struct MetaError {
+    /// What was tried.
+    pub action: &'static str,
+    /// What it says.
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// Why a stripe cannot be stored or fetched.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum ShardsError {
+    /// Too few nodes took a shard.
+    #[error("only {stored} of {wanted} shards could be stored, in too few failure domains: {reason}")]
+    TooFewDomains {
+        /// Shards stored.
+        stored: u8,
+        /// Shards that were to be.
+        wanted: u8,
+        /// What the last node that refused said.
+        reason: String,
+    },
+    /// Too few shards answer.
+    #[error("stripe {} cannot be read now: {have} of the {need} shards that it needs answer", .stripe.short())]
+    Unreadable {
+        /// The stripe.
+        stripe: StripeId,
+        /// Shards at hand.
+        have: u8,
+        /// Shards needed.
+        need: u8,
+    },
+    /// What was fetched does not decode: the reference to it is wrong.
+    #[error("stripe {} does not open: {reason}", .stripe.short())]
+    Damaged {
+        /// The stripe.
+        stripe: StripeId,
+        /// In which way.
+        reason: String,
+    },
+}
+
+/// Why a request of a person fails.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// No such file, a directory instead of a file, and so on.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// Something in the log.
+    #[error(transparent)]
+    Log(#[from] AppendError),
+    /// The metadata database.
+    #[error(transparent)]
+    Meta(#[from] MetaError),
+    /// The data.
+    #[error(transparent)]
+    Shards(#[from] ShardsError),
+    /// More was asked for than the pool can give.
+    #[error(transparent)]
+    Geometry(#[from] potluck_placement::GeometryError),
+    /// The directory entry could not be made durable on enough nodes.
+    #[error("the names could be stored on {stored} of {wanted} nodes only")]
+    TooFewCustodians {
+        /// Nodes that have it.
+        stored: usize,
+        /// Nodes that should.
+        wanted: usize,
+    },
+    /// The source of the bytes fails.
+    #[error("reading {path}: {source}")]
+    Source {
+        /// For which file.
+        path: Path,
+        /// What it says.
+        source: io::Error,
+    },
+    /// The range is outside the file.
+    #[error("the range starts at {start}, and {path} has {len} bytes")]
+    Range {
+        /// Of which file.
+        path: Path,
+        /// Its length.
+        len: u64,
+        /// Where the range starts.
+        start: u64,
+    },
+    /// The recovery kit cannot be made.
+    #[error(transparent)]
+    Kit(#[from] potluck_crypto::KitError),
+    /// The shard store.
+    #[error("the shard store fails: {0}")]
+    Store(String),
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    Stopping,
+}

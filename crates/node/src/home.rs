@@ -1,0 +1,188 @@
+//! The home: the folder of one node. Keys are files of their own, readable by their owner only; one process runs on it at a time.
+//!
+//! ```text
+//! lock       held while a node runs
+//! node.key   the node's secret key      user.key   the person's
+//! meta.redb  records, names, tickets    store/     shards
+//! ```
+
+use crate::error::HomeError;
+use potluck_crypto::SigningKey;
+use potluck_types::Entropy;
+use rustix::fs::{FlockOperation, flock};
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+use zeroize::Zeroizing;
+
+const NODE_KEY: &str = "node.key";
+const USER_KEY: &str = "user.key";
+const META: &str = "meta.redb";
+const KEY_PREFIX: &str = "potluck-secret-key-1 ";
+
+/// A home that no other process uses.
+#[derive(Debug)]
+pub(crate) struct Home {
+    path: PathBuf,
+    _lock: File,
+}
+
+fn failed(action: &'static str, file: &Path) -> impl FnOnce(io::Error) -> HomeError {
+    let file = file.to_owned();
+    move |source| HomeError::Io { action, file, source }
+}
+
+impl Home {
+    /// Takes a home, and makes its folder if there is none.
+    pub(crate) fn take(path: &Path) -> Result<Self, HomeError> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(failed("cannot make", path))?;
+        let lock_path = path.join("lock");
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&lock_path)
+            .map_err(failed("cannot open", &lock_path))?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self {
+                path: path.to_owned(),
+                _lock: lock,
+            }),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(HomeError::Locked { home: path.to_owned() }),
+            Err(error) => Err(failed("cannot lock", &lock_path)(error.into())),
+        }
+    }
+
+    /// Whether a pool was made or joined here.
+    pub(crate) fn has_pool(path: &Path) -> bool {
+        path.join(META).exists() && path.join(NODE_KEY).exists() && path.join(USER_KEY).exists()
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn meta_path(&self) -> PathBuf {
+        self.path.join(META)
+    }
+
+    pub(crate) fn store_path(&self) -> PathBuf {
+        self.path.join("store")
+    }
+
+    /// The node's key; made when there is none.
+    pub(crate) fn node_key(&self, entropy: &dyn Entropy) -> Result<SigningKey, HomeError> {
+        self.key(NODE_KEY, entropy)
+    }
+
+    /// The person's key; made when there is none.
+    pub(crate) fn user_key(&self, entropy: &dyn Entropy) -> Result<SigningKey, HomeError> {
+        self.key(USER_KEY, entropy)
+    }
+
+    fn key(&self, name: &str, entropy: &dyn Entropy) -> Result<SigningKey, HomeError> {
+        let file = self.path.join(name);
+        if !file.exists() {
+            self.write_key(name, &SigningKey::generate(entropy))?;
+        }
+        read_key(&file)
+    }
+
+    /// Makes this the person's key, in place of one that was never used.
+    pub(crate) fn set_user_key(&self, key: &SigningKey) -> Result<(), HomeError> {
+        self.write_key(USER_KEY, key)
+    }
+
+    /// Written beside, synced, and renamed: there is a whole key or none.
+    fn write_key(&self, name: &str, key: &SigningKey) -> Result<(), HomeError> {
+        let (file, beside) = (self.path.join(name), self.path.join(format!("{name}.new")));
+        let text = Zeroizing::new(format!("{KEY_PREFIX}{}\n", &*hex(key.seed())));
+        let write = || -> io::Result<()> {
+            let mut out = OpenOptions::new()
+                .create(true)
+                .truncate(true)
+                .write(true)
+                .mode(0o600)
+                .open(&beside)?;
+            out.write_all(text.as_bytes())?;
+            out.sync_all()?;
+            fs::rename(&beside, &file)?;
+            File::open(&self.path)?.sync_all()
+        };
+        write().map_err(failed("cannot write", &file))
+    }
+}
+
+fn read_key(file: &Path) -> Result<SigningKey, HomeError> {
+    let read = failed("cannot read", file);
+    let mut text = Zeroizing::new(String::new());
+    let mut open = || -> io::Result<u32> {
+        let mut source = File::open(file)?;
+        let mode = source.metadata()?.permissions().mode();
+        Read::take(&mut source, 1024).read_to_string(&mut text)?;
+        Ok(mode)
+    };
+    let mode = open().map_err(read)?;
+    if mode & 0o077 != 0 {
+        return Err(HomeError::Exposed { file: file.to_owned() });
+    }
+    let seed = text.trim_end().strip_prefix(KEY_PREFIX).and_then(unhex);
+    seed.map(|seed| SigningKey::from_seed(&seed))
+        .ok_or_else(|| HomeError::Damaged {
+            file: file.to_owned(),
+            reason: "it is no key that this program wrote".to_owned(),
+        })
+}
+
+fn hex(bytes: &[u8; 32]) -> Zeroizing<String> {
+    let mut text = Zeroizing::new(String::with_capacity(64));
+    for byte in bytes {
+        for digit in [byte >> 4, byte & 15] {
+            text.push(char::from_digit(digit.into(), 16).expect("a digit below 16"));
+        }
+    }
+    text
+}
+
+fn unhex(text: &str) -> Option<Zeroizing<[u8; 32]>> {
+    let digits: Option<Zeroizing<Vec<u8>>> = text
+        .chars()
+        .map(|digit| digit.to_digit(16).and_then(|d| u8::try_from(d).ok()))
+        .collect::<Option<Vec<_>>>()
+        .map(Zeroizing::new);
+    let digits = digits.filter(|digits| digits.len() == 64)?;
+    let mut bytes = Zeroizing::new([0; 32]);
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
+        *byte = pair[0] << 4 | pair[1];
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use potluck_types::SystemEntropy;
+
+    #[test]
+    fn keys_are_made_once_and_guarded() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::take(folder.path()).unwrap();
+        let key = home.node_key(&SystemEntropy).unwrap();
+        assert_eq!(home.node_key(&SystemEntropy).unwrap().node_id(), key.node_id());
+        assert!(matches!(Home::take(folder.path()), Err(HomeError::Locked { .. })));
+        let file = folder.path().join(NODE_KEY);
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(matches!(home.node_key(&SystemEntropy), Err(HomeError::Exposed { .. })));
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(&file, "not a key").unwrap();
+        assert!(matches!(home.node_key(&SystemEntropy), Err(HomeError::Damaged { .. })));
+    }
+}

@@ -1,0 +1,177 @@
+//! Mending a stripe as its steward: fetch what is at hand, make what is missing, store it where it belongs; or drop copies
+//! that are no longer needed.
+
+use crate::{
+    control::Event,
+    error::ShardsError,
+    protocol::{ShardReply, ShardRequest},
+    shared::Shared,
+    stripes,
+};
+use bytes::Bytes;
+use potluck_dag::stripe;
+use potluck_placement::{Mend, Outcome};
+use potluck_types::{NodeId, Shard, ShardId, SpaceId};
+use std::sync::Arc;
+
+/// What a mend moved, in bytes of payload.
+#[derive(Default)]
+struct Traffic {
+    read: u64,
+    written: u64,
+}
+
+/// Does it, and tells the core how it ended.
+pub(crate) async fn mend(shared: Arc<Shared>, mend: Mend) {
+    let mut traffic = Traffic::default();
+    let outcome = if mend.place.is_empty() {
+        drop_surplus(&shared, &mend).await
+    } else {
+        place(&shared, &mend, &mut traffic).await
+    };
+    let outcome = match outcome {
+        Ok(()) => Outcome::Done,
+        Err(error) => {
+            tracing::info!(stripe = %mend.stripe.short(), error, "a repair did not succeed and will be tried again");
+            Outcome::Failed
+        }
+    };
+    shared.tell(Event::Mended {
+        stripe: mend.stripe,
+        outcome,
+        read: traffic.read,
+        written: traffic.written,
+    });
+}
+
+async fn place(shared: &Arc<Shared>, mend: &Mend, traffic: &mut Traffic) -> Result<(), String> {
+    let (shards, space) = wanted_shards(shared, mend, traffic)
+        .await
+        .map_err(|error| error.to_string())?;
+    let puts = mend.place.iter().map(|(index, node)| {
+        let shard = shards.iter().find(|shard| shard.id().index == *index).cloned();
+        async move {
+            let shard = shard.ok_or("the shard was not made")?;
+            let (descriptor, len) = (shard.descriptor().to_bytes(), shard.payload().len() as u64);
+            stripes::put_shard(shared, *node, space, descriptor.into(), shard)
+                .await
+                .map(|()| len)
+        }
+    });
+    let mut failed = None;
+    for outcome in futures::future::join_all(puts).await {
+        match outcome {
+            Ok(len) => traffic.written += len,
+            Err(error) => failed = Some(error),
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+/// The shards to place: copies where each has a source, made from any *k* others where not.
+async fn wanted_shards(
+    shared: &Arc<Shared>,
+    mend: &Mend,
+    traffic: &mut Traffic,
+) -> Result<(Vec<Shard>, SpaceId), ShardsError> {
+    let wanted: Vec<u8> = mend.place.iter().map(|(index, _)| *index).collect();
+    let mut copies = Vec::new();
+    for index in &wanted {
+        match copy(shared, mend, *index).await {
+            Some((shard, space, fetched)) => {
+                traffic.read += fetched;
+                copies.push((shard, space));
+            }
+            None => break,
+        }
+    }
+    if copies.len() == wanted.len()
+        && let Some((_, space)) = copies.first()
+    {
+        let space = *space;
+        return Ok((copies.into_iter().map(|(shard, _)| shard).collect(), space));
+    }
+    let gathered = stripes::gather(shared, mend.stripe, mend.geometry, &mend.sources).await?;
+    traffic.read += gathered.fetched;
+    let damaged = |reason: String| ShardsError::Damaged {
+        stripe: mend.stripe,
+        reason,
+    };
+    let space = gathered
+        .space
+        .ok_or_else(|| damaged("no holder says which space it is of".to_owned()))?;
+    let made = Shared::blocking(move || {
+        let descriptor = gathered.shards[0].descriptor().clone();
+        stripe::rebuild(&descriptor, &gathered.shards, &wanted)
+    })
+    .await
+    .map_err(|error| damaged(error.to_string()))?;
+    Ok((made, space))
+}
+
+/// A shard that some node has already: a move, or the drain of a node that leaves.
+async fn copy(shared: &Arc<Shared>, mend: &Mend, index: u8) -> Option<(Shard, SpaceId, u64)> {
+    let id = ShardId {
+        stripe: mend.stripe,
+        index,
+    };
+    for (node, held) in &mend.sources {
+        if *held != index {
+            continue;
+        }
+        if *node == shared.me() {
+            if let Some((shard, space)) = stripes::local_shard(shared, id).await {
+                return Some((shard, space, 0));
+            }
+        } else if let Ok((shard, space)) = stripes::fetch_shard(shared, *node, id).await.1 {
+            let fetched = shard.payload().len() as u64;
+            return Some((shard, space, fetched));
+        }
+    }
+    None
+}
+
+async fn drop_surplus(shared: &Arc<Shared>, mend: &Mend) -> Result<(), String> {
+    for (node, index) in &mend.surplus {
+        drop_shard(
+            shared,
+            *node,
+            ShardId {
+                stripe: mend.stripe,
+                index: *index,
+            },
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+async fn drop_shard(shared: &Arc<Shared>, node: NodeId, shard: ShardId) -> Result<(), String> {
+    if node == shared.me() {
+        return discard(shared, vec![shard]).await;
+    }
+    match shared.ask_shard(node, &ShardRequest::Drop(shard), Bytes::new()).await {
+        Ok((ShardReply::Dropped, _)) => {
+            // Its own report follows; until then the planner must not count on it.
+            shared.tell(Event::Reported {
+                from: node,
+                first: false,
+                shards: Vec::new(),
+                gone: vec![shard],
+            });
+            Ok(())
+        }
+        Ok((other, _)) => Err(format!("node {} answered {other:?}", node.short())),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Deletes shards of this node, durably, and reports that they are gone.
+pub(crate) async fn discard(shared: &Arc<Shared>, shards: Vec<ShardId>) -> Result<(), String> {
+    let (store, ids) = (shared.store.clone(), shards.clone());
+    Shared::blocking(move || store.delete(&ids))
+        .await
+        .map_err(|error| error.to_string())?;
+    shared.tell(Event::Gone(shards));
+    Ok(())
+}

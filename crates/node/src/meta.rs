@@ -1,0 +1,300 @@
+//! The metadata database of a node: records of the pool, tickets, the tables of spaces, and what the private space has stored already.
+
+use crate::{error::MetaError, records::PoolRecord};
+use potluck_spaces::{Kv, KvError, Table};
+use potluck_types::{Hash, NodeId, Timestamp, from_canonical, to_canonical};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+type Bytes = &'static [u8];
+
+const RECORDS: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("records");
+const INVITES: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("invites");
+const SETTINGS: TableDefinition<'_, &'static str, Bytes> = TableDefinition::new("settings");
+const DEDUP: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("dedup");
+
+/// The version of the tables' layout.
+const VERSION: u32 = 1;
+/// Pages that stay in memory. The hot part of the index of a million files fits.
+const CACHE_BYTES: usize = 16 << 20;
+
+const fn space_table(table: Table) -> TableDefinition<'static, Bytes, Bytes> {
+    TableDefinition::new(match table {
+        Table::Log => "space-log",
+        Table::Frontier => "space-frontier",
+        Table::Registers => "space-registers",
+        Table::Replaced => "space-replaced",
+        Table::Directories => "space-directories",
+        Table::Uses => "space-uses",
+        Table::Users => "space-users",
+        Table::Pins => "space-pins",
+    })
+}
+
+/// An invitation that this node made.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Invite {
+    pub(crate) expires: Timestamp,
+    pub(crate) uses_left: u32,
+    pub(crate) mine: bool,
+    /// Who used it: the same node may ask again when the answer was lost.
+    pub(crate) used_by: Vec<NodeId>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Meta(Database);
+
+fn failed<E: std::error::Error + Send + Sync + 'static>(action: &'static str) -> impl FnOnce(E) -> MetaError {
+    move |source| MetaError {
+        action,
+        source: Box::new(source),
+    }
+}
+
+fn boxed(action: &'static str) -> impl FnOnce(KvError) -> MetaError {
+    move |source| MetaError { action, source }
+}
+
+impl Meta {
+    /// Opens the database, or makes it.
+    pub(crate) fn open(path: &Path) -> Result<Self, MetaError> {
+        let database = Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .create(path)
+            .map_err(failed("opening"))?;
+        let meta = Self(database);
+        let found = meta.setting::<u32>("version")?;
+        if let Some(version) = found.filter(|version| *version > VERSION) {
+            let text = format!("it has version {version}, and this program knows up to {VERSION}: update it");
+            return Err(MetaError {
+                action: "opening",
+                source: text.into(),
+            });
+        }
+        if found.is_none() {
+            meta.set_setting("version", &VERSION)?;
+        }
+        Ok(meta)
+    }
+
+    pub(crate) fn setting<T: Serialize + serde::de::DeserializeOwned>(
+        &self,
+        name: &'static str,
+    ) -> Result<Option<T>, MetaError> {
+        let transaction = self.0.begin_read().map_err(failed("reading"))?;
+        let table = match transaction.open_table(SETTINGS) {
+            Ok(table) => table,
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+            Err(error) => return Err(failed("reading")(error)),
+        };
+        let value = table.get(name).map_err(failed("reading"))?;
+        value
+            .map(|value| from_canonical(value.value()).map_err(failed("reading")))
+            .transpose()
+    }
+
+    pub(crate) fn set_setting<T: Serialize>(&self, name: &'static str, value: &T) -> Result<(), MetaError> {
+        let transaction = self.0.begin_write().map_err(failed("writing"))?;
+        {
+            // All tables are made with the first write, so that readers find them.
+            for table in Table::ALL {
+                transaction.open_table(space_table(table)).map_err(failed("writing"))?;
+            }
+            for table in [RECORDS, INVITES, DEDUP] {
+                transaction.open_table(table).map_err(failed("writing"))?;
+            }
+            let mut table = transaction.open_table(SETTINGS).map_err(failed("writing"))?;
+            table.insert(name, &*to_canonical(value)).map_err(failed("writing"))?;
+        }
+        transaction.commit().map_err(failed("committing"))
+    }
+
+    /// The records of the pool, in no order.
+    pub(crate) fn records(&self) -> Result<Vec<PoolRecord>, MetaError> {
+        let transaction = self.0.begin_read().map_err(failed("reading"))?;
+        let table = transaction.open_table(RECORDS).map_err(failed("reading"))?;
+        let rows = table.iter().map_err(failed("reading"))?;
+        rows.map(|row| {
+            let (_, record) = row.map_err(failed("reading"))?;
+            from_canonical(record.value()).map_err(failed("reading"))
+        })
+        .collect()
+    }
+
+    /// Makes these the records of the pool.
+    pub(crate) fn set_records<'a>(&self, records: impl Iterator<Item = &'a PoolRecord>) -> Result<(), MetaError> {
+        let transaction = self.0.begin_write().map_err(failed("writing"))?;
+        transaction.delete_table(RECORDS).map_err(failed("writing"))?;
+        {
+            let mut table = transaction.open_table(RECORDS).map_err(failed("writing"))?;
+            for record in records {
+                let bytes = record.to_bytes();
+                table
+                    .insert(&Hash::of(&bytes).as_bytes()[..], &*bytes)
+                    .map_err(failed("writing"))?;
+            }
+        }
+        transaction.commit().map_err(failed("committing"))
+    }
+
+    /// Reads and writes an invitation in one transaction.
+    pub(crate) fn with_invite<R>(
+        &self,
+        secret_hash: Hash,
+        change: impl FnOnce(&mut Option<Invite>) -> R,
+    ) -> Result<R, MetaError> {
+        let transaction = self.0.begin_write().map_err(failed("writing"))?;
+        let result = {
+            let mut table = transaction.open_table(INVITES).map_err(failed("writing"))?;
+            let key = &secret_hash.as_bytes()[..];
+            let mut invite: Option<Invite> = match table.get(key).map_err(failed("reading"))? {
+                Some(value) => Some(from_canonical(value.value()).map_err(failed("reading"))?),
+                None => None,
+            };
+            let result = change(&mut invite);
+            match invite {
+                Some(invite) => table.insert(key, &*to_canonical(&invite)).map_err(failed("writing"))?,
+                None => table.remove(key).map_err(failed("writing"))?,
+            };
+            result
+        };
+        transaction.commit().map_err(failed("committing"))?;
+        Ok(result)
+    }
+
+    /// Reads the tables of spaces.
+    pub(crate) fn read(&self) -> Result<ReadKv, MetaError> {
+        let transaction = self.0.begin_read().map_err(failed("reading"))?;
+        let open = |table| transaction.open_table(space_table(table)).map_err(failed("reading"));
+        let tables = Table::ALL.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        let dedup = transaction.open_table(DEDUP).map_err(failed("reading"))?;
+        Ok(ReadKv { tables, dedup })
+    }
+
+    /// Changes the tables of spaces: all of it, or nothing when `change` fails. Durable when this returns.
+    pub(crate) fn write<R, E: From<MetaError>>(
+        &self,
+        change: impl FnOnce(&mut WriteKv<'_>) -> Result<R, E>,
+    ) -> Result<R, E> {
+        let transaction = self.0.begin_write().map_err(failed("writing"))?;
+        let result = {
+            let open = |table| transaction.open_table(space_table(table)).map_err(failed("writing"));
+            let tables = Table::ALL.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
+            let dedup = transaction.open_table(DEDUP).map_err(failed("writing"))?;
+            change(&mut WriteKv { tables, dedup })
+        };
+        match result {
+            Ok(result) => {
+                transaction.commit().map_err(failed("committing"))?;
+                Ok(result)
+            }
+            Err(error) => {
+                transaction.abort().map_err(failed("aborting"))?;
+                Err(error)
+            }
+        }
+    }
+}
+
+fn at(table: Table) -> usize {
+    Table::ALL
+        .iter()
+        .position(|other| *other == table)
+        .expect("all tables are listed")
+}
+
+fn get(table: &impl ReadableTable<Bytes, Bytes>, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+    Ok(table.get(key)?.map(|value| value.value().to_vec()))
+}
+
+type Rows = Vec<(Vec<u8>, Vec<u8>)>;
+
+fn scan(
+    table: &impl ReadableTable<Bytes, Bytes>,
+    prefix: &[u8],
+    after: Option<&[u8]>,
+    limit: usize,
+) -> Result<Rows, KvError> {
+    use std::ops::Bound::{Excluded, Included, Unbounded};
+    let start = after
+        .filter(|after| *after >= prefix)
+        .map_or(Included(prefix), Excluded);
+    let mut rows = Vec::new();
+    for row in table.range::<&[u8]>((start, Unbounded))? {
+        let (key, value) = row?;
+        if rows.len() >= limit || !key.value().starts_with(prefix) {
+            break;
+        }
+        rows.push((key.value().to_vec(), value.value().to_vec()));
+    }
+    Ok(rows)
+}
+
+/// A snapshot of the tables of spaces.
+pub(crate) struct ReadKv {
+    tables: Vec<redb::ReadOnlyTable<Bytes, Bytes>>,
+    dedup: redb::ReadOnlyTable<Bytes, Bytes>,
+}
+
+impl ReadKv {
+    /// What was stored for a chunk with this fingerprint.
+    pub(crate) fn stored(&self, fingerprint: &[u8]) -> Result<Option<Vec<u8>>, MetaError> {
+        get(&self.dedup, fingerprint).map_err(boxed("reading"))
+    }
+}
+
+impl Kv for ReadKv {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+        get(&self.tables[at(table)], key)
+    }
+
+    fn put(&mut self, _: Table, _: &[u8], _: &[u8]) -> Result<(), KvError> {
+        Err("a snapshot cannot be changed".into())
+    }
+
+    fn delete(&mut self, _: Table, _: &[u8]) -> Result<(), KvError> {
+        Err("a snapshot cannot be changed".into())
+    }
+
+    fn scan(&self, table: Table, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Rows, KvError> {
+        scan(&self.tables[at(table)], prefix, after, limit)
+    }
+}
+
+/// A transaction over the tables of spaces.
+pub(crate) struct WriteKv<'t> {
+    tables: Vec<redb::Table<'t, Bytes, Bytes>>,
+    dedup: redb::Table<'t, Bytes, Bytes>,
+}
+
+impl WriteKv<'_> {
+    /// Remembers what was stored for a chunk with this fingerprint.
+    pub(crate) fn set_stored(&mut self, fingerprint: &[u8], piece: &[u8]) -> Result<(), MetaError> {
+        self.dedup
+            .insert(fingerprint, piece)
+            .map(drop)
+            .map_err(failed("writing"))
+    }
+}
+
+impl Kv for WriteKv<'_> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+        get(&self.tables[at(table)], key)
+    }
+
+    fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), KvError> {
+        self.tables[at(table)].insert(key, value)?;
+        Ok(())
+    }
+
+    fn delete(&mut self, table: Table, key: &[u8]) -> Result<(), KvError> {
+        self.tables[at(table)].remove(key)?;
+        Ok(())
+    }
+
+    fn scan(&self, table: Table, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Rows, KvError> {
+        scan(&self.tables[at(table)], prefix, after, limit)
+    }
+}

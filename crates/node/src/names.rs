@@ -1,0 +1,296 @@
+//! The private space: changing it, and keeping its log on enough nodes.
+
+use crate::{
+    error::{MetaError, NodeError},
+    meta::WriteKv,
+    protocol::{PoolReply, PoolRequest},
+    shared::Shared,
+};
+use potluck_crypto::Signed;
+use potluck_placement::{View, default_survive, rank};
+use potluck_spaces::{Append, AppendError, Body, Change, Entry, Frontier, Kv, Log, Table, Tree};
+use potluck_types::{Hash, NodeId, SpaceId, StripeId, UserId, limits};
+use serde_bytes::ByteBuf;
+use std::{collections::BTreeSet, sync::Arc};
+
+/// What goes into one entry: the changes, the public pins, and what to remember for chunks seen again.
+#[derive(Default, Debug)]
+pub(crate) struct Batch {
+    pub(crate) changes: Vec<Change>,
+    pub(crate) pins: Vec<StripeId>,
+    pub(crate) unpins: Vec<StripeId>,
+    pub(crate) dedup: Vec<([u8; 32], Vec<u8>)>,
+    /// About how many bytes the changes take once encoded.
+    pub(crate) bytes: usize,
+}
+
+impl Batch {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.pins.is_empty() && self.unpins.is_empty()
+    }
+
+    /// Whether it should be written now: the next addition may not fit an entry.
+    pub(crate) fn is_full(&self) -> bool {
+        self.bytes >= BATCH_BYTES || self.pins.len() + self.unpins.len() >= BATCH_PINS
+    }
+}
+
+/// An entry holds this much of changes and pins, and what is added before [`Batch::is_full`] is asked again.
+const BATCH_BYTES: usize = 40 << 10;
+const BATCH_PINS: usize = 512;
+
+const _: () = assert!(2 * BATCH_BYTES + 2 * BATCH_PINS * 40 <= limits::ENTRY_BYTES_MAX);
+
+/// The private space of a person: everyone can tell whose it is, and nobody what is in it.
+pub(crate) fn private_space(user: UserId) -> SpaceId {
+    SpaceId::from_bytes(*Hash::of(&[&b"potluck private space 1"[..], user.as_bytes()].concat()).as_bytes())
+}
+
+/// The nodes that keep a space's log: the first *f* + 1 in its order that count, in distinct domains.
+pub(crate) fn custodians(space: SpaceId, view: &View) -> Vec<NodeId> {
+    let mut domains = BTreeSet::new();
+    let order = rank(StripeId::from_bytes(*space.as_bytes()), view);
+    let all: Vec<_> = order
+        .into_iter()
+        .filter(|node| view.counts(*node) && domains.insert(view.domain(*node)))
+        .collect();
+    let copies = usize::from(default_survive(view.nodes.len())) + 1;
+    all.into_iter().take(copies).collect()
+}
+
+/// Writes a batch as the next entry of this device, durably here. [`replicate`] makes it durable elsewhere.
+pub(crate) async fn write(shared: &Arc<Shared>, batch: Batch) -> Result<(), NodeError> {
+    let _one_at_a_time = shared.names.lock().await;
+    let task = Arc::clone(shared);
+    Shared::blocking(move || {
+        task.meta.write(|kv| {
+            let log = Log::of(task.space);
+            let sealed = Tree::of(task.space).seal(&task.space_key, &batch.changes, &*task.entropy);
+            let body = Body {
+                pins: batch.pins,
+                unpins: batch.unpins,
+                sealed,
+            };
+            let entry = log.next_entry(kv, &task.node_key, task.now(), body)?;
+            take(&task, kv, &entry)?;
+            for (fingerprint, piece) in &batch.dedup {
+                kv.set_stored(fingerprint, piece)?;
+            }
+            Ok(())
+        })
+    })
+    .await
+}
+
+/// Takes one entry of the private space: appends it, and applies it to the tree.
+fn take(shared: &Shared, kv: &mut WriteKv<'_>, signed: &Signed<Entry>) -> Result<Append, NodeError> {
+    let (append, entry, device) = Log::of(shared.space).append(kv, signed)?;
+    if append == Append::New {
+        Tree::of(shared.space).apply(kv, &shared.space_key, device, &entry)?;
+    }
+    Ok(append)
+}
+
+/// Takes entries of any space that a peer sends, as custodian or as another device of the same person. Durable when
+/// this returns. Gives the stripes that they unpin.
+pub(crate) async fn take_entries(
+    shared: &Arc<Shared>,
+    space: SpaceId,
+    entries: Vec<ByteBuf>,
+) -> Result<Vec<StripeId>, NodeError> {
+    let task = Arc::clone(shared);
+    Shared::blocking(move || {
+        task.meta.write(|kv| {
+            let mut unpinned = Vec::new();
+            for bytes in &entries {
+                let signed = Signed::<Entry>::from_bytes(bytes).map_err(AppendError::from)?;
+                let device = NodeId::from_bytes(*signed.claimed_signer().as_bytes());
+                let owner = task.with_control(|control| control.roster.user_of(device));
+                if owner.map(private_space) != Some(space) {
+                    return Err(AppendError::Foreign.into());
+                }
+                let append = if space == task.space {
+                    take(&task, kv, &signed)?
+                } else {
+                    Log::of(space).append(kv, &signed)?.0
+                };
+                if append == Append::New {
+                    unpinned.extend(signed.open().map_err(AppendError::from)?.into_value().unpins);
+                }
+            }
+            Ok(unpinned)
+        })
+    })
+    .await
+}
+
+/// How far this node knows the logs of a space.
+pub(crate) async fn frontier(shared: &Arc<Shared>, space: SpaceId) -> Result<Frontier, NodeError> {
+    let task = Arc::clone(shared);
+    Shared::blocking(move || {
+        let kv = task.read()?;
+        Ok(Log::of(space).frontier(&kv).map_err(|source| MetaError {
+            action: "reading",
+            source,
+        })?)
+    })
+    .await
+}
+
+/// The spaces whose logs this node keeps.
+pub(crate) async fn spaces(shared: &Arc<Shared>) -> Result<Vec<SpaceId>, NodeError> {
+    let task = Arc::clone(shared);
+    Shared::blocking(move || {
+        let kv = task.read()?;
+        let (mut spaces, mut after): (Vec<SpaceId>, Option<Vec<u8>>) = (Vec::new(), None);
+        loop {
+            let rows = kv
+                .scan(Table::Frontier, &[], after.as_deref(), 1)
+                .map_err(|source| MetaError {
+                    action: "reading",
+                    source,
+                })?;
+            let Some((key, _)) = rows.into_iter().next() else {
+                return Ok(spaces);
+            };
+            let space: [u8; 32] = key[..32].try_into().expect("a frontier key is 64 bytes");
+            spaces.push(SpaceId::from_bytes(space));
+            // On to the next space: past every device of this one.
+            after = Some([&space[..], &[0xff; 33]].concat());
+        }
+    })
+    .await
+}
+
+/// Sends a peer what it lacks of a space's logs. Afterwards it has all that this node has.
+pub(crate) async fn push(shared: &Arc<Shared>, peer: NodeId, space: SpaceId) -> Result<(), String> {
+    let known = match shared.ask(peer, &PoolRequest::Frontier { space }).await {
+        Ok(PoolReply::Frontier(known)) => known,
+        Ok(other) => return Err(format!("it answered {other:?}")),
+        Err(error) => return Err(error.to_string()),
+    };
+    let ours = frontier(shared, space).await.map_err(|error| error.to_string())?;
+    for (device, position) in ours {
+        let mut at = known.get(&device).map_or(0, |position| position.seq);
+        while at < position.seq {
+            let entries = entries_after(shared, space, device, at)
+                .await
+                .map_err(|error| error.to_string())?;
+            at += entries.len() as u64;
+            match shared.ask(peer, &PoolRequest::Append { space, entries }).await {
+                Ok(PoolReply::Done) => {}
+                Ok(other) => return Err(format!("it answered {other:?}")),
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Fetches from a peer what this node lacks of a space's logs.
+pub(crate) async fn pull(shared: &Arc<Shared>, peer: NodeId, space: SpaceId) -> Result<Vec<StripeId>, String> {
+    let theirs = match shared.ask(peer, &PoolRequest::Frontier { space }).await {
+        Ok(PoolReply::Frontier(theirs)) => theirs,
+        Ok(other) => return Err(format!("it answered {other:?}")),
+        Err(error) => return Err(error.to_string()),
+    };
+    let ours = frontier(shared, space).await.map_err(|error| error.to_string())?;
+    let mut unpinned = Vec::new();
+    for (device, position) in theirs {
+        let mut at = ours.get(&device).map_or(0, |position| position.seq);
+        while at < position.seq {
+            let request = PoolRequest::Fetch {
+                space,
+                device,
+                after: at,
+            };
+            let entries = match shared.ask(peer, &request).await {
+                Ok(PoolReply::Entries(entries)) if !entries.is_empty() => entries,
+                Ok(other) => return Err(format!("it answered {other:?}")),
+                Err(error) => return Err(error.to_string()),
+            };
+            at += entries.len() as u64;
+            unpinned.extend(
+                take_entries(shared, space, entries)
+                    .await
+                    .map_err(|error| error.to_string())?,
+            );
+        }
+    }
+    Ok(unpinned)
+}
+
+pub(crate) async fn entries_after(
+    shared: &Arc<Shared>,
+    space: SpaceId,
+    device: NodeId,
+    after: u64,
+) -> Result<Vec<ByteBuf>, NodeError> {
+    let task = Arc::clone(shared);
+    Shared::blocking(move || {
+        let kv = task.read()?;
+        let entries = Log::of(space)
+            .entries_after(&kv, device, after, limits::APPEND_ENTRIES_MAX)
+            .map_err(|source| MetaError {
+                action: "reading",
+                source,
+            })?;
+        Ok(entries.into_iter().map(ByteBuf::from).collect())
+    })
+    .await
+}
+
+/// Makes all that this device has written durable on *f* + 1 nodes, this one among them. With fewer at hand two
+/// suffice (one, in a pool of one).
+pub(crate) async fn replicate(shared: &Arc<Shared>) -> Result<(), NodeError> {
+    let view = shared.present_view();
+    let wanted = usize::from(default_survive(view.nodes.len())) + 1;
+    let mut domains = BTreeSet::from([view.domain(shared.me())]);
+    let order = rank(StripeId::from_bytes(*shared.space.as_bytes()), &view);
+    let mut others = order
+        .into_iter()
+        .filter(|node| view.counts(*node) && domains.insert(view.domain(*node)));
+    let mut stored = 1;
+    while stored < wanted {
+        let asked: Vec<_> = others.by_ref().take(wanted - stored).collect();
+        if asked.is_empty() {
+            break;
+        }
+        let pushes = asked.into_iter().map(|node| async move {
+            let outcome = push(shared, node, shared.space).await;
+            if let Err(error) = &outcome {
+                tracing::debug!(node = %node.short(), error, "a custodian does not take the log");
+            }
+            outcome.is_ok()
+        });
+        stored += futures::future::join_all(pushes)
+            .await
+            .into_iter()
+            .filter(|done| *done)
+            .count();
+    }
+    if stored >= wanted.min(2) {
+        Ok(())
+    } else {
+        Err(NodeError::TooFewCustodians { stored, wanted })
+    }
+}
+
+/// Brings every space that is kept here to the nodes that should keep it now.
+pub(crate) async fn hand_out(shared: &Arc<Shared>) {
+    let spaces = match spaces(shared).await {
+        Ok(spaces) => spaces,
+        Err(error) => {
+            tracing::warn!(%error, "the spaces kept here cannot be listed");
+            return;
+        }
+    };
+    let view = shared.present_view();
+    for space in spaces {
+        for node in custodians(space, &view).into_iter().filter(|node| *node != shared.me()) {
+            if let Err(error) = push(shared, node, space).await {
+                tracing::debug!(node = %node.short(), error, "a custodian does not take a log");
+            }
+        }
+    }
+}

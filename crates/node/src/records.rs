@@ -1,0 +1,114 @@
+//! The signed records that make a pool: who founded it, who was let in, whose nodes they are, and what a node says of itself.
+
+use crate::error::RecordError;
+use potluck_crypto::{Record, Signed, SignedError};
+use potluck_types::{ByteSize, Hash, NodeId, PoolId, Timestamp, UserId, Zone, from_canonical, to_canonical};
+use serde::{Deserialize, Serialize};
+
+/// The first record of a pool, signed by its founder. Its hash is the [`PoolId`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Genesis {
+    pub(crate) version: u8,
+    pub(crate) name: String,
+    pub(crate) created: Timestamp,
+    #[serde(with = "serde_bytes")]
+    pub(crate) nonce: [u8; 16],
+}
+
+impl Record for Genesis {
+    const CONTEXT: &'static str = "potluck/genesis/1";
+}
+
+/// A member lets a person in.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Admission {
+    pub(crate) version: u8,
+    pub(crate) pool: PoolId,
+    pub(crate) user: UserId,
+    pub(crate) at: Timestamp,
+}
+
+impl Record for Admission {
+    const CONTEXT: &'static str = "potluck/admission/1";
+}
+
+/// A person says that a node is theirs, or no longer is. The highest `seq` counts.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Certificate {
+    pub(crate) version: u8,
+    pub(crate) pool: PoolId,
+    pub(crate) node: NodeId,
+    pub(crate) seq: u64,
+    pub(crate) active: bool,
+}
+
+impl Record for Certificate {
+    const CONTEXT: &'static str = "potluck/certificate/1";
+}
+
+/// What a node says of itself. The highest `seq` counts.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct NodeState {
+    pub(crate) version: u8,
+    pub(crate) pool: PoolId,
+    pub(crate) seq: u64,
+    pub(crate) capacity: ByteSize,
+    pub(crate) used: ByteSize,
+    pub(crate) zone: Option<Zone>,
+    pub(crate) addresses: Vec<String>,
+    pub(crate) leaving: bool,
+    pub(crate) software: String,
+}
+
+impl Record for NodeState {
+    const CONTEXT: &'static str = "potluck/node-state/1";
+    const BYTES_MAX: usize = 8 << 10;
+}
+
+/// The only version of each record so far.
+pub(crate) const VERSION: u8 = 1;
+
+/// A record of any kind with its signature, as it is stored and sent. Nothing in it is checked yet.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum PoolRecord {
+    Genesis(Signed<Genesis>),
+    Admission(Signed<Admission>),
+    Certificate(Signed<Certificate>),
+    State(Signed<NodeState>),
+}
+
+impl PoolRecord {
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, RecordError> {
+        Ok(from_canonical(bytes)?)
+    }
+
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        to_canonical(self)
+    }
+
+    pub(crate) fn hash(&self) -> Hash {
+        Hash::of(&self.to_bytes())
+    }
+}
+
+/// The id of the pool that this genesis begins.
+pub(crate) fn pool_id(genesis: &Signed<Genesis>) -> PoolId {
+    PoolId::from_bytes(*genesis.hash().as_bytes())
+}
+
+pub(crate) fn user_of(signer: potluck_crypto::PublicKey) -> UserId {
+    UserId::from_bytes(*signer.as_bytes())
+}
+
+pub(crate) fn node_of(signer: potluck_crypto::PublicKey) -> NodeId {
+    NodeId::from_bytes(*signer.as_bytes())
+}
+
+/// Signs a record whose size is bounded by construction.
+///
+/// # Panics
+/// When the record is over its limit: names and addresses were checked where they came in.
+pub(crate) fn sign<T: Record>(key: &potluck_crypto::SigningKey, record: &T) -> Signed<T> {
+    let signed: Result<_, SignedError> = Signed::sign(key, record);
+    signed.expect("our own records are within their limits")
+}

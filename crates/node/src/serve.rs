@@ -1,0 +1,320 @@
+//! Answers to what other nodes ask.
+
+use crate::{
+    control::Event,
+    error::Refusal,
+    mend,
+    names::{self, private_space},
+    protocol::{self, BATCH_MAX, Credential, JoinReply, JoinRequest, PoolReply, PoolRequest, ShardReply, ShardRequest},
+    records::{Admission, Certificate, PoolRecord, VERSION, sign, user_of},
+    shared::Shared,
+    stripes, sweep,
+};
+use bytes::Bytes;
+use potluck_crypto::{Signed, TicketSecret};
+use potluck_net::{Incoming, Message, Protocol};
+use potluck_placement::steward;
+use potluck_store::PutError;
+use potluck_types::{Entropy, Hash, NodeId, ShardId, SpaceId, UnverifiedShard, UserId, limits};
+use serde_bytes::ByteBuf;
+use std::sync::Arc;
+
+/// Answers one request. A request that makes no sense gets none.
+pub(crate) async fn serve(shared: Arc<Shared>, incoming: Incoming) {
+    let Incoming {
+        peer,
+        protocol,
+        message,
+        reply,
+    } = incoming;
+    let answer = match protocol {
+        Protocol::Join => match protocol::decode(&message) {
+            Ok(request) => Some(protocol::encode(&join(&shared, peer, request).await)),
+            Err(_) => None,
+        },
+        Protocol::Pool => match protocol::decode(&message) {
+            Ok(request) => Some(protocol::encode(&pool(&shared, peer, request).await)),
+            Err(_) => None,
+        },
+        Protocol::Shard => match protocol::decode(&message) {
+            Ok(request) => {
+                let (answer, body) = shard(&shared, peer, request, message.body).await;
+                Some(Message {
+                    body,
+                    ..protocol::encode(&answer)
+                })
+            }
+            Err(_) => None,
+        },
+    };
+    match answer {
+        Some(answer) => reply.send(answer),
+        None => tracing::debug!(peer = %peer.short(), protocol = protocol.name(), "a request makes no sense"),
+    }
+}
+
+async fn join(shared: &Arc<Shared>, node: NodeId, request: JoinRequest) -> JoinReply {
+    match admit(shared, node, request).await {
+        Ok((records, mine)) => {
+            for record in records {
+                shared.introduce(record).await;
+            }
+            let records = shared.with_control(|control| control.roster.records().cloned().collect());
+            JoinReply::Welcome {
+                records,
+                user_seed: mine.then(|| *shared.user_key.seed()),
+            }
+        }
+        Err(refusal) => {
+            tracing::info!(node = %node.short(), %refusal, "a node is not let in");
+            JoinReply::Refused(refusal)
+        }
+    }
+}
+
+/// The records that let a node in, and whether it is another machine of this node's person.
+async fn admit(shared: &Arc<Shared>, node: NodeId, request: JoinRequest) -> Result<(Vec<PoolRecord>, bool), Refusal> {
+    let (pool, count, seq) = shared.with_control(|control| {
+        (
+            control.roster.pool(),
+            control.roster.members().len(),
+            control.roster.certificate_seq(node),
+        )
+    });
+    if request.pool != pool {
+        return Err(Refusal::OtherPool);
+    }
+    if count >= limits::POOL_NODES_MAX {
+        return Err(Refusal::TooMany);
+    }
+    match request.credential {
+        Credential::Ticket { secret, certificate } => {
+            let user = certified(&certificate, node, pool).ok_or(Refusal::NotAMember)?;
+            redeem(shared, node, secret, false).await?;
+            let admission = Admission {
+                version: VERSION,
+                pool,
+                user,
+                at: shared.now(),
+            };
+            let admission = PoolRecord::Admission(sign(&shared.user_key, &admission));
+            Ok((vec![admission, PoolRecord::Certificate(certificate)], false))
+        }
+        Credential::TicketForMine { secret } => {
+            redeem(shared, node, secret, true).await?;
+            let certificate = Certificate {
+                version: VERSION,
+                pool,
+                node,
+                seq: seq + 1,
+                active: true,
+            };
+            Ok((
+                vec![PoolRecord::Certificate(sign(&shared.user_key, &certificate))],
+                true,
+            ))
+        }
+        Credential::Member { certificate } => {
+            let user = certified(&certificate, node, pool).ok_or(Refusal::NotAMember)?;
+            if shared.with_control(|control| control.roster.is_user(user)) {
+                Ok((vec![PoolRecord::Certificate(certificate)], false))
+            } else {
+                Err(Refusal::NotAMember)
+            }
+        }
+    }
+}
+
+/// Whose word the certificate is, if it makes this node a member's in this pool.
+fn certified(certificate: &Signed<Certificate>, node: NodeId, pool: potluck_types::PoolId) -> Option<UserId> {
+    let verified = certificate.open().ok()?;
+    let value = verified.value();
+    let fits = value.node == node && value.pool == pool && value.active && value.version == VERSION;
+    fits.then(|| user_of(verified.signer()))
+}
+
+/// Uses a ticket up, durably, before anything is given for it.
+async fn redeem(shared: &Arc<Shared>, node: NodeId, secret: [u8; 16], mine: bool) -> Result<(), Refusal> {
+    let task = Arc::clone(shared);
+    let now = shared.now();
+    let used = Shared::blocking(move || {
+        task.meta
+            .with_invite(TicketSecret::from_bytes(secret).hash(), |invite| {
+                let Some(invite) = invite.as_mut().filter(|invite| invite.mine == mine) else {
+                    return Err(Refusal::UnknownTicket);
+                };
+                if invite.used_by.contains(&node) {
+                    return Ok(());
+                }
+                if now >= invite.expires {
+                    return Err(Refusal::Expired);
+                }
+                invite.uses_left = invite.uses_left.checked_sub(1).ok_or(Refusal::Used)?;
+                invite.used_by.push(node);
+                Ok(())
+            })
+    })
+    .await;
+    used.unwrap_or_else(|error| {
+        tracing::error!(%error, "a ticket cannot be checked");
+        Err(Refusal::UnknownTicket)
+    })
+}
+
+async fn pool(shared: &Arc<Shared>, peer: NodeId, request: PoolRequest) -> PoolReply {
+    match request {
+        PoolRequest::Hello { digest: _, state } => {
+            if let Some(state @ PoolRecord::State(_)) = state {
+                shared.tell(Event::Record(state));
+            }
+            shared.with_control(|control| PoolReply::Hello {
+                digest: control.digest(),
+                state: control.own_state(),
+            })
+        }
+        PoolRequest::Records(records) => {
+            for record in records {
+                shared.introduce(record).await;
+            }
+            PoolReply::Done
+        }
+        PoolRequest::PullRecords => {
+            PoolReply::Records(shared.with_control(|control| control.roster.records().cloned().collect()))
+        }
+        PoolRequest::Report { first, shards, gone } => {
+            shared
+                .apply(Event::Reported {
+                    from: peer,
+                    first,
+                    shards,
+                    gone,
+                })
+                .await;
+            PoolReply::Done
+        }
+        PoolRequest::CheckReports { count, sum } => {
+            let known = shared.with_control(|control| control.reports_of(peer));
+            if known.count == count && known.sum == sum {
+                PoolReply::Done
+            } else {
+                PoolReply::Differs
+            }
+        }
+        PoolRequest::Locate { stripes } if stripes.len() <= BATCH_MAX => {
+            let store = shared.store.clone();
+            let find = move || {
+                stripes
+                    .iter()
+                    .map(|stripe| store.indexes_of(*stripe).unwrap_or_default())
+                    .collect()
+            };
+            PoolReply::Located(Shared::blocking(find).await)
+        }
+        PoolRequest::Append { space, entries } => match names::take_entries(shared, space, entries).await {
+            Ok(_) => PoolReply::Done,
+            Err(error) => PoolReply::Failed(error.to_string()),
+        },
+        PoolRequest::Frontier { space } => match names::frontier(shared, space).await {
+            Ok(frontier) => PoolReply::Frontier(frontier),
+            Err(error) => PoolReply::Failed(error.to_string()),
+        },
+        PoolRequest::Fetch { space, device, after } => fetch(shared, space, device, after).await,
+        PoolRequest::Liveness { space, stripes } if stripes.len() <= BATCH_MAX => {
+            match sweep::local_liveness(shared, space, stripes).await {
+                Some(verdicts) => PoolReply::Liveness(verdicts),
+                None => PoolReply::Failed("the logs of this space are not kept here".to_owned()),
+            }
+        }
+        PoolRequest::Released { space, stripes } if stripes.len() <= BATCH_MAX => {
+            let owner = shared.with_control(|control| control.roster.user_of(peer));
+            if owner.map(private_space) == Some(space) {
+                let shared = Arc::clone(shared);
+                tokio::spawn(async move { sweep::release(&shared, space, stripes).await });
+            }
+            PoolReply::Done
+        }
+        PoolRequest::Health => {
+            let now = shared.now();
+            PoolReply::Health(shared.with_control(|control| control.health(now)))
+        }
+        PoolRequest::Locate { .. } | PoolRequest::Liveness { .. } | PoolRequest::Released { .. } => {
+            PoolReply::Failed(format!("more than {BATCH_MAX} stripes in one request"))
+        }
+    }
+}
+
+async fn fetch(shared: &Arc<Shared>, space: SpaceId, device: NodeId, after: u64) -> PoolReply {
+    match names::entries_after(shared, space, device, after).await {
+        Ok(entries) => PoolReply::Entries(entries),
+        Err(error) => PoolReply::Failed(error.to_string()),
+    }
+}
+
+async fn shard(shared: &Arc<Shared>, peer: NodeId, request: ShardRequest, body: Bytes) -> (ShardReply, Bytes) {
+    let none = Bytes::new();
+    match request {
+        ShardRequest::Put {
+            space,
+            index,
+            descriptor,
+        } => {
+            let unverified = UnverifiedShard {
+                descriptor: descriptor.into_vec().into(),
+                index,
+                payload: body,
+            };
+            let shard = match Shared::blocking(move || unverified.verify_any()).await {
+                Ok(shard) => shard,
+                Err(error) => return (ShardReply::Failed(error.to_string()), none),
+            };
+            let answer = match stripes::keep(shared, space, shard).await {
+                Ok(()) => ShardReply::Stored,
+                Err(PutError::Full { .. }) => ShardReply::Full,
+                Err(error) => ShardReply::Failed(error.to_string()),
+            };
+            (answer, none)
+        }
+        ShardRequest::Get(id) => {
+            let store = shared.store.clone();
+            let found = Shared::blocking(move || {
+                let space = store.entry(&id).ok().flatten().map(|entry| entry.space);
+                (store.get_unverified(&id), space)
+            })
+            .await;
+            match found {
+                (Ok(Some(shard)), Some(space)) => {
+                    let descriptor = ByteBuf::from(shard.descriptor.to_vec());
+                    (
+                        ShardReply::Shard {
+                            space,
+                            index: shard.index,
+                            descriptor,
+                        },
+                        shard.payload,
+                    )
+                }
+                (Ok(_), _) => (ShardReply::Absent, none),
+                (Err(error), _) => (ShardReply::Failed(error.to_string()), none),
+            }
+        }
+        ShardRequest::Drop(id) => (drop_copy(shared, peer, id).await, none),
+    }
+}
+
+/// Only the stripe's steward, as this node sees it, may say that a copy is not needed.
+async fn drop_copy(shared: &Arc<Shared>, peer: NodeId, id: ShardId) -> ShardReply {
+    if shared.with_control(|control| steward(id.stripe, control.view())) != Some(peer) {
+        return ShardReply::Failed("the asker does not look after this stripe".to_owned());
+    }
+    match mend::discard(shared, vec![id]).await {
+        Ok(()) => ShardReply::Dropped,
+        Err(error) => ShardReply::Failed(error),
+    }
+}
+
+/// A new ticket secret with its hash, for the invitation that is kept.
+pub(crate) fn new_secret(entropy: &dyn Entropy) -> (TicketSecret, Hash) {
+    let secret = TicketSecret::generate(entropy);
+    let hash = secret.hash();
+    (secret, hash)
+}

@@ -1,0 +1,135 @@
+//! What all tasks of a node share: keys, handles, and the core behind its lock.
+
+use crate::{
+    control::{Action, Control, Event},
+    download::PieceCache,
+    error::MetaError,
+    home::Home,
+    meta::Meta,
+    protocol::{self, PoolReply, PoolRequest, ShardReply, ShardRequest},
+};
+use bytes::Bytes;
+use potluck_crypto::{BoxKey, DedupKey, SigningKey};
+use potluck_net::{Address, Endpoint, Protocol, RequestError};
+use potluck_placement::View;
+use potluck_store::Store;
+use potluck_types::{ByteSize, Clock, Entropy, NodeId, SpaceId, Timestamp, Zone};
+use std::sync::{Arc, Mutex, atomic::AtomicBool};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+/// See the module.
+pub(crate) struct Shared {
+    pub(crate) node_key: SigningKey,
+    pub(crate) user_key: SigningKey,
+    pub(crate) space: SpaceId,
+    pub(crate) space_key: BoxKey,
+    pub(crate) dedup_key: DedupKey,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) store: Store,
+    pub(crate) meta: Arc<Meta>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: Arc<dyn Entropy>,
+    pub(crate) control: Mutex<Control>,
+    /// To the driver, which applies what the core says.
+    pub(crate) events: mpsc::UnboundedSender<Event>,
+    /// Sealed bytes that writes may have under way.
+    pub(crate) write_window: Arc<Semaphore>,
+    /// Changes of the private space are made one after the other.
+    pub(crate) names: tokio::sync::Mutex<()>,
+    pub(crate) cache: PieceCache,
+    /// Held while reports are compared.
+    pub(crate) checking: tokio::sync::Mutex<()>,
+    /// Where this node listens.
+    pub(crate) addresses: Mutex<Vec<Address>>,
+    /// What it announces besides.
+    pub(crate) announce: Vec<Address>,
+    pub(crate) capacity: ByteSize,
+    pub(crate) zone: Option<Zone>,
+    pub(crate) leaving: AtomicBool,
+    pub(crate) stopping: CancellationToken,
+    /// Its lock ends with the node.
+    pub(crate) home: Home,
+}
+
+impl Shared {
+    pub(crate) fn me(&self) -> NodeId {
+        self.endpoint.id()
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Tells the core, through the driver. Never blocks: an event is small, and each stands for work that was bounded before.
+    pub(crate) fn tell(&self, event: Event) {
+        let _ = self.events.send(event);
+    }
+
+    pub(crate) fn with_control<R>(&self, look: impl FnOnce(&mut Control) -> R) -> R {
+        look(&mut self.control.lock().expect("the core never panics"))
+    }
+
+    pub(crate) fn handle(&self, event: Event) -> Vec<Action> {
+        let now = self.now();
+        self.with_control(|control| control.handle(now, event))
+    }
+
+    pub(crate) fn present_view(&self) -> View {
+        let now = self.now();
+        self.with_control(|control| control.present_view(now))
+    }
+
+    /// Asks a member something.
+    pub(crate) async fn ask(&self, node: NodeId, request: &PoolRequest) -> Result<PoolReply, AskError> {
+        let reply = self
+            .endpoint
+            .request(node, Protocol::Pool, &protocol::encode(request))
+            .await?;
+        match protocol::decode(&reply).map_err(|error| AskError::Nonsense(error.to_string()))? {
+            PoolReply::Failed(reason) => Err(AskError::Refused(reason)),
+            reply => Ok(reply),
+        }
+    }
+
+    /// Asks a member about a shard.
+    pub(crate) async fn ask_shard(
+        &self,
+        node: NodeId,
+        request: &ShardRequest,
+        body: Bytes,
+    ) -> Result<(ShardReply, Bytes), AskError> {
+        let reply = self
+            .endpoint
+            .request(node, Protocol::Shard, &protocol::encode_with(request, body))
+            .await?;
+        match protocol::decode(&reply).map_err(|error| AskError::Nonsense(error.to_string()))? {
+            ShardReply::Failed(reason) => Err(AskError::Refused(reason)),
+            answer => Ok((answer, reply.body)),
+        }
+    }
+
+    /// Runs work that computes or waits for a disk off the async threads.
+    pub(crate) async fn blocking<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
+        match tokio::task::spawn_blocking(work).await {
+            Ok(result) => result,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+
+    /// Reads the tables of spaces.
+    pub(crate) fn read(&self) -> Result<crate::meta::ReadKv, MetaError> {
+        self.meta.read()
+    }
+}
+
+/// Why a member gave no usable answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AskError {
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    #[error("it answered: {0}")]
+    Refused(String),
+    #[error("its answer makes no sense: {0}")]
+    Nonsense(String),
+}

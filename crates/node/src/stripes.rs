@@ -1,0 +1,349 @@
+//! Stripes to nodes and back: store all shards in distinct domains, or fetch any *k* of them.
+
+use crate::{
+    control::Event,
+    error::ShardsError,
+    protocol::{PoolReply, PoolRequest, Reported, ShardReply, ShardRequest},
+    shared::Shared,
+};
+use bytes::Bytes;
+use futures::{StreamExt, stream::FuturesUnordered};
+use potluck_dag::Stripe;
+use potluck_placement::{View, rank};
+use potluck_store::PutError;
+use potluck_types::{Geometry, NodeId, Shard, ShardId, SpaceId, StripeId, UnverifiedShard, limits};
+use serde_bytes::ByteBuf;
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::sync::oneshot;
+
+/// How long one node may take to store one shard before a stand-in is asked.
+const PUT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a full local store is given before the shard goes elsewhere.
+const BUSY_DELAY: Duration = Duration::from_millis(20);
+const BUSY_ATTEMPTS: u32 = 250;
+
+/// How a stripe was stored.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stored {
+    /// Bytes of the shards that were stored.
+    pub(crate) bytes: u64,
+    /// Shards that are missing.
+    pub(crate) missing: u8,
+    /// Losses that it survives now.
+    pub(crate) survives: u8,
+}
+
+/// Nodes that may hold a stripe, one of each domain, best first.
+fn one_of_each_domain(stripe: StripeId, view: &View, fits: impl Fn(NodeId) -> bool) -> Vec<NodeId> {
+    let mut domains = BTreeSet::new();
+    rank(stripe, view)
+        .into_iter()
+        .filter(|node| fits(*node) && domains.insert(view.domain(*node)))
+        .collect()
+}
+
+/// Stores a stripe durably: each shard on the node of its rank, or on the next that takes it. With too few domains
+/// at hand it is stored down to "survives 1", or refused when `strict`.
+pub(crate) async fn store(
+    shared: &Arc<Shared>,
+    space: SpaceId,
+    stripe: Stripe,
+    strict: bool,
+) -> Result<Stored, ShardsError> {
+    let view = shared.present_view();
+    let geometry = stripe.descriptor.geometry();
+    let mut stand_ins: VecDeque<_> = one_of_each_domain(stripe.id, &view, |node| view.takes(node)).into();
+    let descriptor: Bytes = stripe.descriptor.to_bytes().into();
+    let mut under_way = FuturesUnordered::new();
+    let put = |node, shard: Shard| {
+        let (shared, descriptor) = (Arc::clone(shared), descriptor.clone());
+        async move { (shard.clone(), put_shard(&shared, node, space, descriptor, shard).await) }
+    };
+    let mut reason = "no other failure domain has room".to_owned();
+    for shard in stripe.shards {
+        if let Some(node) = stand_ins.pop_front() {
+            under_way.push(put(node, shard));
+        }
+    }
+    let (mut stored, mut bytes) = (0u8, 0u64);
+    while let Some((shard, outcome)) = under_way.next().await {
+        match outcome {
+            Ok(()) => {
+                stored += 1;
+                bytes += shard.payload().len() as u64;
+            }
+            Err(error) => {
+                reason = error;
+                if let Some(node) = stand_ins.pop_front() {
+                    under_way.push(put(node, shard));
+                }
+            }
+        }
+    }
+    let wanted = geometry.n();
+    let least = if strict {
+        wanted
+    } else {
+        geometry.k() + geometry.m().min(1)
+    };
+    if stored < least {
+        return Err(ShardsError::TooFewDomains { stored, wanted, reason });
+    }
+    Ok(Stored {
+        bytes,
+        missing: wanted - stored,
+        survives: stored - geometry.k(),
+    })
+}
+
+/// Stores one shard on one node, this one or another.
+pub(crate) async fn put_shard(
+    shared: &Arc<Shared>,
+    node: NodeId,
+    space: SpaceId,
+    descriptor: Bytes,
+    shard: Shard,
+) -> Result<(), String> {
+    if node == shared.me() {
+        return keep(shared, space, shard).await.map_err(|error| error.to_string());
+    }
+    let request = ShardRequest::Put {
+        space,
+        index: shard.id().index,
+        descriptor: ByteBuf::from(descriptor.to_vec()),
+    };
+    let asked = shared.ask_shard(node, &request, shard.payload().clone());
+    match tokio::time::timeout(PUT_TIMEOUT, asked).await {
+        Ok(Ok((ShardReply::Stored, _))) => Ok(()),
+        Ok(Ok((ShardReply::Full, _))) => Err(format!("node {} has no room", node.short())),
+        Ok(Ok((other, _))) => Err(format!("node {} answered {other:?}", node.short())),
+        Ok(Err(error)) => Err(format!("node {}: {error}", node.short())),
+        Err(_) => Err(format!("node {} took too long", node.short())),
+    }
+}
+
+/// Stores a shard here, durably, and reports it to its steward.
+pub(crate) async fn keep(shared: &Shared, space: SpaceId, shard: Shard) -> Result<(), PutError> {
+    let reported = Reported {
+        shard: shard.id(),
+        geometry: shard.descriptor().geometry(),
+        shard_len: u32::try_from(shard.payload().len()).expect("a shard is smaller"),
+    };
+    let mut attempts = 0;
+    loop {
+        let (sender, receiver) = oneshot::channel();
+        shared
+            .store
+            .put(shard.clone(), space, move |outcome| drop(sender.send(outcome)));
+        match receiver.await {
+            Ok(Err(PutError::Busy { .. })) if attempts < BUSY_ATTEMPTS => {
+                attempts += 1;
+                tokio::time::sleep(BUSY_DELAY).await;
+            }
+            Ok(outcome) => {
+                outcome?;
+                shared.tell(Event::Stored(vec![reported]));
+                return Ok(());
+            }
+            Err(_) => return Err(PutError::Closed),
+        }
+    }
+}
+
+/// Shards of a stripe, enough to give it back.
+pub(crate) struct Gathered {
+    pub(crate) shards: Vec<Shard>,
+    pub(crate) space: Option<SpaceId>,
+    /// Payload bytes that came from other nodes.
+    pub(crate) fetched: u64,
+}
+
+/// Fetches any *k* shards of a stripe, preferring those here and those that hold plain data. One that is slow, wrong or silent is
+/// replaced by the next; when the expected places do not suffice, every live member is asked what it holds.
+pub(crate) async fn gather(
+    shared: &Arc<Shared>,
+    stripe: StripeId,
+    geometry: Geometry,
+    known: &[(NodeId, u8)],
+) -> Result<Gathered, ShardsError> {
+    let mut gathered = Gathered {
+        shards: Vec::new(),
+        space: None,
+        fetched: 0,
+    };
+    let mut have: BTreeMap<u8, Shard> = BTreeMap::new();
+    for index in local_indexes(shared, stripe).await {
+        if have.len() < geometry.k().into()
+            && let Some((shard, space)) = local_shard(shared, ShardId { stripe, index }).await
+        {
+            gathered.space = Some(space);
+            have.insert(index, shard);
+        }
+    }
+    let view = shared.present_view();
+    let expected = one_of_each_domain(stripe, &view, |_| true);
+    let mut candidates: VecDeque<(NodeId, u8)> = known.to_vec().into();
+    candidates.extend(expected.into_iter().zip(0..geometry.n()));
+    candidates.retain(|(node, _)| *node != shared.me() && view.answers(*node));
+    let mut tried = BTreeSet::new();
+    let mut located = false;
+    let mut under_way = FuturesUnordered::new();
+    let mut asked_for: BTreeMap<u8, u32> = BTreeMap::new();
+    let need = usize::from(geometry.k());
+    loop {
+        // As many requests as shards are missing; a slow one adds another, below.
+        while have.len() + under_way.len() < need {
+            let Some(at) = next_candidate(&mut candidates, &mut tried, &have, &asked_for) else {
+                break;
+            };
+            *asked_for.entry(at.1).or_default() += 1;
+            under_way.push(fetch_shard(shared, at.0, ShardId { stripe, index: at.1 }));
+        }
+        if have.len() >= need {
+            break;
+        }
+        if under_way.is_empty() {
+            if located {
+                return Err(ShardsError::Unreadable {
+                    stripe,
+                    have: u8::try_from(have.len()).expect("at most 20 shards"),
+                    need: geometry.k(),
+                });
+            }
+            located = true;
+            candidates.extend(locate(shared, stripe).await);
+            continue;
+        }
+        match tokio::time::timeout(limits::HEDGE_DELAY, under_way.next()).await {
+            Ok(Some((index, Ok((shard, space))))) => {
+                gathered.fetched += shard.payload().len() as u64;
+                gathered.space.get_or_insert(space);
+                have.insert(index, shard);
+            }
+            Ok(Some((index, Err(error)))) => {
+                tracing::debug!(stripe = %stripe.short(), index, error, "a shard did not come");
+                asked_for.entry(index).and_modify(|count| *count -= 1);
+            }
+            Ok(None) => {}
+            Err(_) => {
+                // The slow one may still come; meanwhile another is asked for another shard.
+                if let Some(at) = next_candidate(&mut candidates, &mut tried, &have, &asked_for) {
+                    *asked_for.entry(at.1).or_default() += 1;
+                    under_way.push(fetch_shard(shared, at.0, ShardId { stripe, index: at.1 }));
+                } else if !located {
+                    located = true;
+                    candidates.extend(locate(shared, stripe).await);
+                }
+            }
+        }
+    }
+    gathered.shards = have.into_values().collect();
+    Ok(gathered)
+}
+
+/// The next place to ask: one for a shard that nobody was asked for, data shards first.
+fn next_candidate(
+    candidates: &mut VecDeque<(NodeId, u8)>,
+    tried: &mut BTreeSet<(NodeId, u8)>,
+    have: &BTreeMap<u8, Shard>,
+    asked_for: &BTreeMap<u8, u32>,
+) -> Option<(NodeId, u8)> {
+    candidates.retain(|at| !tried.contains(at) && !have.contains_key(&at.1));
+    let best = candidates
+        .iter()
+        .enumerate()
+        .min_by_key(|(_, (_, index))| (asked_for.get(index).copied().unwrap_or(0), *index));
+    let at = best.map(|(position, _)| position)?;
+    let found = candidates.remove(at)?;
+    tried.insert(found);
+    Some(found)
+}
+
+async fn local_indexes(shared: &Arc<Shared>, stripe: StripeId) -> Vec<u8> {
+    let store = shared.store.clone();
+    Shared::blocking(move || store.indexes_of(stripe))
+        .await
+        .unwrap_or_default()
+}
+
+/// A shard of this node's own store, verified. A damaged one is dropped and reported.
+pub(crate) async fn local_shard(shared: &Arc<Shared>, id: ShardId) -> Option<(Shard, SpaceId)> {
+    let store = shared.store.clone();
+    let found = Shared::blocking(move || {
+        let space = store.entry(&id).ok().flatten().map(|entry| entry.space);
+        (store.get(&id), space)
+    })
+    .await;
+    match found {
+        (Ok(Some(shard)), Some(space)) => Some((shard, space)),
+        (Ok(_), _) => None,
+        (Err(error), _) => {
+            tracing::warn!(%error, "a shard of this node is damaged: it is dropped and will be made anew");
+            shared.tell(Event::Damaged(1));
+            shared.tell(Event::Gone(vec![id]));
+            None
+        }
+    }
+}
+
+pub(crate) async fn fetch_shard(
+    shared: &Arc<Shared>,
+    node: NodeId,
+    id: ShardId,
+) -> (u8, Result<(Shard, SpaceId), String>) {
+    let fetched = async {
+        let (reply, payload) = shared
+            .ask_shard(node, &ShardRequest::Get(id), Bytes::new())
+            .await
+            .map_err(|error| error.to_string())?;
+        match reply {
+            ShardReply::Shard {
+                space,
+                index,
+                descriptor,
+            } => {
+                let shard = UnverifiedShard {
+                    descriptor: descriptor.into_vec().into(),
+                    index,
+                    payload,
+                };
+                let shard = Shared::blocking(move || shard.verify(id.stripe))
+                    .await
+                    .map_err(|error| error.to_string())?;
+                if shard.id() == id {
+                    Ok((shard, space))
+                } else {
+                    Err("another shard came".to_owned())
+                }
+            }
+            other => Err(format!("it answered {other:?}")),
+        }
+    };
+    (id.index, fetched.await)
+}
+
+/// Asks every live member which shards of a stripe it holds.
+async fn locate(shared: &Arc<Shared>, stripe: StripeId) -> Vec<(NodeId, u8)> {
+    let peers = shared.with_control(|control| control.live_peers());
+    let request = PoolRequest::Locate { stripes: vec![stripe] };
+    let ask = |node| {
+        let request = &request;
+        async move {
+            match tokio::time::timeout(limits::DIAL_TIMEOUT, shared.ask(node, request)).await {
+                Ok(Ok(PoolReply::Located(found))) => found
+                    .into_iter()
+                    .next()
+                    .unwrap_or_default()
+                    .into_iter()
+                    .map(|index| (node, index))
+                    .collect(),
+                _ => Vec::new(),
+            }
+        }
+    };
+    futures::future::join_all(peers.into_iter().map(ask)).await.concat()
+}

@@ -1,0 +1,183 @@
+//! What no file uses any more goes, and what was never used to the end: holders ask custodians, and free only what one of them knows to be given
+//! up, or what no log has named for a day.
+
+use crate::{
+    mend,
+    names::{self, custodians},
+    protocol::{BATCH_MAX, PoolReply, PoolRequest},
+    shared::Shared,
+};
+use potluck_spaces::{Liveness, Log, Pins};
+use potluck_types::{NodeId, ShardId, SpaceId, StripeId, Timestamp};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+/// How long a shard that no log names is kept: an upload may be under way, or its log not here yet.
+const UNNAMED_GRACE: Duration = Duration::from_secs(24 * 3600);
+/// Shards that one step of a sweep looks at.
+const PAGE: usize = 1024;
+
+/// Tells all live members that these are given up; each asks a custodian before it believes it.
+pub(crate) fn announce(shared: &Arc<Shared>, stripes: Vec<StripeId>) {
+    let shared = Arc::clone(shared);
+    tokio::spawn(async move {
+        // Custodians must know before holders ask them.
+        if let Err(error) = names::replicate(&shared).await {
+            tracing::debug!(%error, "what was given up will be swept later");
+            return;
+        }
+        for batch in stripes.chunks(BATCH_MAX) {
+            let request = PoolRequest::Released {
+                space: shared.space,
+                stripes: batch.to_vec(),
+            };
+            let peers = shared.with_control(|control| control.live_peers());
+            let told = peers.into_iter().map(|peer| shared.ask(peer, &request));
+            futures::future::join_all(told).await;
+            release(&shared, shared.space, batch.to_vec()).await;
+        }
+    });
+}
+
+/// Frees the shards held here of those among these stripes that are given up indeed.
+pub(crate) async fn release(shared: &Arc<Shared>, space: SpaceId, stripes: Vec<StripeId>) {
+    let store = shared.store.clone();
+    let held = Shared::blocking(move || {
+        let mut held = Vec::new();
+        for stripe in stripes {
+            for index in store.indexes_of(stripe).unwrap_or_default() {
+                let id = ShardId { stripe, index };
+                if let Ok(Some(entry)) = store.entry(&id)
+                    && entry.space == space
+                {
+                    held.push((id, entry.stored_at));
+                }
+            }
+        }
+        held
+    })
+    .await;
+    free(shared, space, held).await;
+}
+
+/// Goes through all shards held here, and frees those that are not used.
+pub(crate) async fn sweep(shared: &Arc<Shared>) {
+    let mut after = None;
+    loop {
+        let store = shared.store.clone();
+        let page = match Shared::blocking(move || store.entries(after, PAGE)).await {
+            Ok(page) => page,
+            Err(error) => {
+                tracing::warn!(%error, "the shards held here cannot be listed");
+                return;
+            }
+        };
+        let Some((last, _)) = page.last() else { return };
+        after = Some(*last);
+        let mut by_space: BTreeMap<SpaceId, Vec<(ShardId, Timestamp)>> = BTreeMap::new();
+        for (id, entry) in page {
+            by_space.entry(entry.space).or_default().push((id, entry.stored_at));
+        }
+        for (space, held) in by_space {
+            free(shared, space, held).await;
+        }
+    }
+}
+
+async fn free(shared: &Arc<Shared>, space: SpaceId, held: Vec<(ShardId, Timestamp)>) {
+    if held.is_empty() {
+        return;
+    }
+    let stripes: Vec<StripeId> = held.iter().map(|(id, _)| id.stripe).collect();
+    let Some(verdicts) = liveness(shared, space, &stripes).await else {
+        return;
+    };
+    let now = shared.now();
+    let unused: Vec<ShardId> = held
+        .into_iter()
+        .zip(verdicts)
+        .filter(|((_, stored_at), liveness)| match liveness {
+            Liveness::Live => false,
+            Liveness::Dead => true,
+            Liveness::Unknown => now.since(*stored_at) > UNNAMED_GRACE,
+        })
+        .map(|((id, _), _)| id)
+        .collect();
+    if unused.is_empty() {
+        return;
+    }
+    tracing::info!(shards = unused.len(), "freeing what no file uses");
+    if let Err(error) = mend::discard(shared, unused).await {
+        tracing::warn!(error, "shards that no file uses could not be freed");
+    }
+}
+
+/// What the logs say, as a custodian knows them. Of several answers the one counts that keeps the stripe. `None` when no
+/// custodian answers: nothing is freed then.
+async fn liveness(shared: &Arc<Shared>, space: SpaceId, stripes: &[StripeId]) -> Option<Vec<Liveness>> {
+    let view = shared.with_control(|control| control.view().clone());
+    let mut verdicts: Option<Vec<Liveness>> = None;
+    for node in custodians(space, &view) {
+        let answer = if node == shared.me() {
+            local_liveness(shared, space, stripes.to_vec()).await
+        } else {
+            remote_liveness(shared, node, space, stripes).await
+        };
+        let Some(answer) = answer.filter(|answer| answer.len() == stripes.len()) else {
+            continue;
+        };
+        verdicts = Some(match verdicts {
+            None => answer,
+            Some(known) => known.into_iter().zip(answer).map(|(a, b)| kinder(a, b)).collect(),
+        });
+    }
+    verdicts
+}
+
+/// Live over dead over unknown: a custodian that is behind says "unknown", never "dead".
+fn kinder(a: Liveness, b: Liveness) -> Liveness {
+    match (a, b) {
+        (Liveness::Live, _) | (_, Liveness::Live) => Liveness::Live,
+        (Liveness::Dead, _) | (_, Liveness::Dead) => Liveness::Dead,
+        _ => Liveness::Unknown,
+    }
+}
+
+async fn remote_liveness(
+    shared: &Arc<Shared>,
+    node: NodeId,
+    space: SpaceId,
+    stripes: &[StripeId],
+) -> Option<Vec<Liveness>> {
+    let mut answers = Vec::with_capacity(stripes.len());
+    for batch in stripes.chunks(BATCH_MAX) {
+        let request = PoolRequest::Liveness {
+            space,
+            stripes: batch.to_vec(),
+        };
+        match shared.ask(node, &request).await {
+            Ok(PoolReply::Liveness(answer)) => answers.extend(answer),
+            _ => return None,
+        }
+    }
+    Some(answers)
+}
+
+/// What the logs kept here say; `None` when this node keeps none of this space.
+pub(crate) async fn local_liveness(
+    shared: &Arc<Shared>,
+    space: SpaceId,
+    stripes: Vec<StripeId>,
+) -> Option<Vec<Liveness>> {
+    let task = Arc::clone(shared);
+    Shared::blocking(move || {
+        let kv = task.read().ok()?;
+        if Log::of(space).frontier(&kv).ok()?.is_empty() {
+            return None;
+        }
+        stripes
+            .into_iter()
+            .map(|stripe| Pins::of(space).liveness(&kv, stripe).ok())
+            .collect()
+    })
+    .await
+}

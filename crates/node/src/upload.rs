@@ -1,0 +1,558 @@
+//! Putting: bytes become chunks, pieces and stripes, and then names. Streaming, with a bounded number of bytes under way.
+//!
+//! Small files gather in packs. What was stored is written to the log as it goes, so that an upload that breaks off and is begun again finds its
+//! chunks there.
+
+use crate::{
+    api::{FileMeta, PutOptions, PutReport},
+    error::{NodeError, ShardsError},
+    names::{self, Batch},
+    shared::Shared,
+    stripes::{self, Stored},
+};
+use bytes::Bytes;
+use potluck_dag::{Chunks, Content, ManifestBuilder, Packer, Piece, Slot, Stripe, manifest, seal_piece};
+use potluck_placement::{default_survive, geometry};
+use potluck_spaces::{Change, DirId, File, FileId, Liveness, Path, Pins, Tree, TreeError, Value};
+use potluck_types::{Geometry, StripeId, from_canonical, limits, to_canonical};
+use serde_bytes::ByteBuf;
+use std::{
+    collections::{HashMap, VecDeque},
+    io::{self, Read},
+    sync::Arc,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    sync::{OwnedSemaphorePermit, mpsc},
+    task::JoinHandle,
+};
+
+/// Files up to this are packed with others: below it, a stripe of its own costs more than its bytes.
+const PACK_FILE_BYTES_MAX: usize = 256 << 10;
+/// Stripes that one change names itself; longer lists come before it.
+const USES_INLINE_MAX: usize = 16;
+
+/// An upload of any number of files. Nothing of it is acknowledged before [`Upload::finish`], or [`Upload::flush`].
+pub struct Upload {
+    shared: Arc<Shared>,
+    options: PutOptions,
+    geometry: Geometry,
+    packer: Packer,
+    packed: Vec<Packed>,
+    packs: VecDeque<PackUnderWay>,
+    batch: Batch,
+    directories: HashMap<Path, DirId>,
+    replicating: Option<JoinHandle<Result<(), NodeError>>>,
+    report: PutReport,
+}
+
+/// A small file that waits in the packer.
+struct Packed {
+    path: Path,
+    meta: FileMeta,
+    slot: Slot,
+}
+
+struct PackUnderWay {
+    piece: PieceUnderWay,
+    files: Vec<Packed>,
+}
+
+/// A piece that is being sealed and stored, or was stored before.
+enum PieceUnderWay {
+    New(JoinHandle<Result<(Piece, Stored, Option<[u8; 32]>), NodeError>>),
+    Known(Piece),
+}
+
+/// A piece of a file, and what the log must say of it.
+struct Finished {
+    piece: Piece,
+    fingerprint: Option<[u8; 32]>,
+    stored: Option<Stored>,
+}
+
+impl std::fmt::Debug for Upload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Upload")
+            .field("report", &self.report)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Upload {
+    pub(crate) fn new(shared: Arc<Shared>, options: PutOptions) -> Result<Self, NodeError> {
+        let now = shared.now();
+        let domains = shared.with_control(|control| control.eligible_domains(now));
+        let survive = options.survive.unwrap_or_else(|| default_survive(domains));
+        let geometry = geometry(domains, survive)?;
+        Ok(Self {
+            shared,
+            options,
+            geometry,
+            packer: Packer::new(),
+            packed: Vec::new(),
+            packs: VecDeque::new(),
+            batch: Batch::default(),
+            directories: HashMap::new(),
+            replicating: None,
+            report: PutReport {
+                survives: survive,
+                ..PutReport::default()
+            },
+        })
+    }
+
+    /// What was done so far.
+    pub fn report(&self) -> PutReport {
+        self.report
+    }
+
+    /// Makes a directory and those above it, where they are missing.
+    pub async fn make_directory(&mut self, path: &Path) -> Result<(), NodeError> {
+        self.directory(path).await.map(drop)
+    }
+
+    /// Puts one file. Its bytes are read to the end before this returns; it has its name once the upload is finished or flushed.
+    pub async fn put_file(
+        &mut self,
+        path: Path,
+        meta: FileMeta,
+        mut reader: impl AsyncRead + Send + Unpin + 'static,
+    ) -> Result<(), NodeError> {
+        if path.names().is_empty() {
+            return Err(TreeError::IsADirectory(path).into());
+        }
+        let mut head = Vec::new();
+        let limit = PACK_FILE_BYTES_MAX as u64 + 1;
+        let failed = |source| NodeError::Source {
+            path: path.clone(),
+            source,
+        };
+        (&mut reader).take(limit).read_to_end(&mut head).await.map_err(failed)?;
+        self.report.files += 1;
+        self.report.bytes += head.len() as u64;
+        if head.len() > PACK_FILE_BYTES_MAX {
+            return self.put_large(path, meta, head, reader).await;
+        }
+        if let Some(content) = inline(&head) {
+            return self
+                .name_file(
+                    &path,
+                    &meta,
+                    FileId::generate(&*self.shared.entropy),
+                    &content,
+                    Vec::new(),
+                )
+                .await;
+        }
+        let slot = match self.packer.push(&head) {
+            Some(slot) => slot,
+            None => {
+                self.close_pack().await?;
+                self.packer.push(&head).expect("an empty pack takes a small file")
+            }
+        };
+        self.packed.push(Packed { path, meta, slot });
+        Ok(())
+    }
+
+    /// Everything put so far is durable and has its names when this returns.
+    pub async fn flush(&mut self) -> Result<PutReport, NodeError> {
+        self.close_pack().await?;
+        while !self.packs.is_empty() {
+            self.finish_pack().await?;
+        }
+        self.write_batch().await?;
+        if let Some(replicating) = self.replicating.take() {
+            replicating.await.map_err(|_| NodeError::Stopping)??;
+        }
+        names::replicate(&self.shared).await?;
+        Ok(self.report)
+    }
+
+    /// As [`Upload::flush`], for the last time.
+    pub async fn finish(mut self) -> Result<PutReport, NodeError> {
+        self.flush().await
+    }
+
+    async fn put_large(
+        &mut self,
+        path: Path,
+        meta: FileMeta,
+        head: Vec<u8>,
+        reader: impl AsyncRead + Send + Unpin + 'static,
+    ) -> Result<(), NodeError> {
+        let head_len = head.len() as u64;
+        let bytes_before = self.report.bytes - head_len;
+        let mut chunks = chunks(Arc::clone(&self.shared), head, reader);
+        let id = FileId::generate(&*self.shared.entropy);
+        let mut builder = ManifestBuilder::new();
+        let mut under_way: VecDeque<PieceUnderWay> = VecDeque::new();
+        let mut uses = Uses {
+            file: id,
+            part: 0,
+            stripes: Vec::new(),
+            all_inline: true,
+        };
+        let mut len = 0u64;
+        while let Some(chunk) = chunks.recv().await {
+            let chunk = chunk.map_err(|source| NodeError::Source {
+                path: path.clone(),
+                source,
+            })?;
+            len += chunk.len() as u64;
+            self.report.bytes = bytes_before + len.max(head_len);
+            under_way.push_back(self.begin_piece(chunk, true).await?);
+            if under_way.len() >= limits::WRITE_WINDOW_STRIPES {
+                let next = under_way.pop_front().expect("not empty");
+                self.append_piece(&mut builder, &mut uses, next).await?;
+            }
+        }
+        for piece in under_way {
+            self.append_piece(&mut builder, &mut uses, piece).await?;
+        }
+        let mut nodes = Vec::new();
+        let (geometry, entropy) = (self.geometry, Arc::clone(&self.shared.entropy));
+        let tree = builder
+            .finish(&mut |node| seal_node(node, geometry, &*entropy, &mut nodes))
+            .map_err(building)?;
+        self.store_nodes(nodes, &mut uses).await?;
+        let content = tree.map_or_else(|| Content::Inline(Bytes::new()), Content::Tree);
+        let stripes = uses.finish(&mut self.batch);
+        self.name_file(&path, &meta, id, &content, stripes).await
+    }
+
+    async fn append_piece(
+        &mut self,
+        builder: &mut ManifestBuilder,
+        uses: &mut Uses,
+        piece: PieceUnderWay,
+    ) -> Result<(), NodeError> {
+        let finished = self.finish_piece(piece).await?;
+        self.note(&finished);
+        uses.add(finished.piece.stripe(), &mut self.batch);
+        let mut nodes = Vec::new();
+        let (geometry, entropy) = (self.geometry, Arc::clone(&self.shared.entropy));
+        builder
+            .push(finished.piece, &mut |node| {
+                seal_node(node, geometry, &*entropy, &mut nodes)
+            })
+            .map_err(building)?;
+        self.store_nodes(nodes, uses).await?;
+        self.write_batch_if_full().await
+    }
+
+    async fn store_nodes(&mut self, nodes: Vec<Stripe>, uses: &mut Uses) -> Result<(), NodeError> {
+        for stripe in nodes {
+            let id = stripe.id;
+            let stored = stripes::store(&self.shared, self.shared.space, stripe, self.options.strict).await?;
+            self.count(&stored);
+            self.batch.pins.push(id);
+            uses.add(id, &mut self.batch);
+        }
+        Ok(())
+    }
+
+    /// Begins to store a chunk, unless the space has it already. Waits until there is room for it among the bytes under way.
+    async fn begin_piece(&mut self, chunk: Bytes, dedup: bool) -> Result<PieceUnderWay, NodeError> {
+        let shared = Arc::clone(&self.shared);
+        let (fingerprint, known) = if dedup {
+            look_up(&shared, chunk.clone(), self.geometry).await?
+        } else {
+            (None, None)
+        };
+        if let Some(piece) = known {
+            return Ok(PieceUnderWay::Known(piece));
+        }
+        let cost = u32::try_from(chunk.len()).expect("a chunk is smaller");
+        let window = Arc::clone(&shared.write_window);
+        let permit = window.acquire_many_owned(cost).await.map_err(|_| NodeError::Stopping)?;
+        let (geometry, strict) = (self.geometry, self.options.strict);
+        Ok(PieceUnderWay::New(tokio::spawn(async move {
+            let (piece, stored) = store_piece(&shared, chunk, geometry, strict, permit).await?;
+            Ok((piece, stored, fingerprint))
+        })))
+    }
+
+    async fn finish_piece(&mut self, piece: PieceUnderWay) -> Result<Finished, NodeError> {
+        Ok(match piece {
+            PieceUnderWay::Known(piece) => Finished {
+                piece,
+                fingerprint: None,
+                stored: None,
+            },
+            PieceUnderWay::New(task) => {
+                let (piece, stored, fingerprint) = task.await.map_err(|_| NodeError::Stopping)??;
+                Finished {
+                    piece,
+                    fingerprint,
+                    stored: Some(stored),
+                }
+            }
+        })
+    }
+
+    /// Notes in the batch and in the report what became of a piece.
+    fn note(&mut self, finished: &Finished) {
+        // A stripe that is used again is pinned again: the pin of its first user may end first.
+        self.batch.pins.push(finished.piece.stripe());
+        match &finished.stored {
+            Some(stored) => self.count(stored),
+            None => self.report.deduplicated += u64::from(finished.piece.len()),
+        }
+        if let Some(fingerprint) = finished.fingerprint {
+            self.batch.dedup.push((fingerprint, to_canonical(&finished.piece)));
+        }
+    }
+
+    fn count(&mut self, stored: &Stored) {
+        self.report.stored += stored.bytes;
+        if stored.missing > 0 {
+            self.report.degraded += 1;
+            self.report.survives = self.report.survives.min(stored.survives);
+        }
+    }
+
+    async fn close_pack(&mut self) -> Result<(), NodeError> {
+        if self.packer.is_empty() {
+            return Ok(());
+        }
+        let plain = Bytes::from(self.packer.take());
+        let piece = self.begin_piece(plain, true).await?;
+        let files = std::mem::take(&mut self.packed);
+        self.packs.push_back(PackUnderWay { piece, files });
+        if self.packs.len() >= limits::WRITE_WINDOW_STRIPES {
+            self.finish_pack().await?;
+        }
+        Ok(())
+    }
+
+    async fn finish_pack(&mut self) -> Result<(), NodeError> {
+        let Some(PackUnderWay { piece, files }) = self.packs.pop_front() else {
+            return Ok(());
+        };
+        let finished = self.finish_piece(piece).await?;
+        self.note(&finished);
+        for Packed { path, meta, slot } in files {
+            let part = finished.piece.slot(slot).expect("the slot is in the pack");
+            let stripe = part.stripe();
+            let content = Content::Tree(potluck_dag::Tree::leaf(part).expect("a packed file has bytes"));
+            let id = FileId::generate(&*self.shared.entropy);
+            self.name_file(&path, &meta, id, &content, vec![stripe]).await?;
+        }
+        Ok(())
+    }
+
+    /// The change that gives a file its name, in place of what has it now.
+    async fn name_file(
+        &mut self,
+        path: &Path,
+        meta: &FileMeta,
+        id: FileId,
+        content: &Content,
+        uses: Vec<StripeId>,
+    ) -> Result<(), NodeError> {
+        let (parent, name) = path.split().expect("not the root");
+        let directory = self.directory(&parent).await?;
+        let kv = self.shared.read()?;
+        let tree = Tree::of(self.shared.space);
+        let heads = tree.heads(&kv, directory, name)?;
+        if heads.iter().any(|head| matches!(head.value, Value::Directory(_))) {
+            return Err(TreeError::IsADirectory(path.clone()).into());
+        }
+        for head in &heads {
+            if let Value::File(old) = &head.value {
+                for stripe in tree.stripes_of(&kv, old.id)? {
+                    if !uses.contains(&stripe) && !tree.is_used_beside(&kv, stripe, old.id)? {
+                        self.batch.unpins.push(stripe);
+                    }
+                }
+            }
+        }
+        let file = File {
+            id,
+            len: content.len(),
+            modified: meta.modified,
+            executable: meta.executable,
+            content: ByteBuf::from(to_canonical(content)),
+            uses,
+            survives: self.geometry.m(),
+        };
+        self.batch.bytes += 200 + name.as_str().len() + file.content.len() + 34 * file.uses.len();
+        self.batch.changes.push(Change::Set {
+            parent: directory,
+            name: name.clone(),
+            value: Some(Value::File(file)),
+            replaces: heads.into_iter().map(|head| head.op).collect(),
+        });
+        self.write_batch_if_full().await
+    }
+
+    async fn directory(&mut self, path: &Path) -> Result<DirId, NodeError> {
+        if let Some(id) = self.directories.get(path) {
+            return Ok(*id);
+        }
+        // New directories are written at once: what is put into them must find them.
+        self.write_batch().await?;
+        let kv = self.shared.read()?;
+        let (changes, id) = Tree::of(self.shared.space).make_directories(&kv, path, &*self.shared.entropy)?;
+        if !changes.is_empty() {
+            self.batch.changes = changes;
+            self.write_batch().await?;
+        }
+        self.directories.insert(path.clone(), id);
+        Ok(id)
+    }
+
+    async fn write_batch_if_full(&mut self) -> Result<(), NodeError> {
+        if self.batch.is_full() {
+            self.write_batch().await
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Writes the batch here, and begins to bring it to the custodians.
+    async fn write_batch(&mut self) -> Result<(), NodeError> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        let batch = std::mem::take(&mut self.batch);
+        let unpinned = batch.unpins.clone();
+        names::write(&self.shared, batch).await?;
+        if !unpinned.is_empty() {
+            crate::sweep::announce(&self.shared, unpinned);
+        }
+        if self.replicating.as_ref().is_none_or(JoinHandle::is_finished) {
+            if let Some(replicated) = self.replicating.take() {
+                replicated.await.map_err(|_| NodeError::Stopping)??;
+            }
+            let shared = Arc::clone(&self.shared);
+            self.replicating = Some(tokio::spawn(async move { names::replicate(&shared).await }));
+        }
+        Ok(())
+    }
+}
+
+/// The stripes of a file: a short list stays with its name, a long one goes ahead of it in parts.
+struct Uses {
+    file: FileId,
+    part: u32,
+    stripes: Vec<StripeId>,
+    all_inline: bool,
+}
+
+impl Uses {
+    fn add(&mut self, stripe: StripeId, batch: &mut Batch) {
+        self.stripes.push(stripe);
+        if self.stripes.len() >= limits::PINS_PER_ENTRY_MAX / 4 {
+            self.write(batch);
+        }
+    }
+
+    fn write(&mut self, batch: &mut Batch) {
+        self.all_inline = false;
+        let stripes = std::mem::take(&mut self.stripes);
+        batch.bytes += 34 * stripes.len() + 64;
+        batch.changes.push(Change::Uses {
+            file: self.file,
+            part: self.part,
+            stripes,
+        });
+        self.part += 1;
+    }
+
+    fn finish(mut self, batch: &mut Batch) -> Vec<StripeId> {
+        if self.all_inline && self.stripes.len() <= USES_INLINE_MAX {
+            return self.stripes;
+        }
+        if !self.stripes.is_empty() {
+            self.write(batch);
+        }
+        Vec::new()
+    }
+}
+
+fn inline(bytes: &[u8]) -> Option<Content> {
+    (bytes.len() <= manifest::INLINE_BYTES_MAX).then(|| Content::Inline(Bytes::copy_from_slice(bytes)))
+}
+
+fn seal_node(
+    node: &[u8],
+    geometry: Geometry,
+    entropy: &dyn potluck_types::Entropy,
+    nodes: &mut Vec<Stripe>,
+) -> Result<Piece, potluck_dag::SealPieceError> {
+    let sealed = seal_piece(node, geometry, entropy)?;
+    nodes.push(sealed.stripe);
+    Ok(sealed.piece)
+}
+
+fn building(error: impl std::fmt::Display) -> NodeError {
+    NodeError::Store(format!("the manifest cannot be built: {error}"))
+}
+
+async fn store_piece(
+    shared: &Arc<Shared>,
+    chunk: Bytes,
+    geometry: Geometry,
+    strict: bool,
+    _under_way: OwnedSemaphorePermit,
+) -> Result<(Piece, Stored), NodeError> {
+    let entropy = Arc::clone(&shared.entropy);
+    let sealed = Shared::blocking(move || seal_piece(&chunk, geometry, &*entropy))
+        .await
+        .map_err(building)?;
+    let stored = stripes::store(shared, shared.space, sealed.stripe, strict)
+        .await
+        .map_err(|error: ShardsError| error)?;
+    Ok((sealed.piece, stored))
+}
+
+/// The fingerprint of a chunk, and its piece when the space has it, live, and coded for as many losses.
+async fn look_up(
+    shared: &Arc<Shared>,
+    chunk: Bytes,
+    geometry: Geometry,
+) -> Result<(Option<[u8; 32]>, Option<Piece>), NodeError> {
+    let shared = Arc::clone(shared);
+    Shared::blocking(move || {
+        let fingerprint = *shared.dedup_key.fingerprint(&chunk).as_bytes();
+        let kv = shared.read()?;
+        let stored = kv
+            .stored(&fingerprint)?
+            .and_then(|bytes| from_canonical::<Piece>(&bytes).ok());
+        let Some(piece) =
+            stored.filter(|piece| piece.geometry().m() >= geometry.m() && piece.len() as usize == chunk.len())
+        else {
+            return Ok((Some(fingerprint), None));
+        };
+        let liveness =
+            Pins::of(shared.space)
+                .liveness(&kv, piece.stripe())
+                .map_err(|source| crate::error::MetaError {
+                    action: "reading",
+                    source,
+                })?;
+        Ok((Some(fingerprint), (liveness == Liveness::Live).then_some(piece)))
+    })
+    .await
+}
+
+/// Cuts a stream into chunks, on a thread of its own, a few ahead of who takes them.
+fn chunks(
+    shared: Arc<Shared>,
+    head: Vec<u8>,
+    reader: impl AsyncRead + Send + Unpin + 'static,
+) -> mpsc::Receiver<io::Result<Bytes>> {
+    let (sender, receiver) = mpsc::channel(2);
+    tokio::task::spawn_blocking(move || {
+        let reader = Read::chain(io::Cursor::new(head), tokio_util::io::SyncIoBridge::new(reader));
+        for chunk in Chunks::new(reader, &shared.dedup_key) {
+            if sender.blocking_send(chunk).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
