@@ -1,0 +1,27 @@
+# Short names for what one does often. None is needed: each says what it runs.
+
+# What CI runs.
+check:
+    cargo xtask check
+
+# The tests, as README.md says.
+test *arguments:
+    cargo test --release --workspace {{ arguments }}
+
+# The house rules alone.
+tidy:
+    cargo xtask tidy
+
+# Speed, as a ratio to what this machine can do.
+bench *arguments:
+    cargo bench --package potluck-dag
+    cargo bench --package potluck-store
+    cargo run --release --package potluck -- bench {{ arguments }}
+
+# The main job in one command.
+demo *arguments:
+    cargo run --release -- demo {{ arguments }}
+
+# Every decoder against hostile bytes, some seconds each. Needs cargo-fuzz and a nightly toolchain.
+fuzz seconds="30":
+    ./fuzz/run {{ seconds }}
