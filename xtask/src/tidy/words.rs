@@ -14,12 +14,11 @@ const MACHINE: [&str; 5] = ["/work", "/root", "/home", "/tmp/target", "/Users"];
 const NOTES: [&str; 6] = ["TODO", "FIXME", "XXX", "HACK", "todo!", "dbg!"];
 
 /// Names that say nothing of what a thing is, and what to write instead.
-const EMPTY: [(&str, &str); 6] = [
+const EMPTY: [(&str, &str); 5] = [
     ("manager", "name what it does"),
     ("utils", "name what is in it"),
     ("helper", "name what it does"),
     ("agent", "name it: node, steward, holder"),
-    ("session", "name it: connection, stream, upload"),
     ("misc", "name what is in it"),
 ];
 
