@@ -44,7 +44,7 @@ pub(super) fn check(files: &[File]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for file in files
         .iter()
-        .filter(|file| file.path != SELF && file.path != "Cargo.lock")
+        .filter(|file| file.path != SELF && !file.path.ends_with("Cargo.lock"))
     {
         findings.extend(machine(file));
         findings.extend(empty(file));

@@ -1,0 +1,143 @@
+//! Writes `fuzz/seeds`: for each target, bytes that its decoder takes, from which the fuzzer goes on.
+
+use potluck_crypto::{BoxKey, Purpose, SigningKey, Ticket, TicketSecret, seal};
+use potluck_dag::{Content, ManifestBuilder, Tree, seal_piece};
+use potluck_spaces::{Body, Change, Log, MemoryKv, Tree as Names};
+use potluck_types::{Entropy, Geometry, NodeId, PoolId, SpaceId, StripeId, Timestamp, to_canonical};
+use std::{
+    cell::Cell,
+    convert::Infallible,
+    fs, io,
+    path::Path,
+    sync::atomic::{AtomicU8, Ordering},
+};
+
+struct Counter(AtomicU8);
+
+impl Entropy for Counter {
+    fn fill(&self, buffer: &mut [u8]) {
+        for byte in buffer {
+            *byte = self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn write(target: &str, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(target);
+    fs::create_dir_all(&folder)?;
+    fs::write(folder.join(name), bytes)
+}
+
+/// A length in two bytes, then both parts.
+fn pair(first: &[u8], second: &[u8]) -> Vec<u8> {
+    let len = u16::try_from(first.len()).expect("seeds are small");
+    [&len.to_le_bytes()[..], first, second].concat()
+}
+
+fn main() -> io::Result<()> {
+    let entropy = Counter(AtomicU8::new(0));
+    let (space, device) = (SpaceId::from_bytes([1; 32]), SigningKey::from_seed(&[3; 32]));
+
+    let noise: Vec<u8> = (0..40_000u32)
+        .map(|i| (i.wrapping_mul(i) ^ i.wrapping_mul(2_654_435_761) >> 11) as u8)
+        .collect();
+    for (name, k, m, text) in [("replicated", 1, 1, &b"potluck"[..]), ("coded", 3, 2, &noise)] {
+        let sealed = seal_piece(text, Geometry::new(k, m).expect("possible"), &entropy).expect("small enough");
+        let descriptor = sealed.stripe.descriptor.to_bytes();
+        write("descriptor", name, &descriptor)?;
+        let shard = &sealed.stripe.shards[0];
+        write(
+            "shard",
+            name,
+            &pair(&descriptor, &[&[0], &shard.payload()[..]].concat()),
+        )?;
+        write("piece", name, &pair(&to_canonical(&sealed.piece), shard.payload()))?;
+        write(
+            "manifest",
+            name,
+            &pair(
+                &to_canonical(&Content::Tree(Tree::leaf(sealed.piece).expect("not empty"))),
+                &[],
+            ),
+        )?;
+    }
+    write(
+        "manifest",
+        "inline",
+        &pair(&to_canonical(&Content::Inline(b"potluck".to_vec().into())), &[]),
+    )?;
+    write("manifest", "tree", &manifest(&entropy))?;
+
+    let ticket = Ticket {
+        pool: PoolId::from_bytes([5; 32]),
+        pool_name: "home".to_owned(),
+        inviter: NodeId::from_bytes([6; 32]),
+        addresses: vec!["/ip4/192.0.2.1/tcp/4720".to_owned()],
+        secret: TicketSecret::from_bytes([7; 16]),
+        expires: Timestamp::from_millis(1_800_000_000_000),
+        mine: false,
+    };
+    write("ticket", "ticket", ticket.to_string().as_bytes())?;
+    let header = "age-encryption.org/v1\n-> scrypt AAAAAAAAAAAAAAAAAAAAAA 1\nAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n\
+                  --- AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n";
+    write("kit", "header", header.as_bytes())?;
+
+    let path: potluck_spaces::Path = "/photos/2026".parse().expect("a path");
+    let changes = Names::of(space)
+        .make_directories(&MemoryKv::default(), &path, &entropy)
+        .expect("nothing is there")
+        .0;
+    write("changes", "directories", &to_canonical(&changes))?;
+    write("changes", "uses", &to_canonical(&vec![uses(&entropy)]))?;
+    let body = Body {
+        pins: vec![StripeId::from_bytes([8; 32])],
+        unpins: Vec::new(),
+        sealed: vec![0; 48],
+    };
+    let entry = Log::of(space).next_entry(&MemoryKv::default(), &device, Timestamp::from_millis(1), body);
+    let entry = entry.expect("a first entry").to_bytes();
+    write("entry", "first", &entry)?;
+    write("signed", "entry", &entry)?;
+    write("path", "path", path.to_string().as_bytes())?;
+
+    let purpose = Purpose {
+        context: "potluck/fuzz/1",
+        associated: b"x",
+    };
+    write(
+        "sealed",
+        "box",
+        &BoxKey::from_bytes([2; 32]).seal(purpose, b"potluck", &entropy),
+    )?;
+    write(
+        "sealed",
+        "frames",
+        &[&[0, 0, 7, 0, 1, 0][..], &seal::seal(b"potluck", &entropy).1].concat(),
+    )
+}
+
+fn uses(entropy: &dyn Entropy) -> Change {
+    let file = potluck_spaces::FileId::generate(entropy);
+    Change::Uses {
+        file,
+        part: 0,
+        stripes: vec![StripeId::from_bytes([9; 32]); 2],
+    }
+}
+
+/// A tree of three pieces, and its node.
+fn manifest(entropy: &dyn Entropy) -> Vec<u8> {
+    let geometry = Geometry::new(1, 1).expect("possible");
+    let piece = |text: &[u8]| seal_piece(text, geometry, entropy).expect("small enough").piece;
+    let last = Cell::new(Vec::new());
+    let mut seal_node = |node: &[u8]| {
+        last.set(node.to_vec());
+        Ok::<_, Infallible>(piece(node))
+    };
+    let mut builder = ManifestBuilder::new();
+    for text in [&b"pot"[..], b"lu", b"ck"] {
+        builder.push(piece(text), &mut seal_node).expect("few pieces");
+    }
+    let tree = builder.finish(&mut seal_node).expect("few pieces").expect("not empty");
+    pair(&to_canonical(&Content::Tree(tree)), &last.take())
+}
