@@ -96,3 +96,15 @@ fn has_deny(cargo: &str) -> bool {
         .stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tests_run_as_the_readme_says() {
+        let readme = include_str!("../../README.md");
+        let step = STEPS.iter().find(|step| step.arguments[0] == "test").unwrap();
+        assert!(readme.contains(&format!("\ncargo {}\n", step.arguments.join(" "))));
+    }
+}
