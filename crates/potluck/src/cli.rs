@@ -1,0 +1,322 @@
+//! What a person types.
+
+use crate::{
+    config::Settings,
+    place::{ByteRange, Place},
+    span::Span,
+};
+use clap::{Args, Parser, Subcommand, ValueHint};
+use potluck_types::{ByteSize, Zone};
+use std::path::PathBuf;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed
+  2  not asked for in a way that makes sense
+  3  no such file, directory, space or pool
+  4  no daemon runs on the home
+  5  the pool, or too much of it, does not answer
+  6  refused: a ticket, a permission, a lock
+
+Files:
+  HOME/config.toml      the configuration: listen, announce, capacity, zone, mdns, grace, fsync
+  HOME/log/potluck.log  the log of a daemon started with --detach
+
+Environment:
+  POTLUCK_HOME, POTLUCK_TICKET, POTLUCK_PASSPHRASE; POTLUCK_LISTEN and so on for each key of the configuration; RUST_LOG";
+
+const START: &str = "\
+Start here:
+  potluck demo                 see it work: six nodes on this machine, two of them killed
+  potluck up --detach          found a pool, and run its first node
+  potluck invite               make a ticket for another machine
+  potluck join TICKET          run there
+  potluck put DIR home:/       store a tree; `potluck get home:/DIR` fetches it on any machine of yours
+
+`potluck --help` also lists exit codes, files and environment variables.";
+
+fn long_help() -> String {
+    format!("{START}\n\n{EXIT_CODES}")
+}
+
+/// Peer-to-peer storage: files encrypted here, spread over the machines of a pool, whole again when some of them are gone.
+#[derive(Debug, Parser)]
+#[command(name = "potluck", version, max_term_width = 110, after_help = START, after_long_help = long_help())]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// The folder of the node: keys, shards, configuration [default: ~/.local/share/potluck]
+    #[arg(long, global = true, value_name = "DIR", env = "POTLUCK_HOME", value_hint = ValueHint::DirPath, hide_env_values = true)]
+    pub(crate) home: Option<PathBuf>,
+    /// Print JSON, also for errors
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Answer every question with yes
+    #[arg(long, short, global = true)]
+    pub(crate) yes: bool,
+    /// Print results and errors only
+    #[arg(long, short, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// Log more; twice for everything
+    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run this machine's node; founds a pool the first time
+    Up {
+        #[command(flatten)]
+        run: Run,
+        /// The name of the pool, when it is founded
+        #[arg(long, value_name = "POOL")]
+        name: Option<String>,
+    },
+    /// Join a pool with a ticket, then run as `up` does
+    Join {
+        /// The ticket, or `-` to read it from standard input
+        #[arg(env = "POTLUCK_TICKET", hide_env_values = true)]
+        ticket: String,
+        #[command(flatten)]
+        run: Run,
+    },
+    /// Make a ticket that lets other machines into the pool
+    Invite {
+        /// How many machines may join with it
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        uses: u32,
+        /// How long it is good for
+        #[arg(long, value_name = "SPAN", default_value = "24h")]
+        expires: Span,
+        /// For one more machine of yours: it opens your private space
+        #[arg(long)]
+        mine: bool,
+    },
+    /// Store files: encrypted, and spread over the pool
+    Put(Put),
+    /// Fetch a file or a tree
+    Get {
+        /// What: `home:/photos`
+        #[arg(value_name = "SPACE:/PATH")]
+        place: Place,
+        /// Where to: a file, a folder, or `-` for standard output. A tree's content comes into it; files that are
+        /// there already, with the same size and time, are left alone [default: its name, here]
+        #[arg(value_hint = ValueHint::AnyPath)]
+        dest: Option<PathBuf>,
+        /// Only these bytes: `0-99`, `100-`, or `-100` for the last hundred
+        #[arg(long, value_name = "FIRST-LAST", allow_hyphen_values = true)]
+        range: Option<ByteRange>,
+    },
+    /// List a directory
+    Ls {
+        /// Which
+        #[arg(value_name = "SPACE:/PATH", default_value = "home:/")]
+        place: Place,
+        /// With size and time
+        #[arg(short, long)]
+        long: bool,
+        /// And all below it
+        #[arg(short, long)]
+        recursive: bool,
+    },
+    /// Print files
+    Cat {
+        /// Which
+        #[arg(value_name = "SPACE:/PATH", required = true)]
+        places: Vec<Place>,
+    },
+    /// Remove files
+    Rm {
+        /// Which
+        #[arg(value_name = "SPACE:/PATH", required = true)]
+        places: Vec<Place>,
+        /// Directories with all that is in them
+        #[arg(short, long)]
+        recursive: bool,
+    },
+    /// Show what is known of a file
+    Stat {
+        /// Which
+        #[arg(value_name = "SPACE:/PATH")]
+        place: Place,
+    },
+    /// Rename or move a file or directory
+    Mv {
+        /// What
+        #[arg(value_name = "FROM")]
+        from: Place,
+        /// Its new place
+        #[arg(value_name = "TO")]
+        to: Place,
+    },
+    /// Show nodes, what is safe, and what is being repaired
+    Status {
+        /// Show it again and again, until Ctrl-C
+        #[arg(long, short)]
+        watch: bool,
+    },
+    /// Leave the pool: move this node's shards to the others first
+    Leave {
+        /// Leave at once: what only this node holds is lost
+        #[arg(long)]
+        force: bool,
+    },
+    /// Back up or restore your keys
+    #[command(subcommand)]
+    Keys(Keys),
+    /// Check this machine's part of the pool, and name remedies
+    Doctor,
+    /// End the daemon
+    Stop,
+    /// Print the configuration that holds
+    Config,
+    /// See the main job done: six nodes on this machine, two of them killed, every byte compared
+    Demo {
+        /// A file or folder to store [default: this folder, if it is a checkout, without `.git` and `target`]
+        #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+        input: Option<PathBuf>,
+        /// Leave the pool running, and say how to use it
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Print completions for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Write man pages into a folder
+    Man {
+        /// The folder
+        #[arg(value_hint = ValueHint::DirPath)]
+        dir: PathBuf,
+    },
+}
+
+/// How a node runs. What is given at the first start is kept in the configuration.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Run {
+    /// Where to listen, `IP:PORT`; port 0 picks one [default: 0.0.0.0:4720]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Vec<String>,
+    /// An address to announce beside those found: that of a router that forwards the port, say
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) announce: Vec<String>,
+    /// What the pool may use of this disk: `200GB` [default: half of what is free]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) capacity: Option<ByteSize>,
+    /// The failure domain of this machine: a house, a rack. Machines of one zone are expected to fail together [default: itself]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) zone: Option<Zone>,
+    /// Do not look for members on the local network
+    #[arg(long)]
+    pub(crate) no_mdns: bool,
+    /// How long an absent machine is waited for before its shards are made anew [default: 15m]
+    #[arg(long, value_name = "SPAN")]
+    pub(crate) grace: Option<Span>,
+    /// Run in the background, with the log in HOME/log/potluck.log
+    #[arg(long)]
+    pub(crate) detach: bool,
+    /// Run in a session of its own: what `--detach` starts.
+    #[arg(long, hide = true)]
+    pub(crate) session: bool,
+    /// End when standard input does: what `demo` starts.
+    #[arg(long, hide = true)]
+    pub(crate) tied: bool,
+}
+
+impl Run {
+    /// What was typed.
+    pub(crate) fn settings(&self) -> Settings {
+        let list = |list: &[String]| (!list.is_empty()).then(|| list.to_owned());
+        Settings {
+            listen: list(&self.listen),
+            announce: list(&self.announce),
+            capacity: self.capacity,
+            zone: self.zone.clone(),
+            mdns: self.no_mdns.then_some(false),
+            grace: self.grace,
+            fsync: None,
+        }
+    }
+}
+
+/// What to put.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Put {
+    /// Files and folders, or `-` for standard input, which SPACE:/PATH then names
+    #[arg(value_name = "PATH", required = true, value_hint = ValueHint::AnyPath)]
+    pub(crate) paths: Vec<PathBuf>,
+    /// The directory to put them into, each under its own name
+    #[arg(value_name = "SPACE:/DIR")]
+    pub(crate) place: Place,
+    /// How many machines may be lost with nothing lost [default: as `status` says]
+    #[arg(long, value_name = "F")]
+    pub(crate) survive: Option<u8>,
+    /// Refuse when fewer machines are at hand than that needs, instead of mending it later
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// Leave out files and folders of this name
+    #[arg(long, value_name = "NAME")]
+    pub(crate) exclude: Vec<String>,
+    /// The one PATH gets the place itself as its name, instead of going into it
+    #[arg(long = "no-target-directory", short = 'T')]
+    pub(crate) exact: bool,
+}
+
+/// What to do with keys.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Keys {
+    /// Write a recovery kit: one file and a passphrase that bring you back when all your machines are lost
+    Backup {
+        /// The file to write
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        #[command(flatten)]
+        passphrase: Passphrase,
+    },
+    /// Come back on a fresh machine with a recovery kit, then run as `up` does
+    Restore {
+        /// The file
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        #[command(flatten)]
+        passphrase: Passphrase,
+        #[command(flatten)]
+        run: Run,
+    },
+}
+
+/// Where the passphrase comes from: this file, else `POTLUCK_PASSPHRASE`, else a prompt. Never the command line, which others can see.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Passphrase {
+    /// The file whose first line is the passphrase, or `-` for standard input [default: asks, or POTLUCK_PASSPHRASE]
+    #[arg(long = "passphrase-file", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) file: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_commands_fit_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_last_of_many_is_the_place() {
+        let cli = Cli::try_parse_from(["potluck", "put", "a", "b", "home:/c", "--survive", "1"]).unwrap();
+        let Command::Put(put) = cli.command else { panic!("not a put") };
+        assert_eq!((put.paths.len(), put.place.to_string()), (2, "home:/c".to_owned()));
+    }
+}

@@ -1,0 +1,248 @@
+//! `potluck doctor`: is this machine's part of the pool in order, and if not, what mends it?
+
+use super::status::{self, health};
+use crate::{
+    complaint::Complaint,
+    config::{self, Settings},
+    local::{
+        client,
+        message::{About, Request},
+    },
+    place::escape,
+    terminal::{Terminal, count},
+};
+use potluck_node::{NodeStatus, Status};
+use potluck_types::ByteSize;
+use serde::Serialize;
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr, TcpStream},
+    os::unix::fs::MetadataExt,
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+/// Free bytes below which a disk is nearly full.
+const FREE_BYTES_MIN: u64 = 1 << 30;
+/// Open files that a node in a large pool needs.
+const OPEN_FILES_MIN: u64 = 1024;
+/// How long a port of this machine may take to answer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How a check came out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Verdict {
+    Ok,
+    Warn,
+    Fail,
+}
+
+/// One check.
+#[derive(Debug, Serialize)]
+struct Check {
+    what: &'static str,
+    verdict: Verdict,
+    found: String,
+    remedy: Option<String>,
+}
+
+fn ok(what: &'static str, found: impl Into<String>) -> Check {
+    Check { what, verdict: Verdict::Ok, found: found.into(), remedy: None }
+}
+
+fn warn(what: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Check {
+    Check { what, verdict: Verdict::Warn, found: found.into(), remedy: Some(remedy.into()) }
+}
+
+fn fail(what: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Check {
+    Check { verdict: Verdict::Fail, ..warn(what, found, remedy) }
+}
+
+/// `potluck doctor`.
+pub(super) fn run(home: &Path, terminal: Terminal) -> Result<(), Complaint> {
+    let mut checks = vec![folder(home), configuration(home)];
+    checks.extend(keys(home));
+    checks.push(clock(home));
+    match client::call::<About>(home, &Request::About) {
+        Ok(about) => {
+            checks.push(ok("daemon", format!("process {} answers, version {}", about.pid, about.version)));
+            checks.push(open_files(about.open_files_max));
+            checks.push(disk(home, about.capacity));
+            checks.push(port(&about));
+            match status::ask(home) {
+                Ok(status) => checks.extend([members(&status), data(&status)]),
+                Err(complaint) => checks.push(fail("pool", complaint.message, complaint.hints.join("; "))),
+            }
+        }
+        Err(complaint) => {
+            checks.push(disk(home, ByteSize(0)));
+            checks.push(fail("daemon", complaint.message, complaint.hints.join("; ")));
+        }
+    }
+    let failed = checks.iter().filter(|check| check.verdict == Verdict::Fail).count() as u64;
+    terminal.result(&checks, || checks.iter().map(tell).collect::<Vec<_>>().join("\n"));
+    match failed {
+        0 => Ok(()),
+        failed => Err(Complaint::failed(format!("{} found", count(failed, "problem")))),
+    }
+}
+
+fn tell(check: &Check) -> String {
+    let mark = match check.verdict {
+        Verdict::Ok => "ok  ",
+        Verdict::Warn => "warn",
+        Verdict::Fail => "FAIL",
+    };
+    let remedy = check.remedy.as_ref().map(|remedy| format!("\n{:16}→ {}", "", escape(remedy))).unwrap_or_default();
+    format!("{mark}  {:<10}{}{remedy}", check.what, escape(&check.found))
+}
+
+fn folder(home: &Path) -> Check {
+    const WHAT: &str = "home";
+    match fs::metadata(home) {
+        Err(error) => fail(WHAT, format!("{}: {error}", home.display()), "`potluck up` or `potluck join TICKET` makes it; `--home DIR` names another"),
+        Ok(metadata) if metadata.uid() != rustix::process::geteuid().as_raw() => {
+            fail(WHAT, format!("{} belongs to another user", home.display()), format!("chown it, or run as that user: sudo chown -R $USER {}", home.display()))
+        }
+        Ok(metadata) if metadata.mode() & 0o077 != 0 => {
+            warn(WHAT, format!("{} can be entered by other users", home.display()), format!("chmod 700 {}", home.display()))
+        }
+        Ok(_) => ok(WHAT, home.display().to_string()),
+    }
+}
+
+fn configuration(home: &Path) -> Check {
+    match Settings::effective(Settings::default(), home) {
+        Ok(_) => ok("config", config::file(home).display().to_string()),
+        Err(complaint) => fail("config", complaint.message, complaint.hints.join("; ")),
+    }
+}
+
+fn keys(home: &Path) -> Vec<Check> {
+    let check = |name: &str| {
+        let file = home.join(name);
+        match fs::metadata(&file) {
+            Err(error) => fail("keys", format!("{}: {error}", file.display()), "restore it from a backup, or come back with `potluck keys restore FILE` on a new home"),
+            Ok(metadata) if metadata.mode() & 0o077 != 0 => {
+                fail("keys", format!("{} can be read by other users", file.display()), format!("chmod 600 {}", file.display()))
+            }
+            Ok(_) => ok("keys", name),
+        }
+    };
+    ["node.key", "user.key"].map(check).into()
+}
+
+/// A clock that stands before the newest of our own files was set back, or was wrong then.
+fn clock(home: &Path) -> Check {
+    let newest = ["meta.redb", "lock", "user.key"]
+        .iter()
+        .filter_map(|name| fs::metadata(home.join(name)).ok()?.modified().ok())
+        .max()
+        .unwrap_or(SystemTime::UNIX_EPOCH);
+    match newest.duration_since(SystemTime::now()) {
+        Ok(ahead) if ahead > Duration::from_secs(60) => warn(
+            "clock",
+            format!("it stands {} min before files that this node wrote", ahead.as_secs() / 60),
+            "set it: timedatectl set-ntp true",
+        ),
+        _ => ok("clock", "not before what this node wrote"),
+    }
+}
+
+fn open_files(most: u64) -> Check {
+    if most == 0 || most >= OPEN_FILES_MIN {
+        ok("files", if most == 0 { "no limit on open files".to_owned() } else { format!("up to {most} may be open") })
+    } else {
+        warn("files", format!("only {most} may be open"), "raise it: `ulimit -n 65536` before `potluck up`, or LimitNOFILE= in the systemd unit")
+    }
+}
+
+fn disk(home: &Path, capacity: ByteSize) -> Check {
+    match config::free_bytes(home) {
+        Err(complaint) => fail("disk", complaint.message, complaint.hints.join("; ")),
+        Ok(free) if free < FREE_BYTES_MIN => {
+            fail("disk", format!("{} free", ByteSize(free)), "make room, or offer less with `potluck up --capacity SIZE`")
+        }
+        Ok(free) => {
+            let offered = if capacity.0 == 0 { String::new() } else { format!(", {capacity} offered in all") };
+            ok("disk", format!("{} free{offered}", ByteSize(free)))
+        }
+    }
+}
+
+fn port(about: &About) -> Check {
+    const WHAT: &str = "port";
+    let addresses: Vec<SocketAddr> = about.identity.addresses.iter().filter_map(|text| tcp_address(text)).collect();
+    let answers = |address: &&SocketAddr| TcpStream::connect_timeout(address, CONNECT_TIMEOUT).is_ok();
+    match addresses.iter().find(answers) {
+        Some(address) if addresses.iter().all(|address| address.ip().is_loopback()) => warn(
+            WHAT,
+            format!("{address} answers, but only this machine can reach it"),
+            "fine for a try; else `potluck up --listen 0.0.0.0:4720`",
+        ),
+        Some(address) => ok(WHAT, format!("{address} answers; whether others reach it, `potluck status` on theirs shows")),
+        None if addresses.is_empty() => fail(WHAT, "the node listens nowhere", "`potluck up --listen 0.0.0.0:4720`"),
+        None => fail(WHAT, format!("{} does not answer", addresses[0]), "does a firewall stop it? Allow TCP and UDP on this port"),
+    }
+}
+
+/// The IP address and TCP port in an address, if it has them.
+fn tcp_address(text: &str) -> Option<SocketAddr> {
+    if let Ok(address) = text.parse() {
+        return Some(address);
+    }
+    let mut parts = text.strip_prefix('/')?.split('/');
+    let ip: IpAddr = match (parts.next()?, parts.next()?) {
+        ("ip4" | "ip6", ip) => ip.parse().ok()?,
+        _ => return None,
+    };
+    match (parts.next()?, parts.next()?) {
+        ("tcp", port) => Some(SocketAddr::new(ip, port.parse().ok()?)),
+        _ => None,
+    }
+}
+
+fn members(status: &Status) -> Check {
+    let away: Vec<String> =
+        status.nodes.iter().filter(|node| node.status == NodeStatus::Away).map(|node| node.id.short()).collect();
+    let all = status.nodes.len() as u64;
+    if away.is_empty() {
+        return ok("members", format!("{} here", count(all, "node")));
+    }
+    let found = format!("{} of {all} away: {}", away.len(), away.join(", "));
+    if away.len() as u64 + 1 == all {
+        return fail("members", found, "is this machine's network up? If the others run, can it reach their addresses?");
+    }
+    warn("members", found, "start `potluck up` there; one that will not come back is mended around after the grace period")
+}
+
+fn data(status: &Status) -> Check {
+    let found = health(&status.health).join(" ");
+    let remedy = status.advice.join(" ");
+    if status.health.unreadable > 0 {
+        fail("data", found, remedy)
+    } else if status.health.endangered > 0 {
+        warn("data", found, if remedy.is_empty() { "it is being repaired: `potluck status --watch`".to_owned() } else { remedy })
+    } else {
+        ok("data", found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_both_forms_are_understood() {
+        let check = |text: &str, expected: Option<&str>| {
+            assert_eq!(tcp_address(text).map(|address| address.to_string()).as_deref(), expected, "{text}");
+        };
+        check("127.0.0.1:4720", Some("127.0.0.1:4720"));
+        check("/ip4/192.0.2.1/tcp/4720", Some("192.0.2.1:4720"));
+        check("/ip6/::1/tcp/1", Some("[::1]:1"));
+        check("/ip4/192.0.2.1/udp/4720/quic-v1", None);
+        check("/dns/example.org/tcp/1", None);
+        check("", None);
+    }
+}

@@ -1,0 +1,20 @@
+//! Completions and man pages, from the command line's own description.
+
+use crate::{cli::Cli, complaint::Complaint, terminal::Terminal};
+use clap::CommandFactory;
+use clap_complete::Shell;
+use std::path::Path;
+
+/// `potluck completions`.
+pub(super) fn completions(shell: Shell) {
+    clap_complete::generate(shell, &mut Cli::command(), "potluck", &mut std::io::stdout());
+}
+
+/// `potluck man`.
+pub(super) fn man(folder: &Path, terminal: Terminal) -> Result<(), Complaint> {
+    let failed = |error: std::io::Error| Complaint::io("cannot write to", folder, &error);
+    std::fs::create_dir_all(folder).map_err(failed)?;
+    clap_mangen::generate_to(Cli::command(), folder).map_err(failed)?;
+    terminal.note(&format!("Read them with: man -l {}", folder.join("potluck.1").display()));
+    Ok(())
+}

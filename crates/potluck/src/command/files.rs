@@ -1,0 +1,144 @@
+//! Listing, removing, renaming, and what is known of a file.
+
+use crate::{
+    complaint::Complaint,
+    local::{
+        client,
+        frame::FrameKind,
+        message::{FileStat, Page, Request},
+    },
+    place::{Place, escape, place_of},
+    terminal::{Terminal, count, table},
+};
+use potluck_node::{Entry, Kind};
+use potluck_spaces::Path as SpacePath;
+use std::path::Path;
+
+/// Asks for the names of a directory, a page at a time.
+pub(super) fn pages(
+    home: &Path,
+    path: &SpacePath,
+    recursive: bool,
+    mut each: impl FnMut(Page) -> Result<(), Complaint>,
+) -> Result<(), Complaint> {
+    let (_sender, mut receiver) = client::open(home, &Request::List { path: path.clone(), recursive })?;
+    loop {
+        let frame = receiver.frame()?;
+        match frame.kind {
+            FrameKind::Item => each(frame.json().map_err(|error| client::lost(&error))?)?,
+            FrameKind::Reply => return Ok(()),
+            other => return Err(client::unexpected(other)),
+        }
+    }
+}
+
+/// `potluck ls`.
+pub(super) fn list(home: &Path, place: &Place, long: bool, recursive: bool, terminal: Terminal) -> Result<(), Complaint> {
+    pages(home, &place.path, recursive, |page| {
+        if terminal.json {
+            for entry in &page.entries {
+                let path = page.directory.join(entry.name.clone());
+                terminal.value(&serde_json::json!({ "path": path, "entry": entry }));
+            }
+            return Ok(());
+        }
+        let name = |entry: &Entry| {
+            let name = if recursive {
+                page.directory.join(entry.name.clone()).to_string()
+            } else {
+                entry.name.as_str().to_owned()
+            };
+            let slash = if entry.kind == Kind::Directory { "/" } else { "" };
+            let conflicts = match entry.conflicts {
+                0 => String::new(),
+                others => format!("  ({} written elsewhere at the same time)", count(others.into(), "other version")),
+            };
+            format!("{}{slash}{conflicts}", escape(&name))
+        };
+        if long {
+            let rows: Vec<Vec<String>> = page.entries.iter().map(|entry| long_row(entry, name(entry))).collect();
+            terminal.line(&table(&rows));
+        } else {
+            let names: Vec<String> = page.entries.iter().map(name).collect();
+            terminal.line(&names.join("\n"));
+        }
+        Ok(())
+    })
+}
+
+fn long_row(entry: &Entry, name: String) -> Vec<String> {
+    let size = match entry.kind {
+        Kind::Directory => "-".to_owned(),
+        Kind::File => entry.len.to_string(),
+    };
+    let kind = match (entry.kind, entry.executable) {
+        (Kind::Directory, _) => "d",
+        (Kind::File, true) => "x",
+        (Kind::File, false) => "-",
+    };
+    let modified = if entry.modified.as_millis() == 0 { "-".to_owned() } else { entry.modified.to_string() };
+    vec![kind.to_owned(), format!("{size:>12}"), format!("{modified:<20}"), name]
+}
+
+/// `potluck rm`.
+pub(super) fn remove(home: &Path, places: &[Place], recursive: bool, terminal: Terminal) -> Result<(), Complaint> {
+    let mut files = 0;
+    for place in places {
+        if recursive && place.path.names().is_empty() {
+            terminal.confirm("Remove every file of the space?")?;
+        }
+        files += client::call::<u64>(home, &Request::Remove { path: place.path.clone(), recursive })?;
+    }
+    terminal.result(&serde_json::json!({ "removed": files }), || {
+        if terminal.quiet { String::new() } else { format!("Removed {}.", count(files, "file")) }
+    });
+    Ok(())
+}
+
+/// `potluck mv`. Into a directory that is there, as `mv` of files does.
+pub(super) fn rename(home: &Path, from: &Place, to: &Place, terminal: Terminal) -> Result<(), Complaint> {
+    let is_directory = match client::call::<FileStat>(home, &Request::Stat { path: to.path.clone() }) {
+        Ok(stat) => stat.entry.is_none_or(|entry| entry.kind == Kind::Directory),
+        Err(complaint) if complaint.kind == crate::complaint::Kind::NotFound => false,
+        Err(complaint) => return Err(complaint),
+    };
+    let to = match from.path.split() {
+        Some((_, name)) if is_directory => to.path.join(name.clone()),
+        Some(_) => to.path.clone(),
+        None => return Err(Complaint::usage("the root of a space cannot be moved")),
+    };
+    client::call::<()>(home, &Request::Rename { from: from.path.clone(), to: to.clone() })?;
+    terminal.result(&serde_json::json!({ "path": to }), || {
+        if terminal.quiet { String::new() } else { format!("{from} is {} now.", place_of(&to)) }
+    });
+    Ok(())
+}
+
+/// `potluck stat`.
+pub(super) fn stat(home: &Path, place: &Place, terminal: Terminal) -> Result<(), Complaint> {
+    let stat: FileStat = client::call(home, &Request::Stat { path: place.path.clone() })?;
+    terminal.result(&stat, || describe(place, &stat));
+    Ok(())
+}
+
+fn describe(place: &Place, stat: &FileStat) -> String {
+    let row = |name: &str, value: String| vec![name.to_owned(), value];
+    let mut rows = vec![row("name", place.to_string())];
+    let file = stat.entry.as_ref().filter(|entry| entry.kind == Kind::File);
+    rows.push(row("kind", if file.is_some() { "file" } else { "directory" }.to_owned()));
+    if let Some(entry) = file {
+        rows.push(row("size", format!("{} bytes", entry.len)));
+        rows.push(row("changed", entry.modified.to_string()));
+        rows.push(row("executable", if entry.executable { "yes" } else { "no" }.to_owned()));
+        rows.push(row("made to survive", count(stat.survives.into(), "lost machine")));
+        let stored = match stat.stripes {
+            0 => "with its name".to_owned(),
+            stripes => format!("in {}", count(stripes, "stripe")),
+        };
+        rows.push(row("stored", stored));
+        if entry.conflicts > 0 {
+            rows.push(row("other versions", entry.conflicts.to_string()));
+        }
+    }
+    table(&rows)
+}

@@ -1,0 +1,74 @@
+//! Recovery kits.
+
+use crate::{
+    cli::Passphrase,
+    complaint::Complaint,
+    local::{client, message::Request},
+    terminal::Terminal,
+};
+use potluck_crypto::Kit;
+use potluck_types::limits::KIT_BYTES_MAX;
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+use zeroize::Zeroizing;
+
+/// `potluck keys backup`.
+pub(super) fn backup(home: &Path, file: &Path, source: &Passphrase, terminal: Terminal) -> Result<(), Complaint> {
+    if file.exists() {
+        return Err(Complaint::usage(format!("{} is there already", file.display())).hint("name a new file"));
+    }
+    let passphrase = passphrase(source, true, terminal)?;
+    if passphrase.is_empty() {
+        return Err(Complaint::usage("the passphrase is empty").hint("five or six random words make a good one"));
+    }
+    let kit: String = client::call(home, &Request::Backup { passphrase: passphrase.to_string() })?;
+    let write = || -> io::Result<()> {
+        let mut out = OpenOptions::new().create_new(true).write(true).mode(0o600).open(file)?;
+        out.write_all(kit.as_bytes())?;
+        out.sync_all()
+    };
+    write().map_err(|error| Complaint::io("cannot write", file, &error))?;
+    terminal.result(&serde_json::json!({ "kit": file }), || {
+        format!(
+            "{} and the passphrase bring you back on a fresh machine, with every file:\n  potluck keys restore {}\n\
+             Keep it away from your machines, and the passphrase away from it.",
+            file.display(),
+            file.display()
+        )
+    });
+    Ok(())
+}
+
+/// Opens a recovery kit; gives the passphrase too, for whom it is passed on to.
+pub(super) fn open(
+    file: &Path,
+    source: &Passphrase,
+    terminal: Terminal,
+) -> Result<(Kit, Zeroizing<String>), Complaint> {
+    let mut bytes = Vec::new();
+    File::open(file)
+        .and_then(|kit| kit.take(KIT_BYTES_MAX as u64 + 1).read_to_end(&mut bytes))
+        .map_err(|error| Complaint::io("cannot read", file, &error))?;
+    let passphrase = passphrase(source, false, terminal)?;
+    let kit = Kit::decrypt(&bytes, &passphrase)?;
+    Ok((kit, passphrase))
+}
+
+fn passphrase(source: &Passphrase, is_new: bool, terminal: Terminal) -> Result<Zeroizing<String>, Complaint> {
+    let first_line = |text: &str| Zeroizing::new(text.lines().next().unwrap_or_default().to_owned());
+    match &source.file {
+        Some(file) if file == Path::new("-") => Ok(first_line(&Zeroizing::new(super::read_input("the passphrase")?))),
+        Some(file) => {
+            let text = fs::read_to_string(file).map_err(|error| Complaint::io("cannot read", file, &error))?;
+            Ok(first_line(&Zeroizing::new(text)))
+        }
+        None => match std::env::var("POTLUCK_PASSPHRASE") {
+            Ok(passphrase) => Ok(Zeroizing::new(passphrase)),
+            Err(_) => terminal.passphrase(is_new),
+        },
+    }
+}

@@ -1,0 +1,134 @@
+//! One function a command. Each takes what was typed, and prints what came of it.
+
+mod doctor;
+mod documents;
+mod files;
+pub(crate) mod get;
+mod keys;
+mod pool;
+pub(crate) mod put;
+pub(crate) mod status;
+
+use crate::{
+    cli::{Cli, Command, Keys, Run},
+    complaint::Complaint,
+    config::{self, Settings},
+    daemon::{self, Detached, Entrance},
+    demo,
+    terminal::Terminal,
+};
+use std::{
+    ffi::OsString,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+/// Does what was typed.
+pub(crate) fn run(cli: Cli, terminal: Terminal) -> Result<(), Complaint> {
+    let home = || home(cli.global.home.clone());
+    match cli.command {
+        Command::Up { run, name } => start(&home()?, &run, Entrance::Up(name), &[], None, terminal),
+        Command::Join { ticket, run } => {
+            let ticket = if ticket == "-" { read_input("the ticket")? } else { ticket };
+            // Checked before anything is started: a typing mistake is answered at once.
+            ticket.trim().parse::<potluck_crypto::Ticket>()?;
+            let again = [OsString::from("join"), OsString::from("-")];
+            start(&home()?, &run, Entrance::Join(ticket.clone()), &again, Some(&ticket), terminal)
+        }
+        Command::Invite { uses, expires, mine } => pool::invite(&home()?, uses, expires, mine, terminal),
+        Command::Put(put) => put::run(&home()?, &put, terminal),
+        Command::Get { place, dest, range } => get::run(&home()?, &place, dest.as_deref(), range, terminal),
+        Command::Ls { place, long, recursive } => files::list(&home()?, &place, long, recursive, terminal),
+        Command::Cat { places } => get::cat(&home()?, &places),
+        Command::Rm { places, recursive } => files::remove(&home()?, &places, recursive, terminal),
+        Command::Stat { place } => files::stat(&home()?, &place, terminal),
+        Command::Mv { from, to } => files::rename(&home()?, &from, &to, terminal),
+        Command::Status { watch } => status::run(&home()?, watch, terminal),
+        Command::Leave { force } => pool::leave(&home()?, force, terminal),
+        Command::Keys(Keys::Backup { file, passphrase }) => keys::backup(&home()?, &file, &passphrase, terminal),
+        Command::Keys(Keys::Restore { file, passphrase, run }) => {
+            let (kit, passphrase) = keys::open(&file, &passphrase, terminal)?;
+            let again = [
+                OsString::from("keys"),
+                OsString::from("restore"),
+                file.into_os_string(),
+                OsString::from("--passphrase-file=-"),
+            ];
+            start(&home()?, &run, Entrance::Restore(Box::new(kit)), &again, Some(&passphrase), terminal)
+        }
+        Command::Doctor => doctor::run(&home()?, terminal),
+        Command::Stop => pool::stop(&home()?, terminal),
+        Command::Config => print_config(&home()?, terminal),
+        Command::Demo { input, keep } => demo::run(input.as_deref(), keep, terminal),
+        Command::Completions { shell } => {
+            documents::completions(shell);
+            Ok(())
+        }
+        Command::Man { dir } => documents::man(&dir, terminal),
+    }
+}
+
+/// Runs the daemon here, or starts it in the background with these arguments instead of those that were typed.
+fn start(
+    home: &Path,
+    run: &Run,
+    entrance: Entrance,
+    again: &[OsString],
+    secret: Option<&str>,
+    terminal: Terminal,
+) -> Result<(), Complaint> {
+    if !run.detach {
+        return daemon::run(home, run, entrance, terminal);
+    }
+    let mut arguments: Vec<OsString> = vec!["--home".into(), home.into()];
+    if again.is_empty() {
+        arguments.push("up".into());
+    }
+    arguments.extend_from_slice(again);
+    if let Entrance::Up(Some(name)) = entrance {
+        arguments.extend(["--name".into(), name.into()]);
+    }
+    let mut option = |name: &str, value: String| arguments.push(format!("--{name}={value}").into());
+    run.listen.iter().for_each(|address| option("listen", address.clone()));
+    run.announce.iter().for_each(|address| option("announce", address.clone()));
+    if let Some(capacity) = run.capacity {
+        option("capacity", capacity.0.to_string());
+    }
+    if let Some(zone) = &run.zone {
+        option("zone", zone.to_string());
+    }
+    if let Some(grace) = run.grace {
+        option("grace", grace.to_string());
+    }
+    if run.no_mdns {
+        arguments.push("--no-mdns".into());
+    }
+    daemon::detach(home, Detached { arguments, secret }, terminal)
+}
+
+/// The home that was named, or the usual one; absolute, so that it means the same to a daemon.
+fn home(named: Option<PathBuf>) -> Result<PathBuf, Complaint> {
+    let home = named.or_else(|| config::default_home(|name| std::env::var(name).ok())).ok_or_else(|| {
+        Complaint::usage("there is no home: neither HOME nor XDG_DATA_HOME is set").hint("name one with `--home DIR`")
+    })?;
+    std::path::absolute(&home).map_err(|error| Complaint::io("cannot use the home", &home, &error))
+}
+
+/// All of standard input, as text.
+fn read_input(what: &str) -> Result<String, Complaint> {
+    let mut text = String::new();
+    let limit = potluck_types::limits::TICKET_TEXT_BYTES_MAX as u64 + 1;
+    std::io::stdin()
+        .take(limit)
+        .read_to_string(&mut text)
+        .map_err(|error| Complaint::failed(format!("{what} cannot be read from standard input: {error}")))?;
+    Ok(text)
+}
+
+fn print_config(home: &Path, terminal: Terminal) -> Result<(), Complaint> {
+    let settings = Settings::effective(Settings::default(), home)?.with_defaults(config::free_bytes(home)?);
+    terminal.result(&serde_json::json!({ "home": home, "config": settings }), || {
+        format!("# {}\n{}", config::file(home).display(), settings.to_toml().trim_end())
+    });
+    Ok(())
+}

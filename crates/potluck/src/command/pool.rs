@@ -1,0 +1,132 @@
+//! Inviting, leaving, stopping.
+
+use crate::{
+    complaint::{Complaint, Kind},
+    local::{client, message::Request},
+    span::Span,
+    terminal::{Terminal, count},
+};
+use potluck_node::{Invitation, InviteOptions, LeaveProgress, Status};
+use qrcode::{EcLevel, QrCode, render::unicode::Dense1x2};
+use std::{
+    io::IsTerminal,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How often a departure is looked at.
+const LEAVE_POLL: Duration = Duration::from_millis(500);
+/// How often in a row it must look finished: the plan for a departure is made after it was asked for.
+const LEAVE_LOOKS: u32 = 4;
+/// How long a departure may stand still before its cause is told.
+const LEAVE_STILL: Duration = Duration::from_secs(30);
+/// How long the daemon may take to end.
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// `potluck invite`.
+pub(super) fn invite(home: &Path, uses: u32, expires: Span, mine: bool, terminal: Terminal) -> Result<(), Complaint> {
+    if mine {
+        terminal.confirm(
+            "Whoever joins with this ticket becomes you: reads and changes all your files. Is it for a machine of yours?",
+        )?;
+    }
+    let options = InviteOptions { uses, expires: expires.duration(), mine };
+    let invitation: Invitation = client::call(home, &Request::Invite { options })?;
+    terminal.result(&invitation, || invitation.ticket.clone());
+    if std::io::stdout().is_terminal()
+        && let Ok(code) = QrCode::with_error_correction_level(invitation.ticket.to_uppercase(), EcLevel::L)
+    {
+        terminal.note(&code.render::<Dense1x2>().quiet_zone(true).build());
+    }
+    let whose = if mine { "one of your machines" } else { "another person's machine" };
+    terminal.note(&format!(
+        "\nOn {whose}: potluck join TICKET\nIt lets {} in, until {}. Keep it secret until then.",
+        count(invitation.uses.into(), "machine"),
+        invitation.expires
+    ));
+    if !mine {
+        terminal.note("For one more machine of yours, which is to see your files: potluck invite --mine");
+    }
+    Ok(())
+}
+
+/// `potluck leave`.
+pub(super) fn leave(home: &Path, force: bool, terminal: Terminal) -> Result<(), Complaint> {
+    let question = if force {
+        "Leave the pool at once? What only this node holds is lost."
+    } else {
+        "Leave the pool? This node's data moves to the others first."
+    };
+    terminal.confirm(question)?;
+    client::call::<()>(home, &Request::Leave)?;
+    if !force {
+        drain(home, terminal)?;
+    }
+    client::call::<()>(home, &Request::Part)?;
+    wait_for_end(home)?;
+    terminal.result(&serde_json::json!({ "left": true }), || {
+        format!("This node has left the pool. {} may be deleted.", home.display())
+    });
+    Ok(())
+}
+
+fn drain(home: &Path, terminal: Terminal) -> Result<(), Complaint> {
+    let (mut least, mut moved, mut looks) = (u64::MAX, Instant::now(), 0);
+    loop {
+        let progress: LeaveProgress = client::call(home, &Request::LeaveProgress)?;
+        looks = if progress.shards_left == 0 { looks + 1 } else { 0 };
+        if looks >= LEAVE_LOOKS {
+            return Ok(());
+        }
+        if progress.shards_left < least {
+            least = progress.shards_left;
+            moved = Instant::now();
+            if least > 0 {
+                terminal.note(&format!("{} left to move", count(least, "stripe")));
+            }
+        }
+        if moved.elapsed() > LEAVE_STILL {
+            return Err(stuck(home, progress.shards_left));
+        }
+        thread::sleep(LEAVE_POLL);
+    }
+}
+
+/// Why a departure does not go on, and what would be lost.
+fn stuck(home: &Path, left: u64) -> Complaint {
+    let what = count(left, "stripe");
+    let complaint = Complaint::new(Kind::Unreachable, format!("{what} cannot be moved: without this node they survive fewer losses, or are lost"));
+    let advice = client::call::<Status>(home, &Request::Status).map(|status| status.advice).unwrap_or_default();
+    let complaint = advice.into_iter().fold(complaint, Complaint::hint);
+    complaint
+        .hint("this node goes on trying; say `potluck leave` again later, or add a machine first: `potluck invite`")
+        .hint("`potluck leave --force` leaves all the same")
+}
+
+/// `potluck stop`.
+pub(super) fn stop(home: &Path, terminal: Terminal) -> Result<(), Complaint> {
+    client::call::<()>(home, &Request::Stop)?;
+    wait_for_end(home)?;
+    terminal.result(&serde_json::json!({ "stopped": true }), || "Stopped.".to_owned());
+    Ok(())
+}
+
+/// Until the daemon has let go of the home.
+fn wait_for_end(home: &Path) -> Result<(), Complaint> {
+    let begun = Instant::now();
+    let lock = home.join("lock");
+    loop {
+        let is_free = std::fs::File::open(&lock).map_or(true, |file| {
+            rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok()
+        });
+        if is_free {
+            return Ok(());
+        }
+        if begun.elapsed() > STOP_TIMEOUT {
+            return Err(Complaint::failed("the daemon was told to end, and has not ended yet")
+                .hint("`potluck doctor` names its process"));
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+}

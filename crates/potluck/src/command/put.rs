@@ -1,0 +1,361 @@
+//! `potluck put`: local files, streamed to the daemon without waiting for each.
+//!
+//! One thread walks the files and sends them, another adds up how much there is, and the caller's listens to how far it is.
+
+use crate::{
+    cli::Put,
+    complaint::Complaint,
+    local::{
+        client::{self, Sender},
+        frame::FrameKind,
+        message::{PutFailed, PutItem, PutProgress, Request, SMALL_FILE_BYTES_MAX},
+    },
+    place::{escape, place_of},
+    terminal::{Progress, Terminal, count, rate, seconds},
+};
+use potluck_node::{FileMeta, PutOptions, PutReport};
+use potluck_spaces::{Name, Path as SpacePath};
+use potluck_types::{ByteSize, Clock, SystemClock, Timestamp};
+use serde::Serialize;
+use std::{
+    fs::{self, File, Metadata},
+    io::{self, Read},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, UNIX_EPOCH},
+};
+
+/// Bytes that are read at once from a large file.
+const READ_BYTES: usize = 1 << 20;
+/// Failures that are told one by one; the rest is counted.
+const FAILURES_TOLD_MAX: usize = 20;
+
+/// What is put, and where.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    /// The local file or folder; standard input when none.
+    pub(crate) local: Option<PathBuf>,
+    /// Its place in the space.
+    pub(crate) path: SpacePath,
+}
+
+/// A file that was not put or not fetched.
+#[derive(Debug, Serialize)]
+pub(crate) struct Failure {
+    /// Which.
+    pub(crate) path: String,
+    /// Why.
+    pub(crate) complaint: Complaint,
+}
+
+/// What came of a put.
+#[derive(Debug, Serialize)]
+pub(crate) struct Outcome {
+    /// What the node says.
+    #[serde(flatten)]
+    pub(crate) report: PutReport,
+    /// What was left out.
+    pub(crate) failed: Vec<Failure>,
+    /// Links and devices, which a space has none of.
+    pub(crate) skipped: u64,
+    /// How long it took.
+    pub(crate) seconds: f64,
+}
+
+/// `potluck put`.
+pub(super) fn run(home: &Path, put: &Put, terminal: Terminal) -> Result<(), Complaint> {
+    let sources = sources(put)?;
+    let options = PutOptions { survive: put.survive, strict: put.strict };
+    let outcome = send(home, &sources, options, &put.exclude, terminal)?;
+    for failure in outcome.failed.iter().take(FAILURES_TOLD_MAX) {
+        terminal.warn(&format!("{}: {}", escape(&failure.path), escape(&failure.complaint.message)));
+    }
+    terminal.result(&outcome, || if terminal.quiet { String::new() } else { summary(&outcome, &sources) });
+    match outcome.failed.len() as u64 {
+        0 => Ok(()),
+        failed => Err(Complaint::failed(format!("{} could not be put", count(failed, "file")))
+            .hint("the others are stored; the same command again stores what is missing, and sends nothing twice")),
+    }
+}
+
+/// Where each path goes.
+fn sources(put: &Put) -> Result<Vec<Source>, Complaint> {
+    if put.exact && put.paths.len() > 1 {
+        return Err(Complaint::usage("`-T` takes one PATH, and there are several"));
+    }
+    let source = |local: &PathBuf| {
+        if local == Path::new("-") {
+            if put.paths.len() > 1 || put.place.path.names().is_empty() {
+                return Err(Complaint::usage("standard input needs a place of its own: `potluck put - home:/NAME`"));
+            }
+            return Ok(Source { local: None, path: put.place.path.clone() });
+        }
+        let real = fs::canonicalize(local).map_err(|error| Complaint::io("cannot read", local, &error))?;
+        if put.exact {
+            return Ok(Source { local: Some(real), path: put.place.path.clone() });
+        }
+        // A link is followed when it is named, and keeps its own name.
+        let named = local.file_name().or(real.file_name());
+        let named = named.ok_or_else(|| {
+            Complaint::usage(format!("{} has no name", local.display())).hint("`-T` puts its content under the place itself")
+        })?;
+        Ok(Source { path: put.place.path.join(name_of(named)?), local: Some(real) })
+    };
+    put.paths.iter().map(source).collect()
+}
+
+fn name_of(name: &std::ffi::OsStr) -> Result<Name, Complaint> {
+    let text = name.to_str().ok_or_else(|| Complaint::failed("the name is not UTF-8").hint("rename it"))?;
+    Name::try_from(text.to_owned()).map_err(|error| Complaint::failed(error.to_string()))
+}
+
+fn summary(outcome: &Outcome, sources: &[Source]) -> String {
+    let report = &outcome.report;
+    let time = Duration::from_secs_f64(outcome.seconds);
+    let place = match sources {
+        [one] => format!(" as {}", place_of(&one.path)),
+        _ => String::new(),
+    };
+    let mut text = format!(
+        "Put {}{place}: {} in {} ({}). It survives {}.",
+        count(report.files, "file"),
+        ByteSize(report.bytes),
+        seconds(time),
+        rate(report.bytes, time),
+        count(report.survives.into(), "lost machine"),
+    );
+    if report.deduplicated > 0 {
+        text.push_str(&format!("\n{} of it were stored already.", ByteSize(report.deduplicated)));
+    }
+    if report.degraded > 0 {
+        text.push_str(&format!(
+            "\n{} lie on fewer machines than wanted, and will be mended first: `potluck status` shows it.",
+            count(report.degraded, "stripe")
+        ));
+    }
+    if outcome.skipped > 0 {
+        text.push_str(&format!("\nLeft out: {}.", count(outcome.skipped, "link or special file")));
+    }
+    text
+}
+
+/// What the threads of a put share.
+#[derive(Default)]
+struct Shared {
+    total: AtomicU64,
+    skipped: AtomicU64,
+    failed: Mutex<Vec<Failure>>,
+    over: AtomicBool,
+}
+
+/// Sends files to the daemon of a home, and waits until they are durable.
+pub(crate) fn send(
+    home: &Path,
+    sources: &[Source],
+    options: PutOptions,
+    exclude: &[String],
+    terminal: Terminal,
+) -> Result<Outcome, Complaint> {
+    let (sender, mut receiver) = client::open(home, &Request::Put { options })?;
+    let shared = Shared::default();
+    let is_known = sources.iter().all(|source| source.local.is_some());
+    let mut progress = terminal.progress("storing", is_known.then_some(0));
+    let report = thread::scope(|scope| {
+        let walk = Walk { shared: &shared, exclude };
+        scope.spawn(move || sources.iter().try_for_each(|source| walk.measure(source.local.as_deref()?)));
+        scope.spawn(move || walk.send_all(sender, sources));
+        let report = listen(&mut receiver, &shared, is_known, &mut progress);
+        shared.over.store(true, Ordering::Relaxed);
+        if report.is_err() {
+            receiver.hang_up();
+        }
+        report
+    })?;
+    let seconds = progress.done().as_secs_f64();
+    let failed = shared.failed.into_inner().unwrap_or_default();
+    Ok(Outcome { report, failed, skipped: shared.skipped.into_inner(), seconds })
+}
+
+fn listen(
+    receiver: &mut client::Receiver,
+    shared: &Shared,
+    is_known: bool,
+    progress: &mut Progress,
+) -> Result<PutReport, Complaint> {
+    loop {
+        let frame = receiver.frame()?;
+        match frame.kind {
+            FrameKind::Item => {
+                let at: PutProgress = frame.json().map_err(|error| client::lost(&error))?;
+                if is_known {
+                    progress.of(shared.total.load(Ordering::Relaxed).max(at.bytes));
+                }
+                progress.at(at.bytes, &count(at.files, "file"));
+            }
+            FrameKind::Failed => {
+                let PutFailed { path, complaint } = frame.json().map_err(|error| client::lost(&error))?;
+                shared.fail(path.to_string(), complaint);
+            }
+            FrameKind::Reply => return frame.json().map_err(|error| client::lost(&error)),
+            other => return Err(client::unexpected(other)),
+        }
+    }
+}
+
+impl Shared {
+    fn fail(&self, path: String, complaint: Complaint) {
+        if let Ok(mut failed) = self.failed.lock() {
+            failed.push(Failure { path, complaint });
+        }
+    }
+}
+
+/// A walk over local files.
+#[derive(Clone, Copy)]
+struct Walk<'a> {
+    shared: &'a Shared,
+    exclude: &'a [String],
+}
+
+impl Walk<'_> {
+    /// Adds up the bytes below; ends early when the put is over.
+    fn measure(self, local: &Path) -> Option<()> {
+        if self.shared.over.load(Ordering::Relaxed) {
+            return None;
+        }
+        // What cannot be read is told by who sends it.
+        let Ok(metadata) = fs::symlink_metadata(local) else { return Some(()) };
+        if metadata.is_file() {
+            self.shared.total.fetch_add(metadata.len(), Ordering::Relaxed);
+        } else if metadata.is_dir() {
+            for below in fs::read_dir(local).into_iter().flatten().flatten() {
+                if !self.is_excluded(&below.file_name()) {
+                    self.measure(&below.path())?;
+                }
+            }
+        }
+        Some(())
+    }
+
+    /// When the daemon goes away, who listens to it knows why.
+    fn send_all(self, mut sender: Sender, sources: &[Source]) {
+        let mut send = || -> io::Result<()> {
+            for source in sources {
+                match &source.local {
+                    Some(local) => self.send(&mut sender, local, &source.path)?,
+                    None => send_input(&mut sender, &source.path)?,
+                }
+            }
+            sender.end()?;
+            sender.flush()
+        };
+        if let Err(error) = send() {
+            tracing::debug!(%error, "the daemon takes no more");
+        }
+    }
+
+    /// In order of names, so that a tree is put the same way each time.
+    fn send(self, sender: &mut Sender, local: &Path, path: &SpacePath) -> io::Result<()> {
+        let failed = |complaint| self.shared.fail(local.display().to_string(), complaint);
+        let metadata = match fs::symlink_metadata(local) {
+            Ok(metadata) => metadata,
+            Err(error) => {
+                failed(Complaint::io("cannot look at", local, &error));
+                return Ok(());
+            }
+        };
+        if metadata.is_file() {
+            return self.send_file(sender, local, path);
+        }
+        if !metadata.is_dir() {
+            self.shared.skipped.fetch_add(1, Ordering::Relaxed);
+            return Ok(());
+        }
+        if !path.names().is_empty() {
+            sender.json(FrameKind::Item, &PutItem::Directory(path.clone()))?;
+        }
+        let entries = fs::read_dir(local).and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect());
+        let mut names: Vec<std::ffi::OsString> = match entries {
+            Ok(names) => names,
+            Err(error) => {
+                failed(Complaint::io("cannot read", local, &error));
+                return Ok(());
+            }
+        };
+        names.sort();
+        for name in names.iter().filter(|name| !self.is_excluded(name)) {
+            match name_of(name) {
+                Ok(as_name) => self.send(sender, &local.join(name), &path.join(as_name))?,
+                Err(complaint) => self.shared.fail(local.join(name).display().to_string(), complaint),
+            }
+        }
+        Ok(())
+    }
+
+    /// A file that cannot be read is left out; one that fails half-way is taken back.
+    fn send_file(self, sender: &mut Sender, local: &Path, path: &SpacePath) -> io::Result<()> {
+        let failed = |error| self.shared.fail(local.display().to_string(), Complaint::io("cannot read", local, &error));
+        let opened = File::open(local).and_then(|file| Ok((file.metadata()?, file)));
+        let (metadata, mut file) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                failed(error);
+                return Ok(());
+            }
+        };
+        let meta = meta_of(&metadata);
+        let mut head = Vec::with_capacity(usize::try_from(metadata.len().min(SMALL_FILE_BYTES_MAX) + 1).unwrap_or(0));
+        if let Err(error) = file.by_ref().take(SMALL_FILE_BYTES_MAX + 1).read_to_end(&mut head) {
+            failed(error);
+            return Ok(());
+        }
+        let len = head.len() as u64;
+        if len <= SMALL_FILE_BYTES_MAX {
+            sender.json(FrameKind::Item, &PutItem::File { path: path.clone(), meta, len: Some(len) })?;
+            sender.data(&head)?;
+            return sender.end();
+        }
+        sender.json(FrameKind::Item, &PutItem::File { path: path.clone(), meta, len: Some(metadata.len().max(len)) })?;
+        sender.data(&head)?;
+        send_rest(sender, &mut file)
+    }
+
+    fn is_excluded(self, name: &std::ffi::OsStr) -> bool {
+        self.exclude.iter().any(|excluded| name == excluded.as_str())
+    }
+}
+
+/// The rest of a file; when it cannot be read, the daemon is told to forget the file, and says so to who listens.
+fn send_rest(sender: &mut Sender, file: &mut impl Read) -> io::Result<()> {
+    let mut buffer = vec![0; READ_BYTES];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return sender.end(),
+            Ok(len) => sender.data(&buffer[..len])?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return sender.json(FrameKind::Failed, &Complaint::failed(format!("it cannot be read: {error}"))),
+        }
+    }
+}
+
+fn send_input(sender: &mut Sender, path: &SpacePath) -> io::Result<()> {
+    let meta = FileMeta { modified: SystemClock.now(), executable: false };
+    sender.json(FrameKind::Item, &PutItem::File { path: path.clone(), meta, len: None })?;
+    send_rest(sender, &mut io::stdin().lock())
+}
+
+/// What a space keeps of a local file.
+pub(crate) fn meta_of(metadata: &Metadata) -> FileMeta {
+    FileMeta { modified: modified(metadata), executable: metadata.permissions().mode() & 0o100 != 0 }
+}
+
+/// When a local file was last changed. Nothing is older than 1970.
+pub(crate) fn modified(metadata: &Metadata) -> Timestamp {
+    let since = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+    Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

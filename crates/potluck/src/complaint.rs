@@ -1,0 +1,279 @@
+//! What a person is told when something fails: a kind, a sentence and hints.
+//!
+//! Every error of the libraries becomes a [`Complaint`] here, and nowhere else. A complaint crosses the local socket
+//! as it is, so the daemon's errors read like the command's own.
+
+use potluck_node::{HomeError, JoinError, NodeError, Refusal, ShardsError, StartError};
+use potluck_spaces::TreeError;
+use serde::{Deserialize, Serialize};
+use std::{fmt, io, path::Path};
+
+/// What sort of failure it is; decides the exit code.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Kind {
+    /// It was tried, and did not work.
+    Failed,
+    /// It was not asked for in a way that makes sense.
+    Usage,
+    /// There is no such file, directory or space.
+    NotFound,
+    /// No daemon runs on the home.
+    NoDaemon,
+    /// The pool, or too much of it, does not answer.
+    Unreachable,
+    /// Somebody is not allowed to: a ticket, a permission, a lock.
+    Refused,
+}
+
+impl Kind {
+    /// The exit code of the process.
+    pub(crate) fn exit_code(self) -> u8 {
+        match self {
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::NotFound => 3,
+            Self::NoDaemon => 4,
+            Self::Unreachable => 5,
+            Self::Refused => 6,
+        }
+    }
+}
+
+/// What happened, to what, and what to do now.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Complaint {
+    /// What sort of failure.
+    pub(crate) kind: Kind,
+    /// One sentence, without a full stop.
+    pub(crate) message: String,
+    /// What to do, most useful first.
+    pub(crate) hints: Vec<String>,
+}
+
+impl Complaint {
+    /// A complaint without hints.
+    pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), hints: Vec::new() }
+    }
+
+    /// Something was tried and did not work.
+    pub(crate) fn failed(message: impl Into<String>) -> Self {
+        Self::new(Kind::Failed, message)
+    }
+
+    /// Something was asked for wrongly.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::new(Kind::Usage, message)
+    }
+
+    /// The operating system refuses something about a local file.
+    pub(crate) fn io(action: &str, file: &Path, error: &io::Error) -> Self {
+        let complaint = Self::failed(format!("{action} {}: {error}", file.display()));
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                Self { kind: Kind::Refused, ..complaint.hint("check the owner and the permissions of it and of the folders above") }
+            }
+            io::ErrorKind::StorageFull => complaint.hint("make room on that disk, or choose another one"),
+            io::ErrorKind::NotFound => Self { kind: Kind::NotFound, ..complaint },
+            _ => complaint,
+        }
+    }
+
+    /// With one more hint.
+    #[must_use]
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+}
+
+impl fmt::Display for Complaint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// An error and all that caused it, in one sentence; a cause that its effect repeats is told once.
+pub(crate) fn sentence(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+impl From<HomeError> for Complaint {
+    fn from(error: HomeError) -> Self {
+        let message = sentence(&error);
+        match &error {
+            HomeError::Locked { .. } => Self::new(Kind::Refused, message)
+                .hint("it may be the one you want: `potluck status` asks it, `potluck stop` ends it")
+                .hint("another node on this machine needs a home of its own: `--home DIR`"),
+            HomeError::Empty { .. } => Self::new(Kind::NotFound, message)
+                .hint("found a pool here with `potluck up`, or join one with `potluck join TICKET`"),
+            HomeError::Occupied { .. } => Self::new(Kind::Refused, message)
+                .hint("start it with `potluck up`, or choose another home with `--home DIR`"),
+            HomeError::Exposed { file } => Self::new(Kind::Refused, message)
+                .hint(format!("whoever read it can act as you; if nobody did: chmod 600 {}", file.display())),
+            HomeError::Damaged { file, .. } => Self::failed(message)
+                .hint(format!("restore {} from a backup; with a recovery kit: `potluck keys restore FILE --home NEW`", file.display())),
+            HomeError::Io { action, file, source } => Self::io(action, file, source),
+            _ => Self::failed(message),
+        }
+    }
+}
+
+impl From<StartError> for Complaint {
+    fn from(error: StartError) -> Self {
+        let message = sentence(&error);
+        match error {
+            StartError::Home(error) => error.into(),
+            StartError::Network(_) if message.to_lowercase().contains("in use") => {
+                Self::failed(message).hint("another program has the port: choose one with `--listen 0.0.0.0:PORT`, or 0 for any")
+            }
+            StartError::Network(_) => Self::failed(message).hint("is the address in `--listen` one of this machine's?"),
+            StartError::Store(_) => Self::failed(message).hint("`potluck doctor` says what is wrong with the disk"),
+            StartError::Address(_) => Self::usage(message),
+            StartError::PoolName(_) => Self::usage(message).hint("`--name` takes a name such as \"the Millers\""),
+            _ => Self::failed(message),
+        }
+    }
+}
+
+impl From<JoinError> for Complaint {
+    fn from(error: JoinError) -> Self {
+        let message = sentence(&error);
+        let new_ticket = "ask for a new one: `potluck invite` on the inviter's machine";
+        match error {
+            JoinError::Start(error) => error.into(),
+            JoinError::Ticket(error) => error.into(),
+            JoinError::Kit(error) => error.into(),
+            JoinError::Expired(_) => Self::new(Kind::Refused, message).hint(new_ticket),
+            JoinError::Unreachable { .. } => Self::new(Kind::Unreachable, message)
+                .hint("is a member up, and can this machine reach its address and port? `potluck status` there shows its addresses")
+                .hint("behind a router, forward the port and start the member with `--announce PUBLIC-IP:PORT`"),
+            JoinError::Refused { refusal, .. } => {
+                let complaint = Self::new(Kind::Refused, message);
+                match refusal {
+                    Refusal::Used => complaint.hint(new_ticket).hint("`invite --uses N` makes one for several machines"),
+                    Refusal::Expired | Refusal::UnknownTicket => complaint.hint(new_ticket),
+                    Refusal::OtherPool => complaint.hint("check that ticket and members belong together"),
+                    Refusal::TooMany => complaint.hint("a node that left makes room: `potluck leave` there"),
+                    _ => complaint,
+                }
+            }
+            _ => Self::failed(message),
+        }
+    }
+}
+
+impl From<potluck_crypto::ParseTicketError> for Complaint {
+    fn from(error: potluck_crypto::ParseTicketError) -> Self {
+        use potluck_crypto::ParseTicketError as E;
+        let complaint = Self::new(Kind::Refused, sentence(&error));
+        match error {
+            E::NotATicket | E::TooLong { .. } => complaint.hint("a ticket is what `potluck invite` prints; `potluck join -` reads it from standard input"),
+            E::Typo => complaint.hint("copy the whole text again, from `potluck1` to its end; line breaks do not matter"),
+            _ => complaint,
+        }
+    }
+}
+
+impl From<potluck_crypto::KitError> for Complaint {
+    fn from(error: potluck_crypto::KitError) -> Self {
+        use potluck_crypto::KitError as E;
+        let message = sentence(&error);
+        match error {
+            E::WrongPassphrase => Self::new(Kind::Refused, message).hint("try again; capitals and spaces count"),
+            E::NotAKit => Self::failed(message).hint("a recovery kit is the file that `potluck keys backup FILE` wrote"),
+            E::Damaged => Self::failed(message).hint("use another copy of the kit"),
+            _ => Self::failed(message),
+        }
+    }
+}
+
+impl From<NodeError> for Complaint {
+    fn from(error: NodeError) -> Self {
+        let message = sentence(&error);
+        match error {
+            NodeError::Tree(TreeError::NotFound(_)) => {
+                Self::new(Kind::NotFound, message).hint("`potluck ls home:` shows what there is")
+            }
+            NodeError::Tree(TreeError::IsADirectory(_)) => {
+                Self::failed(message).hint("`rm -r` removes a directory; `get` fetches one")
+            }
+            NodeError::Tree(TreeError::Exists(_)) => Self::failed(message).hint("remove or rename that one first"),
+            NodeError::Shards(ShardsError::TooFewDomains { .. }) => Self::new(Kind::Unreachable, message)
+                .hint("`potluck status` shows which nodes are away or full; without `--strict` fewer are accepted")
+                .hint("nothing is half there: the same command again goes on where this one ended"),
+            NodeError::Shards(ShardsError::Unreadable { .. }) => Self::new(Kind::Unreachable, message)
+                .hint("bring back a node that is away (`potluck status` names them), then run the same command again"),
+            NodeError::Shards(_) => Self::failed(message),
+            NodeError::Geometry(_) => {
+                Self::usage(message).hint("ask for fewer with `--survive`, or invite more machines: `potluck invite`")
+            }
+            NodeError::TooFewCustodians { .. } => Self::new(Kind::Unreachable, message)
+                .hint("bring back a node that is away (`potluck status` names them), then run the same command again"),
+            NodeError::Range { .. } => Self::usage(message).hint("the first byte is number 0"),
+            NodeError::Kit(error) => error.into(),
+            NodeError::Stopping => Self::new(Kind::NoDaemon, message).hint("start it again: `potluck up --detach`"),
+            _ if message.contains("No space left") => {
+                Self::failed(message).hint("make room on the disk of the home; `potluck rm` works on a full disk too")
+            }
+            _ => Self::failed(message),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    #[track_caller]
+    fn check(complaint: impl Into<Complaint>, kind: Kind, hint: &str) {
+        let complaint = complaint.into();
+        assert_eq!(complaint.kind, kind, "{complaint:?}");
+        assert!(complaint.hints.iter().any(|text| text.contains(hint)), "{complaint:?} lacks {hint:?}");
+    }
+
+    #[test]
+    fn an_error_has_a_kind_and_a_hint_that_helps() {
+        let home = || PathBuf::from("/h");
+        check(HomeError::Locked { home: home() }, Kind::Refused, "--home");
+        check(HomeError::Exposed { file: home() }, Kind::Refused, "chmod 600 /h");
+        check(HomeError::Occupied { home: home(), pool: "p".into() }, Kind::Refused, "potluck up");
+        check(StartError::from(HomeError::Empty { home: home() }), Kind::NotFound, "potluck join");
+        let refused = |refusal| JoinError::Refused { pool: "p".into(), refusal };
+        check(refused(Refusal::Used), Kind::Refused, "potluck invite");
+        check(refused(Refusal::Expired), Kind::Refused, "potluck invite");
+        check(JoinError::Unreachable { pool: "p".into(), reason: "r".into() }, Kind::Unreachable, "--announce");
+        check("potlukc".parse::<potluck_crypto::Ticket>().unwrap_err(), Kind::Refused, "invite");
+        let path: potluck_spaces::Path = "/a".parse().unwrap();
+        check(NodeError::Tree(TreeError::NotFound(path)), Kind::NotFound, "potluck ls");
+        check(NodeError::TooFewCustodians { stored: 1, wanted: 3 }, Kind::Unreachable, "status");
+        let few = ShardsError::TooFewDomains { stored: 1, wanted: 3, reason: "away".into() };
+        check(NodeError::Shards(few), Kind::Unreachable, "--strict");
+        check(NodeError::Stopping, Kind::NoDaemon, "up --detach");
+    }
+
+    #[test]
+    fn a_full_disk_is_named() {
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        let complaint = Complaint::io("cannot write", Path::new("/x"), &full);
+        assert!(complaint.hints[0].contains("make room"));
+    }
+
+    #[test]
+    fn exit_codes_differ() {
+        let kinds = [Kind::Failed, Kind::Usage, Kind::NotFound, Kind::NoDaemon, Kind::Unreachable, Kind::Refused];
+        let codes: Vec<u8> = kinds.iter().map(|kind| kind.exit_code()).collect();
+        assert_eq!(codes, [1, 2, 3, 4, 5, 6]);
+    }
+}

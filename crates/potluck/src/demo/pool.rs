@@ -1,0 +1,211 @@
+//! Six nodes on this machine: processes of this program, with homes of their own in a temporary folder.
+
+use crate::{
+    command::status,
+    complaint::Complaint,
+    local::{
+        client,
+        message::{About, Request},
+    },
+};
+use potluck_node::{Invitation, InviteOptions, NodeStatus};
+use potluck_types::{ByteSize, NodeId};
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Nodes of the pool.
+pub(super) const NODES: usize = 6;
+/// Short, so that one need not wait: two lost nodes are noticed and mended in seconds.
+const GRACE: &str = "3s";
+/// How long a node may take to come up, and all to see each other.
+const TIMEOUT: Duration = Duration::from_secs(40);
+const POLL: Duration = Duration::from_millis(50);
+/// Lines of a node's log that are shown when it does not come up.
+const LOG_LINES_SHOWN: usize = 10;
+
+/// The processes and the folder, to be cleared away from whichever thread ends the demo.
+#[derive(Clone, Debug)]
+pub(super) struct Remains {
+    folder: PathBuf,
+    children: Arc<Mutex<Vec<Option<Child>>>>,
+}
+
+/// The pool. Cleared away when it is dropped, unless it is kept.
+#[derive(Debug)]
+pub(super) struct Pool {
+    remains: Remains,
+    capacity: ByteSize,
+    kept: bool,
+}
+
+impl Pool {
+    /// A folder for it all; nothing runs yet.
+    pub(super) fn new(folder: PathBuf, capacity: ByteSize, kept: bool) -> Result<Self, Complaint> {
+        crate::config::make_home(&folder)?;
+        let children = Arc::new(Mutex::new((0..NODES).map(|_| None).collect()));
+        Ok(Self { remains: Remains { folder, children }, capacity, kept })
+    }
+
+    /// What an interrupted demo has to clear away.
+    pub(super) fn remains(&self) -> Remains {
+        self.remains.clone()
+    }
+
+    /// The home of a node, counted from 1 as people do.
+    pub(super) fn home(&self, number: usize) -> PathBuf {
+        self.remains.folder.join(format!("node-{number}"))
+    }
+
+    /// Starts all of them, the first alone and the others with its ticket, and waits until all see each other.
+    pub(super) fn start(&self) -> Result<(), Complaint> {
+        self.spawn(1, None)?;
+        self.wait_for(1)?;
+        let options = InviteOptions {
+            uses: u32::try_from(NODES).unwrap_or(u32::MAX),
+            expires: Duration::from_secs(600),
+            mine: true,
+        };
+        let invitation: Invitation = client::call(&self.home(1), &Request::Invite { options })?;
+        (2..=NODES).try_for_each(|number| self.spawn(number, Some(&invitation.ticket)))?;
+        (2..=NODES).try_for_each(|number| self.wait_for(number))?;
+        self.until(TIMEOUT, "the nodes do not all see each other", || {
+            for number in 1..=NODES {
+                let status = status::ask(&self.home(number))?;
+                let live = status.nodes.iter().filter(|node| node.status != NodeStatus::Away).count();
+                if live < NODES || status.survivable < 2 {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })
+    }
+
+    fn spawn(&self, number: usize, ticket: Option<&str>) -> Result<(), Complaint> {
+        let failed = |error| Complaint::failed(format!("node {number} does not start: {error}"));
+        let log = File::create(self.log(number)).map_err(failed)?;
+        let mut command = Command::new(std::env::current_exe().map_err(failed)?);
+        for name in ["POTLUCK_LISTEN", "POTLUCK_ANNOUNCE", "POTLUCK_CAPACITY", "POTLUCK_ZONE", "POTLUCK_GRACE"] {
+            command.env_remove(name);
+        }
+        command.arg("--home").arg(self.home(number)).arg("--json");
+        match ticket {
+            // In the environment, as it is no argument that others could read.
+            Some(ticket) => command.arg("join").env("POTLUCK_TICKET", ticket),
+            None => command.args(["up", "--name=demo"]),
+        };
+        command.args(["--listen=127.0.0.1:0", "--no-mdns", &format!("--grace={GRACE}")]);
+        command.arg(format!("--capacity={}", self.capacity.0));
+        command.arg(if self.kept { "--session" } else { "--tied" });
+        command.stdin(if self.kept { Stdio::null() } else { Stdio::piped() }).stdout(Stdio::null()).stderr(log);
+        let child = command.spawn().map_err(failed)?;
+        if let Ok(mut children) = self.remains.children.lock() {
+            children[number - 1] = Some(child);
+        }
+        Ok(())
+    }
+
+    fn wait_for(&self, number: usize) -> Result<(), Complaint> {
+        self.until(TIMEOUT, &format!("node {number} does not answer"), || {
+            let ended = match self.remains.children.lock() {
+                Ok(mut children) => children[number - 1].as_mut().and_then(|child| child.try_wait().ok().flatten()),
+                Err(_) => None,
+            };
+            if ended.is_some() {
+                return Err(Complaint::failed(format!("node {number} ended:\n{}", self.log_end(number))));
+            }
+            Ok(client::call::<About>(&self.home(number), &Request::About).is_ok())
+        })
+    }
+
+    /// Waits until something holds.
+    pub(super) fn until(
+        &self,
+        timeout: Duration,
+        otherwise: &str,
+        mut holds: impl FnMut() -> Result<bool, Complaint>,
+    ) -> Result<(), Complaint> {
+        let begun = Instant::now();
+        while !holds()? {
+            if begun.elapsed() > timeout {
+                let complaint = Complaint::failed(format!("{otherwise} after {} s", timeout.as_secs()));
+                return Err(complaint.hint(format!("`--keep` leaves the nodes' logs in {}", self.remains.folder.display())));
+            }
+            thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    /// The id of a node.
+    pub(super) fn id(&self, number: usize) -> Result<NodeId, Complaint> {
+        Ok(client::call::<About>(&self.home(number), &Request::About)?.identity.node)
+    }
+
+    /// Ends a node as a power cut would.
+    pub(super) fn kill(&self, number: usize) {
+        if let Ok(mut children) = self.remains.children.lock()
+            && let Some(mut child) = children[number - 1].take()
+        {
+            // It may have ended already, which is what is wanted.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Deletes all that a node had.
+    pub(super) fn wipe(&self, number: usize) -> Result<(), Complaint> {
+        let home = self.home(number);
+        fs::remove_dir_all(&home).map_err(|error| Complaint::io("cannot wipe", &home, &error))
+    }
+
+    fn log(&self, number: usize) -> PathBuf {
+        self.remains.folder.join(format!("node-{number}.log"))
+    }
+
+    fn log_end(&self, number: usize) -> String {
+        let text = fs::read_to_string(self.log(number)).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
+    }
+
+    /// Clears it away also if it was to be kept: it failed before there was anything to keep.
+    pub(super) fn discard(mut self) {
+        self.kept = false;
+    }
+
+    /// Whether it stays when the demo ends.
+    pub(super) fn is_kept(&self) -> bool {
+        self.kept
+    }
+
+    /// The folder of it all.
+    pub(super) fn folder(&self) -> &Path {
+        &self.remains.folder
+    }
+}
+
+impl Remains {
+    /// Ends every node, and removes every file.
+    pub(super) fn clear(&self) {
+        if let Ok(mut children) = self.children.lock() {
+            for child in children.iter_mut().flatten() {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+        }
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.remains.clear();
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! A get over the local socket: the client names files, the daemon sends them in that order.
+//!
+//! The next files are begun while one is sent, so that many small ones do not wait for the network one by one.
+
+use super::{
+    frame::FrameKind,
+    message::{GetFile, GetItem},
+    server::{Ended, Frames, Replies, gone},
+};
+use crate::complaint::Complaint;
+use potluck_node::{Download, Kind, Node, NodeError};
+use potluck_spaces::TreeError;
+use potluck_types::limits;
+use std::{collections::VecDeque, ops::Range};
+use tokio::sync::mpsc;
+
+/// Files begun ahead of the one that is sent.
+const FILES_AHEAD_MAX: usize = 8;
+/// Their bytes, together: a longer file has a window of its own, and is begun when it is its turn.
+const BYTES_AHEAD_MAX: u64 = limits::READ_WINDOW_BYTES as u64 / 4;
+/// Files between these lengths share packs with others. One of them is begun at a time: the others find its pack in the cache.
+const PACKED_FILE_BYTES: std::ops::RangeInclusive<u64> = 3 << 10..=256 << 10;
+/// Names that the client may send ahead.
+const NAMES_AHEAD_MAX: usize = 256;
+
+/// A file whose first pieces are under way.
+struct Begun {
+    file: GetFile,
+    download: Download,
+    is_packed: bool,
+}
+
+/// What was named and is not yet sent, in order.
+#[derive(Default)]
+struct Ahead {
+    begun: VecDeque<Result<Begun, Complaint>>,
+    bytes: u64,
+    packed: usize,
+}
+
+/// Serves a get.
+pub(super) async fn get(node: &Node, frames: &mut Frames, replies: &mut Replies) -> Result<(), Ended> {
+    let (sender, wanted) = mpsc::channel(NAMES_AHEAD_MAX);
+    let reading = read_names(frames, sender);
+    let sending = send_files(node, wanted, replies);
+    tokio::try_join!(reading, sending).map(drop)
+}
+
+async fn send_files(node: &Node, mut wanted: mpsc::Receiver<GetItem>, replies: &mut Replies) -> Result<(), Ended> {
+    let mut ahead = Ahead::default();
+    let mut held = None;
+    loop {
+        while ahead.begun.len() < FILES_AHEAD_MAX {
+            let next = match held.take() {
+                Some(looked_up) => looked_up,
+                None if ahead.begun.is_empty() => match wanted.recv().await {
+                    Some(item) => look_up(node, item).await,
+                    None => break,
+                },
+                None => match wanted.try_recv() {
+                    Ok(item) => look_up(node, item).await,
+                    Err(_) => break,
+                },
+            };
+            if next.as_ref().is_ok_and(|next| !ahead.has_room_for(next)) {
+                held = Some(next);
+                break;
+            }
+            ahead.begin(node, next).await;
+        }
+        match ahead.next() {
+            Some(Ok(begun)) => send(begun, replies).await?,
+            Some(Err(complaint)) => replies.json(FrameKind::Failed, &complaint).await?,
+            None => return replies.reply(&()).await,
+        }
+        replies.flush().await?;
+    }
+}
+
+/// A file, and which of its bytes are wanted.
+struct LookedUp {
+    file: GetFile,
+    range: Option<Range<u64>>,
+}
+
+async fn look_up(node: &Node, item: GetItem) -> Result<LookedUp, Complaint> {
+    let entry = match item.path.names() {
+        [] => return Err(NodeError::Tree(TreeError::IsADirectory(item.path)).into()),
+        _ => node.stat(&item.path).await?.entry,
+    };
+    if entry.kind == Kind::Directory {
+        return Err(NodeError::Tree(TreeError::IsADirectory(item.path)).into());
+    }
+    let range = item.range.map(|range| range.of(entry.len));
+    let len = range.as_ref().map_or(entry.len, |range| range.end - range.start);
+    Ok(LookedUp { file: GetFile { path: item.path, entry, len }, range })
+}
+
+impl Ahead {
+    fn has_room_for(&self, next: &LookedUp) -> bool {
+        let is_packed = PACKED_FILE_BYTES.contains(&next.file.entry.len);
+        self.begun.is_empty() || (self.bytes + next.file.len <= BYTES_AHEAD_MAX && (!is_packed || self.packed == 0))
+    }
+
+    async fn begin(&mut self, node: &Node, next: Result<LookedUp, Complaint>) {
+        let begun = match next {
+            Ok(LookedUp { file, range }) => match node.download(&file.path, range).await {
+                Ok(download) => {
+                    let file = GetFile { len: download.len, ..file };
+                    Ok(Begun { is_packed: PACKED_FILE_BYTES.contains(&file.entry.len), file, download })
+                }
+                Err(error) => Err(error.into()),
+            },
+            Err(complaint) => Err(complaint),
+        };
+        if let Ok(begun) = &begun {
+            self.bytes += begun.file.len;
+            self.packed += usize::from(begun.is_packed);
+        }
+        self.begun.push_back(begun);
+    }
+
+    fn next(&mut self) -> Option<Result<Begun, Complaint>> {
+        let next = self.begun.pop_front()?;
+        if let Ok(begun) = &next {
+            self.bytes -= begun.file.len;
+            self.packed -= usize::from(begun.is_packed);
+        }
+        Some(next)
+    }
+}
+
+/// A file that ends before its length has a failure in place of its end.
+async fn send(begun: Begun, replies: &mut Replies) -> Result<(), Ended> {
+    let Begun { file, mut download, .. } = begun;
+    replies.json(FrameKind::Item, &file).await?;
+    while let Some(bytes) = download.next().await {
+        match bytes {
+            Ok(bytes) => replies.data(&bytes).await?,
+            Err(error) => return replies.json(FrameKind::Failed, &Complaint::from(error)).await,
+        }
+    }
+    replies.end().await
+}
+
+async fn read_names(frames: &mut Frames, sender: mpsc::Sender<GetItem>) -> Result<(), Ended> {
+    loop {
+        let frame = frames.read().await.map_err(gone)?;
+        match frame.kind {
+            FrameKind::Item => {
+                let item = frame.json().map_err(|error| Complaint::failed(format!("an item is unreadable: {error}")))?;
+                sender.send(item).await.map_err(|_| Ended::Gone)?;
+            }
+            FrameKind::End => return Ok(()),
+            _ => return Err(Complaint::failed("a frame came where a name or the end was expected").into()),
+        }
+    }
+}

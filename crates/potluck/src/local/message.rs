@@ -1,0 +1,175 @@
+//! What commands ask of the daemon, and what it answers: JSON.
+
+use crate::place::ByteRange;
+use potluck_node::{Entry, FileMeta, Identity, InviteOptions, PutOptions, PutReport};
+use potluck_spaces::Path;
+use potluck_types::ByteSize;
+use serde::{Deserialize, Serialize};
+
+/// Names in one page of a listing. A name of 255 bytes is six times that in JSON at worst, so a page has
+/// half a MiB at most.
+pub(crate) const PAGE_ENTRIES_MAX: usize = 256;
+/// A file up to this is taken in whole before it is put; a longer one streams.
+pub(crate) const SMALL_FILE_BYTES_MAX: u64 = 256 << 10;
+
+const _: () = assert!(PAGE_ENTRIES_MAX * (255 * 6 + 256) + 6 * 4096 < super::frame::PAYLOAD_BYTES_MAX);
+
+/// What a command wants: the first frame of a connection.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) enum Request {
+    /// Who are you? Reply: [`About`].
+    About,
+    /// Reply: `Status`.
+    Status,
+    /// Reply: `Invitation`.
+    Invite {
+        /// What kind.
+        options: InviteOptions,
+    },
+    /// Items: [`Page`]. Reply: nothing.
+    List {
+        /// A directory, or a file, which is then listed alone.
+        path: Path,
+        /// Whether directories below are listed too.
+        recursive: bool,
+    },
+    /// Reply: [`FileStat`].
+    Stat {
+        /// Of what.
+        path: Path,
+    },
+    /// The client sends items, [`PutItem`], each file followed by data and an end (or a failure); then one more end.
+    /// Items: [`PutProgress`]; failures: [`PutFailed`]. Reply: `PutReport`.
+    Put {
+        /// How.
+        options: PutOptions,
+    },
+    /// The client sends items, [`GetItem`], and an end. Answer, for each and in order: an item [`GetFile`], data and an end;
+    /// or a failure. Reply: nothing.
+    Get,
+    /// Reply: how many files went.
+    Remove {
+        /// What.
+        path: Path,
+        /// Whether a directory goes with all that is in it.
+        recursive: bool,
+    },
+    /// Reply: nothing.
+    Rename {
+        /// What.
+        from: Path,
+        /// Its new place.
+        to: Path,
+    },
+    /// The person's recovery kit. Reply: its text.
+    Backup {
+        /// What it is encrypted with.
+        passphrase: String,
+    },
+    /// Begin to drain. Reply: nothing.
+    Leave,
+    /// Reply: `LeaveProgress`.
+    LeaveProgress,
+    /// End the membership, and the daemon. Reply: nothing.
+    Part,
+    /// End the daemon. Reply: nothing.
+    Stop,
+}
+
+/// Which daemon answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct About {
+    /// Who the node is.
+    pub(crate) identity: Identity,
+    /// Its process.
+    pub(crate) pid: u32,
+    /// The version of its program.
+    pub(crate) version: String,
+    /// What it offers.
+    pub(crate) capacity: ByteSize,
+    /// Seconds that an absent node is waited for.
+    pub(crate) grace_seconds: u64,
+    /// How many files it may have open; 0 when unlimited.
+    pub(crate) open_files_max: u64,
+}
+
+/// Some names of one directory, in order.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Page {
+    /// The directory.
+    pub(crate) directory: Path,
+    /// The names.
+    pub(crate) entries: Vec<Entry>,
+}
+
+/// A file or directory in detail.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct FileStat {
+    /// Where.
+    pub(crate) path: Path,
+    /// As listed; none for the root.
+    pub(crate) entry: Option<Entry>,
+    /// How many losses it was made to survive.
+    pub(crate) survives: u8,
+    /// How many stripes hold it; none when it lives in its metadata.
+    pub(crate) stripes: u64,
+}
+
+/// What a client puts next.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) enum PutItem {
+    /// A directory.
+    Directory(Path),
+    /// A file, whose bytes follow.
+    File {
+        /// Where.
+        path: Path,
+        /// What is known of it.
+        meta: FileMeta,
+        /// Its length, as far as is known.
+        len: Option<u64>,
+    },
+}
+
+/// How far a put is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PutProgress {
+    /// Files taken in.
+    pub(crate) files: u64,
+    /// Bytes taken in.
+    pub(crate) bytes: u64,
+    /// What is durable: nothing of it is lost when this machine dies now.
+    pub(crate) durable: PutReport,
+}
+
+/// A file that could not be put; the others go on.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct PutFailed {
+    /// Which.
+    pub(crate) path: Path,
+    /// Why.
+    pub(crate) complaint: crate::complaint::Complaint,
+}
+
+/// What a client gets next.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct GetItem {
+    /// Which file.
+    pub(crate) path: Path,
+    /// Which bytes of it; all when none.
+    pub(crate) range: Option<ByteRange>,
+}
+
+/// A file whose bytes follow.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct GetFile {
+    /// Which.
+    pub(crate) path: Path,
+    /// As listed.
+    pub(crate) entry: Entry,
+    /// How many bytes follow.
+    pub(crate) len: u64,
+}

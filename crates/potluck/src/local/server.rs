@@ -1,0 +1,276 @@
+//! The daemon's end of the socket: one request a connection. A client that is slow, silent or gone costs its own connection only.
+
+use super::{
+    downloads,
+    frame::{Frame, FrameKind, HEADER_BYTES, Header, PAYLOAD_BYTES_MAX},
+    message::{About, FileStat, PAGE_ENTRIES_MAX, Page, Request},
+    uploads,
+};
+use crate::complaint::{Complaint, Kind};
+use potluck_node::{Entry, Kind as EntryKind, Node, NodeError};
+use potluck_spaces::Path;
+use serde::Serialize;
+use std::{io, sync::Arc, time::Duration};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, BufReader, BufWriter},
+    net::{
+        UnixListener, UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::{Notify, Semaphore},
+    time::timeout,
+};
+use zeroize::Zeroizing;
+
+/// Commands that are served at once: more than a person starts, and with a frame each far below the memory of a daemon.
+const CONNECTIONS_MAX: usize = 64;
+/// How long a client may take to say what it wants.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the rest of what a client sends is still taken after its request failed, so that it reads why.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// Bytes that are gathered before they are sent or looked at.
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// What a connection needs to serve its request.
+#[derive(Debug)]
+pub(crate) struct Service {
+    /// The node.
+    pub(crate) node: Node,
+    /// What it says of itself.
+    pub(crate) about: About,
+    /// Told when a client ends the daemon.
+    pub(crate) stop: Notify,
+}
+
+/// Frames from a client.
+#[derive(Debug)]
+pub(super) struct Frames(BufReader<OwnedReadHalf>);
+
+/// Frames to a client.
+#[derive(Debug)]
+pub(super) struct Replies(BufWriter<OwnedWriteHalf>);
+
+/// Why a request ends without a reply.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// The client is told.
+    Complaint(Complaint),
+    /// There is no client any more, or none that makes sense.
+    Gone,
+}
+
+impl<E: Into<Complaint>> From<E> for Ended {
+    fn from(error: E) -> Self {
+        Self::Complaint(error.into())
+    }
+}
+
+/// The client cannot be spoken to.
+pub(super) fn gone(error: io::Error) -> Ended {
+    tracing::debug!(%error, "a client went away");
+    Ended::Gone
+}
+
+/// Serves clients until the future is dropped.
+pub(crate) async fn serve(listener: UnixListener, service: Arc<Service>) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let service = Arc::clone(&service);
+                tokio::spawn(async move {
+                    let _permit = permit;
+                    converse(stream, &service).await;
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the local socket takes no connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn converse(stream: UnixStream, service: &Service) {
+    if !is_owner(&stream) {
+        tracing::warn!("another user of this machine knocked at the local socket");
+        return;
+    }
+    let (reader, writer) = stream.into_split();
+    let mut frames = Frames(BufReader::with_capacity(BUFFER_BYTES, reader));
+    let mut replies = Replies(BufWriter::with_capacity(BUFFER_BYTES, writer));
+    let request = match timeout(REQUEST_TIMEOUT, frames.read()).await {
+        Ok(Ok(frame)) => Zeroizing::new(frame.payload),
+        _ => return,
+    };
+    let outcome = match serde_json::from_slice(&request) {
+        Ok(request) => Box::pin(answer(request, service, &mut frames, &mut replies)).await,
+        Err(error) => Err(Ended::Complaint(
+            Complaint::failed(format!("the daemon does not understand the command: {error}"))
+                .hint("is it of another version? `potluck stop`, then `potluck up --detach`"),
+        )),
+    };
+    if let Err(Ended::Complaint(complaint)) = outcome {
+        tracing::info!(%complaint, "a command failed");
+        if replies.json(FrameKind::Error, &complaint).await.is_ok() && replies.flush().await.is_ok() {
+            let _ = timeout(DRAIN_TIMEOUT, async { while frames.read().await.is_ok() {} }).await;
+        }
+    }
+}
+
+/// Whether the other end is us, or root, who can be us anyway.
+fn is_owner(stream: &UnixStream) -> bool {
+    let us = rustix::process::geteuid().as_raw();
+    stream.peer_cred().is_ok_and(|peer| peer.uid() == us || peer.uid() == 0)
+}
+
+async fn answer(
+    request: Request,
+    service: &Service,
+    frames: &mut Frames,
+    replies: &mut Replies,
+) -> Result<(), Ended> {
+    let node = &service.node;
+    match request {
+        Request::About => {
+            let about = About { identity: node.identity(), ..service.about.clone() };
+            replies.reply(&about).await
+        }
+        Request::Status => replies.reply(&node.status().await?).await,
+        Request::Invite { options } => replies.reply(&node.invite(options).await?).await,
+        Request::List { path, recursive } => {
+            list(node, path, recursive, replies).await?;
+            replies.reply(&()).await
+        }
+        Request::Stat { path } => replies.reply(&stat(node, path).await?).await,
+        Request::Put { options } => uploads::put(node, options, frames, replies).await,
+        Request::Get => downloads::get(node, frames, replies).await,
+        Request::Remove { path, recursive } => replies.reply(&node.remove(&path, recursive).await?).await,
+        Request::Rename { from, to } => {
+            node.rename(&from, &to).await?;
+            replies.reply(&()).await
+        }
+        Request::Backup { passphrase } => {
+            let (passphrase, kit) = (Zeroizing::new(passphrase), node.kit().await?);
+            let text = tokio::task::spawn_blocking(move || kit.encrypt(&passphrase))
+                .await
+                .map_err(|_| NodeError::Stopping)??;
+            replies.reply(&String::from_utf8_lossy(&text)).await
+        }
+        Request::Leave => {
+            node.leave().await?;
+            replies.reply(&()).await
+        }
+        Request::LeaveProgress => replies.reply(&node.leave_progress().await?).await,
+        Request::Part => {
+            node.part().await?;
+            replies.reply(&()).await?;
+            service.stop.notify_one();
+            Ok(())
+        }
+        Request::Stop => {
+            replies.reply(&()).await?;
+            service.stop.notify_one();
+            Ok(())
+        }
+    }
+}
+
+async fn stat(node: &Node, path: Path) -> Result<FileStat, Ended> {
+    if path.names().is_empty() {
+        return Ok(FileStat { path, entry: None, survives: 0, stripes: 0 });
+    }
+    let stat = node.stat(&path).await?;
+    let stripes = u64::try_from(stat.stripes.len()).unwrap_or(u64::MAX);
+    Ok(FileStat { path: stat.path, entry: Some(stat.entry), survives: stat.survives, stripes })
+}
+
+/// Sends the names of a directory, and of those below it when that is asked for, each directory whole before the next.
+async fn list(node: &Node, path: Path, recursive: bool, replies: &mut Replies) -> Result<(), Ended> {
+    if let Some((parent, _)) = path.split() {
+        let entry = node.stat(&path).await?.entry;
+        if entry.kind == EntryKind::File {
+            return replies.item(&Page { directory: parent, entries: vec![entry] }).await;
+        }
+    }
+    let mut waiting = vec![path];
+    while let Some(directory) = waiting.pop() {
+        let mut below = Vec::new();
+        let mut after = None;
+        loop {
+            let entries: Vec<Entry> = node.list(&directory, after.as_ref(), PAGE_ENTRIES_MAX).await?;
+            let Some(last) = entries.last() else { break };
+            after = Some(last.name.clone());
+            let is_last = entries.len() < PAGE_ENTRIES_MAX;
+            if recursive {
+                let directories = entries.iter().filter(|entry| entry.kind == EntryKind::Directory);
+                below.extend(directories.map(|entry| directory.join(entry.name.clone())));
+            }
+            replies.item(&Page { directory: directory.clone(), entries }).await?;
+            if is_last {
+                break;
+            }
+        }
+        waiting.extend(below.into_iter().rev());
+    }
+    Ok(())
+}
+
+impl Frames {
+    /// The next frame, within its limits.
+    pub(super) async fn read(&mut self) -> io::Result<Frame> {
+        let mut header = [0; HEADER_BYTES];
+        self.0.read_exact(&mut header).await?;
+        let Header { kind, len } = Header::decode(header)?;
+        let mut payload = vec![0; len];
+        self.0.read_exact(&mut payload).await?;
+        Ok(Frame { kind, payload })
+    }
+}
+
+impl Replies {
+    /// The answer. It is the last frame.
+    pub(super) async fn reply(&mut self, value: &impl Serialize) -> Result<(), Ended> {
+        self.json(FrameKind::Reply, value).await?;
+        self.flush().await
+    }
+
+    /// One of several, seen by the client at once.
+    pub(super) async fn item(&mut self, value: &impl Serialize) -> Result<(), Ended> {
+        self.json(FrameKind::Item, value).await?;
+        self.flush().await
+    }
+
+    /// A frame of JSON, sent when the buffer is full or flushed.
+    pub(super) async fn json(&mut self, kind: FrameKind, value: &impl Serialize) -> Result<(), Ended> {
+        let payload = serde_json::to_vec(value).map_err(|error| Complaint::failed(format!("the answer has no text form: {error}")))?;
+        if payload.len() > PAYLOAD_BYTES_MAX {
+            return Err(Complaint::new(Kind::Failed, "the answer is too long for the local socket").into());
+        }
+        self.frame(kind, &payload).await
+    }
+
+    /// Bytes of a file.
+    pub(super) async fn data(&mut self, bytes: &[u8]) -> Result<(), Ended> {
+        for part in bytes.chunks(PAYLOAD_BYTES_MAX) {
+            self.frame(FrameKind::Data, part).await?;
+        }
+        Ok(())
+    }
+
+    /// The end of a file.
+    pub(super) async fn end(&mut self) -> Result<(), Ended> {
+        self.frame(FrameKind::End, &[]).await
+    }
+
+    /// Sends what is gathered.
+    pub(super) async fn flush(&mut self) -> Result<(), Ended> {
+        self.0.flush().await.map_err(gone)
+    }
+
+    async fn frame(&mut self, kind: FrameKind, payload: &[u8]) -> Result<(), Ended> {
+        self.0.write_all(&Header::of(kind, payload).encode()).await.map_err(gone)?;
+        self.0.write_all(payload).await.map_err(gone)
+    }
+}

@@ -1,0 +1,81 @@
+//! Potluck's command line: it speaks with the person, with the daemon of a home, and runs that daemon.
+//!
+//! - [`cli`]: what a person types. [`command`]: what is done then. [`terminal`]: what is printed.
+//! - [`complaint`]: what a person is told when it fails, and the exit code.
+//! - [`config`], [`place`], [`span`]: configuration, places and times, as they are typed.
+//! - [`daemon`]: the node's process. [`local`]: the socket between it and the commands.
+//! - [`demo`]: the main job in one command.
+//!
+//! Only `Node` is known of the product, and no file of a person's is opened by the daemon: commands read and write them.
+
+mod cli;
+mod command;
+mod complaint;
+mod config;
+mod daemon;
+mod demo;
+mod interrupt;
+mod local;
+mod place;
+mod span;
+mod terminal;
+
+use clap::{Parser, error::ErrorKind};
+use cli::Cli;
+use complaint::Complaint;
+use std::process::ExitCode;
+use terminal::Terminal;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return misunderstood(&error),
+    };
+    log(&cli);
+    let terminal = Terminal { json: cli.global.json, quiet: cli.global.quiet, yes: cli.global.yes };
+    match command::run(cli, terminal) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(complaint) => {
+            terminal.complain(&complaint);
+            ExitCode::from(complaint.kind.exit_code())
+        }
+    }
+}
+
+/// Help and version go to standard output; mistakes are told as clap tells them, or as JSON when that was asked for.
+fn misunderstood(error: &clap::Error) -> ExitCode {
+    let is_help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    if !is_help && std::env::args_os().any(|argument| argument == "--json") {
+        let text = error.to_string();
+        let sentence = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        let terminal = Terminal { json: true, quiet: false, yes: false };
+        terminal.complain(&Complaint::usage(sentence).hint("`potluck help COMMAND` says how it is meant"));
+    } else {
+        // Nobody reads it: there is nothing else to say.
+        let _ = error.print();
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+/// Logs go to standard error: of the product what matters, of its libraries what warns. `RUST_LOG` says it in detail.
+fn log(cli: &Cli) {
+    let runs_node = match &cli.command {
+        cli::Command::Up { run, .. } | cli::Command::Join { run, .. } => !run.detach,
+        cli::Command::Keys(cli::Keys::Restore { run, .. }) => !run.detach,
+        _ => false,
+    };
+    let default = match cli.global.verbose {
+        _ if cli.global.quiet => "error",
+        0 if runs_node => "warn,potluck=info",
+        0 => "warn",
+        1 => "info,potluck=debug",
+        _ => "debug,potluck=trace",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
+}

@@ -1,0 +1,184 @@
+//! Places as people type them: `home:/photos/a.jpg` in a space, `0-99` in a file; and names as terminals can show them.
+
+use crate::complaint::{Complaint, Kind};
+use potluck_spaces::Path;
+use serde::{Deserialize, Serialize};
+use std::{fmt, str::FromStr};
+
+/// The one space that a person has: theirs.
+pub(crate) const HOME_SPACE: &str = "home";
+
+/// Why text is no place.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ParsePlaceError {
+    /// There is no space name in it.
+    #[error("`{0}` names no space: write `home:/{0}`")]
+    NoSpace(String),
+    /// There is no such space.
+    #[error("there is no space `{0}`; there is one: `home`")]
+    UnknownSpace(String),
+    /// The path is impossible.
+    #[error(transparent)]
+    Path(#[from] potluck_spaces::PathError),
+}
+
+impl From<ParsePlaceError> for Complaint {
+    fn from(error: ParsePlaceError) -> Self {
+        let kind = if matches!(error, ParsePlaceError::UnknownSpace(_)) { Kind::NotFound } else { Kind::Usage };
+        Self::new(kind, escape(&error.to_string()))
+    }
+}
+
+/// A path in a space.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Place {
+    /// The path.
+    pub(crate) path: Path,
+}
+
+impl FromStr for Place {
+    type Err = ParsePlaceError;
+
+    fn from_str(text: &str) -> Result<Self, ParsePlaceError> {
+        let Some((space, path)) = text.split_once(':') else {
+            return Err(ParsePlaceError::NoSpace(text.trim_start_matches('/').to_owned()));
+        };
+        if space != HOME_SPACE {
+            return Err(ParsePlaceError::UnknownSpace(space.to_owned()));
+        }
+        Ok(Self { path: path.parse()? })
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{HOME_SPACE}:{}", escape(&self.path.to_string()))
+    }
+}
+
+/// A path as people would type it.
+pub(crate) fn place_of(path: &Path) -> Place {
+    Place { path: path.clone() }
+}
+
+/// Why text is no range.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a range of bytes: write `0-99` for the first hundred, `100-` for the rest, `-100` for the last hundred")]
+pub(crate) struct ParseRangeError(String);
+
+/// Which bytes of a file, as in HTTP: both ends count (RFC 9110, section 14.1.2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ByteRange {
+    /// From this byte to the end.
+    From(u64),
+    /// From the first byte to the second, which is not before it.
+    Span(u64, u64),
+    /// So many at the end.
+    Last(u64),
+}
+
+impl ByteRange {
+    /// The bytes of a file of this length. One that starts behind the end stays as it is, for the node to refuse.
+    pub(crate) fn of(self, len: u64) -> std::ops::Range<u64> {
+        match self {
+            Self::From(first) => first..len.max(first),
+            Self::Span(first, last) => first..last.saturating_add(1).min(len).max(first),
+            Self::Last(count) => len.saturating_sub(count)..len,
+        }
+    }
+}
+
+impl FromStr for ByteRange {
+    type Err = ParseRangeError;
+
+    fn from_str(text: &str) -> Result<Self, ParseRangeError> {
+        let wrong = || ParseRangeError(text.chars().take(40).collect());
+        let number = |digits: &str| {
+            let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+            plain.then(|| digits.parse::<u64>().ok()).flatten().ok_or_else(wrong)
+        };
+        let (first, last) = text.split_once('-').ok_or_else(wrong)?;
+        match (first, last) {
+            ("", last) => number(last).map(Self::Last),
+            (first, "") => number(first).map(Self::From),
+            (first, last) => {
+                let (first, last) = (number(first)?, number(last)?);
+                if first <= last { Ok(Self::Span(first, last)) } else { Err(wrong()) }
+            }
+        }
+    }
+}
+
+/// Text that a terminal prints as it is: control characters, and those that turn the direction of writing, are shown as escapes.
+pub(crate) fn escape(text: &str) -> String {
+    let unsafe_character = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    };
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if unsafe_character(c) {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn places_read_as_people_write_them() {
+        let check = |text: &str, expected: Option<&str>| {
+            assert_eq!(text.parse::<Place>().ok().map(|place| place.to_string()).as_deref(), expected, "{text:?}");
+        };
+        check("home:", Some("home:/"));
+        check("home:/", Some("home:/"));
+        check("home:/photos/a.jpg", Some("home:/photos/a.jpg"));
+        check("home:photos//a.jpg/", Some("home:/photos/a.jpg"));
+        check("home:/a:b", Some("home:/a:b"));
+        check("home:/../etc", None);
+        check("work:/a", None);
+        check("/photos", None);
+        check("", None);
+        assert_eq!("work:/a".parse::<Place>().unwrap_err().to_string(), "there is no space `work`; there is one: `home`");
+    }
+
+    #[test]
+    fn ranges_count_both_ends() {
+        let check = |text: &str, expected: Option<(u64, u64)>| {
+            let range = text.parse::<ByteRange>().ok().map(|range| range.of(1000));
+            assert_eq!(range.map(|range| (range.start, range.end)), expected, "{text:?}");
+        };
+        check("0-99", Some((0, 100)));
+        check("100-", Some((100, 1000)));
+        check("-100", Some((900, 1000)));
+        check("-2000", Some((0, 1000)));
+        check("990-5000", Some((990, 1000)));
+        check("0-18446744073709551615", Some((0, 1000)));
+        check("2000-", Some((2000, 2000)));
+        for wrong in ["", "-", "99-0", "a-b", "+1-2", "1", "1-2-3", "0x1-2"] {
+            check(wrong, None);
+        }
+    }
+
+    #[test]
+    fn a_name_cannot_command_the_terminal() {
+        assert_eq!(escape("naïve файл"), "naïve файл");
+        assert_eq!(escape("\u{1b}[31mred\r\n"), "\\u{1b}[31mred\\r\\n");
+        assert_eq!(escape("a\u{202e}gpj.exe"), "a\\u{202e}gpj.exe");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_escaped_has_control_characters(text: String) {
+            prop_assert!(!escape(&text).chars().any(char::is_control));
+            let _ = (text.parse::<Place>(), text.parse::<ByteRange>());
+        }
+    }
+}
