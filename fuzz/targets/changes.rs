@@ -29,7 +29,7 @@ fuzz_target!(|bytes: &[u8]| {
     let (log, tree, mut kv) = (Log::of(space), Tree::of(space), MemoryKv::default());
     let path: Path = "/a/b".parse().expect("a path");
     let good = |kv: &MemoryKv| tree.make_directories(kv, &path, &Zeros).map(|(changes, _)| changes);
-    let mut apply = |kv: &mut MemoryKv, changes: &[Change]| {
+    let apply = |kv: &mut MemoryKv, changes: &[Change]| {
         let body = Body {
             sealed: tree.seal(&key, changes, &Zeros),
             ..Body::default()
