@@ -4,16 +4,16 @@
 //! anything about another, or about the secret: <https://github.com/BLAKE3-team/BLAKE3-specs>, section 6.2.
 
 use crate::{BoxKey, DedupKey, SigningKey};
-use potluck_types::SpaceId;
+use potluck_types::{SpaceId, UserId};
 
 const PRIVATE_SPACE_ID: &str = "potluck 2026-11 private space id v1";
 const PRIVATE_SPACE_KEY: &str = "potluck 2026-11 private space key v1";
 const DEDUP_KEY: &str = "potluck 2026-11 dedup key v1";
 pub(crate) const CHUNKING_SEED: &str = "potluck 2026-11 chunking seed v1";
 
-/// The id of a user's private space.
-pub fn private_space_id(user: &SigningKey) -> SpaceId {
-    SpaceId::from_bytes(blake3::derive_key(PRIVATE_SPACE_ID, user.seed()))
+/// The id of a user's private space. It follows from the public key, so that whoever keeps the space's log can check whose it is.
+pub fn private_space_id(user: UserId) -> SpaceId {
+    SpaceId::from_bytes(blake3::derive_key(PRIVATE_SPACE_ID, user.as_bytes()))
 }
 
 /// The key of the first epoch of a user's private space.
@@ -38,8 +38,8 @@ mod tests {
         let user = SigningKey::from_seed(&[7; 32]);
         let hex = |bytes: &[u8; 32]| HEXLOWER.encode(bytes);
         assert_eq!(
-            hex(private_space_id(&user).as_bytes()),
-            "6ab3172cecd6a0cde3e9c64b28aa9ccef99adab41dcbd9c3d4d9885263e3e374"
+            hex(private_space_id(user.user_id()).as_bytes()),
+            "2c497d1913376c501d63be6acecaf90871bf569e4a18285aa84d593e7e8467c6"
         );
         assert_eq!(
             hex(private_space_key(&user).as_bytes()),

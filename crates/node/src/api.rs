@@ -104,6 +104,7 @@ pub struct NodeInfo {
 #[derive(Clone, Default, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HealthInfo {
     /// Stripes that survive so many losses now.
+    #[serde(with = "counts")]
     pub survives: BTreeMap<u8, u64>,
     /// Stripes that cannot be read until an absent node returns.
     pub unreadable: u64,
@@ -259,4 +260,26 @@ pub struct LeaveProgress {
     pub shards_left: u64,
     /// Shards at the start.
     pub shards_total: u64,
+}
+
+/// A map from numbers: an object where people read, pairs on the wire, where map keys are text.
+mod counts {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::collections::BTreeMap;
+
+    pub(super) fn serialize<S: Serializer>(counts: &BTreeMap<u8, u64>, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() {
+            counts.serialize(serializer)
+        } else {
+            serializer.collect_seq(counts)
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<u8, u64>, D::Error> {
+        if deserializer.is_human_readable() {
+            BTreeMap::deserialize(deserializer)
+        } else {
+            Ok(Vec::<(u8, u64)>::deserialize(deserializer)?.into_iter().collect())
+        }
+    }
 }

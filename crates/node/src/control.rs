@@ -11,7 +11,7 @@ use crate::{
     roster::{Merged, Roster},
 };
 use potluck_placement::{Cause, Domain, Mend, NodeFacts, Outcome, Planner, PlannerOptions, Presence, View, steward};
-use potluck_types::{ByteSize, Hash, NodeId, ShardId, StripeId, Timestamp, UserId};
+use potluck_types::{ByteSize, Hash, NodeId, ShardId, StripeId, Timestamp, UserId, to_canonical};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     time::Duration,
@@ -25,7 +25,9 @@ const DIAL_INTERVAL_MAX: Duration = Duration::from_secs(60);
 /// A node is full when the pool uses more of it than this share of what it offers, in percent.
 const FULL_PERCENT: u64 = 95;
 /// How often holders check that their stewards know all that they hold.
-const CHECK_INTERVAL: Duration = Duration::from_secs(60);
+const CHECK_INTERVAL: Duration = Duration::from_secs(30);
+/// How long a steward waits for the reports of a holder that does not see the pool as it does.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long after a change of the view the checks begin: changes come in bursts.
 const CHECK_DELAY: Duration = Duration::from_millis(500);
 
@@ -125,6 +127,10 @@ pub(crate) struct Control {
     view: View,
     check_at: Option<Timestamp>,
     checked_at: Timestamp,
+    /// Holders that have reported in full since the view last changed. Before all have, a shard that nobody reported is not known to be
+    /// missing.
+    confirmed: HashSet<NodeId>,
+    view_changed_at: Timestamp,
     repair_read: u64,
     repair_written: u64,
     damaged: u64,
@@ -145,6 +151,8 @@ impl Control {
             view: View::default(),
             check_at: None,
             checked_at: now,
+            confirmed: HashSet::new(),
+            view_changed_at: now,
             repair_read: 0,
             repair_written: 0,
             damaged: 0,
@@ -280,15 +288,10 @@ impl Control {
     fn settle(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
         let view = self.settled_view(now);
         if view != self.view {
-            let who = |view: &View| {
-                view.nodes
-                    .iter()
-                    .map(|(node, facts)| (*node, facts.weight, facts.presence == Presence::Live))
-                    .collect::<Vec<_>>()
-            };
             if who(&view) != who(&self.view) {
                 self.check_at = Some(now + CHECK_DELAY);
-                self.hand_over(&view);
+                self.confirmed.clear();
+                self.view_changed_at = now;
             }
             self.view = view;
         }
@@ -296,20 +299,51 @@ impl Control {
         if due {
             self.check_at = None;
             self.checked_at = now;
+            self.hand_over();
             actions.push(Action::CheckReports);
         }
-        while let Some(mend) = self.planner.next(now, &self.view) {
-            actions.push(Action::Mend(mend));
+        while self.may_mend(now)
+            && let Some(mend) = self.planner.next(now, &self.view)
+        {
+            if steward(mend.stripe, &self.view) == Some(self.me) {
+                actions.push(Action::Mend(mend));
+            } else {
+                self.planner.forget(mend.stripe);
+            }
         }
     }
 
-    /// Gives up what another node looks after in the new view.
-    fn hand_over(&mut self, view: &View) {
+    /// Whether all that count have said what they hold, or had the time to.
+    fn may_mend(&self, now: Timestamp) -> bool {
+        let all = self
+            .view
+            .nodes
+            .keys()
+            .all(|node| !self.view.answers(*node) || self.confirmed.contains(node));
+        all || now.since(self.view_changed_at) >= CONFIRM_TIMEOUT
+    }
+
+    /// What this node knows of who is here, as one hash.
+    pub(crate) fn view_digest(&self) -> Hash {
+        Hash::of(&to_canonical(&who(&self.view)))
+    }
+
+    /// Compares what a holder has reported with what it says that it holds for us to look after. Tells whether they agree.
+    pub(crate) fn check(&mut self, holder: NodeId, sum: ReportSum, view: Hash) -> bool {
+        let agree = self.reports_of(holder) == sum;
+        if agree && view == self.view_digest() {
+            self.confirmed.insert(holder);
+        }
+        agree
+    }
+
+    /// Gives up what another node looks after.
+    fn hand_over(&mut self) {
         let elsewhere: Vec<_> = self
             .planner
             .stripes()
             .map(|(stripe, _)| stripe)
-            .filter(|stripe| steward(*stripe, view) != Some(self.me))
+            .filter(|stripe| steward(*stripe, &self.view) != Some(self.me))
             .collect();
         for stripe in elsewhere {
             self.planner.forget(stripe);
@@ -347,11 +381,9 @@ impl Control {
             shard_len,
         } in shards
         {
-            // A holder whose view differs reports to another; what is not ours is not kept.
-            if steward(shard.stripe, &self.view) == Some(self.me) {
-                self.planner
-                    .report(from, shard.stripe, shard.index, geometry, shard_len);
-            }
+            // A holder whose view is ahead of ours may know sooner that the stripe is ours: it is kept until the next hand-over.
+            self.planner
+                .report(from, shard.stripe, shard.index, geometry, shard_len);
         }
         for shard in gone {
             self.planner.retract(from, shard.stripe, shard.index);
@@ -431,7 +463,8 @@ impl Control {
 
     /// Counts of the stripes that this node looks after.
     pub(crate) fn health(&mut self, now: Timestamp) -> HealthInfo {
-        let summary = self.planner.summary(now, &self.view);
+        let present = self.present_view(now);
+        let summary = self.planner.summary(now, &self.view, &present);
         HealthInfo {
             survives: summary.survives,
             unreadable: summary.unreadable,
@@ -487,6 +520,14 @@ impl Control {
     pub(crate) fn own_state(&self) -> Option<PoolRecord> {
         self.roster.records().find(|record| matches!(record, PoolRecord::State(signed) if *signed.claimed_signer().as_bytes() == *self.me.as_bytes())).cloned()
     }
+}
+
+/// What decides who looks after a stripe: who counts, and how much each weighs.
+fn who(view: &View) -> Vec<(NodeId, u64, bool)> {
+    view.nodes
+        .iter()
+        .map(|(node, facts)| (*node, facts.weight, facts.presence == Presence::Live))
+        .collect()
 }
 
 fn is_full(state: &NodeState) -> bool {

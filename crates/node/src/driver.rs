@@ -284,24 +284,32 @@ async fn check_reports(shared: Arc<Shared>) {
         sums
     })
     .await;
-    let me = shared.me();
     let peers = shared.with_control(|control| control.live_peers());
-    for node in peers.into_iter().chain([me]) {
+    for node in peers.into_iter().chain([shared.me()]) {
         let ours = sums.get(&node).copied().unwrap_or_default();
-        let same = if node == me {
-            shared.with_control(|control| control.reports_of(me)) == ours
-        } else {
-            let check = PoolRequest::CheckReports {
-                count: ours.count,
-                sum: ours.sum,
-            };
-            !matches!(shared.ask(node, &check).await, Ok(PoolReply::Differs))
-        };
-        if !same {
+        if !agrees(&shared, node, ours).await {
             report_all(&shared, node).await;
+            agrees(&shared, node, ours).await;
         }
     }
     names::hand_out(&shared).await;
+}
+
+/// Whether a steward knows what this node holds for it. One that does not answer is asked again at the next check.
+async fn agrees(shared: &Arc<Shared>, steward: NodeId, ours: ReportSum) -> bool {
+    if steward == shared.me() {
+        return shared.with_control(|control| {
+            let view = control.view_digest();
+            control.check(steward, ours, view)
+        });
+    }
+    let view = shared.with_control(|control| control.view_digest());
+    let check = PoolRequest::CheckReports {
+        count: ours.count,
+        sum: ours.sum.to_le_bytes(),
+        view,
+    };
+    !matches!(shared.ask(steward, &check).await, Ok(PoolReply::Differs))
 }
 
 /// Reports all shards held here that a node looks after.

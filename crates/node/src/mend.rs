@@ -4,7 +4,7 @@
 use crate::{
     control::Event,
     error::ShardsError,
-    protocol::{ShardReply, ShardRequest},
+    protocol::{Reported, ShardReply, ShardRequest},
     shared::Shared,
     stripes,
 };
@@ -52,10 +52,21 @@ async fn place(shared: &Arc<Shared>, mend: &Mend, traffic: &mut Traffic) -> Resu
         let shard = shards.iter().find(|shard| shard.id().index == *index).cloned();
         async move {
             let shard = shard.ok_or("the shard was not made")?;
+            let reported = Reported {
+                shard: shard.id(),
+                geometry: mend.geometry,
+                shard_len: mend.shard_len,
+            };
             let (descriptor, len) = (shard.descriptor().to_bytes(), shard.payload().len() as u64);
-            stripes::put_shard(shared, *node, space, descriptor.into(), shard)
-                .await
-                .map(|()| len)
+            stripes::put_shard(shared, *node, space, descriptor.into(), shard).await?;
+            // Its own report may come later; that the shard is there is known now.
+            shared.tell(Event::Reported {
+                from: *node,
+                first: false,
+                shards: vec![reported],
+                gone: Vec::new(),
+            });
+            Ok::<_, String>(len)
         }
     });
     let mut failed = None;

@@ -6,10 +6,10 @@ use crate::{
     protocol::{PoolReply, PoolRequest},
     shared::Shared,
 };
-use potluck_crypto::Signed;
+use potluck_crypto::{Signed, derive::private_space_id};
 use potluck_placement::{View, default_survive, rank};
 use potluck_spaces::{Append, AppendError, Body, Change, Entry, Frontier, Kv, Log, Table, Tree};
-use potluck_types::{Hash, NodeId, SpaceId, StripeId, UserId, limits};
+use potluck_types::{NodeId, SpaceId, StripeId, limits};
 use serde_bytes::ByteBuf;
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -40,11 +40,6 @@ const BATCH_BYTES: usize = 40 << 10;
 const BATCH_PINS: usize = 512;
 
 const _: () = assert!(2 * BATCH_BYTES + 2 * BATCH_PINS * 40 <= limits::ENTRY_BYTES_MAX);
-
-/// The private space of a person: everyone can tell whose it is, and nobody what is in it.
-pub(crate) fn private_space(user: UserId) -> SpaceId {
-    SpaceId::from_bytes(*Hash::of(&[&b"potluck private space 1"[..], user.as_bytes()].concat()).as_bytes())
-}
 
 /// The nodes that keep a space's log: the first *f* + 1 in its order that count, in distinct domains.
 pub(crate) fn custodians(space: SpaceId, view: &View) -> Vec<NodeId> {
@@ -106,7 +101,7 @@ pub(crate) async fn take_entries(
                 let signed = Signed::<Entry>::from_bytes(bytes).map_err(AppendError::from)?;
                 let device = NodeId::from_bytes(*signed.claimed_signer().as_bytes());
                 let owner = task.with_control(|control| control.roster.user_of(device));
-                if owner.map(private_space) != Some(space) {
+                if owner.map(private_space_id) != Some(space) {
                     return Err(AppendError::Foreign.into());
                 }
                 let append = if space == task.space {
@@ -165,7 +160,7 @@ pub(crate) async fn spaces(shared: &Arc<Shared>) -> Result<Vec<SpaceId>, NodeErr
 /// Sends a peer what it lacks of a space's logs. Afterwards it has all that this node has.
 pub(crate) async fn push(shared: &Arc<Shared>, peer: NodeId, space: SpaceId) -> Result<(), String> {
     let known = match shared.ask(peer, &PoolRequest::Frontier { space }).await {
-        Ok(PoolReply::Frontier(known)) => known,
+        Ok(PoolReply::Frontier(known)) => known.into_iter().collect::<Frontier>(),
         Ok(other) => return Err(format!("it answered {other:?}")),
         Err(error) => return Err(error.to_string()),
     };
@@ -240,43 +235,62 @@ pub(crate) async fn entries_after(
     .await
 }
 
-/// Makes all that this device has written durable on *f* + 1 nodes, this one among them. With fewer at hand two
-/// suffice (one, in a pool of one).
+/// Makes all that this device has written durable on the space's custodians, *f* + 1 nodes; when one does not take it, on the next
+/// in order. With fewer at hand two suffice (one, in a pool of one).
 pub(crate) async fn replicate(shared: &Arc<Shared>) -> Result<(), NodeError> {
     let view = shared.present_view();
+    let custodians = custodians(shared.space, &view);
     let wanted = usize::from(default_survive(view.nodes.len())) + 1;
-    let mut domains = BTreeSet::from([view.domain(shared.me())]);
     let order = rank(StripeId::from_bytes(*shared.space.as_bytes()), &view);
-    let mut others = order
+    let next: Vec<_> = order
         .into_iter()
-        .filter(|node| view.counts(*node) && domains.insert(view.domain(*node)));
-    let mut stored = 1;
-    while stored < wanted {
-        let asked: Vec<_> = others.by_ref().take(wanted - stored).collect();
-        if asked.is_empty() {
+        .filter(|node| view.counts(*node) && !custodians.contains(node))
+        .collect();
+    // This node has it; a stand-in in a domain that has it adds nothing.
+    let mut domains = BTreeSet::from([view.domain(shared.me())]);
+    let mut rounds = vec![custodians];
+    rounds.extend(next.into_iter().map(|node| vec![node]));
+    for round in rounds {
+        let asked: Vec<_> = round
+            .into_iter()
+            .filter(|node| !domains.contains(&view.domain(*node)))
+            .collect();
+        let pushes = asked.into_iter().map(|node| async move {
+            match push(shared, node, shared.space).await {
+                Ok(()) => Some(node),
+                Err(error) => {
+                    tracing::debug!(node = %node.short(), error, "a custodian does not take the log");
+                    None
+                }
+            }
+        });
+        let done = futures::future::join_all(pushes).await;
+        domains.extend(done.into_iter().flatten().map(|node| view.domain(node)));
+        if domains.len() >= wanted {
             break;
         }
-        let pushes = asked.into_iter().map(|node| async move {
-            let outcome = push(shared, node, shared.space).await;
-            if let Err(error) = &outcome {
-                tracing::debug!(node = %node.short(), error, "a custodian does not take the log");
-            }
-            outcome.is_ok()
-        });
-        stored += futures::future::join_all(pushes)
-            .await
-            .into_iter()
-            .filter(|done| *done)
-            .count();
     }
-    if stored >= wanted.min(2) {
-        Ok(())
-    } else {
-        Err(NodeError::TooFewCustodians { stored, wanted })
+    let stored = domains.len();
+    if stored < wanted.min(2) {
+        return Err(NodeError::TooFewCustodians { stored, wanted });
     }
+    // The person's other machines learn of it now, too; nobody waits for them.
+    for node in devices(shared, shared.space) {
+        let shared = Arc::clone(shared);
+        tokio::spawn(async move { push(&shared, node, shared.space).await });
+    }
+    Ok(())
 }
 
-/// Brings every space that is kept here to the nodes that should keep it now.
+/// The connected nodes of a private space's person, without this one.
+fn devices(shared: &Shared, space: SpaceId) -> Vec<NodeId> {
+    shared.with_control(|control| {
+        let is_theirs = |node: &NodeId| control.roster.user_of(*node).map(private_space_id) == Some(space);
+        control.live_peers().into_iter().filter(is_theirs).collect()
+    })
+}
+
+/// Brings every space that is kept here to the nodes that should keep it now: its custodians, and its person's machines.
 pub(crate) async fn hand_out(shared: &Arc<Shared>) {
     let spaces = match spaces(shared).await {
         Ok(spaces) => spaces,
@@ -287,7 +301,11 @@ pub(crate) async fn hand_out(shared: &Arc<Shared>) {
     };
     let view = shared.present_view();
     for space in spaces {
-        for node in custodians(space, &view).into_iter().filter(|node| *node != shared.me()) {
+        let keepers: BTreeSet<_> = custodians(space, &view)
+            .into_iter()
+            .chain(devices(shared, space))
+            .collect();
+        for node in keepers.into_iter().filter(|node| *node != shared.me()) {
             if let Err(error) = push(shared, node, space).await {
                 tracing::debug!(node = %node.short(), error, "a custodian does not take a log");
             }

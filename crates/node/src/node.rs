@@ -11,7 +11,7 @@ use crate::{
     error::{HomeError, JoinError, NodeError, Refusal, StartError},
     home::Home,
     meta::{Invite, Meta},
-    names::{self, private_space},
+    names,
     protocol::{self, Credential, JoinReply, JoinRequest, PoolReply, PoolRequest},
     records::{Certificate, Genesis, PoolRecord, VERSION, sign},
     roster::Roster,
@@ -33,6 +33,7 @@ use std::{
 };
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
 
 /// How long listening may take to be confirmed.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(3);
@@ -229,7 +230,7 @@ impl Node {
         endpoint.set_members(roster.members());
         let control = Control::new(node_key.node_id(), roster, config.grace, clock.now());
         let shared = Arc::new(Shared {
-            space: private_space(user_key.user_id()),
+            space: derive::private_space_id(user_key.user_id()),
             dedup_key: derive::dedup_key(&space_key),
             space_key,
             node_key,
@@ -548,7 +549,7 @@ async fn ask_to_join(
     pool_name: &str,
     members: &[KitMember],
     credential: Credential,
-) -> Result<(Roster, Option<[u8; 32]>), JoinError> {
+) -> Result<(Roster, Option<Zeroizing<[u8; 32]>>), JoinError> {
     let request = protocol::encode(&JoinRequest { pool, credential });
     let mut reason = "no member's address is known".to_owned();
     let mut refusal: Option<Refusal> = None;
@@ -566,7 +567,13 @@ async fn ask_to_join(
             }
         };
         match protocol::decode(&reply).map_err(|error| JoinError::Nonsense(error.to_string()))? {
-            JoinReply::Welcome { records, user_seed } => return Ok((welcome_roster(pool, &records)?, user_seed)),
+            JoinReply::Welcome { records, user_seed } => {
+                let seed = user_seed
+                    .map(|seed| seed[..].try_into().map(Zeroizing::new))
+                    .transpose();
+                let seed = seed.map_err(|_| JoinError::Nonsense("the user key has another length".to_owned()))?;
+                return Ok((welcome_roster(pool, &records)?, seed));
+            }
             JoinReply::Refused(why) => refusal = Some(why),
         }
     }

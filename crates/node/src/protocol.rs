@@ -4,7 +4,7 @@ use crate::{api::HealthInfo, error::Refusal, records::PoolRecord};
 use bytes::Bytes;
 use potluck_crypto::Signed;
 use potluck_net::Message;
-use potluck_spaces::{Frontier, Liveness};
+use potluck_spaces::{PinState, Position};
 use potluck_types::{
     CodecError, Geometry, Hash, NodeId, PoolId, ShardId, SpaceId, StripeId, from_canonical, to_canonical,
 };
@@ -27,7 +27,10 @@ pub(crate) enum Credential {
         certificate: Signed<crate::records::Certificate>,
     },
     /// A ticket for another machine of the inviter.
-    TicketForMine { secret: [u8; 16] },
+    TicketForMine {
+        #[serde(with = "serde_bytes")]
+        secret: [u8; 16],
+    },
     /// The word of a person who is a member already.
     Member {
         certificate: Signed<crate::records::Certificate>,
@@ -39,7 +42,7 @@ pub(crate) enum JoinReply {
     /// All records of the pool; and the inviter's user key, for another machine of theirs.
     Welcome {
         records: Vec<PoolRecord>,
-        user_seed: Option<[u8; 32]>,
+        user_seed: Option<ByteBuf>,
     },
     Refused(Refusal),
 }
@@ -67,7 +70,13 @@ pub(crate) enum PoolRequest {
         gone: Vec<ShardId>,
     },
     /// Does the other have as many of the asker's reports, with this sum?
-    CheckReports { count: u64, sum: u128 },
+    CheckReports {
+        count: u64,
+        #[serde(with = "serde_bytes")]
+        sum: [u8; 16],
+        /// What the asker knows of who is here: only one who sees the same pool reports all that the other looks after.
+        view: Hash,
+    },
     /// Which shards of these does the other hold?
     Locate { stripes: Vec<StripeId> },
     /// Entries to be kept, in the order of each device's log.
@@ -97,9 +106,10 @@ pub(crate) enum PoolReply {
     Differs,
     /// To `Locate`: for each stripe the shards held.
     Located(Vec<Vec<u8>>),
-    Frontier(Frontier),
+    Frontier(Vec<(NodeId, Position)>),
     Entries(Vec<ByteBuf>),
-    Liveness(Vec<Liveness>),
+    /// To `Liveness`: what the logs known there say of each.
+    Liveness(Vec<PinState>),
     Health(HealthInfo),
     /// The request cannot be fulfilled.
     Failed(String),
@@ -155,4 +165,122 @@ pub(crate) fn encode_with<T: Serialize>(value: &T, body: Bytes) -> Message {
 
 pub(crate) fn decode<T: Serialize + DeserializeOwned>(message: &Message) -> Result<T, CodecError> {
     from_canonical(&message.header)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use potluck_types::Timestamp;
+    use proptest::prelude::*;
+
+    /// A type that has no encoding fails when it is first sent: so each is sent here.
+    #[test]
+    fn every_message_comes_back() {
+        let (space, stripe) = (SpaceId::from_bytes([1; 32]), StripeId::from_bytes([2; 32]));
+        let (shard, hash) = (ShardId { stripe, index: 3 }, Hash::of(b"x"));
+        let device = NodeId::from_bytes([4; 32]);
+        let geometry = Geometry::new(3, 2).unwrap();
+        let reported = Reported {
+            shard,
+            geometry,
+            shard_len: 5,
+        };
+        let requests = [
+            PoolRequest::Hello {
+                digest: hash,
+                state: None,
+            },
+            PoolRequest::Records(Vec::new()),
+            PoolRequest::PullRecords,
+            PoolRequest::Report {
+                first: true,
+                shards: vec![reported],
+                gone: vec![shard],
+            },
+            PoolRequest::CheckReports {
+                count: 1,
+                sum: [7; 16],
+                view: hash,
+            },
+            PoolRequest::Locate { stripes: vec![stripe] },
+            PoolRequest::Append {
+                space,
+                entries: vec![ByteBuf::from(vec![1])],
+            },
+            PoolRequest::Frontier { space },
+            PoolRequest::Fetch {
+                space,
+                device,
+                after: 9,
+            },
+            PoolRequest::Liveness {
+                space,
+                stripes: vec![stripe],
+            },
+            PoolRequest::Released {
+                space,
+                stripes: vec![stripe],
+            },
+            PoolRequest::Health,
+        ];
+        for request in requests {
+            let back: PoolRequest = decode(&encode(&request)).unwrap();
+            assert_eq!(format!("{back:?}"), format!("{request:?}"));
+        }
+        let health = HealthInfo {
+            survives: [(2, 300)].into(),
+            waiting: [("grace".to_owned(), 1)].into(),
+            ..HealthInfo::default()
+        };
+        let position = Position {
+            seq: 1,
+            hash,
+            clock: Timestamp::from_millis(3),
+        };
+        let replies = [
+            PoolReply::Hello {
+                digest: hash,
+                state: None,
+            },
+            PoolReply::Records(Vec::new()),
+            PoolReply::Done,
+            PoolReply::Differs,
+            PoolReply::Located(vec![vec![0, 3]]),
+            PoolReply::Frontier(vec![(device, position)]),
+            PoolReply::Entries(vec![ByteBuf::from(vec![1])]),
+            PoolReply::Liveness(vec![PinState::default()]),
+            PoolReply::Health(health),
+            PoolReply::Failed("no".to_owned()),
+        ];
+        for reply in replies {
+            let back: PoolReply = decode(&encode(&reply)).unwrap();
+            assert_eq!(format!("{back:?}"), format!("{reply:?}"));
+        }
+        let shards = [
+            ShardRequest::Put {
+                space,
+                index: 1,
+                descriptor: ByteBuf::from(vec![1]),
+            },
+            ShardRequest::Get(shard),
+            ShardRequest::Drop(shard),
+        ];
+        for request in shards {
+            let back: ShardRequest = decode(&encode(&request)).unwrap();
+            assert_eq!(format!("{back:?}"), format!("{request:?}"));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_messages_never_panic(bytes: Vec<u8>) {
+            let message = Message::new(bytes);
+            let _ = decode::<JoinRequest>(&message);
+            let _ = decode::<PoolRequest>(&message);
+            let _ = decode::<PoolReply>(&message);
+            let _ = decode::<ShardRequest>(&message);
+            let _ = decode::<ShardReply>(&message);
+            let _ = decode::<PoolRecord>(&message);
+        }
+    }
 }

@@ -1,17 +1,16 @@
 //! Answers to what other nodes ask.
 
 use crate::{
-    control::Event,
+    control::{Event, ReportSum},
     error::Refusal,
-    mend,
-    names::{self, private_space},
+    mend, names,
     protocol::{self, BATCH_MAX, Credential, JoinReply, JoinRequest, PoolReply, PoolRequest, ShardReply, ShardRequest},
     records::{Admission, Certificate, PoolRecord, VERSION, sign, user_of},
     shared::Shared,
     stripes, sweep,
 };
 use bytes::Bytes;
-use potluck_crypto::{Signed, TicketSecret};
+use potluck_crypto::{Signed, TicketSecret, derive::private_space_id};
 use potluck_net::{Incoming, Message, Protocol};
 use potluck_placement::steward;
 use potluck_store::PutError;
@@ -62,7 +61,7 @@ async fn join(shared: &Arc<Shared>, node: NodeId, request: JoinRequest) -> JoinR
             let records = shared.with_control(|control| control.roster.records().cloned().collect());
             JoinReply::Welcome {
                 records,
-                user_seed: mine.then(|| *shared.user_key.seed()),
+                user_seed: mine.then(|| ByteBuf::from(shared.user_key.seed().to_vec())),
             }
         }
         Err(refusal) => {
@@ -192,9 +191,12 @@ async fn pool(shared: &Arc<Shared>, peer: NodeId, request: PoolRequest) -> PoolR
                 .await;
             PoolReply::Done
         }
-        PoolRequest::CheckReports { count, sum } => {
-            let known = shared.with_control(|control| control.reports_of(peer));
-            if known.count == count && known.sum == sum {
+        PoolRequest::CheckReports { count, sum, view } => {
+            let sum = ReportSum {
+                count,
+                sum: u128::from_le_bytes(sum),
+            };
+            if shared.with_control(|control| control.check(peer, sum, view)) {
                 PoolReply::Done
             } else {
                 PoolReply::Differs
@@ -215,7 +217,7 @@ async fn pool(shared: &Arc<Shared>, peer: NodeId, request: PoolRequest) -> PoolR
             Err(error) => PoolReply::Failed(error.to_string()),
         },
         PoolRequest::Frontier { space } => match names::frontier(shared, space).await {
-            Ok(frontier) => PoolReply::Frontier(frontier),
+            Ok(frontier) => PoolReply::Frontier(frontier.into_iter().collect()),
             Err(error) => PoolReply::Failed(error.to_string()),
         },
         PoolRequest::Fetch { space, device, after } => fetch(shared, space, device, after).await,
@@ -227,7 +229,7 @@ async fn pool(shared: &Arc<Shared>, peer: NodeId, request: PoolRequest) -> PoolR
         }
         PoolRequest::Released { space, stripes } if stripes.len() <= BATCH_MAX => {
             let owner = shared.with_control(|control| control.roster.user_of(peer));
-            if owner.map(private_space) == Some(space) {
+            if owner.map(private_space_id) == Some(space) {
                 let shared = Arc::clone(shared);
                 tokio::spawn(async move { sweep::release(&shared, space, stripes).await });
             }

@@ -7,7 +7,7 @@ use crate::{
     protocol::{BATCH_MAX, PoolReply, PoolRequest},
     shared::Shared,
 };
-use potluck_spaces::{Liveness, Log, Pins};
+use potluck_spaces::{Liveness, Log, PinState, Pins};
 use potluck_types::{NodeId, ShardId, SpaceId, StripeId, Timestamp};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -111,11 +111,11 @@ async fn free(shared: &Arc<Shared>, space: SpaceId, held: Vec<(ShardId, Timestam
     }
 }
 
-/// What the logs say, as a custodian knows them. Of several answers the one counts that keeps the stripe. `None` when no
-/// custodian answers: nothing is freed then.
+/// What the logs say, as the custodians that answer know them together: one that is behind takes nothing away. `None` when
+/// none answers: nothing is freed then.
 async fn liveness(shared: &Arc<Shared>, space: SpaceId, stripes: &[StripeId]) -> Option<Vec<Liveness>> {
     let view = shared.with_control(|control| control.view().clone());
-    let mut verdicts: Option<Vec<Liveness>> = None;
+    let mut states: Option<Vec<PinState>> = None;
     for node in custodians(space, &view) {
         let answer = if node == shared.me() {
             local_liveness(shared, space, stripes.to_vec()).await
@@ -125,21 +125,12 @@ async fn liveness(shared: &Arc<Shared>, space: SpaceId, stripes: &[StripeId]) ->
         let Some(answer) = answer.filter(|answer| answer.len() == stripes.len()) else {
             continue;
         };
-        verdicts = Some(match verdicts {
+        states = Some(match states {
             None => answer,
-            Some(known) => known.into_iter().zip(answer).map(|(a, b)| kinder(a, b)).collect(),
+            Some(known) => known.into_iter().zip(answer).map(|(a, b)| a.merge(b)).collect(),
         });
     }
-    verdicts
-}
-
-/// Live over dead over unknown: a custodian that is behind says "unknown", never "dead".
-fn kinder(a: Liveness, b: Liveness) -> Liveness {
-    match (a, b) {
-        (Liveness::Live, _) | (_, Liveness::Live) => Liveness::Live,
-        (Liveness::Dead, _) | (_, Liveness::Dead) => Liveness::Dead,
-        _ => Liveness::Unknown,
-    }
+    states.map(|states| states.into_iter().map(PinState::liveness).collect())
 }
 
 async fn remote_liveness(
@@ -147,7 +138,7 @@ async fn remote_liveness(
     node: NodeId,
     space: SpaceId,
     stripes: &[StripeId],
-) -> Option<Vec<Liveness>> {
+) -> Option<Vec<PinState>> {
     let mut answers = Vec::with_capacity(stripes.len());
     for batch in stripes.chunks(BATCH_MAX) {
         let request = PoolRequest::Liveness {
@@ -167,7 +158,7 @@ pub(crate) async fn local_liveness(
     shared: &Arc<Shared>,
     space: SpaceId,
     stripes: Vec<StripeId>,
-) -> Option<Vec<Liveness>> {
+) -> Option<Vec<PinState>> {
     let task = Arc::clone(shared);
     Shared::blocking(move || {
         let kv = task.read().ok()?;
@@ -176,7 +167,7 @@ pub(crate) async fn local_liveness(
         }
         stripes
             .into_iter()
-            .map(|stripe| Pins::of(space).liveness(&kv, stripe).ok())
+            .map(|stripe| Pins::of(space).state(&kv, stripe).ok())
             .collect()
     })
     .await

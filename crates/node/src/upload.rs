@@ -527,14 +527,13 @@ async fn look_up(
         else {
             return Ok((Some(fingerprint), None));
         };
-        let liveness =
-            Pins::of(shared.space)
-                .liveness(&kv, piece.stripe())
-                .map_err(|source| crate::error::MetaError {
-                    action: "reading",
-                    source,
-                })?;
-        Ok((Some(fingerprint), (liveness == Liveness::Live).then_some(piece)))
+        let state = Pins::of(shared.space)
+            .state(&kv, piece.stripe())
+            .map_err(|source| crate::error::MetaError {
+                action: "reading",
+                source,
+            })?;
+        Ok((Some(fingerprint), (state.liveness() == Liveness::Live).then_some(piece)))
     })
     .await
 }

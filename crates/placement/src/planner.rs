@@ -118,6 +118,8 @@ struct Record {
     health: Health,
     verdict: Verdict,
     retry_at: Option<Timestamp>,
+    /// What was done last. If the same is due again at once, it had no effect, and is not done over and over.
+    done: Option<Mend>,
 }
 
 /// See the module.
@@ -153,6 +155,7 @@ impl Planner {
             },
             verdict: Verdict::Whole,
             retry_at: None,
+            done: None,
         });
         // A stripe's geometry is bound by its id; one who reports another is wrong about this shard.
         if record.geometry == geometry && index < geometry.n() && record.holders.insert((from, index)) {
@@ -233,8 +236,12 @@ impl Planner {
         }
         let (_, stripe) = self.queue.pop_first()?;
         self.mending.insert(stripe);
-        match &self.stripes.get(&stripe)?.verdict {
-            Verdict::Needs { mend, .. } => Some(mend.clone()),
+        let record = self.stripes.get_mut(&stripe)?;
+        match &record.verdict {
+            Verdict::Needs { mend, .. } => {
+                record.done = Some(mend.clone());
+                Some(mend.clone())
+            }
             Verdict::Whole | Verdict::Waits { .. } => unreachable!("only what needs mending is queued"),
         }
     }
@@ -257,8 +264,9 @@ impl Planner {
         self.deadline
     }
 
-    /// Counts, after judging what changed.
-    pub fn summary(&mut self, now: Timestamp, view: &View) -> Summary {
+    /// Counts, after judging what changed: what is planned by one view of the pool, and what stripes are worth in another, which
+    /// may know already what is not yet acted upon.
+    pub fn summary(&mut self, now: Timestamp, view: &View, present: &View) -> Summary {
         self.refresh(now, view);
         let mut summary = Summary {
             mending: self.mending.len() as u64,
@@ -266,9 +274,15 @@ impl Planner {
             ..Summary::default()
         };
         for record in self.stripes.values() {
-            match record.health {
-                Health::Unreadable { .. } => summary.unreadable += 1,
-                Health::Survives(losses) => {
+            let counting: Vec<_> = record
+                .holders
+                .iter()
+                .copied()
+                .filter(|(node, _)| present.counts(*node))
+                .collect();
+            match survives(record.geometry, &counting, present) {
+                None => summary.unreadable += 1,
+                Some(losses) => {
                     *summary.survives.entry(losses).or_default() += 1;
                     summary.endangered += u64::from(losses < record.geometry.m());
                 }
@@ -293,6 +307,17 @@ impl Planner {
             };
             self.queue.remove(&(urgency(record), stripe));
             (record.health, record.verdict) = judge(stripe, record, view, now, &self.options);
+            if let (Verdict::Needs { mend, .. }, Some(done), None) = (&record.verdict, &record.done, record.retry_at)
+                && mend == done
+                && !self.mending.contains(&stripe)
+            {
+                let until = now + self.options.retry_delay;
+                record.retry_at = Some(until);
+                record.verdict = Verdict::Waits {
+                    cause: Cause::Retry,
+                    until: Some(until),
+                };
+            }
             match &record.verdict {
                 Verdict::Needs { .. } if !self.mending.contains(&stripe) => {
                     self.queue.insert((urgency(record), stripe));

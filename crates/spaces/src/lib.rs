@@ -19,5 +19,5 @@ mod tree;
 pub use kv::{Kv, KvError, MemoryKv, Table};
 pub use log::{Append, AppendError, Body, Entry, Frontier, Log, OpId, Position};
 pub use path::{Name, Path, PathError};
-pub use pins::{Liveness, Pins};
+pub use pins::{Liveness, PinState, Pins};
 pub use tree::{Change, DirId, File, FileId, Found, Head, Listed, Tree, TreeError, Value};

@@ -15,10 +15,37 @@ pub enum Liveness {
     Unknown,
 }
 
-#[derive(Clone, Copy, Default, Serialize, Deserialize)]
-struct Row {
+/// When a stripe was last pinned and unpinned, as far as some logs say. What two replicas know adds up to more than either.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub struct PinState {
     pinned: Option<Timestamp>,
     unpinned: Option<Timestamp>,
+}
+
+impl PinState {
+    /// What both know together.
+    #[must_use]
+    pub fn merge(self, other: Self) -> Self {
+        Self {
+            pinned: self.pinned.max(other.pinned),
+            unpinned: self.unpinned.max(other.unpinned),
+        }
+    }
+
+    /// The later clock decides, and a tie leaves the stripe live.
+    pub fn liveness(self) -> Liveness {
+        match self {
+            Self {
+                pinned: None,
+                unpinned: None,
+            } => Liveness::Unknown,
+            Self {
+                pinned,
+                unpinned: Some(unpinned),
+            } if pinned.is_none_or(|pinned| pinned < unpinned) => Liveness::Dead,
+            _ => Liveness::Live,
+        }
+    }
 }
 
 /// The pins of one space.
@@ -33,60 +60,44 @@ impl Pins {
         Self { space }
     }
 
-    /// Takes an entry's pins and unpins into account. The later clock decides, and a tie leaves the stripe live; so the order of arrival
-    /// does not matter.
+    /// Takes an entry's pins and unpins into account, in whatever order entries come.
     pub(crate) fn apply(self, kv: &mut impl Kv, entry: &Entry) -> Result<(), KvError> {
-        let later = |old: Option<Timestamp>| Some(old.map_or(entry.clock, |old| old.max(entry.clock)));
+        let at = Some(entry.clock);
         for stripe in &entry.pins {
-            let row = self.row(kv, *stripe)?;
-            self.set(
+            self.add(
                 kv,
                 *stripe,
-                Row {
-                    pinned: later(row.pinned),
-                    ..row
+                PinState {
+                    pinned: at,
+                    unpinned: None,
                 },
             )?;
         }
         for stripe in &entry.unpins {
-            let row = self.row(kv, *stripe)?;
-            self.set(
+            self.add(
                 kv,
                 *stripe,
-                Row {
-                    unpinned: later(row.unpinned),
-                    ..row
+                PinState {
+                    pinned: None,
+                    unpinned: at,
                 },
             )?;
         }
         Ok(())
     }
 
-    /// What the known logs say of a stripe.
-    pub fn liveness(self, kv: &impl Kv, stripe: StripeId) -> Result<Liveness, KvError> {
-        Ok(match self.row(kv, stripe)? {
-            Row {
-                pinned: None,
-                unpinned: None,
-            } => Liveness::Unknown,
-            Row {
-                pinned,
-                unpinned: Some(unpinned),
-            } if pinned.is_none_or(|pinned| pinned < unpinned) => Liveness::Dead,
-            _ => Liveness::Live,
-        })
+    fn add(self, kv: &mut impl Kv, stripe: StripeId, news: PinState) -> Result<(), KvError> {
+        let state = self.state(kv, stripe)?.merge(news);
+        kv.put(Table::Pins, &self.key(stripe), &to_canonical(&state))
+    }
+
+    /// What the logs known here say of a stripe.
+    pub fn state(self, kv: &impl Kv, stripe: StripeId) -> Result<PinState, KvError> {
+        let row = kv.get(Table::Pins, &self.key(stripe))?;
+        row.map_or_else(|| Ok(PinState::default()), |row| Ok(from_canonical(&row)?))
     }
 
     fn key(self, stripe: StripeId) -> Vec<u8> {
         [&self.space.as_bytes()[..], stripe.as_bytes()].concat()
-    }
-
-    fn row(self, kv: &impl Kv, stripe: StripeId) -> Result<Row, KvError> {
-        let row = kv.get(Table::Pins, &self.key(stripe))?;
-        row.map_or_else(|| Ok(Row::default()), |row| Ok(from_canonical(&row)?))
-    }
-
-    fn set(self, kv: &mut impl Kv, stripe: StripeId, row: Row) -> Result<(), KvError> {
-        kv.put(Table::Pins, &self.key(stripe), &to_canonical(&row))
     }
 }

@@ -110,7 +110,7 @@ impl Pool {
     }
 
     fn summary(&mut self) -> Summary {
-        self.planner.summary(self.now, &self.view)
+        self.planner.summary(self.now, &self.view, &self.view)
     }
 
     #[track_caller]

@@ -186,7 +186,7 @@ fn stripes_are_used_until_the_last_file_lets_go() {
 #[test]
 fn pins_tell_live_from_dead_from_unknown() {
     let mut device = Device::new(1);
-    let liveness = |device: &Device, i| Pins::of(SPACE).liveness(&device.kv, stripe(i)).unwrap();
+    let liveness = |device: &Device, i| Pins::of(SPACE).state(&device.kv, stripe(i)).unwrap().liveness();
     device.write(&[], vec![stripe(1), stripe(2)], Vec::new());
     device.write(&[], Vec::new(), vec![stripe(1)]);
     assert_eq!(liveness(&device, 1), Liveness::Dead);

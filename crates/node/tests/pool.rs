@@ -1,0 +1,476 @@
+//! Whole nodes in one process, over real connections on loopback: what a pool promises, as scripts.
+
+use potluck_node::{
+    FileMeta, HealthInfo, InviteOptions, JoinError, Node, NodeConfig, NodeError, PutOptions, PutReport, Refusal,
+};
+use potluck_types::{ByteSize, Timestamp};
+use std::{future::Future, time::Duration};
+use tempfile::TempDir;
+
+/// Waits for a state, looking again and again; the limit is for a broken run, not a measure.
+async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    let begun = std::time::Instant::now();
+    while !holds().await {
+        assert!(begun.elapsed() < Duration::from_secs(60), "never: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn bytes(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    std::iter::repeat_with(&mut next).flatten().take(len).collect()
+}
+
+struct Member {
+    node: Option<Node>,
+    home: TempDir,
+}
+
+struct Pool {
+    members: Vec<Member>,
+    grace: Duration,
+}
+
+fn config(home: &TempDir, grace: Duration) -> NodeConfig {
+    NodeConfig {
+        home: home.path().to_owned(),
+        listen: vec!["127.0.0.1:0".to_owned()],
+        announce: Vec::new(),
+        capacity: ByteSize(2_000_000_000),
+        zone: None,
+        mdns: false,
+        grace,
+    }
+}
+
+impl Pool {
+    /// So many nodes of one person, all of which see each other.
+    async fn of(nodes: usize, grace: Duration) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let first = Node::found(config(&home, grace), "test").await.unwrap();
+        let mut pool = Self {
+            members: vec![Member {
+                node: Some(first),
+                home,
+            }],
+            grace,
+        };
+        for _ in 1..nodes {
+            pool.add().await;
+        }
+        pool.all_see_each_other().await;
+        pool
+    }
+
+    async fn add(&mut self) {
+        let options = InviteOptions {
+            uses: 1,
+            expires: Duration::from_secs(3600),
+            mine: true,
+        };
+        let ticket = self.node(0).invite(options).await.unwrap().ticket;
+        let home = tempfile::tempdir().unwrap();
+        let node = Node::join(config(&home, self.grace), &ticket).await.unwrap();
+        self.members.push(Member { node: Some(node), home });
+    }
+
+    fn node(&self, i: usize) -> &Node {
+        self.members[i].node.as_ref().expect("it runs")
+    }
+
+    fn running(&self) -> Vec<&Node> {
+        self.members.iter().filter_map(|member| member.node.as_ref()).collect()
+    }
+
+    async fn all_see_each_other(&self) {
+        let expected = self.running().len();
+        for node in self.running() {
+            eventually("all see each other", || async {
+                let status = node.status().await.unwrap();
+                let there = status
+                    .nodes
+                    .iter()
+                    .filter(|info| info.away_since.is_none() && info.capacity.0 > 0);
+                there.count() == expected && status.silent.is_empty()
+            })
+            .await;
+        }
+    }
+
+    async fn kill(&mut self, i: usize) {
+        self.members[i].node.take().expect("it runs").stop().await;
+    }
+
+    async fn restart(&mut self, i: usize) {
+        let config = config(&self.members[i].home, self.grace);
+        // The old one's tasks let go of the home a moment after it stops.
+        for _ in 0..200 {
+            match Node::start(config.clone()).await {
+                Ok(node) => {
+                    self.members[i].node = Some(node);
+                    return;
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+        panic!("the home stays locked");
+    }
+
+    async fn put(&self, i: usize, path: &str, content: &[u8]) -> PutReport {
+        put(self.node(i), path, content).await.unwrap()
+    }
+
+    async fn holds(&self, i: usize, path: &str, content: &[u8]) {
+        let path = path.parse().unwrap();
+        eventually("the name arrives", || async { self.node(i).stat(&path).await.is_ok() }).await;
+        let got = self
+            .node(i)
+            .download(&path, None)
+            .await
+            .unwrap()
+            .read_to_end()
+            .await
+            .unwrap();
+        assert!(
+            got == content,
+            "{path} differs: {} bytes instead of {}",
+            got.len(),
+            content.len()
+        );
+    }
+
+    /// Until the stewards say so.
+    async fn health(&self, what: &str, holds: impl Fn(&HealthInfo) -> bool) {
+        let node = self.running()[0];
+        let begun = std::time::Instant::now();
+        loop {
+            let status = node.status().await.unwrap();
+            if status.silent.is_empty() && holds(&status.health) {
+                return;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(60), "never: {what}: {status:#?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+async fn put(node: &Node, path: &str, content: &[u8]) -> Result<PutReport, NodeError> {
+    let mut upload = node.upload(PutOptions::default())?;
+    let meta = FileMeta {
+        modified: Timestamp::from_millis(1_000),
+        executable: false,
+    };
+    upload
+        .put_file(path.parse().unwrap(), meta, std::io::Cursor::new(content.to_vec()))
+        .await?;
+    upload.finish().await
+}
+
+const GRACE: Duration = Duration::from_secs(3600);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_node_keeps_files_of_every_size_over_a_restart() {
+    let mut pool = Pool::of(1, GRACE).await;
+    let sizes = [0, 1, 4080, 4081, 65_536, 262_144, 262_145, 1_000_000, 5_000_000];
+    for len in sizes {
+        pool.put(0, &format!("/sizes/{len}"), &bytes(len as u64, len)).await;
+    }
+    pool.kill(0).await;
+    pool.restart(0).await;
+    for len in sizes {
+        pool.holds(0, &format!("/sizes/{len}"), &bytes(len as u64, len)).await;
+    }
+    let listed = pool.node(0).list(&"/sizes".parse().unwrap(), None, 100).await.unwrap();
+    assert_eq!(listed.len(), sizes.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ranges_are_those_of_the_file() {
+    let pool = Pool::of(1, GRACE).await;
+    let content = bytes(7, 3_000_000);
+    pool.put(0, "/big", &content).await;
+    for (from, to) in [
+        (0, 1),
+        (0, 100),
+        (65_535, 65_537),
+        (1_500_000, 1_500_000 + 16_384),
+        (2_999_999, 9_000_000),
+    ] {
+        let range = pool
+            .node(0)
+            .download(&"/big".parse().unwrap(), Some(from..to))
+            .await
+            .unwrap();
+        let end = (to as usize).min(content.len());
+        assert_eq!(range.len, end as u64 - from);
+        assert!(range.read_to_end().await.unwrap() == content[from as usize..end]);
+    }
+    assert!(matches!(
+        pool.node(0)
+            .download(&"/big".parse().unwrap(), Some(3_000_000..3_000_001))
+            .await,
+        Err(NodeError::Range { .. })
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn six_nodes_lose_two_and_then_one_more_and_every_byte_is_there() {
+    let mut pool = Pool::of(6, Duration::from_millis(100)).await;
+    let (large, small) = (bytes(1, 20_000_000), bytes(2, 10_000));
+    let report = pool.put(0, "/docs/large", &large).await;
+    assert_eq!((report.survives, report.degraded), (2, 0));
+    pool.put(0, "/docs/small", &small).await;
+    pool.health("all is reported and whole", |health| {
+        health.stripes() > 10 && health.worst() == Some(2)
+    })
+    .await;
+    pool.kill(0).await;
+    pool.kill(1).await;
+    pool.holds(2, "/docs/large", &large).await;
+    pool.holds(3, "/docs/small", &small).await;
+    // Four domains are left for five shards: coded stripes can bear one more loss, and that there is no room for more is said.
+    pool.health("what can be mended is mended", |health| {
+        health.survives.keys().all(|losses| *losses >= 1)
+            && health.waiting.get("no-domain") == Some(&health.endangered)
+            && health.stripes() > 10
+            && health.unreadable == 0
+    })
+    .await;
+    // Each of two lost nodes held a fifth of what is stored at most: making it anew reads three shards for one.
+    let health = pool.node(2).status().await.unwrap().health;
+    assert!(health.repair_written < 20_000_000, "{health:?}");
+    pool.kill(2).await;
+    pool.holds(3, "/docs/large", &large).await;
+    pool.holds(4, "/docs/small", &small).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_returns_is_whole_again_without_repair() {
+    let mut pool = Pool::of(4, GRACE).await;
+    let content = bytes(3, 5_000_000);
+    pool.put(0, "/file", &content).await;
+    pool.health("whole", |health| health.stripes() > 2 && health.worst() == Some(2))
+        .await;
+    pool.kill(3).await;
+    pool.holds(1, "/file", &content).await;
+    pool.restart(3).await;
+    pool.health("whole again", |health| {
+        health.stripes() > 2 && health.worst() == Some(2) && health.repair_written == 0
+    })
+    .await;
+    pool.holds(3, "/file", &content).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_removed_frees_its_shards_everywhere() {
+    let pool = Pool::of(3, GRACE).await;
+    pool.put(0, "/a", &bytes(4, 3_000_000)).await;
+    pool.put(0, "/b", &bytes(5, 100_000)).await;
+    pool.health("reported", |health| health.stripes() > 2).await;
+    pool.holds(1, "/a", &bytes(4, 3_000_000)).await;
+    assert_eq!(pool.node(1).remove(&"/a".parse().unwrap(), false).await.unwrap(), 1);
+    assert_eq!(pool.node(0).remove(&"/b".parse().unwrap(), false).await.unwrap(), 1);
+    pool.health("all shards are gone", |health| health.stripes() == 0).await;
+    eventually("the name is gone", || async {
+        pool.node(2).stat(&"/a".parse().unwrap()).await.is_err()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tree_moves_and_stays_readable() {
+    let pool = Pool::of(2, GRACE).await;
+    let content = bytes(6, 2_000_000);
+    pool.put(0, "/old/deep/file", &content).await;
+    pool.node(0)
+        .rename(&"/old".parse().unwrap(), &"/new".parse().unwrap())
+        .await
+        .unwrap();
+    pool.holds(1, "/new/deep/file", &content).await;
+    pool.node(0)
+        .rename(&"/new/deep/file".parse().unwrap(), &"/file".parse().unwrap())
+        .await
+        .unwrap();
+    pool.holds(1, "/file", &content).await;
+    pool.node(0).remove(&"/new".parse().unwrap(), true).await.unwrap();
+    pool.holds(1, "/file", &content).await;
+    let into_itself = pool
+        .node(0)
+        .rename(&"/file".parse().unwrap(), &"/file/x".parse().unwrap())
+        .await;
+    assert!(into_itself.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_bytes_are_stored_once() {
+    let pool = Pool::of(1, GRACE).await;
+    let content = bytes(8, 8_000_000);
+    let first = pool.put(0, "/one", &content).await;
+    let second = pool.put(0, "/two", &content).await;
+    assert_eq!(first.deduplicated, 0);
+    assert_eq!(second.deduplicated, content.len() as u64);
+    assert!(second.stored < 100_000, "{second:?}");
+    pool.node(0).remove(&"/one".parse().unwrap(), false).await.unwrap();
+    pool.holds(0, "/two", &content).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tickets_are_good_once_and_for_their_time() {
+    let pool = Pool::of(1, GRACE).await;
+    let invite = |expires| InviteOptions {
+        uses: 1,
+        expires,
+        mine: false,
+    };
+    let ticket = pool
+        .node(0)
+        .invite(invite(Duration::from_secs(60)))
+        .await
+        .unwrap()
+        .ticket;
+    let expired = pool.node(0).invite(invite(Duration::ZERO)).await.unwrap().ticket;
+    let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let joined = Node::join(config(&a, GRACE), &ticket).await.unwrap();
+    let again = Node::join(config(&b, GRACE), &ticket).await;
+    assert!(
+        matches!(
+            again,
+            Err(JoinError::Refused {
+                refusal: Refusal::Used,
+                ..
+            })
+        ),
+        "{again:?}"
+    );
+    assert!(matches!(
+        Node::join(config(&b, GRACE), &expired).await,
+        Err(JoinError::Expired(_))
+    ));
+    let mut typo = ticket.clone().into_bytes();
+    let at = typo.len() / 2;
+    typo[at] = if typo[at] == b'a' { b'b' } else { b'a' };
+    let typo = String::from_utf8(typo).unwrap();
+    assert!(matches!(
+        Node::join(config(&b, GRACE), &typo).await,
+        Err(JoinError::Ticket(_))
+    ));
+    joined.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_person_is_a_member_and_sees_nothing_of_mine() {
+    let pool = Pool::of(1, GRACE).await;
+    let options = InviteOptions {
+        uses: 1,
+        expires: Duration::from_secs(60),
+        mine: false,
+    };
+    let ticket = pool.node(0).invite(options).await.unwrap().ticket;
+    let home = tempfile::tempdir().unwrap();
+    let guest = Node::join(config(&home, GRACE), &ticket).await.unwrap();
+    eventually("both are there", || async {
+        guest
+            .status()
+            .await
+            .unwrap()
+            .nodes
+            .iter()
+            .filter(|n| n.capacity.0 > 0)
+            .count()
+            == 2
+    })
+    .await;
+    let content = bytes(9, 1_000_000);
+    pool.put(0, "/mine", &content).await;
+    put(&guest, "/theirs", &content).await.unwrap();
+    assert!(guest.stat(&"/mine".parse().unwrap()).await.is_err());
+    assert!(pool.node(0).stat(&"/theirs".parse().unwrap()).await.is_err());
+    assert_eq!(
+        guest
+            .download(&"/theirs".parse().unwrap(), None)
+            .await
+            .unwrap()
+            .read_to_end()
+            .await
+            .unwrap(),
+        content
+    );
+    guest.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_comes_back_on_a_fresh_machine_with_every_file() {
+    let mut pool = Pool::of(1, GRACE).await;
+    // Friends, whose machines stay.
+    let mut friends = Vec::new();
+    for _ in 0..3 {
+        let options = InviteOptions {
+            uses: 1,
+            expires: Duration::from_secs(60),
+            mine: false,
+        };
+        let ticket = pool.node(0).invite(options).await.unwrap().ticket;
+        let home = tempfile::tempdir().unwrap();
+        friends.push((Node::join(config(&home, GRACE), &ticket).await.unwrap(), home));
+    }
+    eventually("all are there", || async {
+        pool.node(0)
+            .status()
+            .await
+            .unwrap()
+            .nodes
+            .iter()
+            .filter(|n| n.capacity.0 > 0 && n.away_since.is_none())
+            .count()
+            == 4
+    })
+    .await;
+    let (large, small) = (bytes(10, 6_000_000), bytes(11, 500));
+    pool.put(0, "/large", &large).await;
+    pool.put(0, "/notes/small", &small).await;
+    let kit = pool.node(0).kit().await.unwrap();
+    pool.kill(0).await;
+    let home = tempfile::tempdir().unwrap();
+    let back = Node::restore(config(&home, GRACE), &kit).await.unwrap();
+    pool.members[0] = Member { node: Some(back), home };
+    pool.holds(0, "/large", &large).await;
+    pool.holds(0, "/notes/small", &small).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_than_the_pool_can_give_is_an_error_that_says_what_it_can() {
+    let pool = Pool::of(2, GRACE).await;
+    let refused = pool.node(0).upload(PutOptions {
+        survive: Some(3),
+        strict: false,
+    });
+    assert!(refused.unwrap_err().to_string().contains("can survive 1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leaving_node_hands_its_shards_over() {
+    let mut pool = Pool::of(5, Duration::from_millis(100)).await;
+    let content = bytes(12, 10_000_000);
+    pool.put(0, "/file", &content).await;
+    pool.health("whole", |health| health.stripes() > 4 && health.worst() == Some(2))
+        .await;
+    pool.node(4).leave().await.unwrap();
+    eventually("drained", || async {
+        pool.node(4).leave_progress().await.unwrap().shards_left == 0
+    })
+    .await;
+    pool.node(4).part().await.unwrap();
+    pool.kill(4).await;
+    pool.health("still whole", |health| {
+        health.stripes() > 4 && health.worst() == Some(2)
+    })
+    .await;
+    pool.holds(1, "/file", &content).await;
+    assert_eq!(pool.node(0).status().await.unwrap().nodes.len(), 4);
+}
