@@ -299,8 +299,8 @@ pub(crate) enum Keys {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Passphrase {
     /// The file whose first line is the passphrase, or `-` for standard input [default: asks, or POTLUCK_PASSPHRASE]
-    #[arg(long = "passphrase-file", value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub(crate) file: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) passphrase_file: Option<PathBuf>,
 }
 
 #[cfg(test)]
@@ -314,9 +314,28 @@ mod tests {
     }
 
     #[test]
+    fn a_kit_and_its_passphrase_are_two_files() {
+        let typed = [
+            "potluck",
+            "keys",
+            "restore",
+            "kit.age",
+            "--passphrase-file",
+            "-",
+            "--session",
+        ];
+        let Command::Keys(Keys::Restore { file, passphrase, .. }) = Cli::try_parse_from(typed).unwrap().command else {
+            panic!("not a restore")
+        };
+        assert_eq!((file, passphrase.passphrase_file), ("kit.age".into(), Some("-".into())));
+    }
+
+    #[test]
     fn the_last_of_many_is_the_place() {
         let cli = Cli::try_parse_from(["potluck", "put", "a", "b", "home:/c", "--survive", "1"]).unwrap();
-        let Command::Put(put) = cli.command else { panic!("not a put") };
+        let Command::Put(put) = cli.command else {
+            panic!("not a put")
+        };
         assert_eq!((put.paths.len(), put.place.to_string()), (2, "home:/c".to_owned()));
     }
 }

@@ -54,7 +54,11 @@ pub(crate) struct Complaint {
 impl Complaint {
     /// A complaint without hints.
     pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), hints: Vec::new() }
+        Self {
+            kind,
+            message: message.into(),
+            hints: Vec::new(),
+        }
     }
 
     /// Something was tried and did not work.
@@ -71,11 +75,15 @@ impl Complaint {
     pub(crate) fn io(action: &str, file: &Path, error: &io::Error) -> Self {
         let complaint = Self::failed(format!("{action} {}: {error}", file.display()));
         match error.kind() {
-            io::ErrorKind::PermissionDenied => {
-                Self { kind: Kind::Refused, ..complaint.hint("check the owner and the permissions of it and of the folders above") }
-            }
+            io::ErrorKind::PermissionDenied => Self {
+                kind: Kind::Refused,
+                ..complaint.hint("check the owner and the permissions of it and of the folders above")
+            },
             io::ErrorKind::StorageFull => complaint.hint("make room on that disk, or choose another one"),
-            io::ErrorKind::NotFound => Self { kind: Kind::NotFound, ..complaint },
+            io::ErrorKind::NotFound => Self {
+                kind: Kind::NotFound,
+                ..complaint
+            },
             _ => complaint,
         }
     }
@@ -119,10 +127,14 @@ impl From<HomeError> for Complaint {
                 .hint("found a pool here with `potluck up`, or join one with `potluck join TICKET`"),
             HomeError::Occupied { .. } => Self::new(Kind::Refused, message)
                 .hint("start it with `potluck up`, or choose another home with `--home DIR`"),
-            HomeError::Exposed { file } => Self::new(Kind::Refused, message)
-                .hint(format!("whoever read it can act as you; if nobody did: chmod 600 {}", file.display())),
-            HomeError::Damaged { file, .. } => Self::failed(message)
-                .hint(format!("restore {} from a backup; with a recovery kit: `potluck keys restore FILE --home NEW`", file.display())),
+            HomeError::Exposed { file } => Self::new(Kind::Refused, message).hint(format!(
+                "whoever read it can act as you; if nobody did: chmod 600 {}",
+                file.display()
+            )),
+            HomeError::Damaged { file, .. } => Self::failed(message).hint(format!(
+                "restore {} from a backup; with a recovery kit: `potluck keys restore FILE --home NEW`",
+                file.display()
+            )),
             HomeError::Io { action, file, source } => Self::io(action, file, source),
             _ => Self::failed(message),
         }
@@ -134,9 +146,8 @@ impl From<StartError> for Complaint {
         let message = sentence(&error);
         match error {
             StartError::Home(error) => error.into(),
-            StartError::Network(_) if message.to_lowercase().contains("in use") => {
-                Self::failed(message).hint("another program has the port: choose one with `--listen 0.0.0.0:PORT`, or 0 for any")
-            }
+            StartError::Network(_) if message.to_lowercase().contains("in use") => Self::failed(message)
+                .hint("another program has the port: choose one with `--listen 0.0.0.0:PORT`, or 0 for any"),
             StartError::Network(_) => Self::failed(message).hint("is the address in `--listen` one of this machine's?"),
             StartError::Store(_) => Self::failed(message).hint("`potluck doctor` says what is wrong with the disk"),
             StartError::Address(_) => Self::usage(message),
@@ -178,8 +189,11 @@ impl From<potluck_crypto::ParseTicketError> for Complaint {
         use potluck_crypto::ParseTicketError as E;
         let complaint = Self::new(Kind::Refused, sentence(&error));
         match error {
-            E::NotATicket | E::TooLong { .. } => complaint.hint("a ticket is what `potluck invite` prints; `potluck join -` reads it from standard input"),
-            E::Typo => complaint.hint("copy the whole text again, from `potluck1` to its end; line breaks do not matter"),
+            E::NotATicket | E::TooLong { .. } => complaint
+                .hint("a ticket is what `potluck invite` prints; `potluck join -` reads it from standard input"),
+            E::Typo => {
+                complaint.hint("copy the whole text again, from `potluck1` to its end; line breaks do not matter")
+            }
             _ => complaint,
         }
     }
@@ -191,7 +205,9 @@ impl From<potluck_crypto::KitError> for Complaint {
         let message = sentence(&error);
         match error {
             E::WrongPassphrase => Self::new(Kind::Refused, message).hint("try again; capitals and spaces count"),
-            E::NotAKit => Self::failed(message).hint("a recovery kit is the file that `potluck keys backup FILE` wrote"),
+            E::NotAKit => {
+                Self::failed(message).hint("a recovery kit is the file that `potluck keys backup FILE` wrote")
+            }
             E::Damaged => Self::failed(message).hint("use another copy of the kit"),
             _ => Self::failed(message),
         }
@@ -240,7 +256,10 @@ mod tests {
     fn check(complaint: impl Into<Complaint>, kind: Kind, hint: &str) {
         let complaint = complaint.into();
         assert_eq!(complaint.kind, kind, "{complaint:?}");
-        assert!(complaint.hints.iter().any(|text| text.contains(hint)), "{complaint:?} lacks {hint:?}");
+        assert!(
+            complaint.hints.iter().any(|text| text.contains(hint)),
+            "{complaint:?} lacks {hint:?}"
+        );
     }
 
     #[test]
@@ -248,17 +267,50 @@ mod tests {
         let home = || PathBuf::from("/h");
         check(HomeError::Locked { home: home() }, Kind::Refused, "--home");
         check(HomeError::Exposed { file: home() }, Kind::Refused, "chmod 600 /h");
-        check(HomeError::Occupied { home: home(), pool: "p".into() }, Kind::Refused, "potluck up");
-        check(StartError::from(HomeError::Empty { home: home() }), Kind::NotFound, "potluck join");
-        let refused = |refusal| JoinError::Refused { pool: "p".into(), refusal };
+        check(
+            HomeError::Occupied {
+                home: home(),
+                pool: "p".into(),
+            },
+            Kind::Refused,
+            "potluck up",
+        );
+        check(
+            StartError::from(HomeError::Empty { home: home() }),
+            Kind::NotFound,
+            "potluck join",
+        );
+        let refused = |refusal| JoinError::Refused {
+            pool: "p".into(),
+            refusal,
+        };
         check(refused(Refusal::Used), Kind::Refused, "potluck invite");
         check(refused(Refusal::Expired), Kind::Refused, "potluck invite");
-        check(JoinError::Unreachable { pool: "p".into(), reason: "r".into() }, Kind::Unreachable, "--announce");
-        check("potlukc".parse::<potluck_crypto::Ticket>().unwrap_err(), Kind::Refused, "invite");
+        check(
+            JoinError::Unreachable {
+                pool: "p".into(),
+                reason: "r".into(),
+            },
+            Kind::Unreachable,
+            "--announce",
+        );
+        check(
+            "potlukc".parse::<potluck_crypto::Ticket>().unwrap_err(),
+            Kind::Refused,
+            "invite",
+        );
         let path: potluck_spaces::Path = "/a".parse().unwrap();
         check(NodeError::Tree(TreeError::NotFound(path)), Kind::NotFound, "potluck ls");
-        check(NodeError::TooFewCustodians { stored: 1, wanted: 3 }, Kind::Unreachable, "status");
-        let few = ShardsError::TooFewDomains { stored: 1, wanted: 3, reason: "away".into() };
+        check(
+            NodeError::TooFewCustodians { stored: 1, wanted: 3 },
+            Kind::Unreachable,
+            "status",
+        );
+        let few = ShardsError::TooFewDomains {
+            stored: 1,
+            wanted: 3,
+            reason: "away".into(),
+        };
         check(NodeError::Shards(few), Kind::Unreachable, "--strict");
         check(NodeError::Stopping, Kind::NoDaemon, "up --detach");
     }
@@ -272,7 +324,14 @@ mod tests {
 
     #[test]
     fn exit_codes_differ() {
-        let kinds = [Kind::Failed, Kind::Usage, Kind::NotFound, Kind::NoDaemon, Kind::Unreachable, Kind::Refused];
+        let kinds = [
+            Kind::Failed,
+            Kind::Usage,
+            Kind::NotFound,
+            Kind::NoDaemon,
+            Kind::Unreachable,
+            Kind::Refused,
+        ];
         let codes: Vec<u8> = kinds.iter().map(|kind| kind.exit_code()).collect();
         assert_eq!(codes, [1, 2, 3, 4, 5, 6]);
     }

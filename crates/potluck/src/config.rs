@@ -128,8 +128,10 @@ impl Settings {
         let capacity = settings.capacity.unwrap_or_default();
         if capacity.0 < CAPACITY_BYTES_MIN {
             let least = ByteSize(CAPACITY_BYTES_MIN);
-            return Err(Complaint::usage(format!("a node cannot work with {capacity}: the least is {least}"))
-                .hint("offer more with `--capacity 10GB`, or put the home on a larger disk: `--home DIR`"));
+            return Err(
+                Complaint::usage(format!("a node cannot work with {capacity}: the least is {least}"))
+                    .hint("offer more with `--capacity 10GB`, or put the home on a larger disk: `--home DIR`"),
+            );
         }
         Ok(NodeConfig {
             home: home.to_owned(),
@@ -148,7 +150,10 @@ impl Settings {
         if file.exists() {
             return Ok(());
         }
-        let text = format!("# How this node runs. `potluck config` prints what holds.\n{}", self.to_toml());
+        let text = format!(
+            "# How this node runs. `potluck config` prints what holds.\n{}",
+            self.to_toml()
+        );
         make_home(home)?;
         fs::write(&file, text).map_err(|error| Complaint::io("cannot write", &file, &error))
     }
@@ -165,10 +170,18 @@ impl Settings {
 
 /// A size in the largest unit that loses nothing.
 fn exact_size(size: ByteSize) -> String {
-    [("TB", 1_000_000_000_000), ("GB", 1_000_000_000), ("MB", 1_000_000), ("kB", 1000)]
-        .into_iter()
-        .find(|(_, factor)| size.0 > 0 && size.0.is_multiple_of(*factor))
-        .map_or_else(|| size.0.to_string(), |(unit, factor)| format!("{}{unit}", size.0 / factor))
+    [
+        ("TB", 1_000_000_000_000),
+        ("GB", 1_000_000_000),
+        ("MB", 1_000_000),
+        ("kB", 1000),
+    ]
+    .into_iter()
+    .find(|(_, factor)| size.0 > 0 && size.0.is_multiple_of(*factor))
+    .map_or_else(
+        || size.0.to_string(),
+        |(unit, factor)| format!("{}{unit}", size.0 / factor),
+    )
 }
 
 /// Where the settings of a home are kept.
@@ -195,8 +208,12 @@ pub(crate) fn make_home(home: &Path) -> Result<(), Complaint> {
 
 /// Bytes that a person may still write to the disk of this folder, or of the nearest one above that exists.
 pub(crate) fn free_bytes(folder: &Path) -> Result<u64, Complaint> {
-    let there = folder.ancestors().find(|above| above.exists()).unwrap_or(Path::new("."));
-    let disk = rustix::fs::statvfs(there).map_err(|error| Complaint::io("cannot look at the disk of", there, &error.into()))?;
+    let there = folder
+        .ancestors()
+        .find(|above| above.exists())
+        .unwrap_or(Path::new("."));
+    let disk = rustix::fs::statvfs(there)
+        .map_err(|error| Complaint::io("cannot look at the disk of", there, &error.into()))?;
     Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
@@ -205,7 +222,9 @@ where
     T::Err: std::fmt::Display,
 {
     let Some(text) = variable(name) else { return Ok(None) };
-    let value = text.parse().map_err(|error| Complaint::new(Kind::Usage, format!("{name}: {error}")))?;
+    let value = text
+        .parse()
+        .map_err(|error| Complaint::new(Kind::Usage, format!("{name}: {error}")))?;
     Ok(Some(value))
 }
 
@@ -245,7 +264,10 @@ mod tests {
 
     #[test]
     fn typed_beats_environment_beats_file_beats_default() {
-        let typed = Settings { capacity: Some(ByteSize(1)), ..Settings::default() };
+        let typed = Settings {
+            capacity: Some(ByteSize(1)),
+            ..Settings::default()
+        };
         let variable = |name: &str| match name {
             "POTLUCK_CAPACITY" => Some("2".to_owned()),
             "POTLUCK_LISTEN" => Some("127.0.0.1:1, 127.0.0.1:2".to_owned()),
@@ -271,15 +293,29 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_with_the_reason() {
-        assert!(from_toml("capacity = \"much\"").unwrap_err().message.contains("not a size"));
-        assert!(from_toml("grace = \"soon\"").unwrap_err().message.contains("not a span"));
+        assert!(
+            from_toml("capacity = \"much\"")
+                .unwrap_err()
+                .message
+                .contains("not a size")
+        );
+        assert!(
+            from_toml("grace = \"soon\"")
+                .unwrap_err()
+                .message
+                .contains("not a span")
+        );
         assert!(from_toml("= 1").unwrap_err().message.contains("not TOML"));
         assert!(Settings::from_environment(|name| (name == "POTLUCK_MDNS").then(|| "maybe".to_owned())).is_err());
     }
 
     #[test]
     fn what_is_kept_reads_back() {
-        let settings = Settings { zone: Some("attic".parse().unwrap()), ..Settings::default() }.with_defaults(3_000_000_000);
+        let settings = Settings {
+            zone: Some("attic".parse().unwrap()),
+            ..Settings::default()
+        }
+        .with_defaults(3_000_000_000);
         let text = settings.to_toml();
         assert!(text.contains("capacity = \"1500MB\""), "{text}");
         assert_eq!(from_toml(&text).unwrap(), settings);

@@ -66,7 +66,10 @@ pub(crate) fn run(home: &Path, run: &Run, entrance: Entrance, terminal: Terminal
         .build()
         .map_err(|error| Complaint::failed(format!("the runtime does not start: {error}")))?;
     runtime.block_on(async {
-        let (about, is_new) = (config.clone(), matches!(entrance, Entrance::Up(_)) && !Node::has_pool(home));
+        let (about, is_new) = (
+            config.clone(),
+            matches!(entrance, Entrance::Up(_)) && !Node::has_pool(home),
+        );
         let node = enter(config, entrance).await?;
         // Not before the node runs: the home is ours from then on, and was perhaps another's before.
         kept.keep(home)?;
@@ -80,11 +83,17 @@ fn configure(home: &Path, run: &Run, terminal: Terminal) -> Result<(NodeConfig, 
     let effective = Settings::effective(typed.clone(), home)?;
     let file = config::file(home);
     if file.exists() && typed.clone().over(Settings::from_home(home)?) != Settings::from_home(home)? {
-        terminal.note(&format!("What is given here holds for this run; {} keeps what holds always.", file.display()));
+        terminal.note(&format!(
+            "What is given here holds for this run; {} keeps what holds always.",
+            file.display()
+        ));
     }
     let config = effective.node_config(home)?;
     // What is free changes from day to day; what was promised to the pool does not.
-    let kept = Settings { capacity: Some(config.capacity), ..typed };
+    let kept = Settings {
+        capacity: Some(config.capacity),
+        ..typed
+    };
     Ok((config, kept))
 }
 
@@ -93,8 +102,10 @@ async fn enter(config: NodeConfig, entrance: Entrance) -> Result<Node, Complaint
         Entrance::Join(ticket) => Ok(Node::join(config, ticket.trim()).await?),
         Entrance::Restore(kit) => Ok(Node::restore(config, &kit).await?),
         Entrance::Up(name) if Node::has_pool(&config.home) => match name {
-            Some(_) => Err(Complaint::usage("the home belongs to a pool already, which keeps its name")
-                .hint("leave `--name` out, or choose another home with `--home DIR`")),
+            Some(_) => Err(
+                Complaint::usage("the home belongs to a pool already, which keeps its name")
+                    .hint("leave `--name` out, or choose another home with `--home DIR`"),
+            ),
             None => Ok(Node::start(config).await?),
         },
         Entrance::Up(name) => {
@@ -124,7 +135,11 @@ async fn live(node: Node, config: &NodeConfig, tied: bool, is_new: bool, termina
         grace_seconds: config.grace.as_secs(),
         open_files_max: getrlimit(Resource::Nofile).current.unwrap_or(0),
     };
-    let service = Arc::new(Service { node: node.clone(), about, stop: Notify::new() });
+    let service = Arc::new(Service {
+        node: node.clone(),
+        about,
+        stop: Notify::new(),
+    });
     terminal.result(&identity, || welcome(&identity, config, is_new));
     tracing::info!(node = %identity.node, pool = %identity.pool_name, addresses = ?identity.addresses, "up");
     let serving = tokio::spawn(server::serve(listener, Arc::clone(&service)));
@@ -173,14 +188,22 @@ fn welcome(identity: &Identity, config: &NodeConfig, is_new: bool) -> String {
     } else {
         format!(" --home {home}")
     };
-    let addresses = if identity.addresses.is_empty() { "nowhere".to_owned() } else { identity.addresses.join("\n              ") };
+    let addresses = if identity.addresses.is_empty() {
+        "nowhere".to_owned()
+    } else {
+        identity.addresses.join("\n              ")
+    };
     format!(
         "The pool `{}` is {}.\n  node        {}\n  listens on  {addresses}\n  home        {home}\n  offers      {}\n\n\
          In another terminal:\n  potluck invite{option}            a ticket for another machine\n  \
          potluck put DIR home:/{option}    store a folder\n  potluck status{option}            who is here, what is safe\n\
          Ctrl-C stops this node; its data stays.",
         crate::place::escape(&identity.pool_name),
-        if is_new { "founded, and this is its first node" } else { "up" },
+        if is_new {
+            "founded, and this is its first node"
+        } else {
+            "up"
+        },
         identity.node,
         config.capacity,
     )
@@ -188,9 +211,14 @@ fn welcome(identity: &Identity, config: &NodeConfig, is_new: bool) -> String {
 
 fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
-    let wanted = limit.maximum.map_or(OPEN_FILES_WANTED, |most| most.min(OPEN_FILES_WANTED));
+    let wanted = limit
+        .maximum
+        .map_or(OPEN_FILES_WANTED, |most| most.min(OPEN_FILES_WANTED));
     if limit.current.is_some_and(|current| current < wanted) {
-        let raised = Rlimit { current: Some(wanted), maximum: limit.maximum };
+        let raised = Rlimit {
+            current: Some(wanted),
+            maximum: limit.maximum,
+        };
         if let Err(error) = setrlimit(Resource::Nofile, raised) {
             tracing::warn!(%error, "the limit on open files cannot be raised");
         }
@@ -210,8 +238,11 @@ pub(crate) struct Detached<'a> {
 pub(crate) fn detach(home: &Path, detached: Detached<'_>, terminal: Terminal) -> Result<(), Complaint> {
     config::make_home(home)?;
     if let Ok(about) = client::call::<About>(home, &Request::About) {
-        return Err(Complaint::new(Kind::Refused, format!("a daemon runs on {} already: process {}", home.display(), about.pid))
-            .hint("`potluck stop` ends it"));
+        return Err(Complaint::new(
+            Kind::Refused,
+            format!("a daemon runs on {} already: process {}", home.display(), about.pid),
+        )
+        .hint("`potluck stop` ends it"));
     }
     let (log_path, mut log) = open_log(home)?;
     let start = log.seek(SeekFrom::End(0)).unwrap_or(0);
@@ -221,7 +252,11 @@ pub(crate) fn detach(home: &Path, detached: Detached<'_>, terminal: Terminal) ->
     let mut child = Command::new(program)
         .args(&detached.arguments)
         .arg("--session")
-        .stdin(if detached.secret.is_some() { Stdio::piped() } else { Stdio::null() })
+        .stdin(if detached.secret.is_some() {
+            Stdio::piped()
+        } else {
+            Stdio::null()
+        })
         .stdout(twin()?)
         .stderr(twin()?)
         .spawn()
@@ -233,7 +268,8 @@ pub(crate) fn detach(home: &Path, detached: Detached<'_>, terminal: Terminal) ->
     let begun = Instant::now();
     loop {
         if let Ok(about) = client::call::<About>(home, &Request::About) {
-            let value = serde_json::json!({ "pid": about.pid, "home": home, "log": log_path, "identity": about.identity });
+            let value =
+                serde_json::json!({ "pid": about.pid, "home": home, "log": log_path, "identity": about.identity });
             terminal.result(&value, || {
                 format!(
                     "The pool `{}` is up: process {}, node {}, listening on {}.\nIts log is {}.",
@@ -250,8 +286,15 @@ pub(crate) fn detach(home: &Path, detached: Detached<'_>, terminal: Terminal) ->
             return Err(not_started(&log_path, start, status.code()));
         }
         if begun.elapsed() > START_TIMEOUT {
-            return Err(Complaint::failed(format!("the daemon does not answer after {} s", START_TIMEOUT.as_secs()))
-                .hint(format!("process {} still tries; its log is {}", child.id(), log_path.display())));
+            return Err(Complaint::failed(format!(
+                "the daemon does not answer after {} s",
+                START_TIMEOUT.as_secs()
+            ))
+            .hint(format!(
+                "process {} still tries; its log is {}",
+                child.id(),
+                log_path.display()
+            )));
         }
         thread::sleep(START_POLL);
     }
@@ -265,7 +308,13 @@ fn open_log(home: &Path) -> Result<(PathBuf, File), Complaint> {
     if fs::metadata(&path).is_ok_and(|log| log.len() > LOG_BYTES_MAX) {
         fs::rename(&path, folder.join("potluck.log.1")).map_err(failed)?;
     }
-    let log = OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(&path).map_err(failed)?;
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .read(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed)?;
     Ok((path, log))
 }
 
@@ -273,7 +322,9 @@ fn open_log(home: &Path) -> Result<(PathBuf, File), Complaint> {
 fn not_started(log_path: &Path, start: u64, code: Option<i32>) -> Complaint {
     let mut text = String::new();
     if let Ok(mut log) = File::open(log_path) {
-        let _ = log.seek(SeekFrom::Start(start)).and_then(|_| log.read_to_string(&mut text));
+        let _ = log
+            .seek(SeekFrom::Start(start))
+            .and_then(|_| log.read_to_string(&mut text));
     }
     let kind = match code {
         Some(2) => Kind::Usage,
@@ -284,10 +335,17 @@ fn not_started(log_path: &Path, start: u64, code: Option<i32>) -> Complaint {
     };
     if let Some(error) = text.lines().rev().find_map(|line| line.strip_prefix("error: ")) {
         let mut complaint = Complaint::new(kind, error);
-        complaint.hints.extend(text.lines().filter_map(|line| line.strip_prefix("hint: ")).map(str::to_owned));
+        complaint.hints.extend(
+            text.lines()
+                .filter_map(|line| line.strip_prefix("hint: "))
+                .map(str::to_owned),
+        );
         return complaint;
     }
     let lines: Vec<&str> = text.lines().collect();
     let last = lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n");
-    Complaint::new(kind, format!("the daemon did not start; the end of {}:\n{last}", log_path.display()))
+    Complaint::new(
+        kind,
+        format!("the daemon did not start; the end of {}:\n{last}", log_path.display()),
+    )
 }

@@ -12,9 +12,12 @@ const INTERRUPTED: i32 = 130;
 pub(crate) fn on_interrupt(tidy: impl FnOnce() + Send + 'static) {
     let tidy: Mutex<Option<Tidy>> = Mutex::new(Some(Box::new(tidy)));
     thread::spawn(move || {
-        let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
+        let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+            return;
+        };
         runtime.block_on(async {
-            let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+            let (Ok(mut interrupt), Ok(mut terminate)) =
+                (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
             else {
                 return;
             };

@@ -33,7 +33,11 @@ fn main() -> ExitCode {
         Err(error) => return misunderstood(&error),
     };
     log(&cli);
-    let terminal = Terminal { json: cli.global.json, quiet: cli.global.quiet, yes: cli.global.yes };
+    let terminal = Terminal {
+        json: cli.global.json,
+        quiet: cli.global.quiet,
+        yes: cli.global.yes,
+    };
     match command::run(cli, terminal) {
         Ok(()) => ExitCode::SUCCESS,
         Err(complaint) => {
@@ -48,8 +52,17 @@ fn misunderstood(error: &clap::Error) -> ExitCode {
     let is_help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
     if !is_help && std::env::args_os().any(|argument| argument == "--json") {
         let text = error.to_string();
-        let sentence = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-        let terminal = Terminal { json: true, quiet: false, yes: false };
+        let sentence = text
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .trim_start_matches("error: ")
+            .to_owned();
+        let terminal = Terminal {
+            json: true,
+            quiet: false,
+            yes: false,
+        };
         terminal.complain(&Complaint::usage(sentence).hint("`potluck help COMMAND` says how it is meant"));
     } else {
         // Nobody reads it: there is nothing else to say.
@@ -67,7 +80,7 @@ fn log(cli: &Cli) {
     };
     let default = match cli.global.verbose {
         _ if cli.global.quiet => "error",
-        0 if runs_node => "warn,potluck=info",
+        0 if runs_node => "warn,libp2p_kad=error,potluck=info",
         0 => "warn",
         1 => "info,potluck=debug",
         _ => "debug,potluck=trace",

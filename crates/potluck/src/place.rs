@@ -24,7 +24,11 @@ pub(crate) enum ParsePlaceError {
 
 impl From<ParsePlaceError> for Complaint {
     fn from(error: ParsePlaceError) -> Self {
-        let kind = if matches!(error, ParsePlaceError::UnknownSpace(_)) { Kind::NotFound } else { Kind::Usage };
+        let kind = if matches!(error, ParsePlaceError::UnknownSpace(_)) {
+            Kind::NotFound
+        } else {
+            Kind::Usage
+        };
         Self::new(kind, escape(&error.to_string()))
     }
 }
@@ -63,7 +67,9 @@ pub(crate) fn place_of(path: &Path) -> Place {
 
 /// Why text is no range.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a range of bytes: write `0-99` for the first hundred, `100-` for the rest, `-100` for the last hundred")]
+#[error(
+    "`{0}` is not a range of bytes: write `0-99` for the first hundred, `100-` for the rest, `-100` for the last hundred"
+)]
 pub(crate) struct ParseRangeError(String);
 
 /// Which bytes of a file, as in HTTP: both ends count (RFC 9110, section 14.1.2).
@@ -104,7 +110,11 @@ impl FromStr for ByteRange {
             (first, "") => number(first).map(Self::From),
             (first, last) => {
                 let (first, last) = (number(first)?, number(last)?);
-                if first <= last { Ok(Self::Span(first, last)) } else { Err(wrong()) }
+                if first <= last {
+                    Ok(Self::Span(first, last))
+                } else {
+                    Err(wrong())
+                }
             }
         }
     }
@@ -135,7 +145,11 @@ mod tests {
     #[test]
     fn places_read_as_people_write_them() {
         let check = |text: &str, expected: Option<&str>| {
-            assert_eq!(text.parse::<Place>().ok().map(|place| place.to_string()).as_deref(), expected, "{text:?}");
+            assert_eq!(
+                text.parse::<Place>().ok().map(|place| place.to_string()).as_deref(),
+                expected,
+                "{text:?}"
+            );
         };
         check("home:", Some("home:/"));
         check("home:/", Some("home:/"));
@@ -146,7 +160,10 @@ mod tests {
         check("work:/a", None);
         check("/photos", None);
         check("", None);
-        assert_eq!("work:/a".parse::<Place>().unwrap_err().to_string(), "there is no space `work`; there is one: `home`");
+        assert_eq!(
+            "work:/a".parse::<Place>().unwrap_err().to_string(),
+            "there is no space `work`; there is one: `home`"
+        );
     }
 
     #[test]

@@ -39,7 +39,12 @@ impl FromStr for Span {
         if !number.bytes().all(|b| b.is_ascii_digit()) {
             return Err(wrong());
         }
-        number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor)).map(Self).ok_or_else(wrong)
+        number
+            .parse::<u64>()
+            .ok()
+            .and_then(|number| number.checked_mul(factor))
+            .map(Self)
+            .ok_or_else(wrong)
     }
 }
 
@@ -60,7 +65,10 @@ impl From<Span> for String {
 /// In the largest unit that loses nothing.
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (unit, factor) = UNITS.into_iter().find(|(_, factor)| self.0 > 0 && self.0.is_multiple_of(*factor)).unwrap_or(('s', 1));
+        let (unit, factor) = UNITS
+            .into_iter()
+            .find(|(_, factor)| self.0 > 0 && self.0.is_multiple_of(*factor))
+            .unwrap_or(('s', 1));
         write!(f, "{}{unit}", self.0 / factor)
     }
 }
@@ -73,7 +81,11 @@ mod tests {
     fn spans_read_and_print() {
         let check = |text: &str, expected: Option<(u64, &str)>| {
             let span = text.parse::<Span>().ok().map(|span| (span.0, span.to_string()));
-            assert_eq!(span, expected.map(|(seconds, text)| (seconds, text.to_owned())), "{text:?}");
+            assert_eq!(
+                span,
+                expected.map(|(seconds, text)| (seconds, text.to_owned())),
+                "{text:?}"
+            );
         };
         check("90s", Some((90, "90s")));
         check("15m", Some((900, "15m")));

@@ -88,7 +88,9 @@ impl Terminal {
         }
         eprint!("{question} [y/N] ");
         let mut answer = String::new();
-        io::stdin().read_line(&mut answer).map_err(|error| Complaint::failed(format!("no answer: {error}")))?;
+        io::stdin()
+            .read_line(&mut answer)
+            .map_err(|error| Complaint::failed(format!("no answer: {error}")))?;
         if matches!(answer.trim().to_lowercase().as_str(), "y" | "yes") {
             Ok(())
         } else {
@@ -114,7 +116,11 @@ impl Terminal {
 
     /// Draws over what the last call drew, on a terminal; appends elsewhere.
     pub(crate) fn redraw(self, text: &str) {
-        let home_and_clear = if io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
+        let home_and_clear = if io::stdout().is_terminal() {
+            "\x1b[H\x1b[2J"
+        } else {
+            ""
+        };
         write_out(home_and_clear.as_bytes(), text.as_bytes());
         write_out(b"\n", b"");
     }
@@ -135,18 +141,31 @@ impl Terminal {
             bar.enable_steady_tick(Duration::from_millis(250));
         }
         let now = Instant::now();
-        Progress { doing, silent, bar, total: bytes, begun: now, told: now }
+        Progress {
+            doing,
+            silent,
+            bar,
+            total: bytes,
+            begun: now,
+            told: now,
+        }
     }
 }
 
 fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).expect("the template is right").progress_chars("━╸─")
+    ProgressStyle::with_template(template)
+        .expect("the template is right")
+        .progress_chars("━╸─")
 }
 
 /// Whoever reads may have seen enough (`potluck ls | head`): that is no failure.
 fn write_out(first: &[u8], then: &[u8]) {
     let mut out = io::stdout().lock();
-    if let Err(error) = out.write_all(first).and_then(|()| out.write_all(then)).and_then(|()| out.flush()) {
+    if let Err(error) = out
+        .write_all(first)
+        .and_then(|()| out.write_all(then))
+        .and_then(|()| out.flush())
+    {
         let code = i32::from(error.kind() != io::ErrorKind::BrokenPipe);
         std::process::exit(code);
     }
@@ -171,9 +190,17 @@ impl Progress {
             bar.set_message(besides.to_owned());
         } else if !self.silent && self.told.elapsed() >= LINE_INTERVAL {
             self.told = Instant::now();
-            let of = self.total.map(|total| format!(" of {}", ByteSize(total))).unwrap_or_default();
+            let of = self
+                .total
+                .map(|total| format!(" of {}", ByteSize(total)))
+                .unwrap_or_default();
             let rate = rate(bytes, self.begun.elapsed());
-            eprintln!("{} {}{of}, {rate}{}{besides}", self.doing, ByteSize(bytes), if besides.is_empty() { "" } else { ", " });
+            eprintln!(
+                "{} {}{of}, {rate}{}{besides}",
+                self.doing,
+                ByteSize(bytes),
+                if besides.is_empty() { "" } else { ", " }
+            );
         }
     }
 
@@ -216,7 +243,13 @@ pub(crate) fn count(number: u64, noun: &str) -> String {
 /// Lines of cells, as wide as their widest; numbers that end in digits or units read well left-aligned too.
 pub(crate) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count())
+            .max()
+            .unwrap_or(0)
+    };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let line = |row: &Vec<String>| {
         let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));

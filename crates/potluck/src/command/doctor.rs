@@ -48,15 +48,28 @@ struct Check {
 }
 
 fn ok(what: &'static str, found: impl Into<String>) -> Check {
-    Check { what, verdict: Verdict::Ok, found: found.into(), remedy: None }
+    Check {
+        what,
+        verdict: Verdict::Ok,
+        found: found.into(),
+        remedy: None,
+    }
 }
 
 fn warn(what: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Check {
-    Check { what, verdict: Verdict::Warn, found: found.into(), remedy: Some(remedy.into()) }
+    Check {
+        what,
+        verdict: Verdict::Warn,
+        found: found.into(),
+        remedy: Some(remedy.into()),
+    }
 }
 
 fn fail(what: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Check {
-    Check { verdict: Verdict::Fail, ..warn(what, found, remedy) }
+    Check {
+        verdict: Verdict::Fail,
+        ..warn(what, found, remedy)
+    }
 }
 
 /// `potluck doctor`.
@@ -66,7 +79,10 @@ pub(super) fn run(home: &Path, terminal: Terminal) -> Result<(), Complaint> {
     checks.push(clock(home));
     match client::call::<About>(home, &Request::About) {
         Ok(about) => {
-            checks.push(ok("daemon", format!("process {} answers, version {}", about.pid, about.version)));
+            checks.push(ok(
+                "daemon",
+                format!("process {} answers, version {}", about.pid, about.version),
+            ));
             checks.push(open_files(about.open_files_max));
             checks.push(disk(home, about.capacity));
             checks.push(port(&about));
@@ -94,20 +110,32 @@ fn tell(check: &Check) -> String {
         Verdict::Warn => "warn",
         Verdict::Fail => "FAIL",
     };
-    let remedy = check.remedy.as_ref().map(|remedy| format!("\n{:16}→ {}", "", escape(remedy))).unwrap_or_default();
+    let remedy = check
+        .remedy
+        .as_ref()
+        .map(|remedy| format!("\n{:16}→ {}", "", escape(remedy)))
+        .unwrap_or_default();
     format!("{mark}  {:<10}{}{remedy}", check.what, escape(&check.found))
 }
 
 fn folder(home: &Path) -> Check {
     const WHAT: &str = "home";
     match fs::metadata(home) {
-        Err(error) => fail(WHAT, format!("{}: {error}", home.display()), "`potluck up` or `potluck join TICKET` makes it; `--home DIR` names another"),
-        Ok(metadata) if metadata.uid() != rustix::process::geteuid().as_raw() => {
-            fail(WHAT, format!("{} belongs to another user", home.display()), format!("chown it, or run as that user: sudo chown -R $USER {}", home.display()))
-        }
-        Ok(metadata) if metadata.mode() & 0o077 != 0 => {
-            warn(WHAT, format!("{} can be entered by other users", home.display()), format!("chmod 700 {}", home.display()))
-        }
+        Err(error) => fail(
+            WHAT,
+            format!("{}: {error}", home.display()),
+            "`potluck up` or `potluck join TICKET` makes it; `--home DIR` names another",
+        ),
+        Ok(metadata) if metadata.uid() != rustix::process::geteuid().as_raw() => fail(
+            WHAT,
+            format!("{} belongs to another user", home.display()),
+            format!("chown it, or run as that user: sudo chown -R $USER {}", home.display()),
+        ),
+        Ok(metadata) if metadata.mode() & 0o077 != 0 => warn(
+            WHAT,
+            format!("{} can be entered by other users", home.display()),
+            format!("chmod 700 {}", home.display()),
+        ),
         Ok(_) => ok(WHAT, home.display().to_string()),
     }
 }
@@ -123,10 +151,16 @@ fn keys(home: &Path) -> Vec<Check> {
     let check = |name: &str| {
         let file = home.join(name);
         match fs::metadata(&file) {
-            Err(error) => fail("keys", format!("{}: {error}", file.display()), "restore it from a backup, or come back with `potluck keys restore FILE` on a new home"),
-            Ok(metadata) if metadata.mode() & 0o077 != 0 => {
-                fail("keys", format!("{} can be read by other users", file.display()), format!("chmod 600 {}", file.display()))
-            }
+            Err(error) => fail(
+                "keys",
+                format!("{}: {error}", file.display()),
+                "restore it from a backup, or come back with `potluck keys restore FILE` on a new home",
+            ),
+            Ok(metadata) if metadata.mode() & 0o077 != 0 => fail(
+                "keys",
+                format!("{} can be read by other users", file.display()),
+                format!("chmod 600 {}", file.display()),
+            ),
             Ok(_) => ok("keys", name),
         }
     };
@@ -143,7 +177,10 @@ fn clock(home: &Path) -> Check {
     match newest.duration_since(SystemTime::now()) {
         Ok(ahead) if ahead > Duration::from_secs(60) => warn(
             "clock",
-            format!("it stands {} min before files that this node wrote", ahead.as_secs() / 60),
+            format!(
+                "it stands {} min before files that this node wrote",
+                ahead.as_secs() / 60
+            ),
             "set it: timedatectl set-ntp true",
         ),
         _ => ok("clock", "not before what this node wrote"),
@@ -152,20 +189,37 @@ fn clock(home: &Path) -> Check {
 
 fn open_files(most: u64) -> Check {
     if most == 0 || most >= OPEN_FILES_MIN {
-        ok("files", if most == 0 { "no limit on open files".to_owned() } else { format!("up to {most} may be open") })
+        ok(
+            "files",
+            if most == 0 {
+                "no limit on open files".to_owned()
+            } else {
+                format!("up to {most} may be open")
+            },
+        )
     } else {
-        warn("files", format!("only {most} may be open"), "raise it: `ulimit -n 65536` before `potluck up`, or LimitNOFILE= in the systemd unit")
+        warn(
+            "files",
+            format!("only {most} may be open"),
+            "raise it: `ulimit -n 65536` before `potluck up`, or LimitNOFILE= in the systemd unit",
+        )
     }
 }
 
 fn disk(home: &Path, capacity: ByteSize) -> Check {
     match config::free_bytes(home) {
         Err(complaint) => fail("disk", complaint.message, complaint.hints.join("; ")),
-        Ok(free) if free < FREE_BYTES_MIN => {
-            fail("disk", format!("{} free", ByteSize(free)), "make room, or offer less with `potluck up --capacity SIZE`")
-        }
+        Ok(free) if free < FREE_BYTES_MIN => fail(
+            "disk",
+            format!("{} free", ByteSize(free)),
+            "make room, or offer less with `potluck up --capacity SIZE`",
+        ),
         Ok(free) => {
-            let offered = if capacity.0 == 0 { String::new() } else { format!(", {capacity} offered in all") };
+            let offered = if capacity.0 == 0 {
+                String::new()
+            } else {
+                format!(", {capacity} offered in all")
+            };
             ok("disk", format!("{} free{offered}", ByteSize(free)))
         }
     }
@@ -173,7 +227,12 @@ fn disk(home: &Path, capacity: ByteSize) -> Check {
 
 fn port(about: &About) -> Check {
     const WHAT: &str = "port";
-    let addresses: Vec<SocketAddr> = about.identity.addresses.iter().filter_map(|text| tcp_address(text)).collect();
+    let addresses: Vec<SocketAddr> = about
+        .identity
+        .addresses
+        .iter()
+        .filter_map(|text| tcp_address(text))
+        .collect();
     let answers = |address: &&SocketAddr| TcpStream::connect_timeout(address, CONNECT_TIMEOUT).is_ok();
     match addresses.iter().find(answers) {
         Some(address) if addresses.iter().all(|address| address.ip().is_loopback()) => warn(
@@ -181,9 +240,16 @@ fn port(about: &About) -> Check {
             format!("{address} answers, but only this machine can reach it"),
             "fine for a try; else `potluck up --listen 0.0.0.0:4720`",
         ),
-        Some(address) => ok(WHAT, format!("{address} answers; whether others reach it, `potluck status` on theirs shows")),
+        Some(address) => ok(
+            WHAT,
+            format!("{address} answers; whether others reach it, `potluck status` on theirs shows"),
+        ),
         None if addresses.is_empty() => fail(WHAT, "the node listens nowhere", "`potluck up --listen 0.0.0.0:4720`"),
-        None => fail(WHAT, format!("{} does not answer", addresses[0]), "does a firewall stop it? Allow TCP and UDP on this port"),
+        None => fail(
+            WHAT,
+            format!("{} does not answer", addresses[0]),
+            "does a firewall stop it? Allow TCP and UDP on this port",
+        ),
     }
 }
 
@@ -204,17 +270,29 @@ fn tcp_address(text: &str) -> Option<SocketAddr> {
 }
 
 fn members(status: &Status) -> Check {
-    let away: Vec<String> =
-        status.nodes.iter().filter(|node| node.status == NodeStatus::Away).map(|node| node.id.short()).collect();
+    let away: Vec<String> = status
+        .nodes
+        .iter()
+        .filter(|node| node.status == NodeStatus::Away)
+        .map(|node| node.id.short())
+        .collect();
     let all = status.nodes.len() as u64;
     if away.is_empty() {
         return ok("members", format!("{} here", count(all, "node")));
     }
     let found = format!("{} of {all} away: {}", away.len(), away.join(", "));
     if away.len() as u64 + 1 == all {
-        return fail("members", found, "is this machine's network up? If the others run, can it reach their addresses?");
+        return fail(
+            "members",
+            found,
+            "is this machine's network up? If the others run, can it reach their addresses?",
+        );
     }
-    warn("members", found, "start `potluck up` there; one that will not come back is mended around after the grace period")
+    warn(
+        "members",
+        found,
+        "start `potluck up` there; one that will not come back is mended around after the grace period",
+    )
 }
 
 fn data(status: &Status) -> Check {
@@ -223,7 +301,15 @@ fn data(status: &Status) -> Check {
     if status.health.unreadable > 0 {
         fail("data", found, remedy)
     } else if status.health.endangered > 0 {
-        warn("data", found, if remedy.is_empty() { "it is being repaired: `potluck status --watch`".to_owned() } else { remedy })
+        warn(
+            "data",
+            found,
+            if remedy.is_empty() {
+                "it is being repaired: `potluck status --watch`".to_owned()
+            } else {
+                remedy
+            },
+        )
     } else {
         ok("data", found)
     }
@@ -236,7 +322,11 @@ mod tests {
     #[test]
     fn addresses_of_both_forms_are_understood() {
         let check = |text: &str, expected: Option<&str>| {
-            assert_eq!(tcp_address(text).map(|address| address.to_string()).as_deref(), expected, "{text}");
+            assert_eq!(
+                tcp_address(text).map(|address| address.to_string()).as_deref(),
+                expected,
+                "{text}"
+            );
         };
         check("127.0.0.1:4720", Some("127.0.0.1:4720"));
         check("/ip4/192.0.2.1/tcp/4720", Some("192.0.2.1:4720"));

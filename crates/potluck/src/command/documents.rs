@@ -15,6 +15,9 @@ pub(super) fn man(folder: &Path, terminal: Terminal) -> Result<(), Complaint> {
     let failed = |error: std::io::Error| Complaint::io("cannot write to", folder, &error);
     std::fs::create_dir_all(folder).map_err(failed)?;
     clap_mangen::generate_to(Cli::command(), folder).map_err(failed)?;
-    terminal.note(&format!("Read them with: man -l {}", folder.join("potluck.1").display()));
+    terminal.note(&format!(
+        "Read them with: man -l {}",
+        folder.join("potluck.1").display()
+    ));
     Ok(())
 }

@@ -21,7 +21,13 @@ pub(super) fn pages(
     recursive: bool,
     mut each: impl FnMut(Page) -> Result<(), Complaint>,
 ) -> Result<(), Complaint> {
-    let (_sender, mut receiver) = client::open(home, &Request::List { path: path.clone(), recursive })?;
+    let (_sender, mut receiver) = client::open(
+        home,
+        &Request::List {
+            path: path.clone(),
+            recursive,
+        },
+    )?;
     loop {
         let frame = receiver.frame()?;
         match frame.kind {
@@ -33,7 +39,13 @@ pub(super) fn pages(
 }
 
 /// `potluck ls`.
-pub(super) fn list(home: &Path, place: &Place, long: bool, recursive: bool, terminal: Terminal) -> Result<(), Complaint> {
+pub(super) fn list(
+    home: &Path,
+    place: &Place,
+    long: bool,
+    recursive: bool,
+    terminal: Terminal,
+) -> Result<(), Complaint> {
     pages(home, &place.path, recursive, |page| {
         if terminal.json {
             for entry in &page.entries {
@@ -51,7 +63,10 @@ pub(super) fn list(home: &Path, place: &Place, long: bool, recursive: bool, term
             let slash = if entry.kind == Kind::Directory { "/" } else { "" };
             let conflicts = match entry.conflicts {
                 0 => String::new(),
-                others => format!("  ({} written elsewhere at the same time)", count(others.into(), "other version")),
+                others => format!(
+                    "  ({} written elsewhere at the same time)",
+                    count(others.into(), "other version")
+                ),
             };
             format!("{}{slash}{conflicts}", escape(&name))
         };
@@ -76,7 +91,11 @@ fn long_row(entry: &Entry, name: String) -> Vec<String> {
         (Kind::File, true) => "x",
         (Kind::File, false) => "-",
     };
-    let modified = if entry.modified.as_millis() == 0 { "-".to_owned() } else { entry.modified.to_string() };
+    let modified = if entry.modified.as_millis() == 0 {
+        "-".to_owned()
+    } else {
+        entry.modified.to_string()
+    };
     vec![kind.to_owned(), format!("{size:>12}"), format!("{modified:<20}"), name]
 }
 
@@ -87,10 +106,20 @@ pub(super) fn remove(home: &Path, places: &[Place], recursive: bool, terminal: T
         if recursive && place.path.names().is_empty() {
             terminal.confirm("Remove every file of the space?")?;
         }
-        files += client::call::<u64>(home, &Request::Remove { path: place.path.clone(), recursive })?;
+        files += client::call::<u64>(
+            home,
+            &Request::Remove {
+                path: place.path.clone(),
+                recursive,
+            },
+        )?;
     }
     terminal.result(&serde_json::json!({ "removed": files }), || {
-        if terminal.quiet { String::new() } else { format!("Removed {}.", count(files, "file")) }
+        if terminal.quiet {
+            String::new()
+        } else {
+            format!("Removed {}.", count(files, "file"))
+        }
     });
     Ok(())
 }
@@ -107,16 +136,31 @@ pub(super) fn rename(home: &Path, from: &Place, to: &Place, terminal: Terminal) 
         Some(_) => to.path.clone(),
         None => return Err(Complaint::usage("the root of a space cannot be moved")),
     };
-    client::call::<()>(home, &Request::Rename { from: from.path.clone(), to: to.clone() })?;
+    client::call::<()>(
+        home,
+        &Request::Rename {
+            from: from.path.clone(),
+            to: to.clone(),
+        },
+    )?;
     terminal.result(&serde_json::json!({ "path": to }), || {
-        if terminal.quiet { String::new() } else { format!("{from} is {} now.", place_of(&to)) }
+        if terminal.quiet {
+            String::new()
+        } else {
+            format!("{from} is {} now.", place_of(&to))
+        }
     });
     Ok(())
 }
 
 /// `potluck stat`.
 pub(super) fn stat(home: &Path, place: &Place, terminal: Terminal) -> Result<(), Complaint> {
-    let stat: FileStat = client::call(home, &Request::Stat { path: place.path.clone() })?;
+    let stat: FileStat = client::call(
+        home,
+        &Request::Stat {
+            path: place.path.clone(),
+        },
+    )?;
     terminal.result(&stat, || describe(place, &stat));
     Ok(())
 }
@@ -125,11 +169,17 @@ fn describe(place: &Place, stat: &FileStat) -> String {
     let row = |name: &str, value: String| vec![name.to_owned(), value];
     let mut rows = vec![row("name", place.to_string())];
     let file = stat.entry.as_ref().filter(|entry| entry.kind == Kind::File);
-    rows.push(row("kind", if file.is_some() { "file" } else { "directory" }.to_owned()));
+    rows.push(row(
+        "kind",
+        if file.is_some() { "file" } else { "directory" }.to_owned(),
+    ));
     if let Some(entry) = file {
         rows.push(row("size", format!("{} bytes", entry.len)));
         rows.push(row("changed", entry.modified.to_string()));
-        rows.push(row("executable", if entry.executable { "yes" } else { "no" }.to_owned()));
+        rows.push(row(
+            "executable",
+            if entry.executable { "yes" } else { "no" }.to_owned(),
+        ));
         rows.push(row("made to survive", count(stat.survives.into(), "lost machine")));
         let stored = match stat.stripes {
             0 => "with its name".to_owned(),

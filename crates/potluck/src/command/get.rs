@@ -86,15 +86,24 @@ pub(super) fn run(
     if dest == Some(Path::new("-")) {
         return print(home, &place.path, range);
     }
-    let stat: FileStat = client::call(home, &Request::Stat { path: place.path.clone() })?;
+    let stat: FileStat = client::call(
+        home,
+        &Request::Stat {
+            path: place.path.clone(),
+        },
+    )?;
     let is_file = stat.entry.as_ref().is_some_and(|entry| entry.kind == Kind::File);
     if range.is_some() && !is_file {
-        return Err(Complaint::usage(format!("{place} is a directory: `--range` is for one file")));
+        return Err(Complaint::usage(format!(
+            "{place} is a directory: `--range` is for one file"
+        )));
     }
     let name = stat.entry.as_ref().map_or(HOME_SPACE, |entry| entry.name.as_str());
     let local = match dest {
         None => PathBuf::from(name),
-        Some(dest) if is_file && (dest.is_dir() || dest.as_os_str().as_encoded_bytes().ends_with(b"/")) => dest.join(name),
+        Some(dest) if is_file && (dest.is_dir() || dest.as_os_str().as_encoded_bytes().ends_with(b"/")) => {
+            dest.join(name)
+        }
         Some(dest) => dest.to_owned(),
     };
     let fsync = Settings::effective(Settings::default(), home)?.fsync.unwrap_or(true);
@@ -103,16 +112,33 @@ pub(super) fn run(
         let parts = parts.clone();
         move || parts.remove_all()
     });
-    let target = Target { path: place.path.clone(), local, range, fsync };
+    let target = Target {
+        path: place.path.clone(),
+        local,
+        range,
+        fsync,
+    };
     let outcome = fetch(home, &target, &parts, terminal)?;
-    for failure in outcome.failed.iter().take(FAILURES_TOLD_MAX) {
-        terminal.warn(&format!("{}: {}", escape(&failure.path), escape(&failure.complaint.message)));
+    if is_file && let Some(Failure { complaint, .. }) = outcome.failed.first() {
+        return Err(complaint.clone());
     }
-    terminal.result(&outcome, || if terminal.quiet { String::new() } else { summary(&outcome, &target.local) });
+    for failure in outcome.failed.iter().take(FAILURES_TOLD_MAX) {
+        terminal.warn(&format!(
+            "{}: {}",
+            escape(&failure.path),
+            escape(&failure.complaint.message)
+        ));
+    }
+    terminal.result(&outcome, || {
+        if terminal.quiet {
+            String::new()
+        } else {
+            summary(&outcome, &target.local)
+        }
+    });
     let missing = outcome.failed.len() as u64;
     match outcome.failed.into_iter().next() {
         None => Ok(()),
-        Some(Failure { complaint, .. }) if is_file => Err(complaint),
         Some(Failure { complaint, .. }) => {
             let message = format!("{} could not be fetched", count(missing, "file"));
             Err(Complaint { message, ..complaint }.hint("the same command again fetches what is missing"))
@@ -136,7 +162,14 @@ fn summary(outcome: &Outcome, local: &Path) -> String {
         rate(outcome.bytes, time)
     );
     if outcome.unchanged > 0 {
-        text.push_str(&format!(" {} there already.", if outcome.unchanged == 1 { "1 was".to_owned() } else { format!("{} were", outcome.unchanged) }));
+        text.push_str(&format!(
+            " {} there already.",
+            if outcome.unchanged == 1 {
+                "1 was".to_owned()
+            } else {
+                format!("{} were", outcome.unchanged)
+            }
+        ));
     }
     text
 }
@@ -144,8 +177,17 @@ fn summary(outcome: &Outcome, local: &Path) -> String {
 /// To standard output.
 fn print(home: &Path, path: &SpacePath, range: Option<ByteRange>) -> Result<(), Complaint> {
     let (mut sender, mut receiver) = client::open(home, &Request::Get)?;
-    let asked = sender.json(FrameKind::Item, &GetItem { path: path.clone(), range });
-    asked.and_then(|()| sender.end()).and_then(|()| sender.flush()).map_err(|error| client::lost(&error))?;
+    let asked = sender.json(
+        FrameKind::Item,
+        &GetItem {
+            path: path.clone(),
+            range,
+        },
+    );
+    asked
+        .and_then(|()| sender.end())
+        .and_then(|()| sender.flush())
+        .map_err(|error| client::lost(&error))?;
     let mut out = io::stdout().lock();
     let failed = |error: io::Error| match error.kind() {
         // Whoever reads has seen enough.
@@ -222,7 +264,9 @@ pub(crate) fn fetch(home: &Path, target: &Target, parts: &Parts, terminal: Termi
             receiver.hang_up();
         }
         drop(asked);
-        let asked = asking.join().unwrap_or_else(|_| Err(Complaint::failed("the listing broke off")));
+        let asked = asking
+            .join()
+            .unwrap_or_else(|_| Err(Complaint::failed("the listing broke off")));
         // Why it was not asked for is nearer to the cause than why it did not come.
         match (asked, received) {
             (Err(complaint), Ok(_)) | (_, Err(complaint)) => Err(complaint),
@@ -232,7 +276,13 @@ pub(crate) fn fetch(home: &Path, target: &Target, parts: &Parts, terminal: Termi
     let seconds = progress.done().as_secs_f64();
     let failed = shared.failed.into_inner().unwrap_or_default();
     let bad = failed.len() as u64;
-    Ok(Outcome { files: outcome.files.saturating_sub(bad.min(outcome.files)), unchanged: shared.unchanged.into_inner(), failed, seconds, ..outcome })
+    Ok(Outcome {
+        files: outcome.files.saturating_sub(bad.min(outcome.files)),
+        unchanged: shared.unchanged.into_inner(),
+        failed,
+        seconds,
+        ..outcome
+    })
 }
 
 impl Shared<'_> {
@@ -240,27 +290,59 @@ impl Shared<'_> {
     fn ask(&self, home: &Path, mut sender: Sender, asked: mpsc::SyncSender<Asked>) -> Result<(), Complaint> {
         let target = self.target;
         let lost = |error: io::Error| client::lost(&error);
-        let stat: FileStat = client::call(home, &Request::Stat { path: target.path.clone() })?;
+        let stat: FileStat = client::call(
+            home,
+            &Request::Stat {
+                path: target.path.clone(),
+            },
+        )?;
         match stat.entry.filter(|entry| entry.kind == Kind::File) {
             Some(entry) => {
-                let len = target.range.map_or(entry.len, |range| range.of(entry.len).end - range.of(entry.len).start);
+                let len = target
+                    .range
+                    .map_or(entry.len, |range| range.of(entry.len).end - range.of(entry.len).start);
                 self.wanted_bytes.fetch_add(len, Ordering::Relaxed);
-                sender.json(FrameKind::Item, &GetItem { path: target.path.clone(), range: target.range }).map_err(lost)?;
+                sender
+                    .json(
+                        FrameKind::Item,
+                        &GetItem {
+                            path: target.path.clone(),
+                            range: target.range,
+                        },
+                    )
+                    .map_err(lost)?;
                 // Nobody takes it when receiving has failed, and that is told.
-                let _ = asked.send(Asked { path: target.path.clone(), local: target.local.clone() });
+                let _ = asked.send(Asked {
+                    path: target.path.clone(),
+                    local: target.local.clone(),
+                });
             }
             None => {
-                fs::create_dir_all(&target.local).map_err(|error| Complaint::io("cannot make", &target.local, &error))?;
+                fs::create_dir_all(&target.local)
+                    .map_err(|error| Complaint::io("cannot make", &target.local, &error))?;
                 files::pages(home, &target.path, true, |page| {
-                    let Some(folder) = self.folder(&page.directory)? else { return Ok(()) };
+                    let Some(folder) = self.folder(&page.directory)? else {
+                        return Ok(());
+                    };
                     for entry in &page.entries {
-                        let (path, local) = (page.directory.join(entry.name.clone()), folder.join(entry.name.as_str()));
+                        let (path, local) = (
+                            page.directory.join(entry.name.clone()),
+                            folder.join(entry.name.as_str()),
+                        );
                         match entry.kind {
                             Kind::Directory => self.make_folder(&path, &local),
                             Kind::File if is_there(&local, entry) => _ = self.unchanged.fetch_add(1, Ordering::Relaxed),
                             Kind::File => {
                                 self.wanted_bytes.fetch_add(entry.len, Ordering::Relaxed);
-                                sender.json(FrameKind::Item, &GetItem { path: path.clone(), range: None }).map_err(lost)?;
+                                sender
+                                    .json(
+                                        FrameKind::Item,
+                                        &GetItem {
+                                            path: path.clone(),
+                                            range: None,
+                                        },
+                                    )
+                                    .map_err(lost)?;
                                 if asked.send(Asked { path, local }).is_err() {
                                     return Err(Complaint::failed("receiving broke off"));
                                 }
@@ -281,7 +363,10 @@ impl Shared<'_> {
         for name in directory.names().get(depth..).unwrap_or_default() {
             // Checked as the name was made; a slip there must not write outside.
             if matches!(name.as_str(), "." | "..") || name.as_str().contains('/') {
-                return Err(Complaint::new(ComplaintKind::Refused, format!("`{}` is no name for a folder", escape(name.as_str()))));
+                return Err(Complaint::new(
+                    ComplaintKind::Refused,
+                    format!("`{}` is no name for a folder", escape(name.as_str())),
+                ));
             }
             folder.push(name.as_str());
             if !fs::symlink_metadata(&folder).is_ok_and(|metadata| metadata.is_dir()) {
@@ -303,7 +388,10 @@ impl Shared<'_> {
 
     fn fail(&self, path: &SpacePath, complaint: Complaint) {
         if let Ok(mut failed) = self.failed.lock() {
-            failed.push(Failure { path: path.to_string(), complaint });
+            failed.push(Failure {
+                path: path.to_string(),
+                complaint,
+            });
         }
     }
 
@@ -331,7 +419,8 @@ impl Shared<'_> {
             match self.receive_file(receiver, local, &mut outcome, progress)? {
                 Ok(part) => {
                     outcome.files += 1;
-                    jobs.send((path, part)).map_err(|_| Complaint::failed("the files could not be finished"))?;
+                    jobs.send((path, part))
+                        .map_err(|_| Complaint::failed("the files could not be finished"))?;
                 }
                 Err(complaint) => self.fail(&path, complaint),
             }
@@ -354,7 +443,12 @@ impl Shared<'_> {
             FrameKind::Failed => return Ok(Err(frame.json().map_err(json_lost)?)),
             other => return Err(client::unexpected(other)),
         };
-        let mut part = Ok(Part { local, entry: file.entry, content: Vec::new(), file: None });
+        let mut part = Ok(Part {
+            local,
+            entry: file.entry,
+            content: Vec::new(),
+            file: None,
+        });
         let mut received = 0;
         loop {
             let frame = receiver.frame()?;
@@ -439,11 +533,16 @@ impl Part {
         if self.file.is_none() {
             static NUMBER: AtomicU64 = AtomicU64::new(0);
             let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-            let part = self.local.with_file_name(format!(".potluck-{}-{number}.part", std::process::id()));
+            let part = self
+                .local
+                .with_file_name(format!(".potluck-{}-{number}.part", std::process::id()));
             let mode = if self.entry.executable { 0o777 } else { 0o666 };
             shared.parts.add(&part);
             let file = OpenOptions::new().create_new(true).write(true).mode(mode).open(&part)?;
-            self.file.insert((file, part)).0.write_all(&std::mem::take(&mut self.content))?;
+            self.file
+                .insert((file, part))
+                .0
+                .write_all(&std::mem::take(&mut self.content))?;
         }
         match &mut self.file {
             Some((file, _)) => Ok(file),

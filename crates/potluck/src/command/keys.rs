@@ -25,7 +25,12 @@ pub(super) fn backup(home: &Path, file: &Path, source: &Passphrase, terminal: Te
     if passphrase.is_empty() {
         return Err(Complaint::usage("the passphrase is empty").hint("five or six random words make a good one"));
     }
-    let kit: String = client::call(home, &Request::Backup { passphrase: passphrase.to_string() })?;
+    let kit: String = client::call(
+        home,
+        &Request::Backup {
+            passphrase: passphrase.to_string(),
+        },
+    )?;
     let write = || -> io::Result<()> {
         let mut out = OpenOptions::new().create_new(true).write(true).mode(0o600).open(file)?;
         out.write_all(kit.as_bytes())?;
@@ -60,7 +65,7 @@ pub(super) fn open(
 
 fn passphrase(source: &Passphrase, is_new: bool, terminal: Terminal) -> Result<Zeroizing<String>, Complaint> {
     let first_line = |text: &str| Zeroizing::new(text.lines().next().unwrap_or_default().to_owned());
-    match &source.file {
+    match &source.passphrase_file {
         Some(file) if file == Path::new("-") => Ok(first_line(&Zeroizing::new(super::read_input("the passphrase")?))),
         Some(file) => {
             let text = fs::read_to_string(file).map_err(|error| Complaint::io("cannot read", file, &error))?;

@@ -29,11 +29,22 @@ pub(crate) fn run(cli: Cli, terminal: Terminal) -> Result<(), Complaint> {
     match cli.command {
         Command::Up { run, name } => start(&home()?, &run, Entrance::Up(name), &[], None, terminal),
         Command::Join { ticket, run } => {
-            let ticket = if ticket == "-" { read_input("the ticket")? } else { ticket };
+            let ticket = if ticket == "-" {
+                read_input("the ticket")?
+            } else {
+                ticket
+            };
             // Checked before anything is started: a typing mistake is answered at once.
             ticket.trim().parse::<potluck_crypto::Ticket>()?;
             let again = [OsString::from("join"), OsString::from("-")];
-            start(&home()?, &run, Entrance::Join(ticket.clone()), &again, Some(&ticket), terminal)
+            start(
+                &home()?,
+                &run,
+                Entrance::Join(ticket.clone()),
+                &again,
+                Some(&ticket),
+                terminal,
+            )
         }
         Command::Invite { uses, expires, mine } => pool::invite(&home()?, uses, expires, mine, terminal),
         Command::Put(put) => put::run(&home()?, &put, terminal),
@@ -54,7 +65,14 @@ pub(crate) fn run(cli: Cli, terminal: Terminal) -> Result<(), Complaint> {
                 file.into_os_string(),
                 OsString::from("--passphrase-file=-"),
             ];
-            start(&home()?, &run, Entrance::Restore(Box::new(kit)), &again, Some(&passphrase), terminal)
+            start(
+                &home()?,
+                &run,
+                Entrance::Restore(Box::new(kit)),
+                &again,
+                Some(&passphrase),
+                terminal,
+            )
         }
         Command::Doctor => doctor::run(&home()?, terminal),
         Command::Stop => pool::stop(&home()?, terminal),
@@ -90,7 +108,9 @@ fn start(
     }
     let mut option = |name: &str, value: String| arguments.push(format!("--{name}={value}").into());
     run.listen.iter().for_each(|address| option("listen", address.clone()));
-    run.announce.iter().for_each(|address| option("announce", address.clone()));
+    run.announce
+        .iter()
+        .for_each(|address| option("announce", address.clone()));
     if let Some(capacity) = run.capacity {
         option("capacity", capacity.0.to_string());
     }
@@ -108,9 +128,12 @@ fn start(
 
 /// The home that was named, or the usual one; absolute, so that it means the same to a daemon.
 fn home(named: Option<PathBuf>) -> Result<PathBuf, Complaint> {
-    let home = named.or_else(|| config::default_home(|name| std::env::var(name).ok())).ok_or_else(|| {
-        Complaint::usage("there is no home: neither HOME nor XDG_DATA_HOME is set").hint("name one with `--home DIR`")
-    })?;
+    let home = named
+        .or_else(|| config::default_home(|name| std::env::var(name).ok()))
+        .ok_or_else(|| {
+            Complaint::usage("there is no home: neither HOME nor XDG_DATA_HOME is set")
+                .hint("name one with `--home DIR`")
+        })?;
     std::path::absolute(&home).map_err(|error| Complaint::io("cannot use the home", &home, &error))
 }
 

@@ -31,7 +31,11 @@ pub(super) fn invite(home: &Path, uses: u32, expires: Span, mine: bool, terminal
             "Whoever joins with this ticket becomes you: reads and changes all your files. Is it for a machine of yours?",
         )?;
     }
-    let options = InviteOptions { uses, expires: expires.duration(), mine };
+    let options = InviteOptions {
+        uses,
+        expires: expires.duration(),
+        mine,
+    };
     let invitation: Invitation = client::call(home, &Request::Invite { options })?;
     terminal.result(&invitation, || invitation.ticket.clone());
     if std::io::stdout().is_terminal()
@@ -39,7 +43,11 @@ pub(super) fn invite(home: &Path, uses: u32, expires: Span, mine: bool, terminal
     {
         terminal.note(&code.render::<Dense1x2>().quiet_zone(true).build());
     }
-    let whose = if mine { "one of your machines" } else { "another person's machine" };
+    let whose = if mine {
+        "one of your machines"
+    } else {
+        "another person's machine"
+    };
     terminal.note(&format!(
         "\nOn {whose}: potluck join TICKET\nIt lets {} in, until {}. Keep it secret until then.",
         count(invitation.uses.into(), "machine"),
@@ -96,8 +104,13 @@ fn drain(home: &Path, terminal: Terminal) -> Result<(), Complaint> {
 /// Why a departure does not go on, and what would be lost.
 fn stuck(home: &Path, left: u64) -> Complaint {
     let what = count(left, "stripe");
-    let complaint = Complaint::new(Kind::Unreachable, format!("{what} cannot be moved: without this node they survive fewer losses, or are lost"));
-    let advice = client::call::<Status>(home, &Request::Status).map(|status| status.advice).unwrap_or_default();
+    let complaint = Complaint::new(
+        Kind::Unreachable,
+        format!("{what} cannot be moved: without this node they survive fewer losses, or are lost"),
+    );
+    let advice = client::call::<Status>(home, &Request::Status)
+        .map(|status| status.advice)
+        .unwrap_or_default();
     let complaint = advice.into_iter().fold(complaint, Complaint::hint);
     complaint
         .hint("this node goes on trying; say `potluck leave` again later, or add a machine first: `potluck invite`")

@@ -70,12 +70,25 @@ pub(crate) struct Outcome {
 /// `potluck put`.
 pub(super) fn run(home: &Path, put: &Put, terminal: Terminal) -> Result<(), Complaint> {
     let sources = sources(put)?;
-    let options = PutOptions { survive: put.survive, strict: put.strict };
+    let options = PutOptions {
+        survive: put.survive,
+        strict: put.strict,
+    };
     let outcome = send(home, &sources, options, &put.exclude, terminal)?;
     for failure in outcome.failed.iter().take(FAILURES_TOLD_MAX) {
-        terminal.warn(&format!("{}: {}", escape(&failure.path), escape(&failure.complaint.message)));
+        terminal.warn(&format!(
+            "{}: {}",
+            escape(&failure.path),
+            escape(&failure.complaint.message)
+        ));
     }
-    terminal.result(&outcome, || if terminal.quiet { String::new() } else { summary(&outcome, &sources) });
+    terminal.result(&outcome, || {
+        if terminal.quiet {
+            String::new()
+        } else {
+            summary(&outcome, &sources)
+        }
+    });
     match outcome.failed.len() as u64 {
         0 => Ok(()),
         failed => Err(Complaint::failed(format!("{} could not be put", count(failed, "file")))
@@ -91,26 +104,40 @@ fn sources(put: &Put) -> Result<Vec<Source>, Complaint> {
     let source = |local: &PathBuf| {
         if local == Path::new("-") {
             if put.paths.len() > 1 || put.place.path.names().is_empty() {
-                return Err(Complaint::usage("standard input needs a place of its own: `potluck put - home:/NAME`"));
+                return Err(Complaint::usage(
+                    "standard input needs a place of its own: `potluck put - home:/NAME`",
+                ));
             }
-            return Ok(Source { local: None, path: put.place.path.clone() });
+            return Ok(Source {
+                local: None,
+                path: put.place.path.clone(),
+            });
         }
         let real = fs::canonicalize(local).map_err(|error| Complaint::io("cannot read", local, &error))?;
         if put.exact {
-            return Ok(Source { local: Some(real), path: put.place.path.clone() });
+            return Ok(Source {
+                local: Some(real),
+                path: put.place.path.clone(),
+            });
         }
         // A link is followed when it is named, and keeps its own name.
         let named = local.file_name().or(real.file_name());
         let named = named.ok_or_else(|| {
-            Complaint::usage(format!("{} has no name", local.display())).hint("`-T` puts its content under the place itself")
+            Complaint::usage(format!("{} has no name", local.display()))
+                .hint("`-T` puts its content under the place itself")
         })?;
-        Ok(Source { path: put.place.path.join(name_of(named)?), local: Some(real) })
+        Ok(Source {
+            path: put.place.path.join(name_of(named)?),
+            local: Some(real),
+        })
     };
     put.paths.iter().map(source).collect()
 }
 
 fn name_of(name: &std::ffi::OsStr) -> Result<Name, Complaint> {
-    let text = name.to_str().ok_or_else(|| Complaint::failed("the name is not UTF-8").hint("rename it"))?;
+    let text = name
+        .to_str()
+        .ok_or_else(|| Complaint::failed("the name is not UTF-8").hint("rename it"))?;
     Name::try_from(text.to_owned()).map_err(|error| Complaint::failed(error.to_string()))
 }
 
@@ -130,7 +157,10 @@ fn summary(outcome: &Outcome, sources: &[Source]) -> String {
         count(report.survives.into(), "lost machine"),
     );
     if report.deduplicated > 0 {
-        text.push_str(&format!("\n{} of it were stored already.", ByteSize(report.deduplicated)));
+        text.push_str(&format!(
+            "\n{} of it were stored already.",
+            ByteSize(report.deduplicated)
+        ));
     }
     if report.degraded > 0 {
         text.push_str(&format!(
@@ -139,7 +169,10 @@ fn summary(outcome: &Outcome, sources: &[Source]) -> String {
         ));
     }
     if outcome.skipped > 0 {
-        text.push_str(&format!("\nLeft out: {}.", count(outcome.skipped, "link or special file")));
+        text.push_str(&format!(
+            "\nLeft out: {}.",
+            count(outcome.skipped, "link or special file")
+        ));
     }
     text
 }
@@ -166,8 +199,15 @@ pub(crate) fn send(
     let is_known = sources.iter().all(|source| source.local.is_some());
     let mut progress = terminal.progress("storing", is_known.then_some(0));
     let report = thread::scope(|scope| {
-        let walk = Walk { shared: &shared, exclude };
-        scope.spawn(move || sources.iter().try_for_each(|source| walk.measure(source.local.as_deref()?)));
+        let walk = Walk {
+            shared: &shared,
+            exclude,
+        };
+        scope.spawn(move || {
+            sources
+                .iter()
+                .try_for_each(|source| walk.measure(source.local.as_deref()?))
+        });
         scope.spawn(move || walk.send_all(sender, sources));
         let report = listen(&mut receiver, &shared, is_known, &mut progress);
         shared.over.store(true, Ordering::Relaxed);
@@ -178,7 +218,12 @@ pub(crate) fn send(
     })?;
     let seconds = progress.done().as_secs_f64();
     let failed = shared.failed.into_inner().unwrap_or_default();
-    Ok(Outcome { report, failed, skipped: shared.skipped.into_inner(), seconds })
+    Ok(Outcome {
+        report,
+        failed,
+        skipped: shared.skipped.into_inner(),
+        seconds,
+    })
 }
 
 fn listen(
@@ -229,7 +274,9 @@ impl Walk<'_> {
             return None;
         }
         // What cannot be read is told by who sends it.
-        let Ok(metadata) = fs::symlink_metadata(local) else { return Some(()) };
+        let Ok(metadata) = fs::symlink_metadata(local) else {
+            return Some(());
+        };
         if metadata.is_file() {
             self.shared.total.fetch_add(metadata.len(), Ordering::Relaxed);
         } else if metadata.is_dir() {
@@ -299,7 +346,10 @@ impl Walk<'_> {
 
     /// A file that cannot be read is left out; one that fails half-way is taken back.
     fn send_file(self, sender: &mut Sender, local: &Path, path: &SpacePath) -> io::Result<()> {
-        let failed = |error| self.shared.fail(local.display().to_string(), Complaint::io("cannot read", local, &error));
+        let failed = |error| {
+            self.shared
+                .fail(local.display().to_string(), Complaint::io("cannot read", local, &error))
+        };
         let opened = File::open(local).and_then(|file| Ok((file.metadata()?, file)));
         let (metadata, mut file) = match opened {
             Ok(opened) => opened,
@@ -316,11 +366,25 @@ impl Walk<'_> {
         }
         let len = head.len() as u64;
         if len <= SMALL_FILE_BYTES_MAX {
-            sender.json(FrameKind::Item, &PutItem::File { path: path.clone(), meta, len: Some(len) })?;
+            sender.json(
+                FrameKind::Item,
+                &PutItem::File {
+                    path: path.clone(),
+                    meta,
+                    len: Some(len),
+                },
+            )?;
             sender.data(&head)?;
             return sender.end();
         }
-        sender.json(FrameKind::Item, &PutItem::File { path: path.clone(), meta, len: Some(metadata.len().max(len)) })?;
+        sender.json(
+            FrameKind::Item,
+            &PutItem::File {
+                path: path.clone(),
+                meta,
+                len: Some(metadata.len().max(len)),
+            },
+        )?;
         sender.data(&head)?;
         send_rest(sender, &mut file)
     }
@@ -338,24 +402,46 @@ fn send_rest(sender: &mut Sender, file: &mut impl Read) -> io::Result<()> {
             Ok(0) => return sender.end(),
             Ok(len) => sender.data(&buffer[..len])?,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return sender.json(FrameKind::Failed, &Complaint::failed(format!("it cannot be read: {error}"))),
+            Err(error) => {
+                return sender.json(
+                    FrameKind::Failed,
+                    &Complaint::failed(format!("it cannot be read: {error}")),
+                );
+            }
         }
     }
 }
 
 fn send_input(sender: &mut Sender, path: &SpacePath) -> io::Result<()> {
-    let meta = FileMeta { modified: SystemClock.now(), executable: false };
-    sender.json(FrameKind::Item, &PutItem::File { path: path.clone(), meta, len: None })?;
+    let meta = FileMeta {
+        modified: SystemClock.now(),
+        executable: false,
+    };
+    sender.json(
+        FrameKind::Item,
+        &PutItem::File {
+            path: path.clone(),
+            meta,
+            len: None,
+        },
+    )?;
     send_rest(sender, &mut io::stdin().lock())
 }
 
 /// What a space keeps of a local file.
 pub(crate) fn meta_of(metadata: &Metadata) -> FileMeta {
-    FileMeta { modified: modified(metadata), executable: metadata.permissions().mode() & 0o100 != 0 }
+    FileMeta {
+        modified: modified(metadata),
+        executable: metadata.permissions().mode() & 0o100 != 0,
+    }
 }
 
 /// When a local file was last changed. Nothing is older than 1970.
 pub(crate) fn modified(metadata: &Metadata) -> Timestamp {
-    let since = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+    let since = metadata
+        .modified()
+        .ok()
+        .and_then(|time| time.duration_since(UNIX_EPOCH).ok())
+        .unwrap_or_default();
     Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -36,7 +36,11 @@ pub(crate) fn ask(home: &Path) -> Result<Status, Complaint> {
 }
 
 fn report(status: &Status, now: Timestamp) -> String {
-    let live: Vec<&NodeInfo> = status.nodes.iter().filter(|node| node.status != NodeStatus::Away).collect();
+    let live: Vec<&NodeInfo> = status
+        .nodes
+        .iter()
+        .filter(|node| node.status != NodeStatus::Away)
+        .collect();
     let used = status.nodes.iter().map(|node| node.used.0).sum();
     let offered = status.nodes.iter().map(|node| node.capacity.0).sum();
     let mut text = format!(
@@ -68,7 +72,11 @@ fn report(status: &Status, now: Timestamp) -> String {
 }
 
 fn nodes(status: &Status, now: Timestamp) -> String {
-    let mut rows = vec![["NODE", "ZONE", "STATE", "USED", "OFFERED", "ADDRESS"].map(str::to_owned).to_vec()];
+    let mut rows = vec![
+        ["NODE", "ZONE", "STATE", "USED", "OFFERED", "ADDRESS"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
     for node in &status.nodes {
         let state = match (node.status, node.away_since) {
             (NodeStatus::Here, _) => "this node".to_owned(),
@@ -104,16 +112,28 @@ pub(crate) fn health(health: &HealthInfo) -> Vec<String> {
     let mut sentences = Vec::new();
     match health.worst() {
         _ if stripes == 0 => sentences.push("No data is stored in stripes yet.".to_owned()),
-        None => sentences.push(format!("{} of {} cannot be read now.", health.unreadable, count(stripes, "stripe"))),
+        None => sentences.push(format!(
+            "{} of {} cannot be read now.",
+            health.unreadable,
+            count(stripes, "stripe")
+        )),
         Some(least) if health.survives.len() == 1 => {
-            sentences.push(format!("Everything ({}) survives {}.", count(stripes, "stripe"), losses(least)));
+            sentences.push(format!(
+                "Everything ({}) survives {}.",
+                count(stripes, "stripe"),
+                losses(least)
+            ));
         }
         Some(_) => {}
     }
     if health.survives.len() > 1 || health.unreadable > 0 {
         for (survived, number) in &health.survives {
             let verb = if *number == 1 { "survives" } else { "survive" };
-            sentences.push(format!("{number} of {} {verb} {}.", count(stripes, "stripe"), losses(*survived)));
+            sentences.push(format!(
+                "{number} of {} {verb} {}.",
+                count(stripes, "stripe"),
+                losses(*survived)
+            ));
         }
     }
     if health.endangered > 0 {
@@ -143,7 +163,11 @@ fn losses(number: u8) -> String {
 }
 
 fn is_are(number: u64) -> String {
-    if number == 1 { "1 stripe is".to_owned() } else { format!("{number} stripes are") }
+    if number == 1 {
+        "1 stripe is".to_owned()
+    } else {
+        format!("{number} stripes are")
+    }
 }
 
 fn cause_in_words(cause: &str) -> String {
@@ -168,9 +192,15 @@ mod tests {
     #[test]
     fn health_reads_as_a_person_would_say_it() {
         check(&HealthInfo::default(), &["No data is stored in stripes yet."]);
-        let good = HealthInfo { survives: [(2, 300)].into(), ..HealthInfo::default() };
+        let good = HealthInfo {
+            survives: [(2, 300)].into(),
+            ..HealthInfo::default()
+        };
         check(&good, &["Everything (300 stripes) survives 2 more losses."]);
-        let lone = HealthInfo { survives: [(0, 1)].into(), ..HealthInfo::default() };
+        let lone = HealthInfo {
+            survives: [(0, 1)].into(),
+            ..HealthInfo::default()
+        };
         check(&lone, &["Everything (1 stripe) survives no loss."]);
         let bad = HealthInfo {
             survives: [(1, 12), (2, 287)].into(),

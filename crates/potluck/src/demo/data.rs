@@ -63,7 +63,9 @@ pub(super) fn generate(folder: &Path) -> Result<(), Complaint> {
     let failed = |error: io::Error| Complaint::io("cannot make test data in", folder, &error);
     fs::create_dir_all(folder).map_err(failed)?;
     write("large.bin".to_owned(), LARGE_BYTES).map_err(failed)?;
-    (0..MIDDLE_FILES).try_for_each(|number| write(format!("photo-{number:02}.bin"), MIDDLE_BYTES)).map_err(failed)
+    (0..MIDDLE_FILES)
+        .try_for_each(|number| write(format!("photo-{number:02}.bin"), MIDDLE_BYTES))
+        .map_err(failed)
 }
 
 /// Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014.
@@ -76,10 +78,17 @@ fn split_mix(state: &mut u64) -> u64 {
 
 /// The files below, as they are now. Links and what cannot be read are left out, as `put` does.
 pub(super) fn survey(local: &Path, name: &Path, exclude: &[String], files: &mut Vec<Stored>) {
-    let Ok(metadata) = fs::symlink_metadata(local) else { return };
+    let Ok(metadata) = fs::symlink_metadata(local) else {
+        return;
+    };
     if metadata.is_file() && File::open(local).is_ok() {
         let (original, relative) = (local.to_owned(), name.to_owned());
-        files.push(Stored { original, relative, len: metadata.len(), modified: modified(&metadata) });
+        files.push(Stored {
+            original,
+            relative,
+            len: metadata.len(),
+            modified: modified(&metadata),
+        });
     } else if metadata.is_dir() {
         for entry in fs::read_dir(local).into_iter().flatten().flatten() {
             let below = entry.file_name();

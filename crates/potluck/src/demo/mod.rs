@@ -11,8 +11,7 @@ use crate::{
         status,
     },
     complaint::Complaint,
-    config,
-    interrupt,
+    config, interrupt,
     terminal::{Terminal, count, rate, seconds, table},
 };
 use data::Stored;
@@ -81,7 +80,12 @@ pub(crate) fn run(input: Option<&Path>, keep: bool, terminal: Terminal) -> Resul
         let remains = pool.remains();
         move || remains.clear()
     });
-    let demo = Demo { pool, inputs, exclude, terminal };
+    let demo = Demo {
+        pool,
+        inputs,
+        exclude,
+        terminal,
+    };
     match demo.perform(files, begun) {
         Ok(mut findings) => {
             findings.homes = keep.then(|| (1..=NODES).map(|number| demo.pool.home(number)).collect());
@@ -99,7 +103,9 @@ pub(crate) fn run(input: Option<&Path>, keep: bool, terminal: Terminal) -> Resul
 fn inputs(input: Option<&Path>, terminal: Terminal) -> Result<(Vec<(PathBuf, Name)>, Vec<String>), Complaint> {
     let named = |path: &Path| {
         let real = fs::canonicalize(path).map_err(|error| Complaint::io("cannot read", path, &error))?;
-        let name = real.file_name().map_or_else(|| "input".to_owned(), |name| name.to_string_lossy().into_owned());
+        let name = real
+            .file_name()
+            .map_or_else(|| "input".to_owned(), |name| name.to_string_lossy().into_owned());
         let name = Name::try_from(name).map_err(|error| Complaint::usage(error.to_string()))?;
         Ok::<_, Complaint>((real, name))
     };
@@ -115,7 +121,10 @@ fn inputs(input: Option<&Path>, terminal: Terminal) -> Result<(Vec<(PathBuf, Nam
     data::survey(here, Path::new(""), &exclude, &mut files);
     let bytes: u64 = files.iter().map(Stored::len).sum();
     if bytes > CHECKOUT_BYTES_MAX {
-        terminal.note(&format!("This checkout has {}: it is left out. `--input .` stores it.", ByteSize(bytes)));
+        terminal.note(&format!(
+            "This checkout has {}: it is left out. `--input .` stores it.",
+            ByteSize(bytes)
+        ));
         return Ok((Vec::new(), exclude));
     }
     Ok((vec![named(here)?], exclude))
@@ -126,8 +135,11 @@ fn check_disk(bytes: u64) -> Result<(), Complaint> {
     let (free, needed) = (config::free_bytes(&folder)?, bytes * DISK_FACTOR);
     if free < needed {
         let (free, needed) = (ByteSize(free), ByteSize(needed));
-        return Err(Complaint::failed(format!("the demo needs {needed} in {}, and {free} are free", folder.display()))
-            .hint("name a folder on another disk: TMPDIR=/somewhere potluck demo"));
+        return Err(Complaint::failed(format!(
+            "the demo needs {needed} in {}, and {free} are free",
+            folder.display()
+        ))
+        .hint("name a folder on another disk: TMPDIR=/somewhere potluck demo"));
     }
     Ok(())
 }
@@ -147,34 +159,67 @@ impl Demo {
     fn perform(&self, mut files: Vec<Stored>, begun: Instant) -> Result<Findings, Complaint> {
         let generated = self.pool.folder().join("generated");
         let mut steps = Vec::new();
-        self.say(&format!("Starting {NODES} nodes on this machine, and making 256 MiB of data to store."));
+        self.say(&format!(
+            "Starting {NODES} nodes on this machine, and making 256 MiB of data to store."
+        ));
         let starting = Instant::now();
         std::thread::scope(|scope| {
             let making = scope.spawn(|| data::generate(&generated));
             self.pool.start()?;
-            making.join().unwrap_or_else(|_| Err(Complaint::failed("the data could not be made")))
+            making
+                .join()
+                .unwrap_or_else(|_| Err(Complaint::failed("the data could not be made")))
         })?;
         data::survey(&generated, Path::new("generated"), &[], &mut files);
         let total: u64 = files.iter().map(Stored::len).sum();
-        self.say(&format!("  {NODES} nodes see each other after {}", seconds(starting.elapsed())));
+        self.say(&format!(
+            "  {NODES} nodes see each other after {}",
+            seconds(starting.elapsed())
+        ));
 
-        self.say(&format!("\nStoring {} through node 1.", count(files.len() as u64, "file")));
+        self.say(&format!(
+            "\nStoring {} through node 1.",
+            count(files.len() as u64, "file")
+        ));
         let stored = self.store(&generated, &mut steps)?;
         let status = status::ask(&self.pool.home(READER))?;
         let stored_bytes = status.nodes.iter().map(|node| node.used.0).sum::<u64>().max(stored);
         self.tell_health(&status.health);
 
         let lost = [self.pool.id(KILLED[0])?, self.pool.id(KILLED[1])?];
-        self.say(&format!("\nKilling nodes 1 and 2 (SIGKILL), and wiping node 1, which the files were stored through. {} are left.", NODES - 2));
+        self.say(&format!(
+            "\nKilling nodes 1 and 2 (SIGKILL), and wiping node 1, which the files were stored through. {} are left.",
+            NODES - 2
+        ));
         KILLED.into_iter().for_each(|number| self.pool.kill(number));
         self.pool.wipe(KILLED[0])?;
         let killed_at = Instant::now();
-        let mut identical = self.fetch(READER, "get, 2 nodes lost", &files, &mut steps)?;
+        // Asked now: the counts of the repairs begin with the nodes, and those of the lost ones are gone.
+        let (before, fetched) = std::thread::scope(|scope| {
+            let asking = scope.spawn(|| status::ask(&self.pool.home(READER)));
+            let fetched = self.fetch(READER, "get, 2 nodes lost", &files, &mut steps);
+            (asking.join(), fetched)
+        });
+        let (before, mut identical) = (
+            before
+                .ok()
+                .and_then(Result::ok)
+                .map(|status| status.health)
+                .unwrap_or_default(),
+            fetched?,
+        );
 
         self.say("\nWaiting for the pool to mend itself.");
-        let mended = self.wait_for_repair(&lost)?;
+        let (mended, mended_at) = self.wait_for_repair(&lost)?;
         let repair = mended.health.clone();
-        steps.push(Step { what: "repair".to_owned(), bytes: repair.repair_written, seconds: killed_at.elapsed().as_secs_f64() });
+        let repair_read = repair.repair_read.saturating_sub(before.repair_read);
+        let repair_written = repair.repair_written.saturating_sub(before.repair_written);
+        let seconds = mended_at.duration_since(killed_at).as_secs_f64();
+        steps.push(Step {
+            what: "repair".to_owned(),
+            bytes: repair_written,
+            seconds,
+        });
         self.tell_health(&repair);
         self.tell_limits(&mended);
 
@@ -189,8 +234,8 @@ impl Demo {
             files: files.len() as u64,
             bytes: total,
             stored_bytes,
-            repair_read: repair.repair_read,
-            repair_written: repair.repair_written,
+            repair_read,
+            repair_written,
             after_repair: repair,
             identical,
             seconds: begun.elapsed().as_secs_f64(),
@@ -201,19 +246,38 @@ impl Demo {
     /// Stores everything; gives the bytes of shards that this made.
     fn store(&self, generated: &Path, steps: &mut Vec<Step>) -> Result<u64, Complaint> {
         let root = SpacePath::root();
-        let generated_name = Name::try_from("generated".to_owned()).map_err(|error| Complaint::failed(error.to_string()))?;
-        let mut sources = vec![Source { local: Some(generated.to_owned()), path: root.join(generated_name) }];
+        let generated_name =
+            Name::try_from("generated".to_owned()).map_err(|error| Complaint::failed(error.to_string()))?;
+        let mut sources = vec![Source {
+            local: Some(generated.to_owned()),
+            path: root.join(generated_name),
+        }];
         for (local, name) in &self.inputs {
-            sources.push(Source { local: Some(local.clone()), path: root.join(name.clone()) });
+            sources.push(Source {
+                local: Some(local.clone()),
+                path: root.join(name.clone()),
+            });
         }
-        let options = PutOptions { survive: Some(2), strict: true };
+        let options = PutOptions {
+            survive: Some(2),
+            strict: true,
+        };
         let outcome = put::send(&self.pool.home(1), &sources, options, &self.exclude, self.terminal)?;
         for failure in &outcome.failed {
             self.terminal.warn(&format!("{}: {}", failure.path, failure.complaint));
         }
         let (bytes, time) = (outcome.report.bytes, Duration::from_secs_f64(outcome.seconds));
-        self.say(&format!("  {} durable in {} ({})", ByteSize(bytes), seconds(time), rate(bytes, time)));
-        steps.push(Step { what: "put, 6 nodes".to_owned(), bytes, seconds: outcome.seconds });
+        self.say(&format!(
+            "  {} durable in {} ({})",
+            ByteSize(bytes),
+            seconds(time),
+            rate(bytes, time)
+        ));
+        steps.push(Step {
+            what: "put, 6 nodes".to_owned(),
+            bytes,
+            seconds: outcome.seconds,
+        });
         Ok(outcome.report.stored)
     }
 
@@ -221,7 +285,12 @@ impl Demo {
     fn fetch(&self, number: usize, what: &str, files: &[Stored], steps: &mut Vec<Step>) -> Result<bool, Complaint> {
         self.say(&format!("Fetching everything through node {number}."));
         let local = self.pool.folder().join("fetched");
-        let target = Target { path: SpacePath::root(), local: local.clone(), range: None, fsync: false };
+        let target = Target {
+            path: SpacePath::root(),
+            local: local.clone(),
+            range: None,
+            fsync: false,
+        };
         let outcome = get::fetch(&self.pool.home(number), &target, &Parts::default(), self.terminal)?;
         for failure in outcome.failed.iter().take(5) {
             self.terminal.warn(&format!("{}: {}", failure.path, failure.complaint));
@@ -229,13 +298,21 @@ impl Demo {
         let (bytes, time) = (outcome.bytes, Duration::from_secs_f64(outcome.seconds));
         let comparison = data::compare(files, &local);
         for name in comparison.differ.iter().take(5) {
-            self.terminal.warn(&format!("{name} is missing, or not what was stored"));
+            self.terminal
+                .warn(&format!("{name} is missing, or not what was stored"));
         }
         if !comparison.changed.is_empty() {
             let changed = count(comparison.changed.len() as u64, "file");
-            self.terminal.warn(&format!("{changed} were edited here while the demo ran, and cannot be compared: {}", comparison.changed.join(", ")));
+            self.terminal.warn(&format!(
+                "{changed} were edited here while the demo ran, and cannot be compared: {}",
+                comparison.changed.join(", ")
+            ));
         }
-        let verdict = if comparison.differ.is_empty() { "every byte is the same" } else { "NOT the same" };
+        let verdict = if comparison.differ.is_empty() {
+            "every byte is the same"
+        } else {
+            "NOT the same"
+        };
         self.say(&format!(
             "  {} in {} ({}); {} compared: {verdict}",
             ByteSize(bytes),
@@ -243,30 +320,48 @@ impl Demo {
             rate(bytes, time),
             count(comparison.same + comparison.differ.len() as u64, "file"),
         ));
-        steps.push(Step { what: what.to_owned(), bytes, seconds: outcome.seconds });
+        steps.push(Step {
+            what: what.to_owned(),
+            bytes,
+            seconds: outcome.seconds,
+        });
         fs::remove_dir_all(&local).map_err(|error| Complaint::io("cannot remove", &local, &error))?;
         Ok(comparison.differ.is_empty())
     }
 
-    /// Until the lost nodes are known to be lost, and nothing is left that could be mended.
-    fn wait_for_repair(&self, lost: &[NodeId]) -> Result<Status, Complaint> {
-        let mut looks = 0;
+    /// Until the lost nodes are known to be lost, and nothing is left that could be mended; gives how it is then, and since when.
+    fn wait_for_repair(&self, lost: &[NodeId]) -> Result<(Status, Instant), Complaint> {
+        let (mut looks, mut mended_at) = (0, Instant::now());
         let mut last = None;
         let mut progress = self.terminal.progress("mending", None);
         let home = self.pool.home(READER);
         self.pool.until(REPAIR_TIMEOUT, "the pool has not mended itself", || {
             let status = status::ask(&home)?;
             let health = &status.health;
-            let noticed = status.nodes.iter().filter(|node| lost.contains(&node.id)).all(|node| node.status == NodeStatus::Away);
-            let waits = health.waiting.iter().any(|(cause, number)| cause != "no-domain" && *number > 0);
+            let noticed = status
+                .nodes
+                .iter()
+                .filter(|node| lost.contains(&node.id))
+                .all(|node| node.status == NodeStatus::Away);
+            let waits = health
+                .waiting
+                .iter()
+                .any(|(cause, number)| cause != "no-domain" && *number > 0);
             let is_done = noticed && health.mending + health.queued == 0 && !waits && status.silent.is_empty();
+            if !is_done || looks == 0 {
+                mended_at = Instant::now();
+            }
             looks = if is_done { looks + 1 } else { 0 };
-            progress.at(health.repair_written, &format!("{} under repair, {} next", health.mending, health.queued));
+            progress.at(
+                health.repair_written,
+                &format!("{} under repair, {} next", health.mending, health.queued),
+            );
             last = Some(status);
             Ok(looks >= REPAIR_LOOKS)
         })?;
         progress.done();
-        last.ok_or_else(|| Complaint::failed("no node said how the repair goes"))
+        last.map(|status| (status, mended_at))
+            .ok_or_else(|| Complaint::failed("no node said how the repair goes"))
     }
 
     fn tell_health(&self, health: &HealthInfo) {
@@ -278,7 +373,11 @@ impl Demo {
     /// What so few nodes cannot give, said plainly.
     fn tell_limits(&self, status: &Status) {
         if status.health.endangered > 0 {
-            let here = status.nodes.iter().filter(|node| node.status != NodeStatus::Away).count();
+            let here = status
+                .nodes
+                .iter()
+                .filter(|node| node.status != NodeStatus::Away)
+                .count();
             self.say(&format!(
                 "  This was made to survive 2 losses of {NODES} nodes. {here} nodes are too few for all its shards to lie apart, so part of it\n  \
                  survives fewer until another machine joins or comes back. Nothing else is left to mend."
@@ -290,7 +389,12 @@ impl Demo {
         let mut rows = vec![["STEP", "BYTES", "TIME", "RATE"].map(str::to_owned).to_vec()];
         for step in &findings.steps {
             let time = Duration::from_secs_f64(step.seconds);
-            rows.push(vec![step.what.clone(), ByteSize(step.bytes).to_string(), seconds(time), rate(step.bytes, time)]);
+            rows.push(vec![
+                step.what.clone(),
+                ByteSize(step.bytes).to_string(),
+                seconds(time),
+                rate(step.bytes, time),
+            ]);
         }
         let mut text = format!(
             "\n{}\n\nStored       {} for {} of {}: {:.2} times as much\nRepair       read {}, wrote {}\nEverything   {}, every byte the same\n",
@@ -312,7 +416,9 @@ impl Demo {
             return String::new();
         }
         let program = std::env::current_exe().map_or_else(|_| "potluck".to_owned(), |path| path.display().to_string());
-        let live: Vec<usize> = (1..=NODES).filter(|number| ![KILLED[0], KILLED[1], KILLED_LATER].contains(number)).collect();
+        let live: Vec<usize> = (1..=NODES)
+            .filter(|number| ![KILLED[0], KILLED[1], KILLED_LATER].contains(number))
+            .collect();
         let numbers: Vec<String> = live.iter().map(ToString::to_string).collect();
         let folder = self.pool.folder().display();
         format!(

@@ -49,7 +49,11 @@ impl Pool {
     pub(super) fn new(folder: PathBuf, capacity: ByteSize, kept: bool) -> Result<Self, Complaint> {
         crate::config::make_home(&folder)?;
         let children = Arc::new(Mutex::new((0..NODES).map(|_| None).collect()));
-        Ok(Self { remains: Remains { folder, children }, capacity, kept })
+        Ok(Self {
+            remains: Remains { folder, children },
+            capacity,
+            kept,
+        })
     }
 
     /// What an interrupted demo has to clear away.
@@ -77,7 +81,11 @@ impl Pool {
         self.until(TIMEOUT, "the nodes do not all see each other", || {
             for number in 1..=NODES {
                 let status = status::ask(&self.home(number))?;
-                let live = status.nodes.iter().filter(|node| node.status != NodeStatus::Away).count();
+                let live = status
+                    .nodes
+                    .iter()
+                    .filter(|node| node.status != NodeStatus::Away)
+                    .count();
                 if live < NODES || status.survivable < 2 {
                     return Ok(false);
                 }
@@ -90,7 +98,13 @@ impl Pool {
         let failed = |error| Complaint::failed(format!("node {number} does not start: {error}"));
         let log = File::create(self.log(number)).map_err(failed)?;
         let mut command = Command::new(std::env::current_exe().map_err(failed)?);
-        for name in ["POTLUCK_LISTEN", "POTLUCK_ANNOUNCE", "POTLUCK_CAPACITY", "POTLUCK_ZONE", "POTLUCK_GRACE"] {
+        for name in [
+            "POTLUCK_LISTEN",
+            "POTLUCK_ANNOUNCE",
+            "POTLUCK_CAPACITY",
+            "POTLUCK_ZONE",
+            "POTLUCK_GRACE",
+        ] {
             command.env_remove(name);
         }
         command.arg("--home").arg(self.home(number)).arg("--json");
@@ -102,7 +116,10 @@ impl Pool {
         command.args(["--listen=127.0.0.1:0", "--no-mdns", &format!("--grace={GRACE}")]);
         command.arg(format!("--capacity={}", self.capacity.0));
         command.arg(if self.kept { "--session" } else { "--tied" });
-        command.stdin(if self.kept { Stdio::null() } else { Stdio::piped() }).stdout(Stdio::null()).stderr(log);
+        command
+            .stdin(if self.kept { Stdio::null() } else { Stdio::piped() })
+            .stdout(Stdio::null())
+            .stderr(log);
         let child = command.spawn().map_err(failed)?;
         if let Ok(mut children) = self.remains.children.lock() {
             children[number - 1] = Some(child);
@@ -113,11 +130,16 @@ impl Pool {
     fn wait_for(&self, number: usize) -> Result<(), Complaint> {
         self.until(TIMEOUT, &format!("node {number} does not answer"), || {
             let ended = match self.remains.children.lock() {
-                Ok(mut children) => children[number - 1].as_mut().and_then(|child| child.try_wait().ok().flatten()),
+                Ok(mut children) => children[number - 1]
+                    .as_mut()
+                    .and_then(|child| child.try_wait().ok().flatten()),
                 Err(_) => None,
             };
             if ended.is_some() {
-                return Err(Complaint::failed(format!("node {number} ended:\n{}", self.log_end(number))));
+                return Err(Complaint::failed(format!(
+                    "node {number} ended:\n{}",
+                    self.log_end(number)
+                )));
             }
             Ok(client::call::<About>(&self.home(number), &Request::About).is_ok())
         })
@@ -134,7 +156,10 @@ impl Pool {
         while !holds()? {
             if begun.elapsed() > timeout {
                 let complaint = Complaint::failed(format!("{otherwise} after {} s", timeout.as_secs()));
-                return Err(complaint.hint(format!("`--keep` leaves the nodes' logs in {}", self.remains.folder.display())));
+                return Err(complaint.hint(format!(
+                    "`--keep` leaves the nodes' logs in {}",
+                    self.remains.folder.display()
+                )));
             }
             thread::sleep(POLL);
         }
@@ -143,7 +168,9 @@ impl Pool {
 
     /// The id of a node.
     pub(super) fn id(&self, number: usize) -> Result<NodeId, Complaint> {
-        Ok(client::call::<About>(&self.home(number), &Request::About)?.identity.node)
+        Ok(client::call::<About>(&self.home(number), &Request::About)?
+            .identity
+            .node)
     }
 
     /// Ends a node as a power cut would.

@@ -33,7 +33,10 @@ pub(crate) fn open(home: &Path, request: &Request) -> Result<(Sender, Receiver),
     })?;
     let twin = stream.try_clone().map_err(|error| lost(&error))?;
     let mut sender = Sender(BufWriter::with_capacity(BUFFER_BYTES, stream));
-    sender.json(FrameKind::Request, request).and_then(|()| sender.flush()).map_err(|error| lost(&error))?;
+    sender
+        .json(FrameKind::Request, request)
+        .and_then(|()| sender.flush())
+        .map_err(|error| lost(&error))?;
     Ok((sender, Receiver(BufReader::with_capacity(BUFFER_BYTES, twin))))
 }
 
@@ -71,7 +74,9 @@ impl Sender {
 
     /// Sends bytes of a file, in as many frames as that takes.
     pub(crate) fn data(&mut self, bytes: &[u8]) -> io::Result<()> {
-        bytes.chunks(PAYLOAD_BYTES_MAX).try_for_each(|part| self.frame(FrameKind::Data, part))
+        bytes
+            .chunks(PAYLOAD_BYTES_MAX)
+            .try_for_each(|part| self.frame(FrameKind::Data, part))
     }
 
     /// Sends the end of a file or of the files.
@@ -127,6 +132,8 @@ impl Receiver {
 
 /// The daemon speaks, but another version of this language.
 pub(crate) fn unexpected(kind: FrameKind) -> Complaint {
-    Complaint::failed(format!("the daemon answered with a frame that makes no sense here: {kind:?}"))
-        .hint("is it of another version? `potluck stop`, then `potluck up --detach`")
+    Complaint::failed(format!(
+        "the daemon answered with a frame that makes no sense here: {kind:?}"
+    ))
+    .hint("is it of another version? `potluck stop`, then `potluck up --detach`")
 }

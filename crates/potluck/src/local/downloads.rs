@@ -93,7 +93,14 @@ async fn look_up(node: &Node, item: GetItem) -> Result<LookedUp, Complaint> {
     }
     let range = item.range.map(|range| range.of(entry.len));
     let len = range.as_ref().map_or(entry.len, |range| range.end - range.start);
-    Ok(LookedUp { file: GetFile { path: item.path, entry, len }, range })
+    Ok(LookedUp {
+        file: GetFile {
+            path: item.path,
+            entry,
+            len,
+        },
+        range,
+    })
 }
 
 impl Ahead {
@@ -106,8 +113,15 @@ impl Ahead {
         let begun = match next {
             Ok(LookedUp { file, range }) => match node.download(&file.path, range).await {
                 Ok(download) => {
-                    let file = GetFile { len: download.len, ..file };
-                    Ok(Begun { is_packed: PACKED_FILE_BYTES.contains(&file.entry.len), file, download })
+                    let file = GetFile {
+                        len: download.len,
+                        ..file
+                    };
+                    Ok(Begun {
+                        is_packed: PACKED_FILE_BYTES.contains(&file.entry.len),
+                        file,
+                        download,
+                    })
                 }
                 Err(error) => Err(error.into()),
             },
@@ -148,7 +162,9 @@ async fn read_names(frames: &mut Frames, sender: mpsc::Sender<GetItem>) -> Resul
         let frame = frames.read().await.map_err(gone)?;
         match frame.kind {
             FrameKind::Item => {
-                let item = frame.json().map_err(|error| Complaint::failed(format!("an item is unreadable: {error}")))?;
+                let item = frame
+                    .json()
+                    .map_err(|error| Complaint::failed(format!("an item is unreadable: {error}")))?;
                 sender.send(item).await.map_err(|_| Ended::Gone)?;
             }
             FrameKind::End => return Ok(()),

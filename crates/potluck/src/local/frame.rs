@@ -61,7 +61,10 @@ impl Header {
     /// When the payload is over the limit: whoever writes a frame cuts it before.
     pub(crate) fn of(kind: FrameKind, payload: &[u8]) -> Self {
         assert!(payload.len() <= PAYLOAD_BYTES_MAX, "payloads are cut to the limit");
-        Self { kind, len: payload.len() }
+        Self {
+            kind,
+            len: payload.len(),
+        }
     }
 
     /// As it is sent.
@@ -128,8 +131,17 @@ mod tests {
 
     #[test]
     fn a_huge_length_is_refused() {
-        assert_eq!(Header::decode([5, 255, 255, 255, 255]), Err(FrameError::Length(u32::MAX)));
+        assert_eq!(
+            Header::decode([5, 255, 255, 255, 255]),
+            Err(FrameError::Length(u32::MAX))
+        );
         assert_eq!(Header::decode([0, 0, 0, 0, 0]), Err(FrameError::Kind(0)));
-        assert_eq!(Header::decode([6, 0, 0, 0, 0]).unwrap(), Header { kind: FrameKind::End, len: 0 });
+        assert_eq!(
+            Header::decode([6, 0, 0, 0, 0]).unwrap(),
+            Header {
+                kind: FrameKind::End,
+                len: 0
+            }
+        );
     }
 }

@@ -75,7 +75,9 @@ pub(super) fn gone(error: io::Error) -> Ended {
 pub(crate) async fn serve(listener: UnixListener, service: Arc<Service>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
+            return;
+        };
         match listener.accept().await {
             Ok((stream, _)) => {
                 let service = Arc::clone(&service);
@@ -125,16 +127,14 @@ fn is_owner(stream: &UnixStream) -> bool {
     stream.peer_cred().is_ok_and(|peer| peer.uid() == us || peer.uid() == 0)
 }
 
-async fn answer(
-    request: Request,
-    service: &Service,
-    frames: &mut Frames,
-    replies: &mut Replies,
-) -> Result<(), Ended> {
+async fn answer(request: Request, service: &Service, frames: &mut Frames, replies: &mut Replies) -> Result<(), Ended> {
     let node = &service.node;
     match request {
         Request::About => {
-            let about = About { identity: node.identity(), ..service.about.clone() };
+            let about = About {
+                identity: node.identity(),
+                ..service.about.clone()
+            };
             replies.reply(&about).await
         }
         Request::Status => replies.reply(&node.status().await?).await,
@@ -179,11 +179,21 @@ async fn answer(
 
 async fn stat(node: &Node, path: Path) -> Result<FileStat, Ended> {
     if path.names().is_empty() {
-        return Ok(FileStat { path, entry: None, survives: 0, stripes: 0 });
+        return Ok(FileStat {
+            path,
+            entry: None,
+            survives: 0,
+            stripes: 0,
+        });
     }
     let stat = node.stat(&path).await?;
     let stripes = u64::try_from(stat.stripes.len()).unwrap_or(u64::MAX);
-    Ok(FileStat { path: stat.path, entry: Some(stat.entry), survives: stat.survives, stripes })
+    Ok(FileStat {
+        path: stat.path,
+        entry: Some(stat.entry),
+        survives: stat.survives,
+        stripes,
+    })
 }
 
 /// Sends the names of a directory, and of those below it when that is asked for, each directory whole before the next.
@@ -191,7 +201,12 @@ async fn list(node: &Node, path: Path, recursive: bool, replies: &mut Replies) -
     if let Some((parent, _)) = path.split() {
         let entry = node.stat(&path).await?.entry;
         if entry.kind == EntryKind::File {
-            return replies.item(&Page { directory: parent, entries: vec![entry] }).await;
+            return replies
+                .item(&Page {
+                    directory: parent,
+                    entries: vec![entry],
+                })
+                .await;
         }
     }
     let mut waiting = vec![path];
@@ -207,7 +222,12 @@ async fn list(node: &Node, path: Path, recursive: bool, replies: &mut Replies) -
                 let directories = entries.iter().filter(|entry| entry.kind == EntryKind::Directory);
                 below.extend(directories.map(|entry| directory.join(entry.name.clone())));
             }
-            replies.item(&Page { directory: directory.clone(), entries }).await?;
+            replies
+                .item(&Page {
+                    directory: directory.clone(),
+                    entries,
+                })
+                .await?;
             if is_last {
                 break;
             }
@@ -244,7 +264,8 @@ impl Replies {
 
     /// A frame of JSON, sent when the buffer is full or flushed.
     pub(super) async fn json(&mut self, kind: FrameKind, value: &impl Serialize) -> Result<(), Ended> {
-        let payload = serde_json::to_vec(value).map_err(|error| Complaint::failed(format!("the answer has no text form: {error}")))?;
+        let payload = serde_json::to_vec(value)
+            .map_err(|error| Complaint::failed(format!("the answer has no text form: {error}")))?;
         if payload.len() > PAYLOAD_BYTES_MAX {
             return Err(Complaint::new(Kind::Failed, "the answer is too long for the local socket").into());
         }
@@ -270,7 +291,10 @@ impl Replies {
     }
 
     async fn frame(&mut self, kind: FrameKind, payload: &[u8]) -> Result<(), Ended> {
-        self.0.write_all(&Header::of(kind, payload).encode()).await.map_err(gone)?;
+        self.0
+            .write_all(&Header::of(kind, payload).encode())
+            .await
+            .map_err(gone)?;
         self.0.write_all(payload).await.map_err(gone)
     }
 }

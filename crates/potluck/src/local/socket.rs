@@ -49,7 +49,9 @@ fn choose(home: &Path) -> Result<PathBuf, Complaint> {
     }
     let hash = potluck_types::Hash::of(home.as_os_str().as_encoded_bytes());
     let owner = rustix::process::geteuid().as_raw();
-    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute());
     let folder = match runtime {
         Some(runtime) if runtime.as_os_str().len() < SOCKET_PATH_BYTES_MAX / 2 => runtime.join("potluck"),
         _ => PathBuf::from(format!("/tmp/potluck-{owner}")),
@@ -64,13 +66,20 @@ fn choose(home: &Path) -> Result<PathBuf, Complaint> {
 /// A folder that is ours alone: in `/tmp` somebody else may have made it first.
 fn own_folder(folder: &Path, owner: u32) -> Result<(), Complaint> {
     let failed = |error: io::Error| Complaint::io("cannot make", folder, &error);
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(failed)?;
     let metadata = fs::symlink_metadata(folder).map_err(failed)?;
     if metadata.is_dir() && metadata.uid() == owner && metadata.mode() & 0o077 == 0 {
         return Ok(());
     }
-    Err(Complaint::new(Kind::Refused, format!("{} is not a folder of yours alone", folder.display()))
-        .hint("set XDG_RUNTIME_DIR to one that is, or choose a home with a shorter path"))
+    Err(Complaint::new(
+        Kind::Refused,
+        format!("{} is not a folder of yours alone", folder.display()),
+    )
+    .hint("set XDG_RUNTIME_DIR to one that is, or choose a home with a shorter path"))
 }
 
 #[cfg(test)]

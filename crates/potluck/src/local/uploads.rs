@@ -51,8 +51,12 @@ pub(super) async fn put(
 ) -> Result<(), Ended> {
     let upload = node.upload(options)?;
     let (failures, mut failed) = mpsc::channel(FAILURES_MAX);
-    let progress =
-        Progress { files: AtomicU64::new(0), bytes: AtomicU64::new(0), durable: Mutex::default(), failures };
+    let progress = Progress {
+        files: AtomicU64::new(0),
+        bytes: AtomicU64::new(0),
+        durable: Mutex::default(),
+        failures,
+    };
     let mut taking = Box::pin(take(upload, frames, &progress));
     let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
     let report = loop {
@@ -86,7 +90,9 @@ async fn take(mut upload: Upload, frames: &mut Frames, progress: &Progress) -> R
         let frame = frames.read().await.map_err(gone)?;
         match frame.kind {
             FrameKind::Item => {
-                let item: PutItem = frame.json().map_err(|error| Complaint::failed(format!("an item is unreadable: {error}")))?;
+                let item: PutItem = frame
+                    .json()
+                    .map_err(|error| Complaint::failed(format!("an item is unreadable: {error}")))?;
                 let (path, outcome) = match item {
                     PutItem::Directory(path) => {
                         let outcome = upload.make_directory(&path).await;
@@ -105,7 +111,10 @@ async fn take(mut upload: Upload, frames: &mut Frames, progress: &Progress) -> R
                 match outcome {
                     Ok(()) => _ = progress.files.fetch_add(1, Ordering::Relaxed),
                     Err(error) if concerns_only(&error, &path) => {
-                        let failure = PutFailed { path, complaint: error.into() };
+                        let failure = PutFailed {
+                            path,
+                            complaint: error.into(),
+                        };
                         progress.failures.send(failure).await.map_err(|_| Ended::Gone)?;
                     }
                     Err(error) => return Err(error.into()),
@@ -156,12 +165,20 @@ async fn put_small(
         match part {
             Ok(bytes) if content.is_empty() => content = bytes.into(),
             Ok(bytes) => content.extend_from_slice(&bytes),
-            Err(source) => return Ok(Err(NodeError::Source { path: path.clone(), source })),
+            Err(source) => {
+                return Ok(Err(NodeError::Source {
+                    path: path.clone(),
+                    source,
+                }));
+            }
         }
         if content.len() as u64 > SMALL_FILE_BYTES_MAX {
             let source = io::Error::other("the file grew while it was read");
             skip(frames).await?;
-            return Ok(Err(NodeError::Source { path: path.clone(), source }));
+            return Ok(Err(NodeError::Source {
+                path: path.clone(),
+                source,
+            }));
         }
     }
     progress.bytes.fetch_add(content.len() as u64, Ordering::Relaxed);
@@ -194,7 +211,10 @@ async fn put_large(
         drop(sender);
         Ok::<_, Ended>(())
     };
-    let reader = Parts { parts: receiver, now: Bytes::new() };
+    let reader = Parts {
+        parts: receiver,
+        now: Bytes::new(),
+    };
     let mut pump = Box::pin(pump);
     let mut putting = Box::pin(upload.put_file(path.clone(), meta, reader));
     // A client that goes away ends the put at once; a file that fails waits for the rest of its frames.
@@ -223,7 +243,11 @@ struct Parts {
 }
 
 impl AsyncRead for Parts {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         while self.now.is_empty() {
             match ready!(self.parts.poll_recv(context)) {
                 Some(part) => self.now = part?,
