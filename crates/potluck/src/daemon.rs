@@ -235,7 +235,7 @@ pub(crate) struct Detached<'a> {
 }
 
 /// Starts this program again in the background, and waits until it answers.
-pub(crate) fn detach(home: &Path, detached: Detached<'_>, terminal: Terminal) -> Result<(), Complaint> {
+pub(crate) fn detach(home: &Path, detached: &Detached<'_>, terminal: Terminal) -> Result<(), Complaint> {
     config::make_home(home)?;
     if let Ok(about) = client::call::<About>(home, &Request::About) {
         return Err(Complaint::new(

@@ -1,5 +1,7 @@
 //! The main job with real processes: files go in on one machine, it dies, and they come out of another.
 
+#![allow(clippy::unwrap_used)]
+
 use serde_json::Value;
 use std::{
     fs,
@@ -209,6 +211,10 @@ fn a_tree_outlives_the_machine_that_stored_it() {
     third.fails(&["join", "potluck1nonsense"], 6);
     assert!(second.run(&["stop"]).status.success());
     second.fails(&["status"], 4);
+    let up = second.run(&["up", "--detach"]);
+    assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
+    assert!(second.run(&["ls"]).status.success());
+    assert!(second.run(&["stop"]).status.success());
 }
 
 #[test]

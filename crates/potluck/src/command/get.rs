@@ -258,7 +258,9 @@ pub(crate) fn fetch(home: &Path, target: &Target, parts: &Parts, terminal: Termi
     let mut progress = terminal.progress("fetching", Some(0));
     let outcome = thread::scope(|scope| {
         let (asked_sender, asked) = mpsc::sync_channel(ASKED_MAX);
-        let asking = scope.spawn(|| shared.ask(home, sender, asked_sender));
+        let shared = &shared;
+        // The sender is dropped when all is asked for: so who receives learns of the end.
+        let asking = scope.spawn(move || shared.ask(home, sender, &asked_sender));
         let received = shared.receive(scope, &mut receiver, &asked, &mut progress);
         if received.is_err() {
             receiver.hang_up();
@@ -287,7 +289,7 @@ pub(crate) fn fetch(home: &Path, target: &Target, parts: &Parts, terminal: Termi
 
 impl Shared<'_> {
     /// Lists what is wanted, and asks for what is not there yet.
-    fn ask(&self, home: &Path, mut sender: Sender, asked: mpsc::SyncSender<Asked>) -> Result<(), Complaint> {
+    fn ask(&self, home: &Path, mut sender: Sender, asked: &mpsc::SyncSender<Asked>) -> Result<(), Complaint> {
         let target = self.target;
         let lost = |error: io::Error| client::lost(&error);
         let stat: FileStat = client::call(

@@ -347,8 +347,8 @@ impl Walk<'_> {
     /// A file that cannot be read is left out; one that fails half-way is taken back.
     fn send_file(self, sender: &mut Sender, local: &Path, path: &SpacePath) -> io::Result<()> {
         let failed = |error| {
-            self.shared
-                .fail(local.display().to_string(), Complaint::io("cannot read", local, &error))
+            let complaint = Complaint::io("cannot read", local, &error);
+            self.shared.fail(local.display().to_string(), complaint);
         };
         let opened = File::open(local).and_then(|file| Ok((file.metadata()?, file)));
         let (metadata, mut file) = match opened {

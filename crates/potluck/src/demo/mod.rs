@@ -68,10 +68,10 @@ struct Findings {
 pub(crate) fn run(input: Option<&Path>, keep: bool, terminal: Terminal) -> Result<(), Complaint> {
     let begun = Instant::now();
     let folder = std::env::temp_dir().join(format!("potluck-demo-{}", std::process::id()));
-    let (inputs, exclude) = inputs(input, terminal)?;
+    let inputs = inputs(input, terminal)?;
     let mut files = Vec::new();
-    for (local, name) in &inputs {
-        data::survey(local, Path::new(name.as_str()), &exclude, &mut files);
+    for (local, name) in &inputs.named {
+        data::survey(local, Path::new(name.as_str()), &inputs.exclude, &mut files);
     }
     let bytes = files.iter().map(Stored::len).sum::<u64>() + (256 << 20);
     check_disk(bytes)?;
@@ -80,12 +80,7 @@ pub(crate) fn run(input: Option<&Path>, keep: bool, terminal: Terminal) -> Resul
         let remains = pool.remains();
         move || remains.clear()
     });
-    let demo = Demo {
-        pool,
-        inputs,
-        exclude,
-        terminal,
-    };
+    let demo = Demo { pool, inputs, terminal };
     match demo.perform(files, begun) {
         Ok(mut findings) => {
             findings.homes = keep.then(|| (1..=NODES).map(|number| demo.pool.home(number)).collect());
@@ -99,8 +94,17 @@ pub(crate) fn run(input: Option<&Path>, keep: bool, terminal: Terminal) -> Resul
     }
 }
 
+/// What is stored beside the generated data.
+#[derive(Default)]
+struct Inputs {
+    /// Files and folders, and the names that they get.
+    named: Vec<(PathBuf, Name)>,
+    /// Names that are left out of them.
+    exclude: Vec<String>,
+}
+
 /// What is stored beside the generated data: what was named, else the checkout that this is started in.
-fn inputs(input: Option<&Path>, terminal: Terminal) -> Result<(Vec<(PathBuf, Name)>, Vec<String>), Complaint> {
+fn inputs(input: Option<&Path>, terminal: Terminal) -> Result<Inputs, Complaint> {
     let named = |path: &Path| {
         let real = fs::canonicalize(path).map_err(|error| Complaint::io("cannot read", path, &error))?;
         let name = real
@@ -110,12 +114,15 @@ fn inputs(input: Option<&Path>, terminal: Terminal) -> Result<(Vec<(PathBuf, Nam
         Ok::<_, Complaint>((real, name))
     };
     if let Some(path) = input {
-        return Ok((vec![named(path)?], Vec::new()));
+        return Ok(Inputs {
+            named: vec![named(path)?],
+            ..Inputs::default()
+        });
     }
     let exclude = data::EXCLUDED.map(str::to_owned).to_vec();
     let here = Path::new(".");
     if !here.join(".git").exists() {
-        return Ok((Vec::new(), exclude));
+        return Ok(Inputs::default());
     }
     let mut files = Vec::new();
     data::survey(here, Path::new(""), &exclude, &mut files);
@@ -125,9 +132,12 @@ fn inputs(input: Option<&Path>, terminal: Terminal) -> Result<(Vec<(PathBuf, Nam
             "This checkout has {}: it is left out. `--input .` stores it.",
             ByteSize(bytes)
         ));
-        return Ok((Vec::new(), exclude));
+        return Ok(Inputs::default());
     }
-    Ok((vec![named(here)?], exclude))
+    Ok(Inputs {
+        named: vec![named(here)?],
+        exclude,
+    })
 }
 
 fn check_disk(bytes: u64) -> Result<(), Complaint> {
@@ -146,8 +156,7 @@ fn check_disk(bytes: u64) -> Result<(), Complaint> {
 
 struct Demo {
     pool: Pool,
-    inputs: Vec<(PathBuf, Name)>,
-    exclude: Vec<String>,
+    inputs: Inputs,
     terminal: Terminal,
 }
 
@@ -252,7 +261,7 @@ impl Demo {
             local: Some(generated.to_owned()),
             path: root.join(generated_name),
         }];
-        for (local, name) in &self.inputs {
+        for (local, name) in &self.inputs.named {
             sources.push(Source {
                 local: Some(local.clone()),
                 path: root.join(name.clone()),
@@ -262,7 +271,13 @@ impl Demo {
             survive: Some(2),
             strict: true,
         };
-        let outcome = put::send(&self.pool.home(1), &sources, options, &self.exclude, self.terminal)?;
+        let outcome = put::send(
+            &self.pool.home(1),
+            &sources,
+            options,
+            &self.inputs.exclude,
+            self.terminal,
+        )?;
         for failure in &outcome.failed {
             self.terminal.warn(&format!("{}: {}", failure.path, failure.complaint));
         }

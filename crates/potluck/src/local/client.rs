@@ -50,7 +50,8 @@ pub(crate) fn call<T: DeserializeOwned>(home: &Path, request: &Request) -> Resul
 pub(crate) fn no_daemon(home: &Path) -> Complaint {
     let complaint = Complaint::new(Kind::NoDaemon, format!("no potluck runs on {}", home.display()));
     let here = home.display();
-    if potluck_node::Node::has_pool(home) {
+    // Not by opening what is in it: a daemon that starts right now needs that for itself.
+    if home.join("user.key").exists() {
         complaint.hint(format!("start it: potluck up --detach --home {here}"))
     } else {
         complaint

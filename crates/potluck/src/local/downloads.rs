@@ -8,17 +8,17 @@ use super::{
     server::{Ended, Frames, Replies, gone},
 };
 use crate::complaint::Complaint;
-use potluck_node::{Download, Kind, Node, NodeError};
+use potluck_node::{Download, Kind, Node, NodeError, Stat};
 use potluck_spaces::TreeError;
-use potluck_types::limits;
+use potluck_types::{StripeId, limits};
 use std::{collections::VecDeque, ops::Range};
 use tokio::sync::mpsc;
 
 /// Files begun ahead of the one that is sent.
-const FILES_AHEAD_MAX: usize = 8;
+const FILES_AHEAD_MAX: usize = 16;
 /// Their bytes, together: a longer file has a window of its own, and is begun when it is its turn.
 const BYTES_AHEAD_MAX: u64 = limits::READ_WINDOW_BYTES as u64 / 4;
-/// Files between these lengths share packs with others. One of them is begun at a time: the others find its pack in the cache.
+/// Files between these lengths share packs with others.
 const PACKED_FILE_BYTES: std::ops::RangeInclusive<u64> = 3 << 10..=256 << 10;
 /// Names that the client may send ahead.
 const NAMES_AHEAD_MAX: usize = 256;
@@ -27,7 +27,7 @@ const NAMES_AHEAD_MAX: usize = 256;
 struct Begun {
     file: GetFile,
     download: Download,
-    is_packed: bool,
+    pack: Option<StripeId>,
 }
 
 /// What was named and is not yet sent, in order.
@@ -35,7 +35,8 @@ struct Begun {
 struct Ahead {
     begun: VecDeque<Result<Begun, Complaint>>,
     bytes: u64,
-    packed: usize,
+    /// The pack of the last file that was sent: the node has it in its cache.
+    cached: Option<StripeId>,
 }
 
 /// Serves a get.
@@ -73,7 +74,9 @@ async fn send_files(node: &Node, mut wanted: mpsc::Receiver<GetItem>, replies: &
             Some(Err(complaint)) => replies.json(FrameKind::Failed, &complaint).await?,
             None => return replies.reply(&()).await,
         }
-        replies.flush().await?;
+        if ahead.begun.is_empty() {
+            replies.flush().await?;
+        }
     }
 }
 
@@ -81,18 +84,23 @@ async fn send_files(node: &Node, mut wanted: mpsc::Receiver<GetItem>, replies: &
 struct LookedUp {
     file: GetFile,
     range: Option<Range<u64>>,
+    pack: Option<StripeId>,
 }
 
 async fn look_up(node: &Node, item: GetItem) -> Result<LookedUp, Complaint> {
-    let entry = match item.path.names() {
-        [] => return Err(NodeError::Tree(TreeError::IsADirectory(item.path)).into()),
-        _ => node.stat(&item.path).await?.entry,
-    };
+    if item.path.names().is_empty() {
+        return Err(NodeError::Tree(TreeError::IsADirectory(item.path)).into());
+    }
+    let Stat { entry, stripes, .. } = node.stat(&item.path).await?;
     if entry.kind == Kind::Directory {
         return Err(NodeError::Tree(TreeError::IsADirectory(item.path)).into());
     }
     let range = item.range.map(|range| range.of(entry.len));
     let len = range.as_ref().map_or(entry.len, |range| range.end - range.start);
+    let pack = stripes
+        .first()
+        .copied()
+        .filter(|_| PACKED_FILE_BYTES.contains(&entry.len));
     Ok(LookedUp {
         file: GetFile {
             path: item.path,
@@ -100,37 +108,36 @@ async fn look_up(node: &Node, item: GetItem) -> Result<LookedUp, Complaint> {
             len,
         },
         range,
+        pack,
     })
 }
 
 impl Ahead {
+    /// A pack is fetched for the first of its files alone; the others wait until it is in the cache.
     fn has_room_for(&self, next: &LookedUp) -> bool {
-        let is_packed = PACKED_FILE_BYTES.contains(&next.file.entry.len);
-        self.begun.is_empty() || (self.bytes + next.file.len <= BYTES_AHEAD_MAX && (!is_packed || self.packed == 0))
+        let is_on_its_way = |pack| self.begun.iter().flatten().any(|begun| begun.pack == Some(pack));
+        let waits_for_pack = next
+            .pack
+            .is_some_and(|pack| self.cached != Some(pack) && is_on_its_way(pack));
+        self.begun.is_empty() || (self.bytes + next.file.len <= BYTES_AHEAD_MAX && !waits_for_pack)
     }
 
     async fn begin(&mut self, node: &Node, next: Result<LookedUp, Complaint>) {
         let begun = match next {
-            Ok(LookedUp { file, range }) => match node.download(&file.path, range).await {
-                Ok(download) => {
-                    let file = GetFile {
+            Ok(LookedUp { file, range, pack }) => match node.download(&file.path, range).await {
+                Ok(download) => Ok(Begun {
+                    file: GetFile {
                         len: download.len,
                         ..file
-                    };
-                    Ok(Begun {
-                        is_packed: PACKED_FILE_BYTES.contains(&file.entry.len),
-                        file,
-                        download,
-                    })
-                }
+                    },
+                    download,
+                    pack,
+                }),
                 Err(error) => Err(error.into()),
             },
             Err(complaint) => Err(complaint),
         };
-        if let Ok(begun) = &begun {
-            self.bytes += begun.file.len;
-            self.packed += usize::from(begun.is_packed);
-        }
+        self.bytes += begun.as_ref().map_or(0, |begun| begun.file.len);
         self.begun.push_back(begun);
     }
 
@@ -138,7 +145,7 @@ impl Ahead {
         let next = self.begun.pop_front()?;
         if let Ok(begun) = &next {
             self.bytes -= begun.file.len;
-            self.packed -= usize::from(begun.is_packed);
+            self.cached = begun.pack.or(self.cached);
         }
         Some(next)
     }

@@ -66,6 +66,7 @@ impl<E: Into<Complaint>> From<E> for Ended {
 }
 
 /// The client cannot be spoken to.
+#[allow(clippy::needless_pass_by_value, reason = "fits `map_err`")]
 pub(super) fn gone(error: io::Error) -> Ended {
     tracing::debug!(%error, "a client went away");
     Ended::Gone
