@@ -6,7 +6,7 @@ use crate::{
     span::Span,
     terminal::{Terminal, count},
 };
-use potluck_node::{Invitation, InviteOptions, LeaveProgress, Status};
+use potluck_node::{HealthInfo, Invitation, InviteOptions, LeaveProgress, NodeStatus, Status};
 use qrcode::{EcLevel, QrCode, render::unicode::Dense1x2};
 use std::{
     io::IsTerminal,
@@ -83,35 +83,55 @@ fn drain(home: &Path, terminal: Terminal) -> Result<(), Complaint> {
     let (mut least, mut moved, mut looks) = (u64::MAX, Instant::now(), 0);
     loop {
         let progress: LeaveProgress = client::call(home, &Request::LeaveProgress)?;
-        looks = if progress.shards_left == 0 { looks + 1 } else { 0 };
+        let status: Status = client::call(home, &Request::Status)?;
+        let left = progress.shards_left.max(unsettled(&status));
+        looks = if left == 0 { looks + 1 } else { 0 };
         if looks >= LEAVE_LOOKS {
             return Ok(());
         }
-        if progress.shards_left < least {
-            least = progress.shards_left;
+        if left < least {
+            least = left;
             moved = Instant::now();
             if least > 0 {
                 terminal.note(&format!("{} left to move", count(least, "stripe")));
             }
         }
         if moved.elapsed() > LEAVE_STILL {
-            return Err(stuck(home, progress.shards_left));
+            return Err(stuck(left, status.advice));
         }
         thread::sleep(LEAVE_POLL);
     }
 }
 
+/// Stripes that would suffer if this node went now. Where nobody else is here to say how the data is, or somebody does not say,
+/// there is at least one.
+fn unsettled(status: &Status) -> u64 {
+    let HealthInfo {
+        unreadable,
+        endangered,
+        mending,
+        queued,
+        ..
+    } = status.health;
+    let others = status
+        .nodes
+        .iter()
+        .filter(|node| node.status == NodeStatus::Live)
+        .count();
+    let is_alone = others == 0 && status.nodes.iter().any(|node| node.used.0 > 0);
+    let in_the_dark = is_alone || !status.silent.is_empty();
+    (unreadable + endangered + mending + queued).max(u64::from(in_the_dark))
+}
+
 /// Why a departure does not go on, and what would be lost.
-fn stuck(home: &Path, left: u64) -> Complaint {
-    let what = count(left, "stripe");
-    let complaint = Complaint::new(
-        Kind::Unreachable,
-        format!("{what} cannot be moved: without this node they survive fewer losses, or are lost"),
-    );
-    let advice = client::call::<Status>(home, &Request::Status)
-        .map(|status| status.advice)
-        .unwrap_or_default();
-    let complaint = advice.into_iter().fold(complaint, Complaint::hint);
+fn stuck(left: u64, advice: Vec<String>) -> Complaint {
+    let message = match left {
+        1 => "1 stripe cannot be moved: without this node it survives fewer losses, or is lost".to_owned(),
+        left => format!("{left} stripes cannot be moved: without this node they survive fewer losses, or are lost"),
+    };
+    let complaint = advice
+        .into_iter()
+        .fold(Complaint::new(Kind::Unreachable, message), Complaint::hint);
     complaint
         .hint("this node goes on trying; say `potluck leave` again later, or add a machine first: `potluck invite`")
         .hint("`potluck leave --force` leaves all the same")
@@ -121,7 +141,13 @@ fn stuck(home: &Path, left: u64) -> Complaint {
 pub(super) fn stop(home: &Path, terminal: Terminal) -> Result<(), Complaint> {
     client::call::<()>(home, &Request::Stop)?;
     wait_for_end(home)?;
-    terminal.result(&serde_json::json!({ "stopped": true }), || "Stopped.".to_owned());
+    terminal.result(&serde_json::json!({ "stopped": true }), || {
+        if terminal.quiet {
+            String::new()
+        } else {
+            "Stopped.".to_owned()
+        }
+    });
     Ok(())
 }
 
