@@ -38,7 +38,7 @@ impl Address {
             )
     }
 
-    pub(crate) fn from_multiaddr(address: Multiaddr) -> Option<Self> {
+    pub(crate) fn from_multiaddr(address: &Multiaddr) -> Option<Self> {
         let plain: Multiaddr = address
             .iter()
             .filter(|part| !matches!(part, multiaddr::Protocol::P2p(_)))
@@ -94,7 +94,10 @@ impl FromStr for Address {
                 Multiaddr::from(socket.ip()).with(multiaddr::Protocol::Tcp(socket.port())),
             ));
         }
-        text.parse().ok().and_then(Self::from_multiaddr).ok_or_else(wrong)
+        text.parse()
+            .ok()
+            .and_then(|address| Self::from_multiaddr(&address))
+            .ok_or_else(wrong)
     }
 }
 

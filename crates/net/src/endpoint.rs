@@ -154,7 +154,10 @@ impl Shared {
 
     /// Forgets all that belonged to a peer that is gone. What it still has in memory keeps its own permit.
     pub(crate) fn forget(&self, peer: NodeId) {
-        self.lanes.lock().expect("never poisoned").retain(|(node, _), _| *node != peer);
+        self.lanes
+            .lock()
+            .expect("never poisoned")
+            .retain(|(node, _), _| *node != peer);
         self.budgets.lock().expect("never poisoned").remove(&peer);
     }
 }

@@ -238,6 +238,8 @@ impl Driver {
                 Some((peer, addresses)) = resolved.recv() => self.dial(peer, addresses),
                 Some(inbound) = self.inbound.recv() => self.on_inbound(inbound),
                 _ = housekeeping.tick() => self.dismiss_strangers(),
+                // A node that has stopped reading is gone: its connections must not look alive.
+                () = self.events.closed() => return,
             }
         }
     }
@@ -319,7 +321,7 @@ impl Driver {
 
     fn on_swarm_event(&mut self, event: SwarmEvent<BehaviourEvent>) -> Option<Event> {
         match event {
-            SwarmEvent::NewListenAddr { address, .. } => Address::from_multiaddr(address).map(Event::Listening),
+            SwarmEvent::NewListenAddr { address, .. } => Address::from_multiaddr(&address).map(Event::Listening),
             SwarmEvent::ConnectionEstablished {
                 peer_id: peer,
                 num_established,
@@ -368,7 +370,7 @@ impl Driver {
                 let addresses: Vec<_> = info
                     .listen_addrs
                     .into_iter()
-                    .filter_map(Address::from_multiaddr)
+                    .filter_map(|address| Address::from_multiaddr(&address))
                     .collect();
                 for address in addresses.into_iter().take(limits::ADDRESSES_MAX) {
                     tracing::trace!(node = %node.short(), %address, "the node says where it is");
@@ -383,7 +385,7 @@ impl Driver {
                 let mut told = None;
                 for (peer, address) in found {
                     if let Some(node) = node_id(&peer)
-                        && let Some(plain) = Address::from_multiaddr(address.clone())
+                        && let Some(plain) = Address::from_multiaddr(&address)
                     {
                         self.swarm.behaviour_mut().kademlia.add_address(&peer, address);
                         told.get_or_insert(Event::Discovered(node, plain));

@@ -1,5 +1,7 @@
 //! What the node relies on, over real sockets on loopback and over the in-memory twin alike.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use bytes::Bytes;
 use potluck_crypto::SigningKey;
 use potluck_net::{

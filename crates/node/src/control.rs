@@ -26,8 +26,12 @@ const DIAL_INTERVAL_MAX: Duration = Duration::from_secs(60);
 const FULL_PERCENT: u64 = 95;
 /// How often holders check that their stewards know all that they hold.
 const CHECK_INTERVAL: Duration = Duration::from_secs(30);
+/// How long after two nodes were found to see other nodes they compare again.
+const RECHECK_DELAY: Duration = Duration::from_secs(1);
 /// How long a steward waits for the reports of a holder that does not see the pool as it does.
-const CONFIRM_TIMEOUT: Duration = Duration::from_secs(20);
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3 * CHECK_INTERVAL.as_secs());
+/// How long after a change of the view all others have seen it, too.
+const CERTAINTY: Duration = Duration::from_secs(10);
 /// How long after a change of the view the checks begin: changes come in bursts.
 const CHECK_DELAY: Duration = Duration::from_millis(500);
 
@@ -60,6 +64,8 @@ pub(crate) enum Event {
     },
     /// Shards were found damaged and dropped.
     Damaged(u64),
+    /// A steward sees other nodes than this one does: compare again shortly.
+    OtherView,
 }
 
 /// What to do.
@@ -117,6 +123,17 @@ impl ReportSum {
     }
 }
 
+/// What comes of comparing a holder's shards with what its steward knows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Check {
+    /// The steward knows all of them.
+    Agrees,
+    /// It does not.
+    Differs,
+    /// It knows those that the holder means; but the two do not see the same nodes, so there may be others.
+    OtherView,
+}
+
 /// See the module.
 pub(crate) struct Control {
     me: NodeId,
@@ -169,6 +186,9 @@ impl Control {
             Event::Tick => self.dial_absent(now, &mut actions),
             Event::Connected(node) => {
                 self.links.insert(node, Link::Up);
+                // It may have been restarted, and know nothing of what is held here.
+                self.confirmed.remove(&node);
+                self.check_at.get_or_insert(now + CHECK_DELAY);
                 if self.roster.user_of(node).is_some() {
                     actions.push(Action::Greet(node));
                 }
@@ -208,6 +228,9 @@ impl Control {
                 self.planner.finished(stripe, outcome, now);
             }
             Event::Damaged(count) => self.damaged += count,
+            Event::OtherView => {
+                self.check_at.get_or_insert(now + RECHECK_DELAY);
+            }
         }
         self.settle(now, &mut actions);
         actions
@@ -323,18 +346,26 @@ impl Control {
         all || now.since(self.view_changed_at) >= CONFIRM_TIMEOUT
     }
 
+    /// Whether a node looks after a stripe, and has for long enough that all know it.
+    pub(crate) fn is_sure_of_steward(&self, stripe: StripeId, node: NodeId, now: Timestamp) -> bool {
+        now.since(self.view_changed_at) >= CERTAINTY && steward(stripe, &self.view) == Some(node)
+    }
+
     /// What this node knows of who is here, as one hash.
     pub(crate) fn view_digest(&self) -> Hash {
         Hash::of(&to_canonical(&who(&self.view)))
     }
 
-    /// Compares what a holder has reported with what it says that it holds for us to look after. Tells whether they agree.
-    pub(crate) fn check(&mut self, holder: NodeId, sum: ReportSum, view: Hash) -> bool {
-        let agree = self.reports_of(holder) == sum;
-        if agree && view == self.view_digest() {
+    /// Compares what a holder has reported with what it says that it holds for us to look after.
+    pub(crate) fn check(&mut self, holder: NodeId, sum: ReportSum, view: Hash) -> Check {
+        if self.reports_of(holder) != sum {
+            Check::Differs
+        } else if view == self.view_digest() {
             self.confirmed.insert(holder);
+            Check::Agrees
+        } else {
+            Check::OtherView
         }
-        agree
     }
 
     /// Gives up what another node looks after.

@@ -1,7 +1,7 @@
 //! The driver: select an event, let the core handle it, apply its actions. All decisions are elsewhere.
 
 use crate::{
-    control::{Action, Event, ReportSum},
+    control::{Action, Check, Event, ReportSum},
     names,
     protocol::{BATCH_MAX, PoolReply, PoolRequest, Reported},
     records::{NodeState, PoolRecord, VERSION, sign},
@@ -89,11 +89,11 @@ fn on_network(shared: &Arc<Shared>, event: net::Event) {
             shared.addresses.lock().expect("never poisoned").push(address);
             shared.announce_state();
         }
-        net::Event::Discovered(node, address) => {
-            if shared.with_control(|control| control.roster.user_of(node)).is_some() {
-                let endpoint = shared.endpoint.clone();
-                tokio::spawn(async move { endpoint.connect(node, vec![address]).await });
-            }
+        net::Event::Discovered(node, address)
+            if shared.with_control(|control| control.roster.user_of(node)).is_some() =>
+        {
+            let endpoint = shared.endpoint.clone();
+            tokio::spawn(async move { endpoint.connect(node, vec![address]).await });
         }
         net::Event::Gossip { author: _, data } => match PoolRecord::from_bytes(&data) {
             Ok(record) => shared.run_event(Event::Record(record)),
@@ -287,29 +287,35 @@ async fn check_reports(shared: Arc<Shared>) {
     let peers = shared.with_control(|control| control.live_peers());
     for node in peers.into_iter().chain([shared.me()]) {
         let ours = sums.get(&node).copied().unwrap_or_default();
-        if !agrees(&shared, node, ours).await {
+        let mut outcome = check(&shared, node, ours).await;
+        if outcome == Some(Check::Differs) {
             report_all(&shared, node).await;
-            agrees(&shared, node, ours).await;
+            outcome = check(&shared, node, ours).await;
+        }
+        if matches!(outcome, Some(Check::OtherView | Check::Differs)) {
+            shared.tell(Event::OtherView);
         }
     }
     names::hand_out(&shared).await;
 }
 
-/// Whether a steward knows what this node holds for it. One that does not answer is asked again at the next check.
-async fn agrees(shared: &Arc<Shared>, steward: NodeId, ours: ReportSum) -> bool {
-    if steward == shared.me() {
-        return shared.with_control(|control| {
-            let view = control.view_digest();
-            control.check(steward, ours, view)
-        });
-    }
+/// Whether a steward knows what this node holds for it; `None` when it does not answer.
+async fn check(shared: &Arc<Shared>, steward: NodeId, ours: ReportSum) -> Option<Check> {
     let view = shared.with_control(|control| control.view_digest());
-    let check = PoolRequest::CheckReports {
+    if steward == shared.me() {
+        return Some(shared.with_control(|control| control.check(steward, ours, view)));
+    }
+    let request = PoolRequest::CheckReports {
         count: ours.count,
         sum: ours.sum.to_le_bytes(),
         view,
     };
-    !matches!(shared.ask(steward, &check).await, Ok(PoolReply::Differs))
+    match shared.ask(steward, &request).await {
+        Ok(PoolReply::Done) => Some(Check::Agrees),
+        Ok(PoolReply::Differs) => Some(Check::Differs),
+        Ok(PoolReply::OtherView) => Some(Check::OtherView),
+        _ => None,
+    }
 }
 
 /// Reports all shards held here that a node looks after.

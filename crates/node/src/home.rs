@@ -4,11 +4,12 @@
 //! lock       held while a node runs
 //! node.key   the node's secret key      user.key   the person's
 //! meta.redb  records, names, tickets    store/     shards
+//! pool       the pool's id, written last: a home without it belongs to none yet
 //! ```
 
 use crate::error::HomeError;
 use potluck_crypto::SigningKey;
-use potluck_types::Entropy;
+use potluck_types::{Entropy, PoolId};
 use rustix::fs::{FlockOperation, flock};
 use std::{
     fs::{self, File, OpenOptions},
@@ -21,6 +22,7 @@ use zeroize::Zeroizing;
 const NODE_KEY: &str = "node.key";
 const USER_KEY: &str = "user.key";
 const META: &str = "meta.redb";
+const POOL: &str = "pool";
 const KEY_PREFIX: &str = "potluck-secret-key-1 ";
 
 /// A home that no other process uses.
@@ -63,7 +65,12 @@ impl Home {
 
     /// Whether a pool was made or joined here.
     pub(crate) fn has_pool(path: &Path) -> bool {
-        path.join(META).exists() && path.join(NODE_KEY).exists() && path.join(USER_KEY).exists()
+        path.join(POOL).exists()
+    }
+
+    /// Makes this the home of a node of that pool; all else was written before.
+    pub(crate) fn set_pool(&self, pool: PoolId) -> Result<(), HomeError> {
+        self.write_file(POOL, format!("{pool}\n").as_bytes())
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -101,10 +108,14 @@ impl Home {
         self.write_key(USER_KEY, key)
     }
 
-    /// Written beside, synced, and renamed: there is a whole key or none.
     fn write_key(&self, name: &str, key: &SigningKey) -> Result<(), HomeError> {
-        let (file, beside) = (self.path.join(name), self.path.join(format!("{name}.new")));
         let text = Zeroizing::new(format!("{KEY_PREFIX}{}\n", &*hex(key.seed())));
+        self.write_file(name, text.as_bytes())
+    }
+
+    /// Written beside, synced, and renamed: there is a whole file or none.
+    fn write_file(&self, name: &str, content: &[u8]) -> Result<(), HomeError> {
+        let (file, beside) = (self.path.join(name), self.path.join(format!("{name}.new")));
         let write = || -> io::Result<()> {
             let mut out = OpenOptions::new()
                 .create(true)
@@ -112,7 +123,7 @@ impl Home {
                 .write(true)
                 .mode(0o600)
                 .open(&beside)?;
-            out.write_all(text.as_bytes())?;
+            out.write_all(content)?;
             out.sync_all()?;
             fs::rename(&beside, &file)?;
             File::open(&self.path)?.sync_all()

@@ -4,7 +4,7 @@
 use crate::{
     control::Event,
     error::ShardsError,
-    protocol::{Reported, ShardReply, ShardRequest},
+    protocol::{PoolReply, PoolRequest, Reported, ShardReply, ShardRequest},
     shared::Shared,
     stripes,
 };
@@ -23,6 +23,7 @@ struct Traffic {
 
 /// Does it, and tells the core how it ended.
 pub(crate) async fn mend(shared: Arc<Shared>, mend: Mend) {
+    tracing::debug!(stripe = %mend.stripe.short(), place = ?mend.place, surplus = ?mend.surplus, sources = ?mend.sources, "mending");
     let mut traffic = Traffic::default();
     let outcome = if mend.place.is_empty() {
         drop_surplus(&shared, &mend).await
@@ -144,6 +145,26 @@ async fn copy(shared: &Arc<Shared>, mend: &Mend, index: u8) -> Option<(Shard, Sp
 
 async fn drop_surplus(shared: &Arc<Shared>, mend: &Mend) -> Result<(), String> {
     for (node, index) in &mend.surplus {
+        let others = mend
+            .sources
+            .iter()
+            .filter(|(other, held)| held == index && other != node);
+        let mut kept = false;
+        for (other, _) in others.filter(|other| !mend.surplus.contains(other)) {
+            kept = kept
+                || holds(
+                    shared,
+                    *other,
+                    ShardId {
+                        stripe: mend.stripe,
+                        index: *index,
+                    },
+                )
+                .await;
+        }
+        if !kept {
+            return Err("the copy that stays is not there".to_owned());
+        }
         drop_shard(
             shared,
             *node,
@@ -155,6 +176,23 @@ async fn drop_surplus(shared: &Arc<Shared>, mend: &Mend) -> Result<(), String> {
         .await?;
     }
     Ok(())
+}
+
+/// Whether a node has a shard now: asked, not remembered.
+async fn holds(shared: &Arc<Shared>, node: NodeId, shard: ShardId) -> bool {
+    if node == shared.me() {
+        let store = shared.store.clone();
+        return Shared::blocking(move || store.entry(&shard))
+            .await
+            .is_ok_and(|entry| entry.is_some());
+    }
+    let request = PoolRequest::Locate {
+        stripes: vec![shard.stripe],
+    };
+    match shared.ask(node, &request).await {
+        Ok(PoolReply::Located(found)) => found.first().is_some_and(|indexes| indexes.contains(&shard.index)),
+        _ => false,
+    }
 }
 
 async fn drop_shard(shared: &Arc<Shared>, node: NodeId, shard: ShardId) -> Result<(), String> {

@@ -1,7 +1,7 @@
 //! The metadata database of a node: records of the pool, tickets, the tables of spaces, and what the private space has stored already.
 
 use crate::{error::MetaError, records::PoolRecord};
-use potluck_spaces::{Kv, KvError, Table};
+use potluck_spaces::{Kv, KvError, Rows, Table};
 use potluck_types::{Hash, NodeId, Timestamp, from_canonical, to_canonical};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
@@ -208,8 +208,6 @@ fn at(table: Table) -> usize {
 fn get(table: &impl ReadableTable<Bytes, Bytes>, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
     Ok(table.get(key)?.map(|value| value.value().to_vec()))
 }
-
-type Rows = Vec<(Vec<u8>, Vec<u8>)>;
 
 fn scan(
     table: &impl ReadableTable<Bytes, Bytes>,

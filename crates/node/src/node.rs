@@ -106,8 +106,6 @@ impl Node {
     /// Whether a pool was made or joined in this home.
     pub fn has_pool(home: &FilePath) -> bool {
         Home::has_pool(home)
-            && Meta::open(&home.join("meta.redb"))
-                .is_ok_and(|meta| load_roster(&meta).is_ok_and(|roster| roster.is_some()))
     }
 
     /// Makes a new pool, and starts its first node.
@@ -131,6 +129,7 @@ impl Node {
         let mut roster = Roster::new(sign(&user_key, &genesis))?;
         roster.merge(&own_certificate(&user_key, roster.pool(), parts.node_key.node_id(), 1))?;
         parts.meta.set_records(roster.records())?;
+        parts.home.set_pool(roster.pool())?;
         Self::launch(parts, user_key, roster, config).await
     }
 
@@ -196,6 +195,7 @@ impl Node {
     async fn enter(parts: Parts, user_key: SigningKey, roster: Roster, config: NodeConfig) -> Result<Self, StartError> {
         parts.home.set_user_key(&user_key)?;
         parts.meta.set_records(roster.records())?;
+        parts.home.set_pool(roster.pool())?;
         Self::launch(parts, user_key, roster, config).await
     }
 
@@ -426,17 +426,21 @@ impl Node {
         Ok(())
     }
 
-    /// How far the departure is.
+    /// How far the departure is. Nothing counts as handed over while others cannot say how the data is.
     pub async fn leave_progress(&self) -> Result<LeaveProgress, NodeError> {
-        let health = self.status().await?.health;
-        let stats = self.shared.store.stats();
+        let status = self.status().await?;
+        let shards = self.shared.store.stats().shards;
+        let alone = !status.nodes.iter().any(|info| info.status == NodeStatus::Live);
+        let health = &status.health;
+        let left = health.endangered + health.unreadable + health.mending + health.queued;
+        let unsure = shards > 0 && (alone || !status.silent.is_empty() || health.stripes() == 0);
         Ok(LeaveProgress {
-            shards_left: health.endangered + health.mending + health.queued,
-            shards_total: stats.shards,
+            shards_left: if unsure { left.max(shards) } else { left },
+            shards_total: shards,
         })
     }
 
-    /// Ends this node's membership. What it still holds alone is lost to the pool.
+    /// Ends this node's membership, whatever it still holds: that is lost to the pool. [`Node::leave_progress`] tells.
     pub async fn part(&self) -> Result<(), NodeError> {
         let shared = &self.shared;
         let me = shared.me();

@@ -104,6 +104,8 @@ pub(crate) enum PoolReply {
     Done,
     /// To `CheckReports`: a full report is needed.
     Differs,
+    /// To `CheckReports`: the sums are the same, but the two see other nodes as being here.
+    OtherView,
     /// To `Locate`: for each stripe the shards held.
     Located(Vec<Vec<u8>>),
     Frontier(Vec<(NodeId, Position)>),
@@ -245,6 +247,7 @@ mod tests {
             PoolReply::Records(Vec::new()),
             PoolReply::Done,
             PoolReply::Differs,
+            PoolReply::OtherView,
             PoolReply::Located(vec![vec![0, 3]]),
             PoolReply::Frontier(vec![(device, position)]),
             PoolReply::Entries(vec![ByteBuf::from(vec![1])]),

@@ -132,10 +132,11 @@ impl Roster {
                     let _ = self.merge_one(&record);
                 }
             }
-            Err(RecordError::UnknownSigner) if self.pending.len() < PENDING_MAX => {
-                if !self.pending.iter().any(|other| other.hash() == record.hash()) {
-                    self.pending.push(record.clone());
-                }
+            Err(RecordError::UnknownSigner)
+                if self.pending.len() < PENDING_MAX
+                    && !self.pending.iter().any(|other| other.hash() == record.hash()) =>
+            {
+                self.pending.push(record.clone());
             }
             _ => {}
         }

@@ -1,7 +1,7 @@
 //! Answers to what other nodes ask.
 
 use crate::{
-    control::{Event, ReportSum},
+    control::{Check, Event, ReportSum},
     error::Refusal,
     mend, names,
     protocol::{self, BATCH_MAX, Credential, JoinReply, JoinRequest, PoolReply, PoolRequest, ShardReply, ShardRequest},
@@ -12,7 +12,6 @@ use crate::{
 use bytes::Bytes;
 use potluck_crypto::{Signed, TicketSecret, derive::private_space_id};
 use potluck_net::{Incoming, Message, Protocol};
-use potluck_placement::steward;
 use potluck_store::PutError;
 use potluck_types::{Entropy, Hash, NodeId, ShardId, SpaceId, UnverifiedShard, UserId, limits};
 use serde_bytes::ByteBuf;
@@ -196,10 +195,10 @@ async fn pool(shared: &Arc<Shared>, peer: NodeId, request: PoolRequest) -> PoolR
                 count,
                 sum: u128::from_le_bytes(sum),
             };
-            if shared.with_control(|control| control.check(peer, sum, view)) {
-                PoolReply::Done
-            } else {
-                PoolReply::Differs
+            match shared.with_control(|control| control.check(peer, sum, view)) {
+                Check::Agrees => PoolReply::Done,
+                Check::Differs => PoolReply::Differs,
+                Check::OtherView => PoolReply::OtherView,
             }
         }
         PoolRequest::Locate { stripes } if stripes.len() <= BATCH_MAX => {
@@ -303,10 +302,12 @@ async fn shard(shared: &Arc<Shared>, peer: NodeId, request: ShardRequest, body: 
     }
 }
 
-/// Only the stripe's steward, as this node sees it, may say that a copy is not needed.
+/// Only the stripe's steward, as this node sees it, may say that a copy is not needed; and only while who is here has not just
+/// changed: two that both believe to be the steward could each drop the copy that the other keeps.
 async fn drop_copy(shared: &Arc<Shared>, peer: NodeId, id: ShardId) -> ShardReply {
-    if shared.with_control(|control| steward(id.stripe, control.view())) != Some(peer) {
-        return ShardReply::Failed("the asker does not look after this stripe".to_owned());
+    let now = shared.now();
+    if !shared.with_control(|control| control.is_sure_of_steward(id.stripe, peer, now)) {
+        return ShardReply::Failed("the asker is not known to look after this stripe".to_owned());
     }
     match mend::discard(shared, vec![id]).await {
         Ok(()) => ShardReply::Dropped,

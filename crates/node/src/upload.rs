@@ -60,7 +60,7 @@ struct PackUnderWay {
 
 /// A piece that is being sealed and stored, or was stored before.
 enum PieceUnderWay {
-    New(JoinHandle<Result<(Piece, Stored, Option<[u8; 32]>), NodeError>>),
+    New(JoinHandle<Result<Finished, NodeError>>),
     Known(Piece),
 }
 
@@ -270,7 +270,11 @@ impl Upload {
         let (geometry, strict) = (self.geometry, self.options.strict);
         Ok(PieceUnderWay::New(tokio::spawn(async move {
             let (piece, stored) = store_piece(&shared, chunk, geometry, strict, permit).await?;
-            Ok((piece, stored, fingerprint))
+            Ok(Finished {
+                piece,
+                fingerprint,
+                stored: Some(stored),
+            })
         })))
     }
 
@@ -281,14 +285,7 @@ impl Upload {
                 fingerprint: None,
                 stored: None,
             },
-            PieceUnderWay::New(task) => {
-                let (piece, stored, fingerprint) = task.await.map_err(|_| NodeError::Stopping)??;
-                Finished {
-                    piece,
-                    fingerprint,
-                    stored: Some(stored),
-                }
-            }
+            PieceUnderWay::New(task) => task.await.map_err(|_| NodeError::Stopping)??,
         })
     }
 

@@ -1,5 +1,7 @@
 //! Whole nodes in one process, over real connections on loopback: what a pool promises, as scripts.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use potluck_node::{
     FileMeta, HealthInfo, InviteOptions, JoinError, Node, NodeConfig, NodeError, PutOptions, PutReport, Refusal,
 };
@@ -52,6 +54,12 @@ fn config(home: &TempDir, grace: Duration) -> NodeConfig {
 impl Pool {
     /// So many nodes of one person, all of which see each other.
     async fn of(nodes: usize, grace: Duration) -> Self {
+        // `RUST_LOG=potluck_node=debug` tells what happened.
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .try_init();
         let home = tempfile::tempdir().unwrap();
         let first = Node::found(config(&home, grace), "test").await.unwrap();
         let mut pool = Self {

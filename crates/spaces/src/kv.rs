@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 /// What the database says when it fails. It is the caller's own error, passed back through this crate.
 pub type KvError = Box<dyn std::error::Error + Send + Sync>;
 
+/// Keys with their values, in order.
+pub type Rows = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// The tables of this crate. Keys start with the space's id, so that one database holds many spaces.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Table {
@@ -49,13 +52,7 @@ pub trait Kv {
     /// Removes a key, present or not.
     fn delete(&mut self, table: Table, key: &[u8]) -> Result<(), KvError>;
     /// The first `limit` pairs whose key starts with `prefix` and is greater than `after`, in order.
-    fn scan(
-        &self,
-        table: Table,
-        prefix: &[u8],
-        after: Option<&[u8]>,
-        limit: usize,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, KvError>;
+    fn scan(&self, table: Table, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Rows, KvError>;
 }
 
 /// Tables in memory, for tests and for trying things out.
@@ -77,13 +74,7 @@ impl Kv for MemoryKv {
         Ok(())
     }
 
-    fn scan(
-        &self,
-        table: Table,
-        prefix: &[u8],
-        after: Option<&[u8]>,
-        limit: usize,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, KvError> {
+    fn scan(&self, table: Table, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Rows, KvError> {
         let start = after.filter(|after| *after >= prefix).map_or_else(
             || std::ops::Bound::Included((table, prefix.to_vec())),
             |after| std::ops::Bound::Excluded((table, after.to_vec())),

@@ -16,7 +16,7 @@ mod path;
 mod pins;
 mod tree;
 
-pub use kv::{Kv, KvError, MemoryKv, Table};
+pub use kv::{Kv, KvError, MemoryKv, Rows, Table};
 pub use log::{Append, AppendError, Body, Entry, Frontier, Log, OpId, Position};
 pub use path::{Name, Path, PathError};
 pub use pins::{Liveness, PinState, Pins};

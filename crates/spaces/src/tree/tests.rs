@@ -87,12 +87,10 @@ impl Device {
     }
 
     /// All that is derived. What was replaced before it came is remembered only where that happened.
-    fn state(&self) -> Vec<(&(Table, Vec<u8>), &Vec<u8>)> {
-        self.kv
-            .0
-            .iter()
-            .filter(|((table, _), _)| *table != Table::Replaced)
-            .collect()
+    fn state(&self) -> MemoryKv {
+        let mut state = self.kv.clone();
+        state.0.retain(|(table, _), _| *table != Table::Replaced);
+        state
     }
 
     /// Every path with the contents of its values.
