@@ -13,10 +13,9 @@ tidy:
     cargo xtask tidy
 
 # Speed, as a ratio to what this machine can do.
-bench *arguments:
+bench:
     cargo bench --package potluck-dag
     cargo bench --package potluck-store
-    cargo run --release --package potluck -- bench {{ arguments }}
 
 # The main job in one command.
 demo *arguments:

@@ -114,7 +114,7 @@ pub struct HealthInfo {
     pub mending: u64,
     /// Stripes that will be, next.
     pub queued: u64,
-    /// Stripes that wait, by cause: `grace`, `no-domain`, `too-few-shards`, `retry`.
+    /// Stripes that wait, by cause: `grace`, `no-domain`, `too-few-shards`, `retry`, `settling`.
     pub waiting: BTreeMap<String, u64>,
     /// Bytes that repairs have read from shards since the nodes started.
     pub repair_read: u64,

@@ -204,8 +204,8 @@ impl Control {
                 );
             }
             Event::Record(record) => self.on_record(now, &record, &mut actions),
-            Event::Stored(shards) => self.report(shards, Vec::new(), &mut actions),
-            Event::Gone(shards) => self.report(Vec::new(), shards, &mut actions),
+            Event::Stored(shards) => self.report(now, shards, Vec::new(), &mut actions),
+            Event::Gone(shards) => self.report(now, Vec::new(), shards, &mut actions),
             Event::Reported {
                 from,
                 first,
@@ -215,7 +215,7 @@ impl Control {
                 if first {
                     self.planner.retract_all(from);
                 }
-                self.take_report(from, shards, &gone);
+                self.take_report(now, from, shards, &gone);
             }
             Event::Mended {
                 stripe,
@@ -381,7 +381,7 @@ impl Control {
         }
     }
 
-    fn report(&mut self, shards: Vec<Reported>, gone: Vec<ShardId>, actions: &mut Vec<Action>) {
+    fn report(&mut self, now: Timestamp, shards: Vec<Reported>, gone: Vec<ShardId>, actions: &mut Vec<Action>) {
         let mut outgoing: HashMap<NodeId, (Vec<Reported>, Vec<ShardId>)> = HashMap::new();
         for shard in shards {
             if let Some(node) = steward(shard.shard.stripe, &self.view) {
@@ -395,14 +395,14 @@ impl Control {
         }
         for (to, (shards, gone)) in outgoing {
             if to == self.me {
-                self.take_report(to, shards, &gone);
+                self.take_report(now, to, shards, &gone);
             } else {
                 actions.push(Action::Report { to, shards, gone });
             }
         }
     }
 
-    fn take_report(&mut self, from: NodeId, shards: Vec<Reported>, gone: &[ShardId]) {
+    fn take_report(&mut self, now: Timestamp, from: NodeId, shards: Vec<Reported>, gone: &[ShardId]) {
         if from != self.me && self.roster.user_of(from).is_none() {
             return;
         }
@@ -413,8 +413,7 @@ impl Control {
         } in shards
         {
             // A holder whose view is ahead of ours may know sooner that the stripe is ours: it is kept until the next hand-over.
-            self.planner
-                .report(from, shard.stripe, shard.index, geometry, shard_len);
+            self.planner.report(now, from, shard, geometry, shard_len);
         }
         for shard in gone {
             self.planner.retract(from, shard.stripe, shard.index);
@@ -571,5 +570,6 @@ pub(crate) fn cause_name(cause: Cause) -> &'static str {
         Cause::NoDomain => "no-domain",
         Cause::TooFewShards => "too-few-shards",
         Cause::Retry => "retry",
+        Cause::Settling => "settling",
     }
 }

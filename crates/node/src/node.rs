@@ -245,6 +245,7 @@ impl Node {
             write_window: Arc::new(Semaphore::new(limits::WRITE_WINDOW_BYTES)),
             names: tokio::sync::Mutex::new(()),
             cache: PieceCache::default(),
+            suspects: Mutex::default(),
             checking: tokio::sync::Mutex::new(()),
             addresses: Mutex::new(addresses),
             announce,

@@ -14,9 +14,16 @@ use potluck_net::{Address, Endpoint, Protocol, RequestError};
 use potluck_placement::View;
 use potluck_store::Store;
 use potluck_types::{ByteSize, Clock, Entropy, NodeId, SpaceId, Timestamp, Zone};
-use std::sync::{Arc, Mutex, atomic::AtomicBool};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, atomic::AtomicBool},
+    time::Duration,
+};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
+
+/// How long a node that kept a reader waiting is asked after others: about what a lost connection takes to be noticed.
+const SUSPICION: Duration = Duration::from_secs(5);
 
 /// See the module.
 pub(crate) struct Shared {
@@ -38,6 +45,8 @@ pub(crate) struct Shared {
     /// Changes of the private space are made one after the other.
     pub(crate) names: tokio::sync::Mutex<()>,
     pub(crate) cache: PieceCache,
+    /// Nodes that lately kept a reader waiting, and until when others are asked first.
+    pub(crate) suspects: Mutex<BTreeMap<NodeId, Timestamp>>,
     /// Held while reports are compared.
     pub(crate) checking: tokio::sync::Mutex<()>,
     /// Where this node listens.
@@ -53,6 +62,20 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// Others are asked first, for a while.
+    pub(crate) fn suspect(&self, nodes: impl Iterator<Item = NodeId>) {
+        let until = self.now() + SUSPICION;
+        self.suspects
+            .lock()
+            .expect("never poisoned")
+            .extend(nodes.map(|node| (node, until)));
+    }
+
+    pub(crate) fn is_suspect(&self, node: NodeId) -> bool {
+        let until = self.suspects.lock().expect("never poisoned").get(&node).copied();
+        until.is_some_and(|until| self.now() < until)
+    }
+
     pub(crate) fn me(&self) -> NodeId {
         self.endpoint.id()
     }

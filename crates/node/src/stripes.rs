@@ -193,14 +193,16 @@ pub(crate) async fn gather(
     let mut located = false;
     let mut under_way = FuturesUnordered::new();
     let mut asked_for: BTreeMap<u8, u32> = BTreeMap::new();
+    let mut asked: BTreeMap<u8, NodeId> = BTreeMap::new();
     let need = usize::from(geometry.k());
     loop {
         // As many requests as shards are missing; a slow one adds another, below.
         while have.len() + under_way.len() < need {
-            let Some(at) = next_candidate(&mut candidates, &mut tried, &have, &asked_for) else {
+            let Some(at) = next_candidate(shared, &mut candidates, &mut tried, &have, &asked_for) else {
                 break;
             };
             *asked_for.entry(at.1).or_default() += 1;
+            asked.insert(at.1, at.0);
             under_way.push(fetch_shard(shared, at.0, ShardId { stripe, index: at.1 }));
         }
         if have.len() >= need {
@@ -223,16 +225,20 @@ pub(crate) async fn gather(
                 gathered.fetched += shard.payload().len() as u64;
                 gathered.space.get_or_insert(space);
                 have.insert(index, shard);
+                asked.remove(&index);
             }
             Ok(Some((index, Err(error)))) => {
                 tracing::debug!(stripe = %stripe.short(), index, error, "a shard did not come");
                 asked_for.entry(index).and_modify(|count| *count -= 1);
+                asked.remove(&index);
             }
             Ok(None) => {}
             Err(_) => {
-                // The slow one may still come; meanwhile another is asked for another shard.
-                if let Some(at) = next_candidate(&mut candidates, &mut tried, &have, &asked_for) {
+                // The slow one may still come; meanwhile another is asked for another shard, and other stripes ask others first.
+                shared.suspect(asked.values().copied());
+                if let Some(at) = next_candidate(shared, &mut candidates, &mut tried, &have, &asked_for) {
                     *asked_for.entry(at.1).or_default() += 1;
+                    asked.insert(at.1, at.0);
                     under_way.push(fetch_shard(shared, at.0, ShardId { stripe, index: at.1 }));
                 } else if !located {
                     located = true;
@@ -245,18 +251,22 @@ pub(crate) async fn gather(
     Ok(gathered)
 }
 
-/// The next place to ask: one for a shard that nobody was asked for, data shards first.
+/// The next place to ask: one that answered lately, for a shard that nobody was asked for, data shards first.
 fn next_candidate(
+    shared: &Shared,
     candidates: &mut VecDeque<(NodeId, u8)>,
     tried: &mut BTreeSet<(NodeId, u8)>,
     have: &BTreeMap<u8, Shard>,
     asked_for: &BTreeMap<u8, u32>,
 ) -> Option<(NodeId, u8)> {
     candidates.retain(|at| !tried.contains(at) && !have.contains_key(&at.1));
-    let best = candidates
-        .iter()
-        .enumerate()
-        .min_by_key(|(_, (_, index))| (asked_for.get(index).copied().unwrap_or(0), *index));
+    let best = candidates.iter().enumerate().min_by_key(|(_, (node, index))| {
+        (
+            shared.is_suspect(*node),
+            asked_for.get(index).copied().unwrap_or(0),
+            *index,
+        )
+    });
     let at = best.map(|(position, _)| position)?;
     let found = candidates.remove(at)?;
     tried.insert(found);

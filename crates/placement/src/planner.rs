@@ -5,7 +5,7 @@
 //! the holders' reports alone.
 
 use crate::{Domain, Health, Presence, View, health::survives, rank};
-use potluck_types::{Geometry, NodeId, StripeId, Timestamp};
+use potluck_types::{Geometry, NodeId, ShardId, StripeId, Timestamp};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     time::Duration,
@@ -20,6 +20,8 @@ pub struct PlannerOptions {
     pub concurrent_max: usize,
     /// How long a stripe whose repair failed is left alone.
     pub retry_delay: Duration,
+    /// How long after the last news of a stripe nothing is done for it: its other shards may be on their way.
+    pub quiet: Duration,
 }
 
 impl Default for PlannerOptions {
@@ -29,6 +31,7 @@ impl Default for PlannerOptions {
             grace: Duration::from_secs(15 * 60),
             concurrent_max: 8,
             retry_delay: Duration::from_secs(5),
+            quiet: Duration::from_secs(3),
         }
     }
 }
@@ -44,6 +47,8 @@ pub enum Cause {
     TooFewShards,
     /// The last attempt failed; it is tried again shortly.
     Retry,
+    /// News of it came just now; more may follow.
+    Settling,
 }
 
 /// What to do for one stripe.
@@ -120,6 +125,7 @@ struct Record {
     retry_at: Option<Timestamp>,
     /// What was done last. If the same is due again at once, it had no effect, and is not done over and over.
     done: Option<Mend>,
+    changed_at: Timestamp,
 }
 
 /// See the module.
@@ -144,7 +150,8 @@ impl Planner {
     }
 
     /// A holder says that it has this shard, verified.
-    pub fn report(&mut self, from: NodeId, stripe: StripeId, index: u8, geometry: Geometry, shard_len: u32) {
+    pub fn report(&mut self, now: Timestamp, from: NodeId, shard: ShardId, geometry: Geometry, shard_len: u32) {
+        let ShardId { stripe, index } = shard;
         let record = self.stripes.entry(stripe).or_insert_with(|| Record {
             geometry,
             shard_len,
@@ -156,9 +163,11 @@ impl Planner {
             verdict: Verdict::Whole,
             retry_at: None,
             done: None,
+            changed_at: now,
         });
         // A stripe's geometry is bound by its id; one who reports another is wrong about this shard.
         if record.geometry == geometry && index < geometry.n() && record.holders.insert((from, index)) {
+            record.changed_at = now;
             self.dirty.insert(stripe);
         }
     }
@@ -388,6 +397,16 @@ fn judge(
             Verdict::Waits {
                 cause: Cause::Retry,
                 until: Some(retry_at),
+            },
+        );
+    }
+    let quiet_until = record.changed_at + options.quiet;
+    if now < quiet_until && now >= record.changed_at && !(missing.is_empty() && counting.len() == kept.len()) {
+        return (
+            health,
+            Verdict::Waits {
+                cause: Cause::Settling,
+                until: Some(quiet_until),
             },
         );
     }

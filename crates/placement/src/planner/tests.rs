@@ -37,6 +37,7 @@ impl Pool {
             disks: (0..nodes).map(|i| (id(i), BTreeSet::new())).collect(),
             planner: Planner::new(PlannerOptions {
                 concurrent_max: 3,
+                quiet: Duration::ZERO,
                 ..PlannerOptions::default()
             }),
             geometry,
@@ -58,7 +59,8 @@ impl Pool {
 
     fn store(&mut self, node: NodeId, stripe: StripeId, index: u8) {
         self.disks.get_mut(&node).unwrap().insert((stripe, index));
-        self.planner.report(node, stripe, index, self.geometry, SHARD_LEN);
+        self.planner
+            .report(self.now, node, ShardId { stripe, index }, self.geometry, SHARD_LEN);
     }
 
     fn set(&mut self, i: u8, presence: Presence) {
