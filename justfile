@@ -12,7 +12,7 @@ test *arguments:
 tidy:
     cargo xtask tidy
 
-# Speed, as a ratio to what this machine can do.
+# Speed of the coding pipeline and of the store. A benchmark of a whole pool is not there yet.
 bench:
     cargo bench --package potluck-dag
     cargo bench --package potluck-store
