@@ -3,6 +3,7 @@
 
 use crate::{
     Address,
+    bulk::Bulk,
     serve::{Incoming, Stream},
     wire::{self, Message, Protocol, Status},
 };
@@ -11,7 +12,8 @@ use potluck_types::{NodeId, limits};
 use std::{
     collections::{HashMap, HashSet},
     fmt, io,
-    sync::{Arc, Mutex, RwLock},
+    net::IpAddr,
+    sync::{Arc, Mutex, OnceLock, RwLock},
     time::Duration,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -110,12 +112,14 @@ pub(crate) enum Command {
 pub(crate) struct Shared {
     members: RwLock<HashSet<NodeId>>,
     budgets: Mutex<HashMap<NodeId, Arc<Semaphore>>>,
-    lanes: Mutex<HashMap<(NodeId, Protocol), Arc<Lanes>>>,
+    streams: Mutex<HashMap<(NodeId, Protocol), Arc<Streams>>>,
+    hosts: Mutex<HashMap<NodeId, IpAddr>>,
+    bulk: OnceLock<Bulk>,
 }
 
 /// The streams to one peer by one protocol: places for those in use, and those that wait for the next request. There are
 /// never more of the latter than there were places.
-struct Lanes {
+struct Streams {
     places: Semaphore,
     idle: Mutex<Vec<BoxStream>>,
 }
@@ -136,15 +140,29 @@ impl Shared {
         budget.acquire_many_owned(bytes).await.expect("never closed")
     }
 
-    fn lanes(&self, peer: NodeId, protocol: Protocol) -> Arc<Lanes> {
+    /// Where a peer is connected from or to, directly.
+    pub(crate) fn set_host(&self, peer: NodeId, host: IpAddr) {
+        self.hosts.lock().expect("never poisoned").insert(peer, host);
+    }
+
+    /// The lane for shards, if this node has one.
+    pub(crate) fn bulk(&self) -> Option<&Bulk> {
+        self.bulk.get()
+    }
+
+    pub(crate) fn set_bulk(&self, bulk: Bulk) {
+        let _ = self.bulk.set(bulk);
+    }
+
+    fn streams(&self, peer: NodeId, protocol: Protocol) -> Arc<Streams> {
         let new = || {
-            Arc::new(Lanes {
+            Arc::new(Streams {
                 places: Semaphore::new(protocol.requests_max()),
                 idle: Mutex::default(),
             })
         };
         Arc::clone(
-            self.lanes
+            self.streams
                 .lock()
                 .expect("never poisoned")
                 .entry((peer, protocol))
@@ -154,11 +172,15 @@ impl Shared {
 
     /// Forgets all that belonged to a peer that is gone. What it still has in memory keeps its own permit.
     pub(crate) fn forget(&self, peer: NodeId) {
-        self.lanes
+        self.streams
             .lock()
             .expect("never poisoned")
             .retain(|(node, _), _| *node != peer);
         self.budgets.lock().expect("never poisoned").remove(&peer);
+        self.hosts.lock().expect("never poisoned").remove(&peer);
+        if let Some(bulk) = self.bulk() {
+            bulk.forget(peer);
+        }
     }
 }
 
@@ -234,14 +256,17 @@ impl Endpoint {
     ///
     /// A request may arrive twice (a kept stream that breaks is replaced once): requests are idempotent.
     pub async fn request(&self, node: NodeId, protocol: Protocol, message: &Message) -> Result<Message, RequestError> {
-        let lanes = self.shared.lanes(node, protocol);
-        let _place = lanes.places.acquire().await.expect("never closed");
+        let streams = self.shared.streams(node, protocol);
+        let _place = streams.places.acquire().await.expect("never closed");
         loop {
-            let kept = lanes.idle.lock().expect("never poisoned").pop();
+            let kept = streams.idle.lock().expect("never poisoned").pop();
             let is_new = kept.is_none();
             let mut stream = match kept {
                 Some(stream) => stream,
-                None => self.open(node, protocol).await?,
+                None => match self.open_lane(node, protocol).await {
+                    Some(lane) => lane,
+                    None => self.open(node, protocol).await?,
+                },
             };
             let (status, answer) = match exchange(&mut stream, protocol, message).await {
                 Ok(answer) => answer,
@@ -251,13 +276,26 @@ impl Endpoint {
             };
             return match status {
                 Status::Ok => {
-                    lanes.idle.lock().expect("never poisoned").push(stream);
+                    streams.idle.lock().expect("never poisoned").push(stream);
                     Ok(answer)
                 }
                 Status::NotAMember => Err(RequestError::NotAMember),
                 Status::Unanswered => Err(RequestError::Unanswered),
             };
         }
+    }
+
+    /// A connection of its own for shards, where there is a way.
+    async fn open_lane(&self, node: NodeId, protocol: Protocol) -> Option<BoxStream> {
+        let bulk = self.shared.bulk().filter(|_| protocol == Protocol::Shard)?;
+        let host = *self.shared.hosts.lock().expect("never poisoned").get(&node)?;
+        let ask = async || {
+            let question = Message::default();
+            // Boxed, as it is this very function that asks.
+            let answer = Box::pin(self.request(node, Protocol::Lane, &question)).await;
+            Some(answer.ok()?.header.to_vec())
+        };
+        bulk.open(node, host, ask).await
     }
 
     async fn open(&self, node: NodeId, protocol: Protocol) -> Result<BoxStream, RequestError> {

@@ -5,6 +5,7 @@
 //! - `wire`: how a request and its reply lie on a stream.
 //! - `serve`: the answering side, with its per-peer budgets.
 //! - `swarm`: the libp2p swarm and its task. `substreams` is our behaviour in it: it opens and accepts streams.
+//! - `bulk`: connections of their own for shards, beside the swarm.
 //! - `memory`: the twin, for tests: the same requests and limits over in-memory pipes.
 //!
 //! Guarantees: only members (see [`Endpoint::set_members`]) reach a protocol other than [`Protocol::Join`]; a peer
@@ -13,6 +14,7 @@
 //! What the bytes mean is not known here.
 
 mod address;
+mod bulk;
 mod endpoint;
 mod memory;
 mod serve;

@@ -1,6 +1,7 @@
 //! The answering side: reads requests off inbound streams, within each peer's budget, and hands them to the node.
 
 use crate::{
+    bulk::Bulk,
     endpoint::Shared,
     wire::{self, Message, Protocol, Status},
 };
@@ -61,6 +62,11 @@ pub(crate) async fn serve<S: Stream>(
                 let budget = shared.budget(peer, preamble.len()).await;
                 (wire::read_rest(&mut stream, &preamble).await?, budget)
             };
+            if protocol == Protocol::Lane {
+                let ports = shared.bulk().map(Bulk::announcement).unwrap_or_default();
+                wire::write(&mut stream, Status::Ok, &Message::new(ports)).await?;
+                continue;
+            }
             answer(&mut stream, peer, protocol, message, &requests, budget).await?;
         }
         stream.close().await

@@ -3,6 +3,7 @@
 use crate::{
     Address, Listen,
     address::{node_id, peer_id},
+    bulk,
     endpoint::{Command, ConnectError, Endpoint, Event, Inbox, Shared},
     serve::{self, Incoming},
     substreams::{self, Inbound, Placed},
@@ -18,10 +19,14 @@ use potluck_crypto::SigningKey;
 use potluck_types::limits;
 use std::{
     collections::HashMap,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
 
 /// Commands that wait for the swarm's task; their senders wait, too.
 const COMMANDS_MAX: usize = 256;
@@ -90,6 +95,7 @@ fn setup(error: impl std::fmt::Display) -> StartError {
 /// Starts the network on the current tokio runtime. Listens before it returns.
 pub async fn start(key: &SigningKey, config: &NetworkConfig) -> Result<(Endpoint, Inbox), StartError> {
     let keypair = libp2p::identity::Keypair::ed25519_from_bytes(*key.seed()).map_err(setup)?;
+    let lane = bulk::listen(&config.listen, &keypair).await;
     let (inbound_sender, inbound) = mpsc::unbounded_channel();
     let with_mdns = config.mdns;
     let mut swarm = libp2p::SwarmBuilder::with_existing_identity(keypair)
@@ -118,6 +124,16 @@ pub async fn start(key: &SigningKey, config: &NetworkConfig) -> Result<(Endpoint
     let (events, events_receiver) = mpsc::channel(EVENTS_MAX);
     let (requests, requests_receiver) = mpsc::channel(REQUESTS_MAX);
     let shared = Arc::new(Shared::default());
+    let mut lanes = JoinSet::new();
+    match lane {
+        Ok((bulk, listeners)) => {
+            shared.set_bulk(bulk);
+            for listener in listeners {
+                lanes.spawn(bulk::accept(listener, Arc::clone(&shared), requests.clone()));
+            }
+        }
+        Err(error) => tracing::warn!(error, "no bulk lane: shards travel on streams"),
+    }
     let driver = Driver {
         swarm,
         commands,
@@ -128,6 +144,7 @@ pub async fn start(key: &SigningKey, config: &NetworkConfig) -> Result<(Endpoint
         topic: None,
         dials: HashMap::new(),
         strangers: HashMap::new(),
+        _lanes: lanes,
     };
     tokio::spawn(driver.run());
     let endpoint = Endpoint::new(key.node_id(), commands_sender, shared);
@@ -200,6 +217,8 @@ struct Driver {
     topic: Option<gossipsub::IdentTopic>,
     dials: HashMap<PeerId, Vec<Dialled>>,
     strangers: HashMap<PeerId, Instant>,
+    /// Ends with the driver.
+    _lanes: JoinSet<()>,
 }
 
 impl Driver {
@@ -325,10 +344,14 @@ impl Driver {
             SwarmEvent::ConnectionEstablished {
                 peer_id: peer,
                 num_established,
+                endpoint,
                 ..
             } => {
                 self.finish_dial(peer, None);
                 let node = node_id(&peer)?;
+                if let Some(host) = direct_host(endpoint.get_remote_address()) {
+                    self.shared.set_host(node, host);
+                }
                 if !self.shared.is_member(node) {
                     self.strangers.entry(peer).or_insert_with(Instant::now);
                 }
@@ -441,6 +464,19 @@ impl Driver {
         for peer in late {
             let _ = self.swarm.disconnect_peer_id(peer);
         }
+    }
+}
+
+/// The host at the other end of a connection that goes through no relay.
+fn direct_host(address: &Multiaddr) -> Option<IpAddr> {
+    use libp2p::multiaddr::Protocol::{Ip4, Ip6, P2pCircuit};
+    if address.iter().any(|part| part == P2pCircuit) {
+        return None;
+    }
+    match address.iter().next()? {
+        Ip4(ip) => Some(ip.into()),
+        Ip6(ip) => Some(ip.into()),
+        _ => None,
     }
 }
 

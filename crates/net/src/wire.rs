@@ -21,6 +21,8 @@ use tokio::time::timeout;
 pub enum Protocol {
     /// Asking to be let in: the only one open to strangers.
     Join,
+    /// Asking where the peer's bulk lane is. Answered by the network itself.
+    Lane,
     /// Control: membership, reports, names.
     Pool,
     /// Shards.
@@ -29,12 +31,13 @@ pub enum Protocol {
 
 impl Protocol {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Join, Self::Pool, Self::Shard];
+    pub const ALL: [Self; 4] = [Self::Join, Self::Lane, Self::Pool, Self::Shard];
 
     /// The name that is negotiated.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Join => "/potluck/join/1",
+            Self::Lane => "/potluck/lane/1",
             Self::Pool => "/potluck/pool/1",
             Self::Shard => "/potluck/shard/1",
         }
@@ -49,14 +52,16 @@ impl Protocol {
     pub(crate) const fn requests_max(self) -> usize {
         match self {
             Self::Join => 2,
+            Self::Lane => 2,
             Self::Pool => 24,
-            Self::Shard => 38,
+            Self::Shard => 36,
         }
     }
 
     const fn header_bytes_max(self) -> usize {
         match self {
             Self::Join => 64 << 10,
+            Self::Lane => 2 * limits::ADDRESSES_MAX,
             Self::Pool => limits::MESSAGE_BYTES_MAX,
             Self::Shard => 64 << 10,
         }
@@ -64,8 +69,7 @@ impl Protocol {
 
     const fn body_bytes_max(self) -> usize {
         match self {
-            Self::Join => 0,
-            Self::Pool => 0,
+            Self::Join | Self::Lane | Self::Pool => 0,
             Self::Shard => limits::SHARD_BYTES_MAX,
         }
     }
@@ -120,7 +124,10 @@ impl Status {
 }
 
 const _: () = assert!(
-    Protocol::Join.requests_max() + Protocol::Pool.requests_max() + Protocol::Shard.requests_max()
+    Protocol::Join.requests_max()
+        + Protocol::Lane.requests_max()
+        + Protocol::Pool.requests_max()
+        + Protocol::Shard.requests_max()
         == limits::STREAMS_PER_PEER_MAX
 );
 

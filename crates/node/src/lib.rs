@@ -30,6 +30,7 @@ mod shared;
 mod stripes;
 mod sweep;
 mod upload;
+pub mod yardstick;
 
 pub use api::{
     Entry, FileMeta, HealthInfo, Identity, Invitation, InviteOptions, Kind, LeaveProgress, NodeConfig, NodeInfo,

@@ -26,6 +26,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, incoming: Incoming) {
         reply,
     } = incoming;
     let answer = match protocol {
+        Protocol::Lane => None,
         Protocol::Join => match protocol::decode(&message) {
             Ok(request) => Some(protocol::encode(&join(&shared, peer, request).await)),
             Err(_) => None,

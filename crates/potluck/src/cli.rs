@@ -188,6 +188,21 @@ pub(crate) enum Command {
         #[arg(long)]
         keep: bool,
     },
+    /// Measure how fast this machine does it, against what it can do at best
+    Bench {
+        /// The length of the large file; 0 leaves it out
+        #[arg(long, value_name = "SIZE", default_value = "2GiB")]
+        size: ByteSize,
+        /// How many nodes the pool has
+        #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=20))]
+        nodes: u8,
+        /// How many small files are stored; 0 leaves them out
+        #[arg(long, value_name = "N", default_value_t = 10_000)]
+        files: u64,
+        /// How many files a node has when its start and its memory are measured; 0 leaves it out
+        #[arg(long, value_name = "N", default_value_t = 100_000)]
+        objects: u64,
+    },
     /// Print completions for a shell
     Completions {
         /// Which shell

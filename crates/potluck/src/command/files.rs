@@ -15,7 +15,7 @@ use potluck_spaces::Path as SpacePath;
 use std::path::Path;
 
 /// Asks for the names of a directory, a page at a time.
-pub(super) fn pages(
+pub(crate) fn pages(
     home: &Path,
     path: &SpacePath,
     recursive: bool,

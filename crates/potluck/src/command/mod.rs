@@ -2,7 +2,7 @@
 
 mod doctor;
 mod documents;
-mod files;
+pub(crate) mod files;
 pub(crate) mod get;
 mod keys;
 mod pool;
@@ -10,6 +10,7 @@ pub(crate) mod put;
 pub(crate) mod status;
 
 use crate::{
+    bench,
     cli::{Cli, Command, Keys, Run},
     complaint::Complaint,
     config::{self, Settings},
@@ -78,6 +79,20 @@ pub(crate) fn run(cli: Cli, terminal: Terminal) -> Result<(), Complaint> {
         Command::Stop => pool::stop(&home()?, terminal),
         Command::Config => print_config(&home()?, terminal),
         Command::Demo { input, keep } => demo::run(input.as_deref(), keep, terminal),
+        Command::Bench {
+            size,
+            nodes,
+            files,
+            objects,
+        } => {
+            let options = bench::Options {
+                size,
+                nodes,
+                files,
+                objects,
+            };
+            bench::run(options, terminal)
+        }
         Command::Completions { shell } => {
             documents::completions(shell);
             Ok(())

@@ -17,49 +17,63 @@ const _: () = assert!(LARGE_BYTES + MIDDLE_FILES * MIDDLE_BYTES == 256 << 20);
 const BLOCK_BYTES: usize = 1 << 20;
 
 /// What of a checkout is not worth storing.
-pub(super) const EXCLUDED: [&str; 2] = [".git", "target"];
+pub(crate) const EXCLUDED: [&str; 2] = [".git", "target"];
 
 /// A file that is stored.
 #[derive(Debug)]
-pub(super) struct Stored {
+pub(crate) struct Stored {
     /// Where it is.
-    pub(super) original: PathBuf,
+    pub(crate) original: PathBuf,
     /// Where it will be in a folder that the space is fetched into.
-    pub(super) relative: PathBuf,
+    pub(crate) relative: PathBuf,
     len: u64,
     modified: Timestamp,
 }
 
 impl Stored {
     /// Its length.
-    pub(super) fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.len
     }
 }
 
 /// Whether everything came back.
 #[derive(Debug, Default)]
-pub(super) struct Comparison {
+pub(crate) struct Comparison {
     /// Files that are the same.
-    pub(super) same: u64,
+    pub(crate) same: u64,
     /// Their bytes.
-    pub(super) bytes: u64,
+    pub(crate) bytes: u64,
     /// Files that differ or are missing.
-    pub(super) differ: Vec<String>,
+    pub(crate) differ: Vec<String>,
     /// Originals that were changed after they were stored, so that there is nothing to compare with.
-    pub(super) changed: Vec<String>,
+    pub(crate) changed: Vec<String>,
 }
 
-/// Makes the generated files. Nothing in them repeats or shrinks.
-pub(super) fn generate(folder: &Path) -> Result<(), Complaint> {
-    let mut state = 0x706f_746c_7563_6b21_u64;
-    let mut write = |name: String, len: usize| -> io::Result<()> {
-        let mut file = BufWriter::with_capacity(BLOCK_BYTES, File::create(folder.join(name))?);
+/// Bytes in which nothing repeats or shrinks.
+#[derive(Debug)]
+pub(crate) struct Noise(u64);
+
+impl Noise {
+    /// Different bytes for each number.
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(0x706f_746c_7563_6b21 ^ seed.wrapping_mul(0x9e37_79b9))
+    }
+
+    /// The next bytes, as a new file; the length is a multiple of 8.
+    pub(crate) fn write(&mut self, file: &Path, len: u64) -> io::Result<()> {
+        let mut file = BufWriter::with_capacity(BLOCK_BYTES, File::create(file)?);
         for _ in 0..len / 8 {
-            file.write_all(&split_mix(&mut state).to_le_bytes())?;
+            file.write_all(&split_mix(&mut self.0).to_le_bytes())?;
         }
         file.flush()
-    };
+    }
+}
+
+/// Makes the generated files.
+pub(crate) fn generate(folder: &Path) -> Result<(), Complaint> {
+    let mut noise = Noise::new(0);
+    let mut write = |name: String, len: usize| noise.write(&folder.join(name), len as u64);
     let failed = |error: io::Error| Complaint::io("cannot make test data in", folder, &error);
     fs::create_dir_all(folder).map_err(failed)?;
     write("large.bin".to_owned(), LARGE_BYTES).map_err(failed)?;
@@ -77,7 +91,7 @@ fn split_mix(state: &mut u64) -> u64 {
 }
 
 /// The files below, as they are now. Links and what cannot be read are left out, as `put` does.
-pub(super) fn survey(local: &Path, name: &Path, exclude: &[String], files: &mut Vec<Stored>) {
+pub(crate) fn survey(local: &Path, name: &Path, exclude: &[String], files: &mut Vec<Stored>) {
     let Ok(metadata) = fs::symlink_metadata(local) else {
         return;
     };
@@ -100,7 +114,7 @@ pub(super) fn survey(local: &Path, name: &Path, exclude: &[String], files: &mut 
 }
 
 /// Compares every byte.
-pub(super) fn compare(files: &[Stored], fetched: &Path) -> Comparison {
+pub(crate) fn compare(files: &[Stored], fetched: &Path) -> Comparison {
     let mut comparison = Comparison::default();
     for file in files {
         let name = file.relative.display().to_string();

@@ -1,8 +1,7 @@
 //! `potluck demo`: the main job, on this machine, with real processes, disks and connections. Six nodes; files go in; two nodes die, the writer among
 //! them; every byte comes back through a third; the pool mends itself; one more dies; every byte comes back again.
 
-mod data;
-mod pool;
+pub(crate) mod data;
 
 use crate::{
     command::{
@@ -12,10 +11,10 @@ use crate::{
     },
     complaint::Complaint,
     config, interrupt,
+    machines::{POLL, Plan, Pool},
     terminal::{Terminal, count, rate, seconds, table},
 };
 use data::Stored;
-use pool::{NODES, Pool};
 use potluck_node::{HealthInfo, NodeStatus, PutOptions, Status};
 use potluck_spaces::{Name, Path as SpacePath};
 use potluck_types::{ByteSize, NodeId};
@@ -34,6 +33,10 @@ const DISK_FACTOR: u64 = 5;
 const REPAIR_TIMEOUT: Duration = Duration::from_secs(75);
 /// How often in a row nothing must be left to repair: a plan may be in the making.
 const REPAIR_LOOKS: u32 = 20;
+/// Nodes of the pool.
+const NODES: usize = 6;
+/// Short, so that one need not wait: two lost nodes are noticed and mended in seconds.
+const GRACE: &str = "3s";
 /// Who is lost: the writer first.
 const KILLED: [usize; 2] = [1, 2];
 const READER: usize = 3;
@@ -74,8 +77,15 @@ pub(crate) fn run(input: Option<&Path>, keep: bool, terminal: Terminal) -> Resul
         data::survey(local, Path::new(name.as_str()), &inputs.exclude, &mut files);
     }
     let bytes = files.iter().map(Stored::len).sum::<u64>() + (256 << 20);
-    check_disk(bytes)?;
-    let pool = Pool::new(folder, ByteSize(bytes * 3 + (1 << 30)), keep)?;
+    check_disk(bytes * DISK_FACTOR, "demo")?;
+    let plan = Plan {
+        folder,
+        name: "demo",
+        nodes: NODES,
+        capacity: ByteSize(bytes * 3 + (1 << 30)),
+        grace: GRACE,
+    };
+    let pool = Pool::new(plan, keep)?;
     interrupt::on_interrupt({
         let remains = pool.remains();
         move || remains.clear()
@@ -140,16 +150,19 @@ fn inputs(input: Option<&Path>, terminal: Terminal) -> Result<Inputs, Complaint>
     })
 }
 
-fn check_disk(bytes: u64) -> Result<(), Complaint> {
+/// Refuses to begin what the disk has no room for.
+pub(crate) fn check_disk(needed: u64, command: &str) -> Result<(), Complaint> {
     let folder = std::env::temp_dir();
-    let (free, needed) = (config::free_bytes(&folder)?, bytes * DISK_FACTOR);
+    let free = config::free_bytes(&folder)?;
     if free < needed {
         let (free, needed) = (ByteSize(free), ByteSize(needed));
         return Err(Complaint::failed(format!(
-            "the demo needs {needed} in {}, and {free} are free",
+            "`{command}` needs {needed} in {}, and {free} are free",
             folder.display()
         ))
-        .hint("name a folder on another disk: TMPDIR=/somewhere potluck demo"));
+        .hint(format!(
+            "name a folder on another disk: TMPDIR=/somewhere potluck {command}"
+        )));
     }
     Ok(())
 }
@@ -350,30 +363,32 @@ impl Demo {
         let mut last = None;
         let mut progress = self.terminal.progress("mending", None);
         let home = self.pool.home(READER);
-        let waited = self.pool.until(REPAIR_TIMEOUT, "the pool has not mended itself", || {
-            let status = status::ask(&home)?;
-            let health = &status.health;
-            let noticed = status
-                .nodes
-                .iter()
-                .filter(|node| lost.contains(&node.id))
-                .all(|node| node.status == NodeStatus::Away);
-            let waits = health
-                .waiting
-                .iter()
-                .any(|(cause, number)| cause != "no-domain" && *number > 0);
-            let is_done = noticed && health.mending + health.queued == 0 && !waits && status.silent.is_empty();
-            if !is_done || looks == 0 {
-                mended_at = Instant::now();
-            }
-            looks = if is_done { looks + 1 } else { 0 };
-            progress.at(
-                health.repair_written,
-                &format!("{} under repair, {} next", health.mending, health.queued),
-            );
-            last = Some(status);
-            Ok(looks >= REPAIR_LOOKS)
-        });
+        let waited = self
+            .pool
+            .until(REPAIR_TIMEOUT, POLL, "the pool has not mended itself", || {
+                let status = status::ask(&home)?;
+                let health = &status.health;
+                let noticed = status
+                    .nodes
+                    .iter()
+                    .filter(|node| lost.contains(&node.id))
+                    .all(|node| node.status == NodeStatus::Away);
+                let waits = health
+                    .waiting
+                    .iter()
+                    .any(|(cause, number)| cause != "no-domain" && *number > 0);
+                let is_done = noticed && health.mending + health.queued == 0 && !waits && status.silent.is_empty();
+                if !is_done || looks == 0 {
+                    mended_at = Instant::now();
+                }
+                looks = if is_done { looks + 1 } else { 0 };
+                progress.at(
+                    health.repair_written,
+                    &format!("{} under repair, {} next", health.mending, health.queued),
+                );
+                last = Some(status);
+                Ok(looks >= REPAIR_LOOKS)
+            });
         progress.done();
         if let Err(complaint) = waited {
             // A slow machine is no failure, as long as another node may be lost.

@@ -1,4 +1,4 @@
-//! Six nodes on this machine: processes of this program, with homes of their own in a temporary folder.
+//! A pool on this machine, for `demo` and `bench`: processes of this program, with homes of their own in a temporary folder.
 
 use crate::{
     command::status,
@@ -19,79 +19,126 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Nodes of the pool.
-pub(super) const NODES: usize = 6;
-/// Short, so that one need not wait: two lost nodes are noticed and mended in seconds.
-const GRACE: &str = "3s";
 /// How long a node may take to come up, and all to see each other.
 const TIMEOUT: Duration = Duration::from_secs(40);
-const POLL: Duration = Duration::from_millis(50);
+pub(crate) const POLL: Duration = Duration::from_millis(50);
+/// The same when it is measured how long a node takes.
+const POLL_CLOSELY: Duration = Duration::from_millis(1);
 /// Lines of a node's log that are shown when it does not come up.
 const LOG_LINES_SHOWN: usize = 10;
 
 /// The processes and the folder, to be cleared away from whichever thread ends the demo.
 #[derive(Clone, Debug)]
-pub(super) struct Remains {
+pub(crate) struct Remains {
     folder: PathBuf,
     children: Arc<Mutex<Vec<Option<Child>>>>,
 }
 
 /// The pool. Cleared away when it is dropped, unless it is kept.
 #[derive(Debug)]
-pub(super) struct Pool {
+pub(crate) struct Pool {
     remains: Remains,
-    capacity: ByteSize,
+    plan: Plan,
     kept: bool,
+}
+
+/// What kind of pool.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// Where all of it is kept.
+    pub(crate) folder: PathBuf,
+    /// The name of the pool.
+    pub(crate) name: &'static str,
+    /// How many nodes.
+    pub(crate) nodes: usize,
+    /// What each offers.
+    pub(crate) capacity: ByteSize,
+    /// How long an absent node is waited for.
+    pub(crate) grace: &'static str,
 }
 
 impl Pool {
     /// A folder for it all; nothing runs yet.
-    pub(super) fn new(folder: PathBuf, capacity: ByteSize, kept: bool) -> Result<Self, Complaint> {
-        crate::config::make_home(&folder)?;
-        let children = Arc::new(Mutex::new((0..NODES).map(|_| None).collect()));
+    pub(crate) fn new(plan: Plan, kept: bool) -> Result<Self, Complaint> {
+        crate::config::make_home(&plan.folder)?;
+        let children = Arc::new(Mutex::new((0..plan.nodes).map(|_| None).collect()));
+        let folder = plan.folder.clone();
         Ok(Self {
             remains: Remains { folder, children },
-            capacity,
+            plan,
             kept,
         })
     }
 
-    /// What an interrupted demo has to clear away.
-    pub(super) fn remains(&self) -> Remains {
+    /// What is to be cleared away after an interrupt.
+    pub(crate) fn remains(&self) -> Remains {
         self.remains.clone()
     }
 
     /// The home of a node, counted from 1 as people do.
-    pub(super) fn home(&self, number: usize) -> PathBuf {
+    pub(crate) fn home(&self, number: usize) -> PathBuf {
         self.remains.folder.join(format!("node-{number}"))
     }
 
     /// Starts all of them, the first alone and the others with its ticket, and waits until all see each other.
-    pub(super) fn start(&self) -> Result<(), Complaint> {
+    pub(crate) fn start(&self) -> Result<(), Complaint> {
+        let nodes = self.plan.nodes;
         self.spawn(1, None)?;
         self.wait_for(1)?;
+        if nodes == 1 {
+            return Ok(());
+        }
         let options = InviteOptions {
-            uses: u32::try_from(NODES).unwrap_or(u32::MAX),
+            uses: u32::try_from(nodes).unwrap_or(u32::MAX),
             expires: Duration::from_secs(600),
             mine: true,
         };
         let invitation: Invitation = client::call(&self.home(1), &Request::Invite { options })?;
-        (2..=NODES).try_for_each(|number| self.spawn(number, Some(&invitation.ticket)))?;
-        (2..=NODES).try_for_each(|number| self.wait_for(number))?;
-        self.until(TIMEOUT, "the nodes do not all see each other", || {
-            for number in 1..=NODES {
+        (2..=nodes).try_for_each(|number| self.spawn(number, Some(&invitation.ticket)))?;
+        (2..=nodes).try_for_each(|number| self.wait_for(number))?;
+        self.until(TIMEOUT, POLL, "the nodes do not all see each other", || {
+            for number in 1..=nodes {
                 let status = status::ask(&self.home(number))?;
                 let live = status
                     .nodes
                     .iter()
                     .filter(|node| node.status != NodeStatus::Away)
                     .count();
-                if live < NODES || status.survivable < 2 {
+                if live < nodes {
                     return Ok(false);
                 }
             }
             Ok(true)
         })
+    }
+
+    /// Starts a node that was stopped or killed, and waits until it answers; gives how long that took.
+    pub(crate) fn restart(&self, number: usize) -> Result<Duration, Complaint> {
+        let begun = Instant::now();
+        self.spawn(number, None)?;
+        self.until(TIMEOUT, POLL_CLOSELY, &format!("node {number} does not answer"), || {
+            self.answers(number)
+        })?;
+        Ok(begun.elapsed())
+    }
+
+    /// Ends a node in order, and waits until it has ended.
+    pub(crate) fn stop(&self, number: usize) -> Result<(), Complaint> {
+        client::call::<()>(&self.home(number), &Request::Stop)?;
+        if let Ok(mut children) = self.remains.children.lock()
+            && let Some(mut child) = children[number - 1].take()
+        {
+            child
+                .wait()
+                .map_err(|error| Complaint::failed(format!("node {number} does not end: {error}")))?;
+        }
+        Ok(())
+    }
+
+    /// The process of a node.
+    pub(crate) fn process(&self, number: usize) -> Option<u32> {
+        let children = self.remains.children.lock().ok()?;
+        Some(children[number - 1].as_ref()?.id())
     }
 
     fn spawn(&self, number: usize, ticket: Option<&str>) -> Result<(), Complaint> {
@@ -111,10 +158,15 @@ impl Pool {
         match ticket {
             // In the environment, as it is no argument that others could read.
             Some(ticket) => command.arg("join").env("POTLUCK_TICKET", ticket),
-            None => command.args(["up", "--name=demo"]),
+            None if self.home(number).exists() => command.arg("up"),
+            None => command.args(["up", &format!("--name={}", self.plan.name)]),
         };
-        command.args(["--listen=127.0.0.1:0", "--no-mdns", &format!("--grace={GRACE}")]);
-        command.arg(format!("--capacity={}", self.capacity.0));
+        command.args([
+            "--listen=127.0.0.1:0",
+            "--no-mdns",
+            &format!("--grace={}", self.plan.grace),
+        ]);
+        command.arg(format!("--capacity={}", self.plan.capacity.0));
         command.arg(if self.kept { "--session" } else { "--tied" });
         command
             .stdin(if self.kept { Stdio::null() } else { Stdio::piped() })
@@ -128,27 +180,33 @@ impl Pool {
     }
 
     fn wait_for(&self, number: usize) -> Result<(), Complaint> {
-        self.until(TIMEOUT, &format!("node {number} does not answer"), || {
-            let ended = match self.remains.children.lock() {
-                Ok(mut children) => children[number - 1]
-                    .as_mut()
-                    .and_then(|child| child.try_wait().ok().flatten()),
-                Err(_) => None,
-            };
-            if ended.is_some() {
-                return Err(Complaint::failed(format!(
-                    "node {number} ended:\n{}",
-                    self.log_end(number)
-                )));
-            }
-            Ok(client::call::<About>(&self.home(number), &Request::About).is_ok())
+        self.until(TIMEOUT, POLL, &format!("node {number} does not answer"), || {
+            self.answers(number)
         })
     }
 
+    /// Whether a node answers; an error when it has ended.
+    fn answers(&self, number: usize) -> Result<bool, Complaint> {
+        let ended = match self.remains.children.lock() {
+            Ok(mut children) => children[number - 1]
+                .as_mut()
+                .and_then(|child| child.try_wait().ok().flatten()),
+            Err(_) => None,
+        };
+        if ended.is_some() {
+            return Err(Complaint::failed(format!(
+                "node {number} ended:\n{}",
+                self.log_end(number)
+            )));
+        }
+        Ok(client::call::<About>(&self.home(number), &Request::About).is_ok())
+    }
+
     /// Waits until something holds.
-    pub(super) fn until(
+    pub(crate) fn until(
         &self,
         timeout: Duration,
+        poll: Duration,
         otherwise: &str,
         mut holds: impl FnMut() -> Result<bool, Complaint>,
     ) -> Result<(), Complaint> {
@@ -161,20 +219,20 @@ impl Pool {
                     self.remains.folder.display()
                 )));
             }
-            thread::sleep(POLL);
+            thread::sleep(poll);
         }
         Ok(())
     }
 
     /// The id of a node.
-    pub(super) fn id(&self, number: usize) -> Result<NodeId, Complaint> {
+    pub(crate) fn id(&self, number: usize) -> Result<NodeId, Complaint> {
         Ok(client::call::<About>(&self.home(number), &Request::About)?
             .identity
             .node)
     }
 
     /// Ends a node as a power cut would.
-    pub(super) fn kill(&self, number: usize) {
+    pub(crate) fn kill(&self, number: usize) {
         if let Ok(mut children) = self.remains.children.lock()
             && let Some(mut child) = children[number - 1].take()
         {
@@ -185,7 +243,7 @@ impl Pool {
     }
 
     /// Deletes all that a node had.
-    pub(super) fn wipe(&self, number: usize) -> Result<(), Complaint> {
+    pub(crate) fn wipe(&self, number: usize) -> Result<(), Complaint> {
         let home = self.home(number);
         fs::remove_dir_all(&home).map_err(|error| Complaint::io("cannot wipe", &home, &error))
     }
@@ -201,24 +259,24 @@ impl Pool {
     }
 
     /// Clears it away also if it was to be kept: it failed before there was anything to keep.
-    pub(super) fn discard(mut self) {
+    pub(crate) fn discard(mut self) {
         self.kept = false;
     }
 
     /// Whether it stays when the demo ends.
-    pub(super) fn is_kept(&self) -> bool {
+    pub(crate) fn is_kept(&self) -> bool {
         self.kept
     }
 
     /// The folder of it all.
-    pub(super) fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         &self.remains.folder
     }
 }
 
 impl Remains {
     /// Ends every node, and removes every file.
-    pub(super) fn clear(&self) {
+    pub(crate) fn clear(&self) {
         if let Ok(mut children) = self.children.lock() {
             for child in children.iter_mut().flatten() {
                 let _ = child.kill();
