@@ -16,7 +16,8 @@ use futures_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use libp2p::{identity::Keypair, tls::certificate};
 use potluck_types::{NodeId, limits};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
+    CertificateError, CipherSuite, ClientConfig, DigitallySignedStruct, DistinguishedName, ServerConfig,
+    SignatureScheme,
     client::{
         ResolvesClientCert, Resumption,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -272,12 +273,13 @@ fn peer_of(stream: &TlsStream<Tcp>) -> Option<NodeId> {
 fn tls(keypair: &Keypair) -> Result<(ClientConfig, ServerConfig), Box<dyn std::error::Error + Send + Sync>> {
     let (certificate, key) = certificate::generate(keypair)?;
     let mut provider = rustls::crypto::aws_lc_rs::default_provider();
-    if !has_aes() {
-        // The first that the client offers is taken: the one that is fast without instructions for AES.
-        let is_aes =
-            |suite: &rustls::SupportedCipherSuite| suite.suite() != rustls::CipherSuite::TLS13_CHACHA20_POLY1305_SHA256;
-        provider.cipher_suites.sort_by_key(is_aes);
-    }
+    // The first that the client offers is taken. What travels here is sealed with AES-256 already: the fastest will do.
+    let fastest = if has_aes() {
+        CipherSuite::TLS13_AES_128_GCM_SHA256
+    } else {
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256
+    };
+    provider.cipher_suites.sort_by_key(|suite| suite.suite() != fastest);
     let provider = Arc::new(provider);
     // Not through rustls's own check of the certificate, which knows nothing of libp2p's extension.
     let key = provider.key_provider.load_private_key(key)?;

@@ -215,16 +215,11 @@ pub(crate) async fn read_rest<S: AsyncRead + Unpin>(stream: &mut S, preamble: &P
     })
 }
 
-/// Memory grows as bytes arrive, not as they are promised.
+/// The length is within the protocol's limit and, in a request, within what the peer may have in our memory.
 async fn read_part<S: AsyncRead + Unpin>(stream: &mut S, len: usize) -> io::Result<Bytes> {
-    let mut part = Vec::new();
-    while part.len() < len {
-        let start = part.len();
-        if part.capacity() == start {
-            part.reserve_exact((len - start).min(STEP_BYTES.max(start)));
-        }
-        part.resize(part.capacity().min(len).min(start + STEP_BYTES), 0);
-        timeout(limits::STALL_TIMEOUT, stream.read_exact(&mut part[start..]))
+    let mut part = vec![0; len];
+    for step in part.chunks_mut(STEP_BYTES) {
+        timeout(limits::STALL_TIMEOUT, stream.read_exact(step))
             .await
             .map_err(|_| stalled("the peer stopped in the middle of a message"))??;
     }

@@ -29,6 +29,8 @@ use tokio::{
 
 /// Files up to this are packed with others: below it, a stripe of its own costs more than its bytes.
 const PACK_FILE_BYTES_MAX: usize = 256 << 10;
+/// What of a file is read to see whether it is one of those.
+const HEAD_BYTES: u64 = PACK_FILE_BYTES_MAX as u64 + 1;
 /// Stripes that one change names itself; longer lists come before it.
 const USES_INLINE_MAX: usize = 16;
 
@@ -119,20 +121,47 @@ impl Upload {
         meta: FileMeta,
         mut reader: impl AsyncRead + Send + Unpin + 'static,
     ) -> Result<(), NodeError> {
+        let mut head = Vec::new();
+        if let Err(source) = (&mut reader).take(HEAD_BYTES).read_to_end(&mut head).await {
+            return Err(NodeError::Source { path, source });
+        }
+        self.put_parts(path, meta, head, tokio_util::io::SyncIoBridge::new(reader))
+            .await
+    }
+
+    /// Puts one file as [`Upload::put_file`] does, from a reader that blocks: an open file of this machine, say.
+    pub async fn put_blocking(
+        &mut self,
+        path: Path,
+        meta: FileMeta,
+        mut reader: impl Read + Send + 'static,
+    ) -> Result<(), NodeError> {
+        let read = Shared::blocking(move || {
+            let mut head = Vec::new();
+            let read = reader.by_ref().take(HEAD_BYTES).read_to_end(&mut head);
+            read.map(|_| (head, reader))
+        });
+        match read.await {
+            Ok((head, reader)) => self.put_parts(path, meta, head, reader).await,
+            Err(source) => Err(NodeError::Source { path, source }),
+        }
+    }
+
+    /// Puts what lies in `head`, and then in `rest` when the head is as long as a head can be.
+    async fn put_parts(
+        &mut self,
+        path: Path,
+        meta: FileMeta,
+        head: Vec<u8>,
+        rest: impl Read + Send + 'static,
+    ) -> Result<(), NodeError> {
         if path.names().is_empty() {
             return Err(TreeError::IsADirectory(path).into());
         }
-        let mut head = Vec::new();
-        let limit = PACK_FILE_BYTES_MAX as u64 + 1;
-        let failed = |source| NodeError::Source {
-            path: path.clone(),
-            source,
-        };
-        (&mut reader).take(limit).read_to_end(&mut head).await.map_err(failed)?;
         self.report.files += 1;
         self.report.bytes += head.len() as u64;
         if head.len() > PACK_FILE_BYTES_MAX {
-            return self.put_large(path, meta, head, reader).await;
+            return self.put_large(path, meta, head, rest).await;
         }
         if let Some(content) = inline(&head) {
             return self
@@ -180,7 +209,7 @@ impl Upload {
         path: Path,
         meta: FileMeta,
         head: Vec<u8>,
-        reader: impl AsyncRead + Send + Unpin + 'static,
+        reader: impl Read + Send + 'static,
     ) -> Result<(), NodeError> {
         let head_len = head.len() as u64;
         let bytes_before = self.report.bytes - head_len;
@@ -536,14 +565,10 @@ async fn look_up(
 }
 
 /// Cuts a stream into chunks, on a thread of its own, a few ahead of who takes them.
-fn chunks(
-    shared: Arc<Shared>,
-    head: Vec<u8>,
-    reader: impl AsyncRead + Send + Unpin + 'static,
-) -> mpsc::Receiver<io::Result<Bytes>> {
+fn chunks(shared: Arc<Shared>, head: Vec<u8>, reader: impl Read + Send + 'static) -> mpsc::Receiver<io::Result<Bytes>> {
     let (sender, receiver) = mpsc::channel(2);
     tokio::task::spawn_blocking(move || {
-        let reader = Read::chain(io::Cursor::new(head), tokio_util::io::SyncIoBridge::new(reader));
+        let reader = Read::chain(io::Cursor::new(head), reader);
         for chunk in Chunks::new(reader, &shared.dedup_key) {
             if sender.blocking_send(chunk).is_err() {
                 return;

@@ -110,12 +110,20 @@ impl Queue {
     }
 
     /// Waits for commands and takes as many as make a group; `None` when the queue is closed and empty.
+    ///
+    /// What finds the writer idle is taken at once. What came while it was busy is part of a stream, most likely: its group
+    /// is given a moment to grow, so that fewer syncs carry the stream.
     pub(crate) fn take_or_wait(&self) -> Option<Vec<Command>> {
         let waiting = self.lock();
-        let mut waiting = self
-            .arrived
-            .wait_while(waiting, |waiting| waiting.commands.is_empty() && !waiting.closed)
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = if waiting.commands.is_empty() {
+            self.arrived
+                .wait_while(waiting, |waiting| waiting.commands.is_empty() && !waiting.closed)
+                .unwrap_or_else(PoisonError::into_inner)
+        } else {
+            self.arrived
+                .wait_timeout_while(waiting, limits::STORE_GATHER_TIME, |waiting| waiting.may_grow())
+                .map_or_else(|poisoned| poisoned.into_inner().0, |(waiting, _)| waiting)
+        };
         let commands = waiting.take();
         self.left.notify_all();
         (!commands.is_empty()).then_some(commands)
@@ -140,6 +148,12 @@ impl Queue {
 }
 
 impl Waiting {
+    /// Whether what waits is a small part of a stream of puts.
+    fn may_grow(&self) -> bool {
+        let is_put = |command: &Command| matches!(command, Command::Put { .. });
+        !self.closed && self.bytes < limits::STORE_GATHER_BYTES && self.commands.iter().all(is_put)
+    }
+
     fn take(&mut self) -> Vec<Command> {
         let mut group = Vec::new();
         let mut bytes = 0;

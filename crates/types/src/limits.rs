@@ -102,6 +102,11 @@ pub const STORE_PACKS_MIN: u64 = 16;
 pub const STORE_QUEUE_BYTES_MAX: usize = 64 * MIB;
 /// Bytes that share one sync: at 16 MiB the sync's fixed cost is under a tenth of the transfer, also on a fast disk.
 pub const STORE_GROUP_BYTES_MAX: usize = 16 * MIB;
+/// Below this a group that is part of a stream waits for more, at most [`STORE_GATHER_TIME`]: a sync of 4 MiB costs a fast disk as much
+/// time for its bytes as for itself.
+pub const STORE_GATHER_BYTES: usize = 4 * MIB;
+/// See [`STORE_GATHER_BYTES`]: a tenth of what a stripe waits anyway while 48 MiB of others are under way.
+pub const STORE_GATHER_TIME: Duration = Duration::from_millis(5);
 /// Changes that the index keeps in memory, at 200 bytes each, before they are written to its file.
 pub const STORE_INDEX_CHANGES_MAX: usize = 8192;
 /// The same while the index cannot be written, on a full disk say: then puts are refused, later deletes too.

@@ -19,7 +19,7 @@ use potluck_types::{ByteSize, Clock, SystemClock, Timestamp};
 use serde::Serialize;
 use std::{
     fs::{self, File, Metadata},
-    io::{self, Read},
+    io::{self, Read, Seek},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{
@@ -359,34 +359,31 @@ impl Walk<'_> {
             }
         };
         let meta = meta_of(&metadata);
-        let mut head = Vec::with_capacity(usize::try_from(metadata.len().min(SMALL_FILE_BYTES_MAX) + 1).unwrap_or(0));
-        if let Err(error) = file.by_ref().take(SMALL_FILE_BYTES_MAX + 1).read_to_end(&mut head) {
-            failed(error);
-            return Ok(());
+        let begin = |sender: &mut Sender, len| {
+            let (path, meta) = (path.clone(), meta.clone());
+            let len = Some(len);
+            sender.json(FrameKind::Item, &PutItem::File { path, meta, len })
+        };
+        if metadata.len() <= SMALL_FILE_BYTES_MAX {
+            let mut head = Vec::with_capacity(usize::try_from(metadata.len() + 1).unwrap_or(0));
+            if let Err(error) = file.by_ref().take(SMALL_FILE_BYTES_MAX + 1).read_to_end(&mut head) {
+                failed(error);
+                return Ok(());
+            }
+            let len = head.len() as u64;
+            if len <= SMALL_FILE_BYTES_MAX {
+                begin(sender, len)?;
+                sender.data(&head)?;
+                return sender.end();
+            }
+            // It grew meanwhile.
+            if let Err(error) = file.rewind() {
+                failed(error);
+                return Ok(());
+            }
         }
-        let len = head.len() as u64;
-        if len <= SMALL_FILE_BYTES_MAX {
-            sender.json(
-                FrameKind::Item,
-                &PutItem::File {
-                    path: path.clone(),
-                    meta,
-                    len: Some(len),
-                },
-            )?;
-            sender.data(&head)?;
-            return sender.end();
-        }
-        sender.json(
-            FrameKind::Item,
-            &PutItem::File {
-                path: path.clone(),
-                meta,
-                len: Some(metadata.len().max(len)),
-            },
-        )?;
-        sender.data(&head)?;
-        send_rest(sender, &mut file)
+        begin(sender, metadata.len().max(SMALL_FILE_BYTES_MAX + 1))?;
+        sender.handle(&file)
     }
 
     fn is_excluded(self, name: &std::ffi::OsStr) -> bool {
@@ -394,8 +391,8 @@ impl Walk<'_> {
     }
 }
 
-/// The rest of a file; when it cannot be read, the daemon is told to forget the file, and says so to who listens.
-fn send_rest(sender: &mut Sender, file: &mut impl Read) -> io::Result<()> {
+/// Standard input; when it cannot be read, the daemon is told to forget the file, and says so to who listens.
+fn send_bytes(sender: &mut Sender, file: &mut impl Read) -> io::Result<()> {
     let mut buffer = vec![0; READ_BYTES];
     loop {
         match file.read(&mut buffer) {
@@ -425,7 +422,7 @@ fn send_input(sender: &mut Sender, path: &SpacePath) -> io::Result<()> {
             len: None,
         },
     )?;
-    send_rest(sender, &mut io::stdin().lock())
+    send_bytes(sender, &mut io::stdin().lock())
 }
 
 /// What a space keeps of a local file.

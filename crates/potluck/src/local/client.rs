@@ -2,12 +2,14 @@
 
 use super::{
     frame::{Frame, FrameKind, HEADER_BYTES, Header, PAYLOAD_BYTES_MAX},
+    handles,
     message::Request,
     socket,
 };
 use crate::complaint::{Complaint, Kind};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
+    fs::File,
     io::{self, BufReader, BufWriter, Read, Write},
     os::unix::net::UnixStream,
     path::Path,
@@ -83,6 +85,13 @@ impl Sender {
     /// Sends the end of a file or of the files.
     pub(crate) fn end(&mut self) -> io::Result<()> {
         self.frame(FrameKind::End, &[])
+    }
+
+    /// Sends an open file, to be read from where it stands to its end.
+    pub(crate) fn handle(&mut self, file: &File) -> io::Result<()> {
+        self.0.flush()?;
+        let header = Header::of(FrameKind::Handle, &[]).encode();
+        handles::send(self.0.get_ref(), &header, file)
     }
 
     /// Sends what is gathered.

@@ -39,7 +39,8 @@ pub(crate) enum Request {
         /// Of what.
         path: Path,
     },
-    /// The client sends items, [`PutItem`], each file followed by data and an end (or a failure); then one more end.
+    /// The client sends items, [`PutItem`], each file followed by data and an end (or a failure), or by a
+    /// handle; then one more end.
     /// Items: [`PutProgress`]; failures: [`PutFailed`]. Reply: `PutReport`.
     Put {
         /// How.

@@ -3,12 +3,14 @@
 //! - [`frame`]: the framing, and its limits.
 //! - [`message`]: requests and replies.
 //! - [`socket`]: where the socket is, and who may use it.
+//! - [`handles`]: open files that go through it.
 //! - [`client`]: the command's end, blocking.
 //! - [`server`]: the daemon's end, with [`uploads`] and [`downloads`] for what streams.
 
 pub(crate) mod client;
 mod downloads;
 pub(crate) mod frame;
+mod handles;
 pub(crate) mod message;
 pub(crate) mod server;
 pub(crate) mod socket;

@@ -3,6 +3,7 @@
 use super::{
     downloads,
     frame::{Frame, FrameKind, HEADER_BYTES, Header, PAYLOAD_BYTES_MAX},
+    handles::{Handles, Inbound},
     message::{About, FileStat, PAGE_ENTRIES_MAX, Page, Request},
     uploads,
 };
@@ -10,13 +11,10 @@ use crate::complaint::{Complaint, Kind};
 use potluck_node::{Entry, Kind as EntryKind, Node, NodeError};
 use potluck_spaces::Path;
 use serde::Serialize;
-use std::{io, sync::Arc, time::Duration};
+use std::{fs::File, io, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, BufReader, BufWriter},
-    net::{
-        UnixListener, UnixStream,
-        unix::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    net::{UnixListener, UnixStream, unix::OwnedWriteHalf},
     sync::{Notify, Semaphore},
     time::timeout,
 };
@@ -44,7 +42,10 @@ pub(crate) struct Service {
 
 /// Frames from a client.
 #[derive(Debug)]
-pub(super) struct Frames(BufReader<OwnedReadHalf>);
+pub(super) struct Frames {
+    reader: BufReader<Inbound>,
+    handles: Handles,
+}
 
 /// Frames to a client.
 #[derive(Debug)]
@@ -101,7 +102,11 @@ async fn converse(stream: UnixStream, service: &Service) {
         return;
     }
     let (reader, writer) = stream.into_split();
-    let mut frames = Frames(BufReader::with_capacity(BUFFER_BYTES, reader));
+    let (inbound, handles) = Inbound::new(reader);
+    let mut frames = Frames {
+        reader: BufReader::with_capacity(BUFFER_BYTES, inbound),
+        handles,
+    };
     let mut replies = Replies(BufWriter::with_capacity(BUFFER_BYTES, writer));
     let request = match timeout(REQUEST_TIMEOUT, frames.read()).await {
         Ok(Ok(frame)) => Zeroizing::new(frame.payload),
@@ -242,11 +247,18 @@ impl Frames {
     /// The next frame, within its limits.
     pub(super) async fn read(&mut self) -> io::Result<Frame> {
         let mut header = [0; HEADER_BYTES];
-        self.0.read_exact(&mut header).await?;
+        self.reader.read_exact(&mut header).await?;
         let Header { kind, len } = Header::decode(header)?;
         let mut payload = vec![0; len];
-        self.0.read_exact(&mut payload).await?;
+        self.reader.read_exact(&mut payload).await?;
         Ok(Frame { kind, payload })
+    }
+
+    /// The file that came with a frame that says so.
+    pub(super) fn handle(&mut self) -> io::Result<File> {
+        self.handles
+            .take()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a file was announced, and none came"))
     }
 }
 

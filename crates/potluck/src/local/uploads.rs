@@ -10,10 +10,11 @@ use bytes::{Buf, Bytes};
 use potluck_node::{FileMeta, Node, NodeError, PutOptions, Upload};
 use potluck_spaces::{Path, TreeError};
 use std::{
-    io,
+    fs::File,
+    io::{self, Read},
     pin::Pin,
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
@@ -37,7 +38,7 @@ const FAILURES_MAX: usize = 64;
 /// What is known of a put while it goes on.
 struct Progress {
     files: AtomicU64,
-    bytes: AtomicU64,
+    bytes: Arc<AtomicU64>,
     durable: Mutex<potluck_node::PutReport>,
     failures: mpsc::Sender<PutFailed>,
 }
@@ -53,7 +54,7 @@ pub(super) async fn put(
     let (failures, mut failed) = mpsc::channel(FAILURES_MAX);
     let progress = Progress {
         files: AtomicU64::new(0),
-        bytes: AtomicU64::new(0),
+        bytes: Arc::default(),
         durable: Mutex::default(),
         failures,
     };
@@ -144,7 +145,10 @@ fn concerns_only(error: &NodeError, path: &Path) -> bool {
 
 /// The next part of a file: `None` at its end, an error when the client could not read it.
 async fn next_part(frames: &mut Frames) -> Result<Option<io::Result<Bytes>>, Ended> {
-    let Frame { kind, payload } = frames.read().await.map_err(gone)?;
+    part_of(frames.read().await.map_err(gone)?)
+}
+
+fn part_of(Frame { kind, payload }: Frame) -> Result<Option<io::Result<Bytes>>, Ended> {
     match kind {
         FrameKind::Data => Ok(Some(Ok(payload.into()))),
         FrameKind::End => Ok(None),
@@ -193,8 +197,17 @@ async fn put_large(
     progress: &Progress,
 ) -> Result<Result<(), NodeError>, Ended> {
     let (sender, receiver) = mpsc::channel(FRAMES_AHEAD_MAX);
+    let first = frames.read().await.map_err(gone)?;
+    if first.kind == FrameKind::Handle {
+        let reader = Counted {
+            file: frames.handle().map_err(gone)?,
+            bytes: Arc::clone(&progress.bytes),
+        };
+        return Ok(upload.put_blocking(path.clone(), meta, reader).await);
+    }
     let pump = async {
-        while let Some(part) = next_part(frames).await? {
+        let mut next = part_of(first)?;
+        while let Some(part) = next {
             let (failed, len) = match &part {
                 Ok(bytes) => (false, bytes.len() as u64),
                 Err(_) => (true, 0),
@@ -207,6 +220,7 @@ async fn put_large(
             if failed {
                 break;
             }
+            next = next_part(frames).await?;
         }
         drop(sender);
         Ok::<_, Ended>(())
@@ -234,6 +248,20 @@ async fn put_large(
 async fn skip(frames: &mut Frames) -> Result<(), Ended> {
     while let Some(Ok(_)) = next_part(frames).await? {}
     Ok(())
+}
+
+/// An open file, of which it is counted how much was read.
+struct Counted {
+    file: File,
+    bytes: Arc<AtomicU64>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let len = self.file.read(buffer)?;
+        self.bytes.fetch_add(len as u64, Ordering::Relaxed);
+        Ok(len)
+    }
 }
 
 /// A file's parts as a stream of bytes.
