@@ -1,6 +1,7 @@
 //! The driver: select an event, let the core handle it, apply its actions. All decisions are elsewhere.
 
 use crate::{
+    collect::{self, ABANDONED_AFTER},
     control::{Action, Check, Event, ReportSum},
     names,
     protocol::{BATCH_MAX, PoolReply, PoolRequest, Reported},
@@ -75,7 +76,12 @@ pub(crate) async fn run(shared: Arc<Shared>, mut inbox: Inbox, mut events: mpsc:
             _ = upkeep.tick() => drop(tokio::spawn(keep_up(Arc::clone(&shared)))),
             _ = sweeping.tick() => {
                 let shared = Arc::clone(&shared);
-                tokio::spawn(async move { sweep::sweep(&shared).await });
+                tokio::spawn(async move {
+                    if let Err(error) = collect::collect(&shared, ABANDONED_AFTER).await {
+                        tracing::warn!(%error, "what abandoned uploads have left is not collected yet");
+                    }
+                    sweep::sweep(&shared).await;
+                });
             }
         }
     }

@@ -8,7 +8,7 @@ use crate::{
     sweep,
 };
 use potluck_dag::Content;
-use potluck_spaces::{Change, DirId, File, FileId, Head, Kv, Name, OpId, Path, Tree, TreeError, Value};
+use potluck_spaces::{Change, DirId, File, FileId, Head, Kv, Name, Path, Tree, TreeError, Value};
 use potluck_types::{StripeId, from_canonical};
 use std::sync::Arc;
 
@@ -162,15 +162,8 @@ impl Editor<'_> {
     }
 
     async fn unset(&mut self, parent: DirId, name: &Name, heads: &[Head]) -> Result<(), NodeError> {
-        {
-            let kv = self.shared.read()?;
-            for head in heads {
-                if let Value::File(file) = &head.value {
-                    self.files += 1;
-                    self.batch.unpins.extend(self.only_users(&kv, file.id)?);
-                }
-            }
-        }
+        let is_file = |head: &&Head| matches!(head.value, Value::File(_));
+        self.files += heads.iter().filter(is_file).count() as u64;
         self.batch.bytes += 100 + name.as_str().len() + 60 * heads.len();
         let replaces = heads.iter().map(|head| head.op).collect();
         self.batch.changes.push(Change::Set {
@@ -186,26 +179,14 @@ impl Editor<'_> {
         }
     }
 
-    /// Stripes of a file that no other file uses.
-    fn only_users(&self, kv: &impl Kv, file: FileId) -> Result<Vec<StripeId>, NodeError> {
-        let tree = Tree::of(self.shared.space);
-        let mut only = Vec::new();
-        for stripe in tree.stripes_of(kv, file)? {
-            if !tree.is_used_beside(kv, stripe, file)? {
-                only.push(stripe);
-            }
-        }
-        Ok(only)
-    }
-
-    /// Writes what has gathered. Stripes that several files of it share are given up once the last of them is gone.
+    /// Writes what has gathered.
     async fn write(&mut self) -> Result<(), NodeError> {
         let batch = std::mem::take(&mut self.batch);
         if batch.is_empty() {
             return Ok(());
         }
-        self.unpinned.extend(&batch.unpins);
-        names::write(self.shared, batch).await
+        self.unpinned.extend(names::write(self.shared, batch).await?);
+        Ok(())
     }
 
     async fn finish(mut self) -> Result<u64, NodeError> {
@@ -223,7 +204,7 @@ pub(crate) async fn rename(shared: &Arc<Shared>, from: &Path, to: &Path) -> Resu
     if to.is_within(from) {
         return Err(TreeError::IntoItself(to.clone()).into());
     }
-    let batch = {
+    let (uses, batch) = {
         let kv = shared.read()?;
         let tree = Tree::of(shared.space);
         let found = tree.find(&kv, from)?.ok_or_else(|| TreeError::IntoItself(to.clone()))?;
@@ -232,47 +213,65 @@ pub(crate) async fn rename(shared: &Arc<Shared>, from: &Path, to: &Path) -> Resu
         if !tree.heads(&kv, parent, name)?.is_empty() {
             return Err(TreeError::Exists(to.clone()).into());
         }
-        let mut batch = Batch::default();
+        let (mut uses, mut batch) = (Vec::new(), Batch::default());
         // All values move, conflicts included, each by a change of its own.
         for head in Head::distinct(&found.heads) {
             let value = match &head.value {
                 Value::Directory(id) => Value::Directory(*id),
-                Value::File(file) => Value::File(moved(shared, &kv, file, &mut batch)?),
+                Value::File(file) => Value::File(moved(shared, &kv, file, &mut uses)?),
             };
-            let replaces: Vec<OpId> = Vec::new();
             batch.changes.push(Change::Set {
                 parent,
                 name: name.clone(),
                 value: Some(value),
-                replaces,
+                replaces: Vec::new(),
             });
         }
         let (_, old_name) = from.split().expect("what is found has a name");
-        let replaces = found.heads.iter().map(|head| head.op).collect();
         batch.changes.push(Change::Set {
             parent: found.parent,
             name: old_name.clone(),
             value: None,
-            replaces,
+            replaces: found.heads.iter().map(|head| head.op).collect(),
         });
-        batch
+        (uses, batch)
     };
+    // The list of a large file's stripes goes ahead, as when it is put: it is too long for one entry.
+    let _writing: Vec<_> = batch
+        .changes
+        .iter()
+        .filter_map(file_of)
+        .map(|file| shared.writing.claim(file))
+        .collect();
+    for part in uses {
+        let mut batch = Batch::default();
+        batch.changes.push(part);
+        names::write(shared, batch).await?;
+    }
     names::write(shared, batch).await?;
     names::replicate(shared).await
 }
 
+fn file_of(change: &Change) -> Option<FileId> {
+    match change {
+        Change::Set {
+            value: Some(Value::File(file)),
+            ..
+        } => Some(file.id),
+        _ => None,
+    }
+}
+
 /// The same content as a version of its own: the old one lets go of its stripes when its name does.
-fn moved(shared: &Shared, kv: &impl Kv, file: &File, batch: &mut Batch) -> Result<File, NodeError> {
+fn moved(shared: &Shared, kv: &impl Kv, file: &File, uses: &mut Vec<Change>) -> Result<File, NodeError> {
     let id = FileId::generate(&*shared.entropy);
     if file.uses.is_empty() {
         let stripes = Tree::of(shared.space).stripes_of(kv, file.id)?;
-        for (part, stripes) in (0..).zip(stripes.chunks(PART)) {
-            batch.changes.push(Change::Uses {
-                file: id,
-                part,
-                stripes: stripes.to_vec(),
-            });
-        }
+        uses.extend((0..).zip(stripes.chunks(PART)).map(|(part, stripes)| Change::Uses {
+            file: id,
+            part,
+            stripes: stripes.to_vec(),
+        }));
     }
     Ok(File { id, ..file.clone() })
 }

@@ -12,6 +12,8 @@
 //! bounded by [`potluck_types::limits`]. HTTP, S3 and terminals are not known here.
 
 mod api;
+mod claims;
+mod collect;
 mod control;
 mod download;
 mod driver;

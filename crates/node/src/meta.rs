@@ -1,7 +1,7 @@
 //! The metadata database of a node: records of the pool, tickets, the tables of spaces, and what the private space has stored already.
 
 use crate::{error::MetaError, records::PoolRecord};
-use potluck_spaces::{Kv, KvError, Rows, Table};
+use potluck_spaces::{FileId, Kv, KvError, Rows, Table};
 use potluck_types::{Hash, NodeId, Timestamp, from_canonical, to_canonical};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,8 @@ const RECORDS: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("records
 const INVITES: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("invites");
 const SETTINGS: TableDefinition<'_, &'static str, Bytes> = TableDefinition::new("settings");
 const DEDUP: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("dedup");
+/// File versions that this node began to write and has not named yet, and when it last wrote of them.
+const UPLOADS: TableDefinition<'_, Bytes, u64> = TableDefinition::new("uploads");
 
 /// The version of the tables' layout.
 const VERSION: u32 = 1;
@@ -105,6 +107,7 @@ impl Meta {
             for table in [RECORDS, INVITES, DEDUP] {
                 transaction.open_table(table).map_err(failed("writing"))?;
             }
+            transaction.open_table(UPLOADS).map_err(failed("writing"))?;
             let mut table = transaction.open_table(SETTINGS).map_err(failed("writing"))?;
             table.insert(name, &*to_canonical(value)).map_err(failed("writing"))?;
         }
@@ -164,6 +167,23 @@ impl Meta {
         Ok(result)
     }
 
+    /// Versions that were begun and have no name, and when they were last written of.
+    pub(crate) fn uploads(&self) -> Result<Vec<(FileId, Timestamp)>, MetaError> {
+        let transaction = self.0.begin_read().map_err(failed("reading"))?;
+        let table = match transaction.open_table(UPLOADS) {
+            Ok(table) => table,
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+            Err(error) => return Err(failed("reading")(error)),
+        };
+        let rows = table.iter().map_err(failed("reading"))?;
+        rows.map(|row| {
+            let (file, at) = row.map_err(failed("reading"))?;
+            let file: [u8; 16] = file.value().try_into().map_err(failed("reading"))?;
+            Ok((FileId::from_bytes(file), Timestamp::from_millis(at.value())))
+        })
+        .collect()
+    }
+
     /// Reads the tables of spaces.
     pub(crate) fn read(&self) -> Result<ReadKv, MetaError> {
         let transaction = self.0.begin_read().map_err(failed("reading"))?;
@@ -183,7 +203,8 @@ impl Meta {
             let open = |table| transaction.open_table(space_table(table)).map_err(failed("writing"));
             let tables = Table::ALL.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
             let dedup = transaction.open_table(DEDUP).map_err(failed("writing"))?;
-            change(&mut WriteKv { tables, dedup })
+            let uploads = transaction.open_table(UPLOADS).map_err(failed("writing"))?;
+            change(&mut WriteKv { tables, dedup, uploads })
         };
         match result {
             Ok(result) => {
@@ -265,6 +286,7 @@ impl Kv for ReadKv {
 pub(crate) struct WriteKv<'t> {
     tables: Vec<redb::Table<'t, Bytes, Bytes>>,
     dedup: redb::Table<'t, Bytes, Bytes>,
+    uploads: redb::Table<'t, Bytes, u64>,
 }
 
 impl WriteKv<'_> {
@@ -272,6 +294,22 @@ impl WriteKv<'_> {
     pub(crate) fn set_stored(&mut self, fingerprint: &[u8], piece: &[u8]) -> Result<(), MetaError> {
         self.dedup
             .insert(fingerprint, piece)
+            .map(drop)
+            .map_err(failed("writing"))
+    }
+
+    /// Remembers that a version is being written.
+    pub(crate) fn set_upload(&mut self, file: FileId, now: Timestamp) -> Result<(), MetaError> {
+        self.uploads
+            .insert(&file.as_bytes()[..], now.as_millis())
+            .map(drop)
+            .map_err(failed("writing"))
+    }
+
+    /// Forgets it: the version has its name, or never will.
+    pub(crate) fn end_upload(&mut self, file: FileId) -> Result<(), MetaError> {
+        self.uploads
+            .remove(&file.as_bytes()[..])
             .map(drop)
             .map_err(failed("writing"))
     }

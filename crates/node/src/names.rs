@@ -1,6 +1,7 @@
 //! The private space: changing it, and keeping its log on enough nodes.
 
 use crate::{
+    claims::Claim,
     error::{MetaError, NodeError},
     meta::WriteKv,
     protocol::{PoolReply, PoolRequest},
@@ -8,7 +9,7 @@ use crate::{
 };
 use potluck_crypto::{Signed, derive::private_space_id};
 use potluck_placement::{View, default_survive, rank};
-use potluck_spaces::{Append, AppendError, Body, Change, Entry, Frontier, Kv, Log, Table, Tree};
+use potluck_spaces::{Append, AppendError, Body, Change, Entry, Frontier, Kv, Log, Table, Tree, Value};
 use potluck_types::{NodeId, SpaceId, StripeId, limits};
 use serde_bytes::ByteBuf;
 use std::{collections::BTreeSet, sync::Arc};
@@ -18,28 +19,31 @@ use std::{collections::BTreeSet, sync::Arc};
 pub(crate) struct Batch {
     pub(crate) changes: Vec<Change>,
     pub(crate) pins: Vec<StripeId>,
-    pub(crate) unpins: Vec<StripeId>,
     pub(crate) dedup: Vec<([u8; 32], Vec<u8>)>,
+    /// Let go once the batch is written: what it names is in the log then.
+    pub(crate) claims: Vec<Claim<StripeId>>,
     /// About how many bytes the changes take once encoded.
     pub(crate) bytes: usize,
 }
 
 impl Batch {
     pub(crate) fn is_empty(&self) -> bool {
-        self.changes.is_empty() && self.pins.is_empty() && self.unpins.is_empty()
+        self.changes.is_empty() && self.pins.is_empty()
     }
 
     /// Whether it should be written now: the next addition may not fit an entry.
     pub(crate) fn is_full(&self) -> bool {
-        self.bytes >= BATCH_BYTES || self.pins.len() + self.unpins.len() >= BATCH_PINS
+        self.bytes >= BATCH_BYTES || self.pins.len() >= BATCH_PINS
     }
 }
 
 /// An entry holds this much of changes and pins, and what is added before [`Batch::is_full`] is asked again.
 const BATCH_BYTES: usize = 40 << 10;
 const BATCH_PINS: usize = 512;
+/// What an entry gives up at most, beside what it says.
+const UNPINS_PER_ENTRY: usize = 256;
 
-const _: () = assert!(2 * BATCH_BYTES + 2 * BATCH_PINS * 40 <= limits::ENTRY_BYTES_MAX);
+const _: () = assert!(2 * BATCH_BYTES + (2 * BATCH_PINS + UNPINS_PER_ENTRY) * 36 <= limits::ENTRY_BYTES_MAX);
 
 /// The nodes that keep a space's log: the first *f* + 1 in its order that count, in distinct domains.
 pub(crate) fn custodians(space: SpaceId, view: &View) -> Vec<NodeId> {
@@ -53,25 +57,83 @@ pub(crate) fn custodians(space: SpaceId, view: &View) -> Vec<NodeId> {
     all.into_iter().take(copies).collect()
 }
 
-/// Writes a batch as the next entry of this device, durably here. [`replicate`] makes it durable elsewhere.
-pub(crate) async fn write(shared: &Arc<Shared>, batch: Batch) -> Result<(), NodeError> {
+/// Writes a batch as the next entry of this device, durably here, and gives up the stripes that no file uses any more then. They are
+/// unpinned with it, and given to the caller, who tells their holders. [`replicate`] makes it durable elsewhere.
+pub(crate) async fn write(shared: &Arc<Shared>, batch: Batch) -> Result<Vec<StripeId>, NodeError> {
     let _one_at_a_time = shared.names.lock().await;
     let task = Arc::clone(shared);
     Shared::blocking(move || {
-        task.meta.write(|kv| {
-            let log = Log::of(task.space);
-            let sealed = Tree::of(task.space).seal(&task.space_key, &batch.changes, &*task.entropy);
-            let body = Body {
+        // Held until all is committed: an upload that finds a stripe here afterwards sees that it was given up.
+        let claimed = task.claims.lock();
+        let written = task.meta.write(|kv| {
+            let tree = Tree::of(task.space);
+            let mut given_up = tree.given_up(kv, &batch.changes)?;
+            given_up.retain(|stripe| !claimed.contains_key(stripe));
+            let now = task.now();
+            for change in &batch.changes {
+                match change {
+                    Change::Uses { file, stripes, .. } if !stripes.is_empty() => kv.set_upload(*file, now)?,
+                    Change::Uses { file, .. } => kv.end_upload(*file)?,
+                    Change::Set {
+                        value: Some(Value::File(file)),
+                        ..
+                    } if file.uses.is_empty() => kv.end_upload(file.id)?,
+                    Change::Set { .. } => {}
+                }
+            }
+            let sealed = tree.seal(&task.space_key, &batch.changes, &*task.entropy);
+            // A large file gives up more than fits with its change.
+            let mut unpins = given_up.chunks(UNPINS_PER_ENTRY);
+            let first = Body {
                 pins: batch.pins,
-                unpins: batch.unpins,
+                unpins: unpins.next().unwrap_or_default().to_vec(),
                 sealed,
             };
-            let entry = log.next_entry(kv, &task.node_key, task.now(), body)?;
-            take(&task, kv, &entry)?;
+            let others = unpins.map(|unpins| Body {
+                pins: Vec::new(),
+                unpins: unpins.to_vec(),
+                sealed: tree.seal(&task.space_key, &[], &*task.entropy),
+            });
+            for body in std::iter::once(first).chain(others) {
+                let entry = Log::of(task.space).next_entry(kv, &task.node_key, now, body)?;
+                take(&task, kv, &entry)?;
+            }
             for (fingerprint, piece) in &batch.dedup {
                 kv.set_stored(fingerprint, piece)?;
             }
-            Ok(())
+            Ok(given_up)
+        });
+        drop(claimed);
+        drop(batch.claims);
+        written
+    })
+    .await
+}
+
+/// Gives up stripes that no file uses, unless one has come to use them. Gives those that were given up.
+pub(crate) async fn unpin(shared: &Arc<Shared>, stripes: Vec<StripeId>) -> Result<Vec<StripeId>, NodeError> {
+    let _one_at_a_time = shared.names.lock().await;
+    let task = Arc::clone(shared);
+    Shared::blocking(move || {
+        let claimed = task.claims.lock();
+        let tree = Tree::of(task.space);
+        task.meta.write(|kv| {
+            let mut unused = Vec::new();
+            for stripe in stripes {
+                if !claimed.contains_key(&stripe) && !tree.is_used(kv, stripe)? {
+                    unused.push(stripe);
+                }
+            }
+            for unpins in unused.chunks(UNPINS_PER_ENTRY) {
+                let body = Body {
+                    pins: Vec::new(),
+                    unpins: unpins.to_vec(),
+                    sealed: tree.seal(&task.space_key, &[], &*task.entropy),
+                };
+                let entry = Log::of(task.space).next_entry(kv, &task.node_key, task.now(), body)?;
+                take(&task, kv, &entry)?;
+            }
+            Ok(unused)
         })
     })
     .await

@@ -5,6 +5,8 @@ use crate::{
         HealthInfo, Identity, Invitation, InviteOptions, LeaveProgress, NodeConfig, NodeStatus, PutOptions, Stat,
         Status,
     },
+    claims::Claims,
+    collect,
     control::{Control, Event},
     download::{Download, PieceCache},
     driver, edit,
@@ -17,6 +19,7 @@ use crate::{
     roster::Roster,
     serve,
     shared::Shared,
+    sweep,
     upload::Upload,
 };
 use potluck_crypto::{Kit, KitMember, SigningKey, Ticket, derive};
@@ -244,6 +247,8 @@ impl Node {
             events,
             write_window: Arc::new(Semaphore::new(limits::WRITE_WINDOW_BYTES)),
             names: tokio::sync::Mutex::new(()),
+            claims: Claims::default(),
+            writing: Claims::default(),
             cache: PieceCache::default(),
             suspects: Mutex::default(),
             checking: tokio::sync::Mutex::new(()),
@@ -384,6 +389,14 @@ impl Node {
             content,
             range.start..range.end.min(file.len),
         ))
+    }
+
+    /// Frees now what removed files left, and what uploads left that broke off so long ago; without this it happens every hour, and after a
+    /// day. Gives the number of stripes that were given up.
+    pub async fn sweep(&self, abandoned_after: Duration) -> Result<u64, NodeError> {
+        let given_up = collect::collect(&self.shared, abandoned_after).await?;
+        sweep::sweep(&self.shared).await;
+        Ok(given_up)
     }
 
     /// Removes a file, or a directory with all that is in it. Gives the number of files.

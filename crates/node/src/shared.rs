@@ -1,6 +1,7 @@
 //! What all tasks of a node share: keys, handles, and the core behind its lock.
 
 use crate::{
+    claims::Claims,
     control::{Action, Control, Event},
     download::PieceCache,
     error::MetaError,
@@ -12,8 +13,9 @@ use bytes::Bytes;
 use potluck_crypto::{BoxKey, DedupKey, SigningKey};
 use potluck_net::{Address, Endpoint, Protocol, RequestError};
 use potluck_placement::View;
+use potluck_spaces::FileId;
 use potluck_store::Store;
-use potluck_types::{ByteSize, Clock, Entropy, NodeId, SpaceId, Timestamp, Zone};
+use potluck_types::{ByteSize, Clock, Entropy, NodeId, SpaceId, StripeId, Timestamp, Zone};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, atomic::AtomicBool},
@@ -44,6 +46,10 @@ pub(crate) struct Shared {
     pub(crate) write_window: Arc<Semaphore>,
     /// Changes of the private space are made one after the other.
     pub(crate) names: tokio::sync::Mutex<()>,
+    /// Stripes that uploads found stored already and have not named yet.
+    pub(crate) claims: Claims<StripeId>,
+    /// Versions that uploads are writing.
+    pub(crate) writing: Claims<FileId>,
     pub(crate) cache: PieceCache,
     /// Nodes that lately kept a reader waiting, and until when others are asked first.
     pub(crate) suspects: Mutex<BTreeMap<NodeId, Timestamp>>,

@@ -217,7 +217,7 @@ pub(crate) async fn gather(
                 });
             }
             located = true;
-            candidates.extend(locate(shared, stripe).await);
+            candidates.extend(locate(shared, stripe, &live(shared)).await);
             continue;
         }
         match tokio::time::timeout(limits::HEDGE_DELAY, under_way.next()).await {
@@ -242,13 +242,17 @@ pub(crate) async fn gather(
                     under_way.push(fetch_shard(shared, at.0, ShardId { stripe, index: at.1 }));
                 } else if !located {
                     located = true;
-                    candidates.extend(locate(shared, stripe).await);
+                    candidates.extend(locate(shared, stripe, &live(shared)).await);
                 }
             }
         }
     }
     gathered.shards = have.into_values().collect();
     Ok(gathered)
+}
+
+fn live(shared: &Shared) -> Vec<NodeId> {
+    shared.with_control(|control| control.live_peers())
 }
 
 /// The next place to ask: one that answered lately, for a shard that nobody was asked for, data shards first.
@@ -336,9 +340,24 @@ pub(crate) async fn fetch_shard(
     (id.index, fetched.await)
 }
 
-/// Asks every live member which shards of a stripe it holds.
-async fn locate(shared: &Arc<Shared>, stripe: StripeId) -> Vec<(NodeId, u8)> {
-    let peers = shared.with_control(|control| control.live_peers());
+/// Whether a stripe can be read now, as far as those say who should hold it.
+pub(crate) async fn is_there(shared: &Arc<Shared>, stripe: StripeId, geometry: Geometry) -> bool {
+    let need = usize::from(geometry.k());
+    let mut found: BTreeSet<u8> = local_indexes(shared, stripe).await.into_iter().collect();
+    let view = shared.present_view();
+    let holders = one_of_each_domain(stripe, &view, |node| node != shared.me() && view.answers(node));
+    let (first, others) = holders.split_at(holders.len().min(geometry.n().into()));
+    for nodes in [first, others] {
+        if found.len() < need {
+            let located = locate(shared, stripe, nodes).await;
+            found.extend(located.into_iter().map(|(_, index)| index));
+        }
+    }
+    found.len() >= need
+}
+
+/// Asks members which shards of a stripe they hold.
+async fn locate(shared: &Arc<Shared>, stripe: StripeId, peers: &[NodeId]) -> Vec<(NodeId, u8)> {
     let request = PoolRequest::Locate { stripes: vec![stripe] };
     let ask = |node| {
         let request = &request;
@@ -355,5 +374,5 @@ async fn locate(shared: &Arc<Shared>, stripe: StripeId) -> Vec<(NodeId, u8)> {
             }
         }
     };
-    futures::future::join_all(peers.into_iter().map(ask)).await.concat()
+    futures::future::join_all(peers.iter().copied().map(ask)).await.concat()
 }

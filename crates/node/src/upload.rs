@@ -5,7 +5,8 @@
 
 use crate::{
     api::{FileMeta, PutOptions, PutReport},
-    error::{NodeError, ShardsError},
+    claims::Claim,
+    error::{MetaError, NodeError, ShardsError},
     names::{self, Batch},
     shared::Shared,
     stripes::{self, Stored},
@@ -60,17 +61,16 @@ struct PackUnderWay {
     files: Vec<Packed>,
 }
 
-/// A piece that is being sealed and stored, or was stored before.
-enum PieceUnderWay {
-    New(JoinHandle<Result<Finished, NodeError>>),
-    Known(Piece),
-}
+/// A piece that is being sealed and stored, or looked for where it was stored before.
+type PieceUnderWay = JoinHandle<Result<Finished, NodeError>>;
 
 /// A piece of a file, and what the log must say of it.
 struct Finished {
     piece: Piece,
     fingerprint: Option<[u8; 32]>,
     stored: Option<Stored>,
+    /// Holds on to a stripe that was there already, until the log says that this file uses it too.
+    claim: Option<Claim<StripeId>>,
 }
 
 impl std::fmt::Debug for Upload {
@@ -221,14 +221,20 @@ impl Upload {
             file: id,
             part: 0,
             stripes: Vec::new(),
+            claims: Vec::new(),
             all_inline: true,
         };
+        let _writing = self.shared.writing.claim(id);
         let mut len = 0u64;
+        let mut broken = None;
         while let Some(chunk) = chunks.recv().await {
-            let chunk = chunk.map_err(|source| NodeError::Source {
-                path: path.clone(),
-                source,
-            })?;
+            let chunk = match chunk {
+                Ok(chunk) => chunk,
+                Err(source) => {
+                    broken = Some(source);
+                    break;
+                }
+            };
             len += chunk.len() as u64;
             self.report.bytes = bytes_before + len.max(head_len);
             under_way.push_back(self.begin_piece(chunk, true).await?);
@@ -239,6 +245,11 @@ impl Upload {
         }
         for piece in under_way {
             self.append_piece(&mut builder, &mut uses, piece).await?;
+        }
+        if let Some(source) = broken {
+            // What came so far is found when the file is put again.
+            uses.write(&mut self.batch);
+            return Err(NodeError::Source { path, source });
         }
         let mut nodes = Vec::new();
         let (geometry, entropy) = (self.geometry, Arc::clone(&self.shared.entropy));
@@ -259,6 +270,7 @@ impl Upload {
     ) -> Result<(), NodeError> {
         let finished = self.finish_piece(piece).await?;
         self.note(&finished);
+        uses.claims.extend(finished.claim);
         uses.add(finished.piece.stripe(), &mut self.batch);
         let mut nodes = Vec::new();
         let (geometry, entropy) = (self.geometry, Arc::clone(&self.shared.entropy));
@@ -268,7 +280,12 @@ impl Upload {
             })
             .map_err(building)?;
         self.store_nodes(nodes, uses).await?;
-        self.write_batch_if_full().await
+        if self.batch.is_full() {
+            // What an entry pins, it says the use of: so a pin without a use was left behind.
+            uses.write(&mut self.batch);
+            self.write_batch().await?;
+        }
+        Ok(())
     }
 
     async fn store_nodes(&mut self, nodes: Vec<Stripe>, uses: &mut Uses) -> Result<(), NodeError> {
@@ -290,32 +307,33 @@ impl Upload {
         } else {
             (None, None)
         };
-        if let Some(piece) = known {
-            return Ok(PieceUnderWay::Known(piece));
-        }
         let cost = u32::try_from(chunk.len()).expect("a chunk is smaller");
         let window = Arc::clone(&shared.write_window);
         let permit = window.acquire_many_owned(cost).await.map_err(|_| NodeError::Stopping)?;
         let (geometry, strict) = (self.geometry, self.options.strict);
-        Ok(PieceUnderWay::New(tokio::spawn(async move {
+        Ok(tokio::spawn(async move {
+            if let Some((piece, claim)) = known
+                && stripes::is_there(&shared, piece.stripe(), piece.geometry()).await
+            {
+                return Ok(Finished {
+                    piece,
+                    fingerprint: None,
+                    stored: None,
+                    claim: Some(claim),
+                });
+            }
             let (piece, stored) = store_piece(&shared, chunk, geometry, strict, permit).await?;
             Ok(Finished {
                 piece,
                 fingerprint,
                 stored: Some(stored),
+                claim: None,
             })
-        })))
+        }))
     }
 
     async fn finish_piece(&mut self, piece: PieceUnderWay) -> Result<Finished, NodeError> {
-        Ok(match piece {
-            PieceUnderWay::Known(piece) => Finished {
-                piece,
-                fingerprint: None,
-                stored: None,
-            },
-            PieceUnderWay::New(task) => task.await.map_err(|_| NodeError::Stopping)??,
-        })
+        piece.await.map_err(|_| NodeError::Stopping)?
     }
 
     /// Notes in the batch and in the report what became of a piece.
@@ -366,6 +384,7 @@ impl Upload {
             let id = FileId::generate(&*self.shared.entropy);
             self.name_file(&path, &meta, id, &content, vec![stripe]).await?;
         }
+        self.batch.claims.extend(finished.claim);
         Ok(())
     }
 
@@ -385,15 +404,6 @@ impl Upload {
         let heads = tree.heads(&kv, directory, name)?;
         if heads.iter().any(|head| matches!(head.value, Value::Directory(_))) {
             return Err(TreeError::IsADirectory(path.clone()).into());
-        }
-        for head in &heads {
-            if let Value::File(old) = &head.value {
-                for stripe in tree.stripes_of(&kv, old.id)? {
-                    if !uses.contains(&stripe) && !tree.is_used_beside(&kv, stripe, old.id)? {
-                        self.batch.unpins.push(stripe);
-                    }
-                }
-            }
         }
         let file = File {
             id,
@@ -444,8 +454,7 @@ impl Upload {
             return Ok(());
         }
         let batch = std::mem::take(&mut self.batch);
-        let unpinned = batch.unpins.clone();
-        names::write(&self.shared, batch).await?;
+        let unpinned = names::write(&self.shared, batch).await?;
         if !unpinned.is_empty() {
             crate::sweep::announce(&self.shared, unpinned);
         }
@@ -465,6 +474,7 @@ struct Uses {
     file: FileId,
     part: u32,
     stripes: Vec<StripeId>,
+    claims: Vec<Claim<StripeId>>,
     all_inline: bool,
 }
 
@@ -477,8 +487,12 @@ impl Uses {
     }
 
     fn write(&mut self, batch: &mut Batch) {
+        if self.stripes.is_empty() {
+            return;
+        }
         self.all_inline = false;
         let stripes = std::mem::take(&mut self.stripes);
+        batch.claims.append(&mut self.claims);
         batch.bytes += 34 * stripes.len() + 64;
         batch.changes.push(Change::Uses {
             file: self.file,
@@ -490,11 +504,10 @@ impl Uses {
 
     fn finish(mut self, batch: &mut Batch) -> Vec<StripeId> {
         if self.all_inline && self.stripes.len() <= USES_INLINE_MAX {
+            batch.claims.append(&mut self.claims);
             return self.stripes;
         }
-        if !self.stripes.is_empty() {
-            self.write(batch);
-        }
+        self.write(batch);
         Vec::new()
     }
 }
@@ -540,12 +553,12 @@ async fn look_up(
     shared: &Arc<Shared>,
     chunk: Bytes,
     geometry: Geometry,
-) -> Result<(Option<[u8; 32]>, Option<Piece>), NodeError> {
+) -> Result<(Option<[u8; 32]>, Option<(Piece, Claim<StripeId>)>), NodeError> {
     let shared = Arc::clone(shared);
     Shared::blocking(move || {
         let fingerprint = *shared.dedup_key.fingerprint(&chunk).as_bytes();
-        let kv = shared.read()?;
-        let stored = kv
+        let stored = shared
+            .read()?
             .stored(&fingerprint)?
             .and_then(|bytes| from_canonical::<Piece>(&bytes).ok());
         let Some(piece) =
@@ -553,13 +566,15 @@ async fn look_up(
         else {
             return Ok((Some(fingerprint), None));
         };
-        let state = Pins::of(shared.space)
-            .state(&kv, piece.stripe())
-            .map_err(|source| crate::error::MetaError {
+        let claim = shared.claims.claim_if(piece.stripe(), || {
+            let state = Pins::of(shared.space).state(&shared.read()?, piece.stripe());
+            let state = state.map_err(|source| MetaError {
                 action: "reading",
                 source,
             })?;
-        Ok((Some(fingerprint), (state.liveness() == Liveness::Live).then_some(piece)))
+            Ok::<_, NodeError>(state.liveness() == Liveness::Live)
+        })?;
+        Ok((Some(fingerprint), claim.map(|claim| (piece, claim))))
     })
     .await
 }

@@ -291,6 +291,46 @@ async fn what_is_removed_frees_its_shards_everywhere() {
     .await;
 }
 
+/// Gives noise, and then an error.
+struct Breaking(std::io::Cursor<Vec<u8>>);
+
+impl std::io::Read for Breaking {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match self.0.read(buffer)? {
+            0 => Err(std::io::Error::other("the cable is out")),
+            len => Ok(len),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_upload_left_that_never_ended_is_freed() {
+    let pool = Pool::of(3, Duration::from_secs(60)).await;
+    let shared = bytes(2, 3_000_000);
+    put(pool.node(0), "/kept", &shared).await.unwrap();
+    let stripes = || async { pool.node(0).status().await.unwrap().health.stripes() };
+    eventually("the stewards know it", || async { stripes().await > 0 }).await;
+    let kept = stripes().await;
+    let mut upload = pool.node(0).upload(PutOptions::default()).unwrap();
+    let meta = FileMeta {
+        modified: Timestamp::from_millis(1),
+        executable: false,
+    };
+    // It begins with what is stored already, goes on with what is not, and breaks.
+    let content = [shared.clone(), bytes(3, 20_000_000)].concat();
+    let reader = Breaking(std::io::Cursor::new(content));
+    let broken = upload.put_blocking("/broken".parse().unwrap(), meta, reader).await;
+    assert!(matches!(broken, Err(NodeError::Source { .. })), "{broken:?}");
+    // What was stored of it goes into the log with the next change.
+    upload.make_directory(&"/directory".parse().unwrap()).await.unwrap();
+    upload.finish().await.unwrap();
+    eventually("it has left stripes", || async { stripes().await > kept }).await;
+    assert_eq!(pool.node(0).sweep(Duration::from_secs(3600)).await.unwrap(), 0);
+    assert!(pool.node(0).sweep(Duration::ZERO).await.unwrap() > 0);
+    eventually("they are freed, and no others", || async { stripes().await == kept }).await;
+    pool.holds(1, "/kept", &shared).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tree_moves_and_stays_readable() {
     let pool = Pool::of(2, GRACE).await;

@@ -175,6 +175,12 @@ pub(crate) enum Command {
     Keys(Keys),
     /// Check this machine's part of the pool, and name remedies
     Doctor,
+    /// Free at once what removed files, and uploads that broke off, have left; else it takes up to an hour, and a day
+    Sweep {
+        /// How long ago an upload must have broken off; one that is begun again later sends everything again
+        #[arg(long, value_name = "SPAN", default_value = "24h")]
+        abandoned_after: Span,
+    },
     /// End the daemon
     Stop,
     /// Print the configuration that holds

@@ -32,6 +32,11 @@ impl PinState {
         }
     }
 
+    /// When it was last pinned.
+    pub fn pinned(self) -> Option<Timestamp> {
+        self.pinned
+    }
+
     /// The later clock decides, and a tie leaves the stripe live.
     pub fn liveness(self) -> Liveness {
         match self {
@@ -95,6 +100,23 @@ impl Pins {
     pub fn state(self, kv: &impl Kv, stripe: StripeId) -> Result<PinState, KvError> {
         let row = kv.get(Table::Pins, &self.key(stripe))?;
         row.map_or_else(|| Ok(PinState::default()), |row| Ok(from_canonical(&row)?))
+    }
+
+    /// Stripes that the logs name, in order, after a stripe, up to a number.
+    pub fn list(
+        self,
+        kv: &impl Kv,
+        after: Option<StripeId>,
+        limit: usize,
+    ) -> Result<Vec<(StripeId, PinState)>, KvError> {
+        let after = after.map(|stripe| self.key(stripe));
+        let rows = kv.scan(Table::Pins, self.space.as_bytes(), after.as_deref(), limit)?;
+        rows.into_iter()
+            .map(|(key, row)| {
+                let stripe: [u8; 32] = key[32..].try_into().map_err(|_| "a pin's key is 64 bytes")?;
+                Ok((StripeId::from_bytes(stripe), from_canonical(&row)?))
+            })
+            .collect()
     }
 
     fn key(self, stripe: StripeId) -> Vec<u8> {

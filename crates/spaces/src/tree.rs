@@ -9,8 +9,11 @@ use potluck_crypto::{BoxKey, Purpose};
 use potluck_types::{CodecError, Entropy, Hash, NodeId, SpaceId, StripeId, Timestamp, from_canonical, to_canonical};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
+use std::collections::BTreeSet;
 
 const CHANGES: &str = "potluck/changes/1";
+/// Users of a stripe that are looked at in one step.
+const USERS_PAGE: usize = 64;
 
 /// A directory: a random or derived name that it keeps when it is moved.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -29,6 +32,16 @@ impl FileId {
     /// A new one.
     pub fn generate(entropy: &dyn Entropy) -> Self {
         Self(entropy.bytes())
+    }
+
+    /// Its bytes.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+
+    /// The version with these bytes.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
     }
 }
 
@@ -74,7 +87,7 @@ pub enum Change {
         /// The operations whose values the author saw there.
         replaces: Vec<OpId>,
     },
-    /// Stripes that a file version uses; it follows in a later change.
+    /// Stripes that a file version uses; it follows in a later change. With no stripes: it does not follow, and uses none.
     Uses {
         /// The version.
         file: FileId,
@@ -212,6 +225,7 @@ impl Tree {
                     });
                     self.set(kv, (parent, &name), head, &replaces)?;
                 }
+                Change::Uses { file, stripes, .. } if stripes.is_empty() => self.release(kv, file)?,
                 Change::Uses { file, part, stripes } => self.use_stripes(kv, file, part, &stripes)?,
             }
         }
@@ -291,11 +305,62 @@ impl Tree {
         Ok(stripes)
     }
 
-    /// Whether any file other than this version uses a stripe.
-    pub fn is_used_beside(self, kv: &impl Kv, stripe: StripeId, file: FileId) -> Result<bool, TreeError> {
+    /// Whether any file version uses a stripe.
+    pub fn is_used(self, kv: &impl Kv, stripe: StripeId) -> Result<bool, TreeError> {
+        self.is_used_beside(kv, stripe, &BTreeSet::new())
+    }
+
+    fn is_used_beside(self, kv: &impl Kv, stripe: StripeId, files: &BTreeSet<FileId>) -> Result<bool, TreeError> {
         let prefix = [&self.space.as_bytes()[..], stripe.as_bytes()].concat();
-        let users = kv.scan(Table::Users, &prefix, None, 2)?;
-        Ok(users.iter().any(|(key, _)| !key.ends_with(&file.0)))
+        let mut after = None;
+        loop {
+            let users = kv.scan(Table::Users, &prefix, after.as_deref(), USERS_PAGE)?;
+            let Some((last, _)) = users.last() else {
+                return Ok(false);
+            };
+            let among = |key: &[u8]| files.iter().any(|file| key.ends_with(&file.0));
+            if users.iter().any(|(key, _)| !among(key)) {
+                return Ok(true);
+            }
+            after = Some(last.clone());
+        }
+    }
+
+    /// The stripes that no file version uses any more once these changes are applied.
+    pub fn given_up(self, kv: &impl Kv, changes: &[Change]) -> Result<Vec<StripeId>, TreeError> {
+        let (mut released, mut used) = (BTreeSet::<FileId>::new(), BTreeSet::<StripeId>::new());
+        for change in changes {
+            match change {
+                Change::Set {
+                    parent,
+                    name,
+                    value,
+                    replaces,
+                } => {
+                    if !replaces.is_empty() {
+                        for head in self.heads(kv, *parent, name)? {
+                            if let (Value::File(file), true) = (&head.value, replaces.contains(&head.op)) {
+                                released.insert(file.id);
+                            }
+                        }
+                    }
+                    if let Some(Value::File(file)) = value {
+                        used.extend(&file.uses);
+                    }
+                }
+                Change::Uses { file, stripes, .. } if stripes.is_empty() => _ = released.insert(*file),
+                Change::Uses { stripes, .. } => used.extend(stripes),
+            }
+        }
+        let (mut given_up, mut seen) = (Vec::new(), BTreeSet::new());
+        for file in &released {
+            for stripe in self.stripes_of(kv, *file)? {
+                if seen.insert(stripe) && !used.contains(&stripe) && !self.is_used_beside(kv, stripe, &released)? {
+                    given_up.push(stripe);
+                }
+            }
+        }
+        Ok(given_up)
     }
 
     /// The values of a name, the latest first.

@@ -76,6 +76,7 @@ pub(crate) fn run(cli: Cli, terminal: Terminal) -> Result<(), Complaint> {
             )
         }
         Command::Doctor => doctor::run(&home()?, terminal),
+        Command::Sweep { abandoned_after } => pool::sweep(&home()?, abandoned_after, terminal),
         Command::Stop => pool::stop(&home()?, terminal),
         Command::Config => print_config(&home()?, terminal),
         Command::Demo { input, keep } => demo::run(input.as_deref(), keep, terminal),

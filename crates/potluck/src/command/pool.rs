@@ -137,6 +137,22 @@ fn stuck(left: u64, advice: Vec<String>) -> Complaint {
         .hint("`potluck leave --force` leaves all the same")
 }
 
+/// `potluck sweep`.
+pub(super) fn sweep(home: &Path, abandoned_after: Span, terminal: Terminal) -> Result<(), Complaint> {
+    let request = Request::Sweep {
+        abandoned_after: abandoned_after.duration(),
+    };
+    let stripes: u64 = client::call(home, &request)?;
+    terminal.result(&serde_json::json!({ "stripes": stripes }), || {
+        match (terminal.quiet, stripes) {
+            (true, _) => String::new(),
+            (false, 0) => "No upload has left anything. What removed files left is freed.".to_owned(),
+            (false, _) => format!("Freeing {} that uploads have left.", count(stripes, "stripe")),
+        }
+    });
+    Ok(())
+}
+
 /// `potluck stop`.
 pub(super) fn stop(home: &Path, terminal: Terminal) -> Result<(), Complaint> {
     client::call::<()>(home, &Request::Stop)?;

@@ -5,6 +5,7 @@ use potluck_node::{Entry, FileMeta, Identity, InviteOptions, PutOptions, PutRepo
 use potluck_spaces::Path;
 use potluck_types::ByteSize;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// Names in one page of a listing. A name of 255 bytes is six times that in JSON at worst, so a page has
 /// half a MiB at most.
@@ -55,6 +56,11 @@ pub(crate) enum Request {
         path: Path,
         /// Whether a directory goes with all that is in it.
         recursive: bool,
+    },
+    /// Reply: how many stripes were given up.
+    Sweep {
+        /// How long ago an upload must have broken off.
+        abandoned_after: Duration,
     },
     /// Reply: nothing.
     Rename {

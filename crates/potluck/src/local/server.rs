@@ -153,6 +153,7 @@ async fn answer(request: Request, service: &Service, frames: &mut Frames, replie
         Request::Put { options } => uploads::put(node, options, frames, replies).await,
         Request::Get => downloads::get(node, frames, replies).await,
         Request::Remove { path, recursive } => replies.reply(&node.remove(&path, recursive).await?).await,
+        Request::Sweep { abandoned_after } => replies.reply(&node.sweep(abandoned_after).await?).await,
         Request::Rename { from, to } => {
             node.rename(&from, &to).await?;
             replies.reply(&()).await

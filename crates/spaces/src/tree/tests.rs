@@ -170,15 +170,49 @@ fn stripes_are_used_until_the_last_file_lets_go() {
     device.set("/a", Some(7));
     device.set("/b", Some(7));
     let tree = Tree::of(SPACE);
-    let file = |device: &Device, at: &str| match &tree.find(&device.kv, &path(at)).unwrap().unwrap().heads[0].value {
-        Value::File(file) => file.id,
-        Value::Directory(_) => unreachable!(),
+    let removal = |device: &Device, at: &str| {
+        let found = tree.find(&device.kv, &path(at)).unwrap().unwrap();
+        Change::Set {
+            parent: found.parent,
+            name: path(at).split().unwrap().1.clone(),
+            value: None,
+            replaces: found.heads.iter().map(|head| head.op).collect(),
+        }
     };
-    let a = file(&device, "/a");
-    assert!(tree.is_used_beside(&device.kv, stripe(7), a).unwrap());
+    let (a, b) = (removal(&device, "/a"), removal(&device, "/b"));
+    let given_up = |device: &Device, changes: &[Change]| tree.given_up(&device.kv, changes).unwrap();
+    assert_eq!(given_up(&device, std::slice::from_ref(&a)), []);
+    assert_eq!(given_up(&device, &[a.clone(), b]), [stripe(7)]);
     device.set("/b", None);
-    assert!(!tree.is_used_beside(&device.kv, stripe(7), a).unwrap());
-    assert_eq!(tree.stripes_of(&device.kv, a).unwrap(), [stripe(7)]);
+    assert!(tree.is_used(&device.kv, stripe(7)).unwrap());
+    assert_eq!(given_up(&device, &[a]), [stripe(7)]);
+    device.set("/a", None);
+    assert!(!tree.is_used(&device.kv, stripe(7)).unwrap());
+}
+
+#[test]
+fn an_upload_that_never_ends_lets_go_of_its_stripes() {
+    let mut device = Device::new(1);
+    let tree = Tree::of(SPACE);
+    let file = FileId::from_bytes([9; 16]);
+    let uses = |stripes: Vec<StripeId>| Change::Uses { file, part: 0, stripes };
+    device.write(
+        &[uses(vec![stripe(1), stripe(2)])],
+        vec![stripe(1), stripe(2)],
+        Vec::new(),
+    );
+    device.set("/other", Some(2));
+    assert!(tree.is_used(&device.kv, stripe(1)).unwrap());
+    assert_eq!(tree.given_up(&device.kv, &[uses(Vec::new())]).unwrap(), [stripe(1)]);
+    device.write(&[uses(Vec::new())], Vec::new(), vec![stripe(1)]);
+    assert!(!tree.is_used(&device.kv, stripe(1)).unwrap());
+    assert!(tree.is_used(&device.kv, stripe(2)).unwrap());
+    let pins = Pins::of(SPACE).list(&device.kv, None, 10).unwrap();
+    assert_eq!(pins.len(), 2);
+    assert_eq!(
+        Pins::of(SPACE).list(&device.kv, Some(pins[0].0), 10).unwrap(),
+        pins[1..]
+    );
 }
 
 #[test]

@@ -1,0 +1,86 @@
+//! What uploads left behind that never ended: stripes that are pinned and that no file uses.
+//!
+//! An upload that breaks off leaves its stripes pinned, so that it finds them when it is begun again. When it has not been for
+//! [`ABANDONED_AFTER`], they are given up.
+
+use crate::{
+    error::{MetaError, NodeError},
+    names::{self, Batch},
+    shared::Shared,
+    sweep,
+};
+use potluck_spaces::{Change, Liveness, Pins, Tree};
+use potluck_types::StripeId;
+use std::{sync::Arc, time::Duration};
+
+/// How long an upload that broke off is waited for.
+pub(crate) const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 3600);
+/// Pins that are looked at in one step.
+const PAGE: usize = 1024;
+
+/// Gives up what was abandoned for this long.
+pub(crate) async fn collect(shared: &Arc<Shared>, after: Duration) -> Result<u64, NodeError> {
+    let mut given_up = end_uploads(shared, after).await?;
+    given_up.extend(unpin_unused(shared, after).await?);
+    let count = given_up.len() as u64;
+    if count > 0 {
+        tracing::info!(stripes = count, "giving up what uploads that never ended have left");
+        sweep::announce(shared, given_up);
+    }
+    Ok(count)
+}
+
+/// Versions of this node that were begun and never named. Only the node that writes one knows whether it still does.
+async fn end_uploads(shared: &Arc<Shared>, after: Duration) -> Result<Vec<StripeId>, NodeError> {
+    let meta = Arc::clone(&shared.meta);
+    let now = shared.now();
+    let mut given_up = Vec::new();
+    for (file, at) in Shared::blocking(move || meta.uploads()).await? {
+        if now.since(at) < after || shared.writing.lock().contains_key(&file) {
+            continue;
+        }
+        let mut batch = Batch::default();
+        batch.changes.push(Change::Uses {
+            file,
+            part: 0,
+            stripes: Vec::new(),
+        });
+        given_up.extend(names::write(shared, batch).await?);
+    }
+    Ok(given_up)
+}
+
+/// Stripes that were pinned long ago and have no user: their upload ended between the pin and the name.
+async fn unpin_unused(shared: &Arc<Shared>, older: Duration) -> Result<Vec<StripeId>, NodeError> {
+    let (mut given_up, mut after) = (Vec::new(), None);
+    loop {
+        let task = Arc::clone(shared);
+        let now = shared.now();
+        let page = Shared::blocking(move || {
+            let kv = task.read()?;
+            let pins = Pins::of(task.space)
+                .list(&kv, after, PAGE)
+                .map_err(|source| MetaError {
+                    action: "reading",
+                    source,
+                })?;
+            let last = pins.last().map(|(stripe, _)| *stripe);
+            let mut unused = Vec::new();
+            for (stripe, state) in pins {
+                let is_old = state.pinned().is_some_and(|pinned| now.since(pinned) >= older);
+                if is_old && state.liveness() == Liveness::Live && !Tree::of(task.space).is_used(&kv, stripe)? {
+                    unused.push(stripe);
+                }
+            }
+            Ok::<_, NodeError>(last.map(|last| (last, unused)))
+        })
+        .await?;
+        let Some((last, unused)) = page else {
+            return Ok(given_up);
+        };
+        after = Some(last);
+        if !unused.is_empty() {
+            given_up.extend(names::unpin(shared, unused).await?);
+        }
+    }
+}
