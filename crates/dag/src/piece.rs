@@ -87,6 +87,15 @@ impl Piece {
         }
     }
 
+    /// The same sealed bytes, coded otherwise: they make another stripe.
+    pub fn recoded(&self, stripe: StripeId, geometry: Geometry) -> Self {
+        Self {
+            stripe,
+            geometry,
+            ..self.clone()
+        }
+    }
+
     /// A part of this reference, if the range lies within it.
     pub fn slice(&self, range: Range<u32>) -> Option<Self> {
         (range.start <= range.end && range.end <= self.len).then(|| Self {

@@ -122,6 +122,9 @@ pub struct HealthInfo {
     pub repair_written: u64,
     /// Shards found damaged and dropped since the nodes started.
     pub damaged: u64,
+    /// Files that are being coded anew, since the pool has other machines than when they were stored.
+    #[serde(default)]
+    pub recoding: u64,
 }
 
 impl HealthInfo {
@@ -154,6 +157,7 @@ impl HealthInfo {
         self.repair_read += other.repair_read;
         self.repair_written += other.repair_written;
         self.damaged += other.damaged;
+        self.recoding += other.recoding;
     }
 }
 

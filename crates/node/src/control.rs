@@ -10,8 +10,10 @@ use crate::{
     records::{NodeState, PoolRecord},
     roster::{Merged, Roster},
 };
-use potluck_placement::{Cause, Domain, Mend, NodeFacts, Outcome, Planner, PlannerOptions, Presence, View, steward};
-use potluck_types::{ByteSize, Hash, NodeId, ShardId, StripeId, Timestamp, UserId, to_canonical};
+use potluck_placement::{
+    Cause, Domain, Mend, NodeFacts, Outcome, Planner, PlannerOptions, Presence, View, rank, steward,
+};
+use potluck_types::{ByteSize, Hash, NodeId, ShardId, SpaceId, StripeId, Timestamp, UserId, to_canonical};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     time::Duration,
@@ -479,6 +481,26 @@ impl Control {
         self.present_view(now).eligible_domains(now, self.grace)
     }
 
+    /// The failure domains of the pool, when this node is the one of its person's that looks after a space, and the pool has been as it is for
+    /// long enough that all know it. An absent member counts: it may come back; one that leaves does not.
+    pub(crate) fn settled_domains(&self, now: Timestamp, space: SpaceId) -> Option<usize> {
+        if now.since(self.view_changed_at) < CERTAINTY {
+            return None;
+        }
+        let mine = self.roster.user_of(self.me);
+        let order = rank(StripeId::from_bytes(*space.as_bytes()), &self.view);
+        let first = order
+            .into_iter()
+            .find(|node| self.view.answers(*node) && self.roster.user_of(*node) == mine);
+        if first != Some(self.me) {
+            return None;
+        }
+        let is_member = |(_, facts): &(&NodeId, &NodeFacts)| facts.weight > 0 && facts.presence != Presence::Leaving;
+        let members = self.view.nodes.iter().filter(is_member);
+        let domains: HashSet<_> = members.map(|(node, _)| self.view.domain(*node)).collect();
+        Some(domains.len())
+    }
+
     /// Members that are connected now.
     pub(crate) fn live_peers(&self) -> Vec<NodeId> {
         let up = self.links.iter().filter(|(_, link)| matches!(link, Link::Up));
@@ -509,6 +531,7 @@ impl Control {
             repair_read: self.repair_read,
             repair_written: self.repair_written,
             damaged: self.damaged,
+            recoding: 0,
         }
     }
 

@@ -143,7 +143,7 @@ fn damaged(part: &Part, error: &dyn std::fmt::Display) -> NodeError {
 }
 
 /// Fetches and opens a range of a piece.
-async fn read_piece(
+pub(crate) async fn read_piece(
     shared: &Arc<Shared>,
     piece: &Piece,
     range: Range<u32>,

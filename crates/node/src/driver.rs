@@ -8,7 +8,7 @@ use crate::{
     records::{NodeState, PoolRecord, VERSION, sign},
     serve,
     shared::Shared,
-    sweep,
+    sweep, upload,
 };
 use bytes::Bytes;
 use potluck_net::{self as net, Address, Inbox};
@@ -21,6 +21,13 @@ use tokio::{sync::mpsc, time::interval};
 const TICK: Duration = Duration::from_millis(500);
 /// How often the node says how it is, if nothing changed.
 const STATE_INTERVAL: Duration = Duration::from_secs(30);
+/// How often it is looked whether the pool has changed so that files should be coded anew.
+const RECODE_INTERVAL: Duration = Duration::from_secs(5);
+/// A change of what is used that is told sooner.
+const USED_STEP: ByteSize = ByteSize(1 << 20);
+/// How soon, and how much later for each node that is told: gossip stays in proportion.
+const USED_INTERVAL: Duration = Duration::from_secs(5);
+const USED_INTERVAL_PER_NODE: Duration = Duration::from_millis(20);
 /// How often a step of scrub and compaction is taken.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(60);
 /// Steps of scrub that go through everything: at one a minute, two weeks.
@@ -41,8 +48,9 @@ pub(crate) async fn run(shared: Arc<Shared>, mut inbox: Inbox, mut events: mpsc:
     let mut tick = interval(TICK);
     let mut state = interval(STATE_INTERVAL);
     let mut upkeep = interval(UPKEEP_INTERVAL);
+    let mut recoding = interval(RECODE_INTERVAL);
     let mut sweeping = tokio::time::interval_at(tokio::time::Instant::now() + SWEEP_DELAY, SWEEP_INTERVAL);
-    for timer in [&mut tick, &mut state, &mut upkeep, &mut sweeping] {
+    for timer in [&mut tick, &mut state, &mut upkeep, &mut recoding, &mut sweeping] {
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     }
     loop {
@@ -71,9 +79,18 @@ pub(crate) async fn run(shared: Arc<Shared>, mut inbox: Inbox, mut events: mpsc:
                     shared.run_event(Event::Stored(stored));
                 }
             }
-            _ = tick.tick() => shared.run_event(Event::Tick),
+            _ = tick.tick() => {
+                shared.run_event(Event::Tick);
+                if shared.is_state_stale() {
+                    shared.announce_state();
+                }
+            }
             _ = state.tick() => shared.announce_state(),
             _ = upkeep.tick() => drop(tokio::spawn(keep_up(Arc::clone(&shared)))),
+            _ = recoding.tick() => {
+                let shared = Arc::clone(&shared);
+                tokio::spawn(async move { upload::look(&shared).await });
+            }
             _ = sweeping.tick() => {
                 let shared = Arc::clone(&shared);
                 tokio::spawn(async move {
@@ -159,6 +176,20 @@ impl Shared {
         let record = PoolRecord::State(sign(&self.node_key, &state));
         self.run_event(Event::Record(record.clone()));
         apply(self, Action::Publish(record));
+    }
+
+    /// Whether others think that much less or more of this disk is used than is, and were not told just now.
+    fn is_state_stale(&self) -> bool {
+        let told = self.with_control(|control| {
+            let state = control.roster.state(self.me())?;
+            Some((state.used, state.seq, control.roster.members().len()))
+        });
+        let Some((used, at, members)) = told else {
+            return false;
+        };
+        let interval = USED_INTERVAL.max(USED_INTERVAL_PER_NODE * u32::try_from(members).unwrap_or(u32::MAX));
+        let since = Duration::from_millis(self.now().as_millis().saturating_sub(at));
+        since >= interval && self.store.stats().on_disk.0.abs_diff(used.0) >= USED_STEP.0
     }
 
     fn own_state(&self) -> NodeState {

@@ -30,6 +30,7 @@ const fn space_table(table: Table) -> TableDefinition<'static, Bytes, Bytes> {
         Table::Directories => "space-directories",
         Table::Uses => "space-uses",
         Table::Users => "space-users",
+        Table::Recoded => "space-recoded",
         Table::Pins => "space-pins",
     })
 }
@@ -75,7 +76,8 @@ impl Meta {
                 source: text.into(),
             });
         }
-        if found.is_none() {
+        // A new one, or one of a version that had fewer tables.
+        if found.is_none() || meta.read().is_err() {
             meta.set_setting("version", &VERSION)?;
         }
         Ok(meta)

@@ -78,6 +78,7 @@ pub(crate) async fn write(shared: &Arc<Shared>, batch: Batch) -> Result<Vec<Stri
                         value: Some(Value::File(file)),
                         ..
                     } if file.uses.is_empty() => kv.end_upload(file.id)?,
+                    Change::Recode { file, .. } => kv.end_upload(file.id)?,
                     Change::Set { .. } => {}
                 }
             }

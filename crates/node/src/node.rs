@@ -249,6 +249,8 @@ impl Node {
             names: tokio::sync::Mutex::new(()),
             claims: Claims::default(),
             writing: Claims::default(),
+            recoding_alone: tokio::sync::Mutex::default(),
+            recoding: Mutex::default(),
             cache: PieceCache::default(),
             suspects: Mutex::default(),
             checking: tokio::sync::Mutex::new(()),
@@ -284,14 +286,13 @@ impl Node {
     pub async fn status(&self) -> Result<Status, NodeError> {
         let shared = &self.shared;
         let now = shared.now();
-        let (nodes, mut health, peers, domains) = shared.with_control(|control| {
-            (
-                control.nodes(now),
-                control.health(now),
-                control.live_peers(),
-                control.eligible_domains(now),
-            )
-        });
+        let mut health = shared.health(now);
+        let (mut nodes, peers, domains) =
+            shared.with_control(|control| (control.nodes(now), control.live_peers(), control.eligible_domains(now)));
+        // Others are told now and then; what this node itself has is known.
+        if let Some(here) = nodes.iter_mut().find(|node| node.status == NodeStatus::Here) {
+            here.used = shared.store.stats().on_disk;
+        }
         let asked = peers.into_iter().map(|peer| async move {
             match tokio::time::timeout(HEALTH_TIMEOUT, shared.ask(peer, &PoolRequest::Health)).await {
                 Ok(Ok(PoolReply::Health(health))) => Ok(health),

@@ -237,7 +237,7 @@ async fn pool(shared: &Arc<Shared>, peer: NodeId, request: PoolRequest) -> PoolR
         }
         PoolRequest::Health => {
             let now = shared.now();
-            PoolReply::Health(shared.with_control(|control| control.health(now)))
+            PoolReply::Health(shared.health(now))
         }
         PoolRequest::Locate { .. } | PoolRequest::Liveness { .. } | PoolRequest::Released { .. } => {
             PoolReply::Failed(format!("more than {BATCH_MAX} stripes in one request"))

@@ -1,6 +1,7 @@
 //! What all tasks of a node share: keys, handles, and the core behind its lock.
 
 use crate::{
+    api::HealthInfo,
     claims::Claims,
     control::{Action, Control, Event},
     download::PieceCache,
@@ -8,6 +9,7 @@ use crate::{
     home::Home,
     meta::Meta,
     protocol::{self, PoolReply, PoolRequest, ShardReply, ShardRequest},
+    upload::Recoding,
 };
 use bytes::Bytes;
 use potluck_crypto::{BoxKey, DedupKey, SigningKey};
@@ -50,6 +52,9 @@ pub(crate) struct Shared {
     pub(crate) claims: Claims<StripeId>,
     /// Versions that uploads are writing.
     pub(crate) writing: Claims<FileId>,
+    /// Held while older files are coded anew.
+    pub(crate) recoding_alone: tokio::sync::Mutex<()>,
+    pub(crate) recoding: Mutex<Recoding>,
     pub(crate) cache: PieceCache,
     /// Nodes that lately kept a reader waiting, and until when others are asked first.
     pub(crate) suspects: Mutex<BTreeMap<NodeId, Timestamp>>,
@@ -102,6 +107,14 @@ impl Shared {
     pub(crate) fn handle(&self, event: Event) -> Vec<Action> {
         let now = self.now();
         self.with_control(|control| control.handle(now, event))
+    }
+
+    /// How the stripes are that this node looks after, and what it does about files.
+    pub(crate) fn health(&self, now: Timestamp) -> HealthInfo {
+        HealthInfo {
+            recoding: self.recoding.lock().expect("never poisoned").left,
+            ..self.with_control(|control| control.health(now))
+        }
     }
 
     pub(crate) fn present_view(&self) -> View {

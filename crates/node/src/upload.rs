@@ -3,6 +3,10 @@
 //! Small files gather in packs. What was stored is written to the log as it goes, so that an upload that breaks off and is begun again finds its
 //! chunks there.
 
+mod recode;
+
+pub(crate) use recode::{Recoding, look};
+
 use crate::{
     api::{FileMeta, PutOptions, PutReport},
     claims::Claim,
@@ -30,6 +34,8 @@ use tokio::{
 
 /// Files up to this are packed with others: below it, a stripe of its own costs more than its bytes.
 const PACK_FILE_BYTES_MAX: usize = 256 << 10;
+/// How often stored bytes may have been coded anew for them still to be found.
+const RECODED_MAX: usize = 4;
 /// What of a file is read to see whether it is one of those.
 const HEAD_BYTES: u64 = PACK_FILE_BYTES_MAX as u64 + 1;
 /// Stripes that one change names itself; longer lists come before it.
@@ -217,13 +223,7 @@ impl Upload {
         let id = FileId::generate(&*self.shared.entropy);
         let mut builder = ManifestBuilder::new();
         let mut under_way: VecDeque<PieceUnderWay> = VecDeque::new();
-        let mut uses = Uses {
-            file: id,
-            part: 0,
-            stripes: Vec::new(),
-            claims: Vec::new(),
-            all_inline: true,
-        };
+        let mut uses = Uses::of(id);
         let _writing = self.shared.writing.claim(id);
         let mut len = 0u64;
         let mut broken = None;
@@ -251,15 +251,24 @@ impl Upload {
             uses.write(&mut self.batch);
             return Err(NodeError::Source { path, source });
         }
+        let tree = self.finish_manifest(builder, &mut uses).await?;
+        let content = tree.map_or_else(|| Content::Inline(Bytes::new()), Content::Tree);
+        let stripes = uses.finish(&mut self.batch);
+        self.name_file(&path, &meta, id, &content, stripes).await
+    }
+
+    async fn finish_manifest(
+        &mut self,
+        builder: ManifestBuilder,
+        uses: &mut Uses,
+    ) -> Result<Option<potluck_dag::Tree>, NodeError> {
         let mut nodes = Vec::new();
         let (geometry, entropy) = (self.geometry, Arc::clone(&self.shared.entropy));
         let tree = builder
             .finish(&mut |node| seal_node(node, geometry, &*entropy, &mut nodes))
             .map_err(building)?;
-        self.store_nodes(nodes, &mut uses).await?;
-        let content = tree.map_or_else(|| Content::Inline(Bytes::new()), Content::Tree);
-        let stripes = uses.finish(&mut self.batch);
-        self.name_file(&path, &meta, id, &content, stripes).await
+        self.store_nodes(nodes, uses).await?;
+        Ok(tree)
     }
 
     async fn append_piece(
@@ -345,7 +354,9 @@ impl Upload {
             None => self.report.deduplicated += u64::from(finished.piece.len()),
         }
         if let Some(fingerprint) = finished.fingerprint {
-            self.batch.dedup.push((fingerprint, to_canonical(&finished.piece)));
+            self.batch
+                .dedup
+                .push((fingerprint, to_canonical(&finished.piece.whole())));
         }
     }
 
@@ -413,6 +424,7 @@ impl Upload {
             content: ByteBuf::from(to_canonical(content)),
             uses,
             survives: self.geometry.m(),
+            asked: self.options.survive,
         };
         self.batch.bytes += 200 + name.as_str().len() + file.content.len() + 34 * file.uses.len();
         self.batch.changes.push(Change::Set {
@@ -479,6 +491,16 @@ struct Uses {
 }
 
 impl Uses {
+    fn of(file: FileId) -> Self {
+        Self {
+            file,
+            part: 0,
+            stripes: Vec::new(),
+            claims: Vec::new(),
+            all_inline: true,
+        }
+    }
+
     fn add(&mut self, stripe: StripeId, batch: &mut Batch) {
         self.stripes.push(stripe);
         if self.stripes.len() >= limits::PINS_PER_ENTRY_MAX / 4 {
@@ -557,26 +579,41 @@ async fn look_up(
     let shared = Arc::clone(shared);
     Shared::blocking(move || {
         let fingerprint = *shared.dedup_key.fingerprint(&chunk).as_bytes();
-        let stored = shared
-            .read()?
-            .stored(&fingerprint)?
-            .and_then(|bytes| from_canonical::<Piece>(&bytes).ok());
-        let Some(piece) =
-            stored.filter(|piece| piece.geometry().m() >= geometry.m() && piece.len() as usize == chunk.len())
-        else {
-            return Ok((Some(fingerprint), None));
-        };
-        let claim = shared.claims.claim_if(piece.stripe(), || {
-            let state = Pins::of(shared.space).state(&shared.read()?, piece.stripe());
-            let state = state.map_err(|source| MetaError {
-                action: "reading",
-                source,
-            })?;
-            Ok::<_, NodeError>(state.liveness() == Liveness::Live)
-        })?;
-        Ok((Some(fingerprint), claim.map(|claim| (piece, claim))))
+        let fits = |piece: &Piece| piece.geometry().m() >= geometry.m() && piece.len() as usize == chunk.len();
+        let mut key = fingerprint;
+        // What was stored may lie in other stripes since.
+        for _ in 0..RECODED_MAX {
+            let Some(piece) = known_piece(&shared, &key)? else {
+                break;
+            };
+            if fits(&piece)
+                && let Some(claim) = claim_live(&shared, piece.stripe())?
+            {
+                return Ok((Some(fingerprint), Some((piece, claim))));
+            }
+            key = *piece.stripe().as_bytes();
+        }
+        Ok((Some(fingerprint), None))
     })
     .await
+}
+
+/// What was stored under a fingerprint, or in place of a stripe.
+fn known_piece(shared: &Shared, key: &[u8; 32]) -> Result<Option<Piece>, NodeError> {
+    let stored = shared.read()?.stored(key)?;
+    Ok(stored.and_then(|bytes| from_canonical(&bytes).ok()))
+}
+
+/// Claims a stripe if the log says that it is live.
+fn claim_live(shared: &Shared, stripe: StripeId) -> Result<Option<Claim<StripeId>>, NodeError> {
+    shared.claims.claim_if(stripe, || {
+        let state = Pins::of(shared.space).state(&shared.read()?, stripe);
+        let state = state.map_err(|source| MetaError {
+            action: "reading",
+            source,
+        })?;
+        Ok(state.liveness() == Liveness::Live)
+    })
 }
 
 /// Cuts a stream into chunks, on a thread of its own, a few ahead of who takes them.

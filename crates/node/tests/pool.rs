@@ -291,6 +291,55 @@ async fn what_is_removed_frees_its_shards_everywhere() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_machine_held_survives_two_losses_once_there_are_enough() {
+    let mut pool = Pool::of(1, Duration::from_secs(2)).await;
+    let files: Vec<_> = [10, 9_000, 9_000, 200_000, 700_000, 9_000_000]
+        .into_iter()
+        .enumerate()
+        .map(|(i, len)| (format!("/before/{i}"), bytes(i as u64, len)))
+        .collect();
+    for (path, content) in &files {
+        assert_eq!(pool.put(0, path, content).await.survives, 0);
+    }
+    for _ in 1..5 {
+        pool.add().await;
+    }
+    pool.all_see_each_other().await;
+    pool.health("everything survives two losses", |health| {
+        health.worst() == Some(2) && health.recoding == 0 && health.stripes() > 0
+    })
+    .await;
+    // Each is one version, and no conflict.
+    let listed = pool.node(1).list(&"/before".parse().unwrap(), None, 100).await.unwrap();
+    assert_eq!(listed.len(), files.len());
+    assert!(listed.iter().all(|entry| entry.conflicts == 0));
+    pool.kill(0).await;
+    pool.kill(1).await;
+    for (path, content) in &files {
+        pool.holds(3, path, content).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_machines_become_two_with_nothing_lost() {
+    let mut pool = Pool::of(3, Duration::from_secs(2)).await;
+    let content = bytes(1, 5_000_000);
+    assert_eq!(pool.put(0, "/file", &content).await.survives, 1);
+    pool.node(2).leave().await.unwrap();
+    eventually("it has handed everything over", || async {
+        pool.node(2).leave_progress().await.unwrap().shards_left == 0
+    })
+    .await;
+    pool.node(2).part().await.unwrap();
+    pool.kill(2).await;
+    pool.holds(0, "/file", &content).await;
+    pool.health("it survives one loss", |health| health.worst() == Some(1))
+        .await;
+    pool.kill(0).await;
+    pool.holds(1, "/file", &content).await;
+}
+
 /// Gives noise, and then an error.
 struct Breaking(std::io::Cursor<Vec<u8>>);
 

@@ -25,13 +25,15 @@ pub enum Table {
     Uses,
     /// Space, stripe, file version → nothing.
     Users,
+    /// Space, operation → where its file lies now: said before the operation was seen.
+    Recoded,
     /// Space, stripe → when it was last pinned and unpinned.
     Pins,
 }
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Log,
         Self::Frontier,
         Self::Registers,
@@ -39,6 +41,7 @@ impl Table {
         Self::Directories,
         Self::Uses,
         Self::Users,
+        Self::Recoded,
         Self::Pins,
     ];
 }

@@ -146,7 +146,7 @@ impl Log {
             .collect()
     }
 
-    fn position(self, kv: &impl Kv, device: NodeId) -> Result<Option<Position>, KvError> {
+    pub(crate) fn position(self, kv: &impl Kv, device: NodeId) -> Result<Option<Position>, KvError> {
         let key = [&self.space.as_bytes()[..], device.as_bytes()].concat();
         kv.get(Table::Frontier, &key)?
             .map(|value| Ok(from_canonical(&value)?))

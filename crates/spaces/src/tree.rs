@@ -4,7 +4,7 @@
 //! operations that it replaces, so two edits that did not know of each other leave two values: a conflict that people see. A change that arrives
 //! before one that it replaces is remembered; so the order in which devices' logs arrive does not matter.
 
-use crate::{Kv, KvError, Name, OpId, Path, PathError, Table};
+use crate::{Kv, KvError, Log, Name, OpId, Path, PathError, Table};
 use potluck_crypto::{BoxKey, Purpose};
 use potluck_types::{CodecError, Entropy, Hash, NodeId, SpaceId, StripeId, Timestamp, from_canonical, to_canonical};
 use serde::{Deserialize, Serialize};
@@ -62,6 +62,9 @@ pub struct File {
     pub uses: Vec<StripeId>,
     /// How many losses its content was made to survive.
     pub survives: u8,
+    /// How many it was asked to survive; none when that was left to the pool, and may change with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<u8>,
 }
 
 /// What a name stands for.
@@ -96,7 +99,21 @@ pub enum Change {
         /// The stripes.
         stripes: Vec<StripeId>,
     },
+    /// The same version of a file lies in other stripes from now on. Whoever has replaced the version meanwhile need not know.
+    Recode {
+        /// The directory.
+        parent: DirId,
+        /// The name in it.
+        name: Name,
+        /// The operation that set the version.
+        of: OpId,
+        /// Where it lies now.
+        file: File,
+    },
 }
+
+/// What said that a version lies in other stripes: when, and by which operation.
+type Move = (Timestamp, OpId);
 
 /// A value of a register, and the operation that set it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -107,6 +124,9 @@ pub struct Head {
     pub op: OpId,
     /// To what.
     pub value: Value,
+    /// What said last that it lies in other stripes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recoded: Option<Move>,
 }
 
 impl Head {
@@ -206,6 +226,11 @@ impl Tree {
         let changes: Vec<Change> = from_canonical(&plain)?;
         for (at, change) in changes.into_iter().enumerate() {
             let at = u32::try_from(at).expect("an entry holds fewer changes than bytes");
+            let op = OpId {
+                device,
+                seq: entry.seq,
+                at,
+            };
             match change {
                 Change::Set {
                     parent,
@@ -213,20 +238,19 @@ impl Tree {
                     value,
                     replaces,
                 } => {
-                    let op = OpId {
-                        device,
-                        seq: entry.seq,
-                        at,
-                    };
                     let head = value.map(|value| Head {
                         clock: entry.clock,
                         op,
                         value,
+                        recoded: None,
                     });
                     self.set(kv, (parent, &name), head, &replaces)?;
                 }
                 Change::Uses { file, stripes, .. } if stripes.is_empty() => self.release(kv, file)?,
                 Change::Uses { file, part, stripes } => self.use_stripes(kv, file, part, &stripes)?,
+                Change::Recode { parent, name, of, file } => {
+                    self.recode(kv, (parent, &name), of, (entry.clock, op), file)?;
+                }
             }
         }
         Ok(())
@@ -250,8 +274,15 @@ impl Tree {
                 None => kv.put(Table::Replaced, &self.op_key(*replaced), &[])?,
             }
         }
-        if let Some(head) = head {
+        if let Some(mut head) = head {
             let replaced = kv.get(Table::Replaced, &self.op_key(head.op))?.is_some();
+            if let Some((by, file)) = self.take_recoded(kv, head.op)?
+                && let Value::File(old) = &mut head.value
+            {
+                self.release(kv, old.id)?;
+                *old = file;
+                head.recoded = Some(by);
+            }
             match &head.value {
                 Value::File(file) if replaced => self.release(kv, file.id)?,
                 Value::File(file) => self.use_stripes(kv, file.id, u32::MAX, &file.uses)?,
@@ -269,6 +300,58 @@ impl Tree {
             kv.put(Table::Registers, &key, &to_canonical(&heads))?;
         }
         Ok(())
+    }
+
+    /// Of two that moved one version apart the later decides, wherever they arrive first.
+    fn recode(
+        self,
+        kv: &mut impl Kv,
+        (parent, name): (DirId, &Name),
+        of: OpId,
+        by: Move,
+        file: File,
+    ) -> Result<(), TreeError> {
+        let mut heads = self.heads(kv, parent, name)?;
+        let head = heads.iter_mut().find(|head| head.op == of);
+        let Some(Head { value, recoded, .. }) = head else {
+            let known = Log::of(self.space).position(kv, of.device)?;
+            if known.is_some_and(|position| position.seq >= of.seq) {
+                return self.release(kv, file.id);
+            }
+            return match self.take_recoded(kv, of)? {
+                Some((other, there)) if other > by => {
+                    self.release(kv, file.id)?;
+                    Ok(kv.put(Table::Recoded, &self.op_key(of), &to_canonical(&(other, there)))?)
+                }
+                other => {
+                    if let Some((_, there)) = other {
+                        self.release(kv, there.id)?;
+                    }
+                    Ok(kv.put(Table::Recoded, &self.op_key(of), &to_canonical(&(by, file)))?)
+                }
+            };
+        };
+        match value {
+            Value::File(old) if recoded.is_none_or(|other| other < by) => {
+                self.release(kv, old.id)?;
+                self.use_stripes(kv, file.id, u32::MAX, &file.uses)?;
+                (*old, *recoded) = (file, Some(by));
+                Ok(kv.put(
+                    Table::Registers,
+                    &self.register_key(parent, name.as_str()),
+                    &to_canonical(&heads),
+                )?)
+            }
+            _ => self.release(kv, file.id),
+        }
+    }
+
+    fn take_recoded(self, kv: &mut impl Kv, op: OpId) -> Result<Option<(Move, File)>, TreeError> {
+        let Some(row) = kv.get(Table::Recoded, &self.op_key(op))? else {
+            return Ok(None);
+        };
+        kv.delete(Table::Recoded, &self.op_key(op))?;
+        Ok(Some(from_canonical(&row)?))
     }
 
     fn use_stripes(self, kv: &mut impl Kv, file: FileId, part: u32, stripes: &[StripeId]) -> Result<(), TreeError> {
@@ -350,6 +433,14 @@ impl Tree {
                 }
                 Change::Uses { file, stripes, .. } if stripes.is_empty() => _ = released.insert(*file),
                 Change::Uses { stripes, .. } => used.extend(stripes),
+                Change::Recode { parent, name, of, file } => {
+                    for head in self.heads(kv, *parent, name)? {
+                        if let (Value::File(old), true) = (&head.value, head.op == *of) {
+                            released.insert(old.id);
+                        }
+                    }
+                    used.extend(&file.uses);
+                }
             }
         }
         let (mut given_up, mut seen) = (Vec::new(), BTreeSet::new());

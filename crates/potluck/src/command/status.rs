@@ -149,6 +149,12 @@ pub(crate) fn health(health: &HealthInfo) -> Vec<String> {
         let (read, written) = (ByteSize(health.repair_read), ByteSize(health.repair_written));
         sentences.push(format!("Repairs have read {read} and written {written} so far."));
     }
+    if health.recoding > 0 {
+        sentences.push(format!(
+            "{} stored when the pool was another still to be coded anew for it.",
+            count(health.recoding, "file")
+        ));
+    }
     if health.damaged > 0 {
         sentences.push(format!("{} found damaged and dropped.", count(health.damaged, "shard")));
     }

@@ -73,6 +73,7 @@ impl Device {
                 modified: Timestamp::from_millis(0),
                 executable: false,
                 content: ByteBuf::from(vec![i]),
+                asked: None,
                 uses: vec![stripe(i)],
                 survives: 0,
             })
@@ -213,6 +214,92 @@ fn an_upload_that_never_ends_lets_go_of_its_stripes() {
         Pins::of(SPACE).list(&device.kv, Some(pins[0].0), 10).unwrap(),
         pins[1..]
     );
+}
+
+/// The change that says that the only version of a path lies in another stripe now.
+fn recode(device: &Device, at: &str, i: u8) -> Change {
+    let found = Tree::of(SPACE).find(&device.kv, &path(at)).unwrap().unwrap();
+    let Value::File(file) = &found.heads[0].value else {
+        unreachable!()
+    };
+    Change::Recode {
+        parent: found.parent,
+        name: path(at).split().unwrap().1.clone(),
+        of: found.heads[0].op,
+        file: File {
+            id: FileId::generate(&SystemEntropy),
+            uses: vec![stripe(i)],
+            ..file.clone()
+        },
+    }
+}
+
+fn used(device: &Device) -> Vec<u8> {
+    let is_used = |i: &u8| Tree::of(SPACE).is_used(&device.kv, stripe(*i)).unwrap();
+    (0..20).filter(is_used).collect()
+}
+
+#[test]
+fn a_version_that_moved_gives_way_to_an_edit_whichever_comes_first() {
+    let (mut a, mut b) = (Device::new(1), Device::new(2));
+    let made = a.set("/f", Some(1));
+    b.take(&made).unwrap();
+    let change = recode(&a, "/f", 11);
+    assert_eq!(
+        Tree::of(SPACE).given_up(&a.kv, std::slice::from_ref(&change)).unwrap(),
+        [stripe(1)]
+    );
+    let moved = a.write(&[change], vec![stripe(11)], vec![stripe(1)]);
+    assert_eq!(used(&a), [11]);
+    let edited = b.set("/f", Some(2));
+    // A third device gets all of it, the move before what it moves.
+    for order in [[&made, &moved, &edited], [&made, &edited, &moved]] {
+        let mut c = Device::new(3);
+        for entry in order {
+            c.take(entry).unwrap();
+        }
+        assert_eq!(c.files(), [("/f".to_owned(), vec![2])]);
+        assert_eq!(used(&c), [2]);
+    }
+    a.take(&edited).unwrap();
+    b.take(&moved).unwrap();
+    for device in [&a, &b] {
+        assert_eq!(device.files(), [("/f".to_owned(), vec![2])]);
+        assert_eq!(used(device), [2]);
+    }
+}
+
+#[test]
+fn of_two_moves_of_one_version_the_later_counts_in_every_order() {
+    let (mut a, mut b, mut c) = (Device::new(1), Device::new(2), Device::new(3));
+    let made = a.set("/f", Some(1));
+    b.take(&made).unwrap();
+    c.take(&made).unwrap();
+    let change = recode(&b, "/f", 11);
+    let by_b = b.write(&[change], vec![stripe(11)], Vec::new());
+    c.now += 10;
+    let change = recode(&c, "/f", 12);
+    let by_c = c.write(&[change], vec![stripe(12)], Vec::new());
+    for order in [
+        [&made, &by_b, &by_c],
+        [&made, &by_c, &by_b],
+        [&by_b, &made, &by_c],
+        [&by_c, &by_b, &made],
+        [&by_b, &by_c, &made],
+    ] {
+        let mut d = Device::new(4);
+        for entry in order {
+            d.take(entry).unwrap();
+        }
+        assert_eq!(used(&d), [12]);
+        // An edit made before the move was seen replaces what it saw.
+        let edited = a.set("/f", Some(3));
+        d.take(&edited).unwrap();
+        assert_eq!(d.files(), [("/f".to_owned(), vec![3])]);
+        assert_eq!(used(&d), [3]);
+        a = Device::new(1);
+        a.take(&made).unwrap();
+    }
 }
 
 #[test]
