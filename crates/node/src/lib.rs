@@ -4,8 +4,10 @@
 //! - `control`: the synchronous core. Events and the time in, actions out. `roster` is who belongs, from signed `records`.
 //! - `driver`: selects an event, lets the core handle it, applies its actions.
 //! - `stripes`: shards to nodes and back. `upload` and `download` make streams of it; `mend` repairs.
-//! - `names` and `edit`: the private space and its log. `sweep` frees what no file uses.
+//! - `names` and `edit`: the private space and its log. `sweep` frees what no file uses; `claims` and `collect` are about uploads that have not ended, or
+//!   never did. `upload::recode` codes older files anew when the pool has changed.
 //! - `serve`: answers to other nodes, in the words of `protocol`.
+//! - [`yardstick`]: what the machine can do at best, for benchmarks.
 //! - `home` and `meta`: what is kept on disk beside the shards.
 //!
 //! Guarantees: what is acknowledged is durable on the nodes that its redundancy needs; what does not verify is never served or used; memory is
