@@ -428,3 +428,80 @@ impl ClientCertVerifier for Verifier {
         Self::schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{self, Message, Status};
+    use std::collections::HashSet;
+
+    const HOST: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    fn keypair(seed: u8) -> (Keypair, NodeId) {
+        let keypair = Keypair::ed25519_from_bytes([seed; 32]).unwrap();
+        let id = node_id(&keypair.public().to_peer_id()).unwrap();
+        (keypair, id)
+    }
+
+    async fn lane(keypair: &Keypair) -> (Bulk, Vec<TcpListener>) {
+        listen(&["127.0.0.1:0".parse().unwrap()], keypair).await.unwrap()
+    }
+
+    /// Asks over a lane, and gives the answer's body.
+    async fn ask(stream: &mut BoxStream) -> io::Result<usize> {
+        let message = Message {
+            header: vec![1].into(),
+            body: vec![2; 1_000_000].into(),
+        };
+        wire::write(stream, Status::Ok, &message).await?;
+        let preamble = wire::read_preamble(stream, Protocol::Shard, limits::STALL_TIMEOUT).await?;
+        let preamble = preamble.ok_or(io::ErrorKind::UnexpectedEof)?;
+        Ok(wire::read_rest(stream, &preamble).await?.body.len())
+    }
+
+    #[tokio::test]
+    async fn a_lane_is_for_members_and_for_who_was_meant() {
+        let ((us, me), (them, you), (stranger, nobody)) = (keypair(1), keypair(2), keypair(3));
+        let (theirs, listeners) = lane(&them).await;
+        let announcement = theirs.announcement();
+        let shared = Arc::new(Shared::default());
+        shared.set_bulk(theirs);
+        shared.set_members(HashSet::from([me]));
+        let (requests, mut receiver) = mpsc::channel(1);
+        for listener in listeners {
+            tokio::spawn(accept(listener, Arc::clone(&shared), requests.clone()));
+        }
+        tokio::spawn(async move {
+            while let Some(Incoming { message, reply, .. }) = receiver.recv().await {
+                reply.send(message);
+            }
+        });
+        let ports = announcement.clone();
+        let (ours, _) = lane(&us).await;
+        let mut open = ours.open(you, HOST, async || Some(ports)).await.unwrap();
+        assert_eq!(ask(&mut open).await.unwrap(), 1_000_000);
+        // The way is known now, and nobody is asked.
+        let mut again = ours.open(you, HOST, async || unreachable!()).await.unwrap();
+        assert_eq!(ask(&mut again).await.unwrap(), 1_000_000);
+        // Somebody else than was meant.
+        let ports = announcement.clone();
+        assert!(ours.open(nobody, HOST, async || Some(ports)).await.is_none());
+        assert!(ours.open(nobody, HOST, async || unreachable!()).await.is_none());
+        // One who is no member has no answer.
+        let (foreign, _) = lane(&stranger).await;
+        if let Some(mut open) = foreign.open(you, HOST, async || Some(announcement)).await {
+            assert!(ask(&mut open).await.is_err());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_port_that_says_nothing_is_given_up() {
+        let ((us, _), (_, you)) = (keypair(1), keypair(2));
+        let silent = TcpListener::bind((HOST, 0)).await.unwrap();
+        let port = silent.local_addr().unwrap().port();
+        let (ours, _) = lane(&us).await;
+        let announced = port.to_le_bytes().to_vec();
+        assert!(ours.open(you, HOST, async || Some(announced)).await.is_none());
+        assert!(ours.open(you, HOST, async || unreachable!()).await.is_none());
+    }
+}

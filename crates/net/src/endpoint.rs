@@ -125,6 +125,10 @@ struct Streams {
 }
 
 impl Shared {
+    pub(crate) fn set_members(&self, members: HashSet<NodeId>) {
+        *self.members.write().expect("never poisoned") = members;
+    }
+
     pub(crate) fn is_member(&self, node: NodeId) -> bool {
         self.members.read().expect("never poisoned").contains(&node)
     }
@@ -224,7 +228,7 @@ impl Endpoint {
 
     /// Says who belongs to the pool. All others reach [`Protocol::Join`] only, and their gossip is dropped.
     pub fn set_members(&self, members: HashSet<NodeId>) {
-        *self.shared.members.write().expect("never poisoned") = members;
+        self.shared.set_members(members);
     }
 
     /// Takes part in the gossip of a pool.

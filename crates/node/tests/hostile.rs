@@ -1,0 +1,296 @@
+//! A member that turns: it answers with garbage, with wrong shards, not at all, or floods. Reads finish from the others, with the right bytes, and
+//! nothing that it says is believed.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use bytes::Bytes;
+use potluck_crypto::SigningKey;
+use potluck_net::{Endpoint, Message, NetworkConfig, Protocol};
+use potluck_node::{FileMeta, InviteOptions, Node, NodeConfig, PutOptions};
+use potluck_types::{ByteSize, NodeId, ShardId, SpaceId, StripeId, Timestamp, to_canonical};
+use serde::Serialize;
+use serde_bytes::ByteBuf;
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tempfile::TempDir;
+
+/// For a broken run, not a measure: none of this may hang.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// As `docs/protocol.md` has them.
+#[derive(Serialize)]
+enum ShardReply {
+    Shard {
+        space: SpaceId,
+        index: u8,
+        descriptor: ByteBuf,
+    },
+}
+
+#[derive(Serialize)]
+enum ShardRequest {
+    Put {
+        space: SpaceId,
+        index: u8,
+        descriptor: ByteBuf,
+    },
+    Drop(ShardId),
+}
+
+#[derive(Serialize)]
+enum PoolRequest {
+    Append { space: SpaceId, entries: Vec<ByteBuf> },
+    Released { space: SpaceId, stripes: Vec<StripeId> },
+}
+
+/// How the turned member answers for shards.
+#[derive(Clone, Copy, Debug)]
+enum Manner {
+    Garbage,
+    WrongShard,
+    HugeShard,
+    Silence,
+    NoAnswer,
+}
+
+fn config(home: &TempDir) -> NodeConfig {
+    NodeConfig {
+        home: home.path().to_owned(),
+        listen: vec!["127.0.0.1:0".to_owned()],
+        announce: Vec::new(),
+        capacity: ByteSize(2_000_000_000),
+        zone: None,
+        mdns: false,
+        grace: Duration::from_secs(3600),
+    }
+}
+
+async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, work).await {
+        Ok(done) => done,
+        Err(_) => panic!("not within {PATIENCE:?}: {what}"),
+    }
+}
+
+async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    within(what, async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
+/// Five machines of one person. The last is the one that turns: its key is known.
+async fn pool() -> (Vec<(Node, TempDir)>, SigningKey) {
+    let home = tempfile::tempdir().unwrap();
+    let first = Node::found(config(&home), "test").await.unwrap();
+    let options = InviteOptions {
+        uses: 4,
+        expires: Duration::from_secs(3600),
+        mine: true,
+    };
+    let ticket = first.invite(options).await.unwrap().ticket;
+    let mut nodes = vec![(first, home)];
+    for _ in 1..5 {
+        let home = tempfile::tempdir().unwrap();
+        nodes.push((Node::join(config(&home), &ticket).await.unwrap(), home));
+    }
+    for (node, _) in &nodes {
+        until("all see each other", || async {
+            let status = node.status().await.unwrap();
+            let here = status
+                .nodes
+                .iter()
+                .filter(|info| info.away_since.is_none() && info.capacity.0 > 0);
+            here.count() == 5
+        })
+        .await;
+    }
+    let text = std::fs::read_to_string(nodes[4].1.path().join("node.key")).unwrap();
+    let hex = text.trim().rsplit(' ').next().unwrap();
+    let seed: Vec<u8> = (0..32)
+        .map(|at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap())
+        .collect();
+    let key = SigningKey::from_seed(&seed.try_into().unwrap());
+    assert_eq!(key.node_id(), nodes[4].0.identity().node);
+    (nodes, key)
+}
+
+/// Takes the place of a node. Gives its end of the network, and how often it was asked for shards.
+async fn turn(key: &SigningKey, honest: &[&Node], manner: Manner) -> (Endpoint, Arc<AtomicUsize>) {
+    let network = NetworkConfig {
+        listen: vec!["127.0.0.1:0".parse().unwrap()],
+        mdns: false,
+    };
+    let (endpoint, mut inbox) = potluck_net::start(key, &network).await.unwrap();
+    let members: HashSet<NodeId> = honest.iter().map(|node| node.identity().node).collect();
+    endpoint.set_members(members);
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    tokio::spawn(async move {
+        let mut kept = Vec::new();
+        loop {
+            tokio::select! {
+                event = inbox.events.recv() => if event.is_none() { return },
+                incoming = inbox.requests.recv() => {
+                    let Some(incoming) = incoming else { return };
+                    if incoming.protocol != Protocol::Shard {
+                        incoming.reply.send(Message::new(&b"\xff\x00nonsense"[..]));
+                        continue;
+                    }
+                    count.fetch_add(1, Ordering::SeqCst);
+                    let forged = |len| Message {
+                        header: to_canonical(&ShardReply::Shard {
+                            space: SpaceId::from_bytes([1; 32]),
+                            index: 0,
+                            descriptor: ByteBuf::from(vec![7; 100]),
+                        })
+                        .into(),
+                        body: vec![9; len].into(),
+                    };
+                    match manner {
+                        Manner::Garbage => incoming.reply.send(Message::new(vec![0xa5; 60_000])),
+                        Manner::WrongShard => incoming.reply.send(forged(500_000)),
+                        Manner::HugeShard => incoming.reply.send(forged(64 << 20)),
+                        Manner::Silence => kept.push(incoming.reply),
+                        Manner::NoAnswer => drop(incoming.reply),
+                    }
+                }
+            }
+        }
+    });
+    for node in honest {
+        let identity = node.identity();
+        let addresses = identity.addresses.iter().map(|text| text.parse().unwrap()).collect();
+        within("it connects", endpoint.connect(identity.node, addresses))
+            .await
+            .unwrap();
+    }
+    (endpoint, asked)
+}
+
+async fn get(node: &Node) -> Vec<u8> {
+    let download = node.download(&"/file".parse().unwrap(), None).await.unwrap();
+    download.read_to_end().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_turns_costs_only_itself() {
+    let (mut nodes, key) = pool().await;
+    let content: Vec<u8> = (0..6_000_000u32)
+        .flat_map(|i| i.wrapping_mul(0x9E37_79B9).to_le_bytes())
+        .collect();
+    let mut upload = nodes[0].0.upload(PutOptions::default()).unwrap();
+    let meta = FileMeta {
+        modified: Timestamp::from_millis(1),
+        executable: false,
+    };
+    upload
+        .put_file("/file".parse().unwrap(), meta, std::io::Cursor::new(content.clone()))
+        .await
+        .unwrap();
+    upload.finish().await.unwrap();
+    for (node, _) in &nodes[1..4] {
+        until("the name arrives", || async {
+            node.stat(&"/file".parse().unwrap()).await.is_ok()
+        })
+        .await;
+    }
+    let (turned, _home) = nodes.pop().unwrap();
+    turned.stop().await;
+    drop(turned);
+    let honest: Vec<&Node> = nodes.iter().map(|(node, _)| node).collect();
+    let mut asked_in_all = 0;
+    for manner in [
+        Manner::Garbage,
+        Manner::WrongShard,
+        Manner::HugeShard,
+        Manner::NoAnswer,
+        Manner::Silence,
+    ] {
+        let (endpoint, asked) = turn(&key, &honest, manner).await;
+        let id = endpoint.id();
+        until("it is taken for the member", || async {
+            let status = honest[1].status().await.unwrap();
+            status
+                .nodes
+                .iter()
+                .any(|info| info.id == id && info.away_since.is_none())
+        })
+        .await;
+        for node in &honest[1..] {
+            let got = within("a read", get(node)).await;
+            assert!(got == content, "{manner:?}: other bytes came");
+        }
+        asked_in_all += asked.load(Ordering::SeqCst);
+        attack(&endpoint, honest[0].identity().node).await;
+        drop(endpoint);
+        until("it is known to be gone", || async {
+            let status = honest[1].status().await.unwrap();
+            status
+                .nodes
+                .iter()
+                .any(|info| info.id == id && info.away_since.is_some())
+        })
+        .await;
+    }
+    assert!(asked_in_all > 0, "it was never asked: nothing was shown");
+    // Nothing that it said was believed: all is there, for whoever reads it.
+    assert!(within("the last read", get(honest[0])).await == content);
+    let listed = honest[0].list(&"/".parse().unwrap(), None, 10).await.unwrap();
+    assert_eq!(listed.len(), 1);
+}
+
+/// What it asks of others: garbage, forged shards, forged log entries, deletions that are not its to ask for.
+async fn attack(endpoint: &Endpoint, victim: NodeId) {
+    let space = SpaceId::from_bytes([3; 32]);
+    let stripe = StripeId::from_bytes([4; 32]);
+    let requests = [
+        (Protocol::Pool, Message::new(vec![0xff; 1_000_000])),
+        (Protocol::Pool, Message::default()),
+        (Protocol::Shard, Message::new(vec![0xa0; 60_000])),
+        (
+            Protocol::Shard,
+            Message {
+                header: to_canonical(&ShardRequest::Put {
+                    space,
+                    index: 0,
+                    descriptor: ByteBuf::from(vec![1; 200]),
+                })
+                .into(),
+                body: Bytes::from(vec![2; 4_000_000]),
+            },
+        ),
+        (
+            Protocol::Shard,
+            Message::new(to_canonical(&ShardRequest::Drop(ShardId { stripe, index: 0 }))),
+        ),
+        (
+            Protocol::Pool,
+            Message::new(to_canonical(&PoolRequest::Append {
+                space,
+                entries: vec![ByteBuf::from(vec![5; 1000]); 100],
+            })),
+        ),
+        (
+            Protocol::Pool,
+            Message::new(to_canonical(&PoolRequest::Released {
+                space,
+                stripes: vec![stripe; 4096],
+            })),
+        ),
+    ];
+    for (protocol, message) in &requests {
+        // Refused or not answered; but the victim goes on, and says so in time.
+        let _ = within("an answer to nonsense", endpoint.request(victim, *protocol, message)).await;
+    }
+    let flood = (0..200).map(|_| endpoint.request(victim, Protocol::Shard, &requests[3].1));
+    within("an end of the flood", futures::future::join_all(flood)).await;
+}
