@@ -1,7 +1,7 @@
 //! Addresses: where a node listens and where it can be reached.
 
 use libp2p::{Multiaddr, multiaddr};
-use potluck_types::NodeId;
+use potluck_types::{NodeId, limits};
 use std::{fmt, net::SocketAddr, str::FromStr};
 
 /// Why text is not an address.
@@ -86,7 +86,7 @@ impl FromStr for Address {
         let wrong = || ParseAddressError {
             text: text.chars().take(80).collect(),
         };
-        if text.len() > 300 {
+        if text.len() > limits::ADDRESS_BYTES_MAX {
             return Err(wrong());
         }
         if let Ok(socket) = text.parse::<SocketAddr>() {

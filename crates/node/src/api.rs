@@ -1,7 +1,7 @@
 //! What the façade takes and gives: plain data, so that command line, web page, S3 and tests all speak it alike.
 
 use potluck_spaces::{Name, Path};
-use potluck_types::{ByteSize, NodeId, PoolId, StripeId, Timestamp, UserId, Zone};
+use potluck_types::{ByteSize, NodeId, PoolId, Timestamp, UserId, Zone};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -218,8 +218,8 @@ pub struct Stat {
     pub entry: Entry,
     /// How many losses it was made to survive.
     pub survives: u8,
-    /// The stripes that hold it; none when it lives in its metadata.
-    pub stripes: Vec<StripeId>,
+    /// How many stripes hold it; none when it lives in its metadata.
+    pub stripes: u64,
 }
 
 /// What is known of a file before its bytes.

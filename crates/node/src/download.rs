@@ -14,31 +14,38 @@ use std::{
     sync::{Arc, Mutex},
 };
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{OnceCell, OwnedSemaphorePermit, Semaphore, mpsc},
     task::JoinHandle,
 };
 
 /// Sealed pieces that were read lately: the small files of a pack are read one after the other.
 const CACHE_PIECES_MAX: usize = 8;
 
+/// Sealed pieces, there or on their way: whoever wants one that is on its way waits for it.
 #[derive(Default)]
-pub(crate) struct PieceCache(Mutex<VecDeque<(StripeId, Bytes)>>);
+pub(crate) struct PieceCache(Mutex<VecDeque<(StripeId, Arc<OnceCell<Bytes>>)>>);
 
 impl PieceCache {
-    fn get(&self, stripe: StripeId) -> Option<Bytes> {
-        let pieces = self.0.lock().expect("never poisoned");
-        pieces
-            .iter()
-            .find(|(id, _)| *id == stripe)
-            .map(|(_, sealed)| sealed.clone())
-    }
-
-    fn put(&self, stripe: StripeId, sealed: Bytes) {
-        let mut pieces = self.0.lock().expect("never poisoned");
-        if pieces.len() >= CACHE_PIECES_MAX {
-            pieces.pop_front();
-        }
-        pieces.push_back((stripe, sealed));
+    async fn get_or_fetch(
+        &self,
+        stripe: StripeId,
+        fetch: impl Future<Output = Result<Bytes, NodeError>>,
+    ) -> Result<Bytes, NodeError> {
+        let cell = {
+            let mut pieces = self.0.lock().expect("never poisoned");
+            if let Some((_, cell)) = pieces.iter().find(|(id, _)| *id == stripe) {
+                Arc::clone(cell)
+            } else {
+                if pieces.len() >= CACHE_PIECES_MAX {
+                    pieces.pop_front();
+                }
+                let cell = Arc::new(OnceCell::new());
+                pieces.push_back((stripe, Arc::clone(&cell)));
+                cell
+            }
+        };
+        // Of several the first fetches; when that fails, the next tries.
+        Ok(cell.get_or_try_init(|| fetch).await?.clone())
     }
 }
 
@@ -142,6 +149,25 @@ fn damaged(part: &Part, error: &dyn std::fmt::Display) -> NodeError {
     .into()
 }
 
+async fn fetch_sealed(shared: &Arc<Shared>, piece: &Piece) -> Result<Bytes, NodeError> {
+    let stripe = piece.stripe();
+    // A steward knows the holders; others know where they should be.
+    let known = shared.with_control(|control| control.holders(stripe));
+    let gathered = stripes::gather(shared, stripe, piece.geometry(), &known).await?;
+    let decoded = Shared::blocking(move || {
+        let descriptor = gathered.shards[0].descriptor().clone();
+        stripe::decode(&descriptor, &gathered.shards)
+    })
+    .await;
+    decoded.map_err(|error| {
+        ShardsError::Damaged {
+            stripe,
+            reason: error.to_string(),
+        }
+        .into()
+    })
+}
+
 /// Fetches and opens a range of a piece.
 pub(crate) async fn read_piece(
     shared: &Arc<Shared>,
@@ -150,27 +176,11 @@ pub(crate) async fn read_piece(
     cached: bool,
 ) -> Result<Vec<u8>, NodeError> {
     let stripe = piece.stripe();
-    let kept = if cached { shared.cache.get(stripe) } else { None };
-    let sealed = match kept {
-        Some(sealed) => sealed,
-        None => {
-            // A steward knows the holders; others know where they should be.
-            let known = shared.with_control(|control| control.holders(stripe));
-            let gathered = stripes::gather(shared, stripe, piece.geometry(), &known).await?;
-            let sealed = Shared::blocking(move || {
-                let descriptor = gathered.shards[0].descriptor().clone();
-                stripe::decode(&descriptor, &gathered.shards)
-            })
-            .await
-            .map_err(|error| ShardsError::Damaged {
-                stripe,
-                reason: error.to_string(),
-            })?;
-            if cached {
-                shared.cache.put(stripe, sealed.clone());
-            }
-            sealed
-        }
+    let fetch = fetch_sealed(shared, piece);
+    let sealed = if cached {
+        shared.cache.get_or_fetch(stripe, fetch).await?
+    } else {
+        fetch.await?
     };
     let piece = piece.clone();
     let opened = Shared::blocking(move || {

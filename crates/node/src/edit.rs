@@ -64,8 +64,8 @@ pub(crate) fn stat(shared: &Shared, path: &Path) -> Result<Stat, NodeError> {
     let (_, name) = path.split().expect("what is found has a name");
     let entry = entry(name.clone(), &found.heads).ok_or_else(|| TreeError::NotFound(path.clone()))?;
     let (survives, stripes) = match &found.heads[0].value {
-        Value::File(file) => (file.survives, tree.stripes_of(&kv, file.id)?),
-        Value::Directory(_) => (0, Vec::new()),
+        Value::File(file) => (file.survives, tree.count_stripes(&kv, file.id)?),
+        Value::Directory(_) => (0, 0),
     };
     Ok(Stat {
         path: path.clone(),

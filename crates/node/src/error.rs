@@ -234,7 +234,9 @@ pub enum NodeError {
     #[error(transparent)]
     Geometry(#[from] potluck_placement::GeometryError),
     /// The directory entry could not be made durable on enough nodes.
-    #[error("the names could be stored on {stored} of {wanted} nodes only")]
+    #[error(
+        "the names could be stored on {stored} of {wanted} nodes only; they stay, and go to the others when these answer"
+    )]
     TooFewCustodians {
         /// Nodes that have it.
         stored: usize,

@@ -635,8 +635,11 @@ fn advice(nodes: &[crate::api::NodeInfo], health: &HealthInfo, domains: usize) -
             format!("one of {}", away.join(", "))
         };
         advice.push(format!(
-            "{} stripes cannot be read now: bring back {nodes}.",
-            health.unreadable
+            "{} cannot be read now: bring back {nodes}.",
+            match health.unreadable {
+                1 => "1 stripe".to_owned(),
+                stripes => format!("{stripes} stripes"),
+            }
         ));
     }
     if health.waiting.contains_key("no-domain") {

@@ -13,9 +13,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// Records whose signer is not known yet: as many as a whole pool's would be.
 const PENDING_MAX: usize = 2 * limits::POOL_NODES_MAX;
-/// Addresses of one node are text of at most this many bytes each.
-const ADDRESS_BYTES_MAX: usize = 300;
-const NAME_BYTES_MAX: usize = 64;
+/// The name of a program's version is text of at most this many bytes.
+const SOFTWARE_BYTES_MAX: usize = 64;
 
 /// What a record changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,7 +49,7 @@ impl Roster {
         let verified = genesis.open()?;
         let founder = user_of(verified.signer());
         let value = verified.into_value();
-        if value.version != VERSION || value.name.len() > NAME_BYTES_MAX {
+        if value.version != VERSION || value.name.len() > limits::POOL_NAME_BYTES_MAX {
             return Err(RecordError::Version);
         }
         Ok(Self {
@@ -209,8 +208,11 @@ impl Roster {
                 }
                 let value = verified.into_value();
                 let bounded = value.addresses.len() <= limits::ADDRESSES_MAX
-                    && value.addresses.iter().all(|address| address.len() <= ADDRESS_BYTES_MAX)
-                    && value.software.len() <= NAME_BYTES_MAX;
+                    && value
+                        .addresses
+                        .iter()
+                        .all(|address| address.len() <= limits::ADDRESS_BYTES_MAX)
+                    && value.software.len() <= SOFTWARE_BYTES_MAX;
                 if !bounded {
                     return Err(RecordError::Version);
                 }

@@ -180,6 +180,13 @@ impl Upload {
                 )
                 .await;
         }
+        // Before it is packed: what fails later fails with its whole pack.
+        let (parent, name) = path.split().expect("not the root");
+        let directory = self.directory(&parent).await?;
+        let heads = Tree::of(self.shared.space).heads(&self.shared.read()?, directory, name)?;
+        if heads.iter().any(|head| matches!(head.value, Value::Directory(_))) {
+            return Err(TreeError::IsADirectory(path).into());
+        }
         let slot = match self.packer.push(&head) {
             Some(slot) => slot,
             None => {

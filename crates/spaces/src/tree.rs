@@ -379,13 +379,26 @@ impl Tree {
 
     /// The stripes that a file version uses.
     pub fn stripes_of(self, kv: &impl Kv, file: FileId) -> Result<Vec<StripeId>, TreeError> {
+        let mut stripes = Vec::new();
+        self.each_part(kv, file, |part| stripes.extend(part))?;
+        Ok(stripes)
+    }
+
+    /// How many those are.
+    pub fn count_stripes(self, kv: &impl Kv, file: FileId) -> Result<u64, TreeError> {
+        let mut count = 0;
+        self.each_part(kv, file, |part| count += part.len() as u64)?;
+        Ok(count)
+    }
+
+    fn each_part(self, kv: &impl Kv, file: FileId, mut take: impl FnMut(Vec<StripeId>)) -> Result<(), TreeError> {
         let prefix = [&self.space.as_bytes()[..], &file.0].concat();
-        let (mut stripes, mut after) = (Vec::new(), None);
+        let mut after = None;
         while let Some((key, part)) = kv.scan(Table::Uses, &prefix, after.as_deref(), 1)?.pop() {
-            stripes.extend(from_canonical::<Vec<StripeId>>(&part)?);
+            take(from_canonical(&part)?);
             after = Some(key);
         }
-        Ok(stripes)
+        Ok(())
     }
 
     /// Whether any file version uses a stripe.

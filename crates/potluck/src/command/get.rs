@@ -41,7 +41,7 @@ use std::{
 /// Files that are asked for ahead of the one that is received.
 const ASKED_MAX: usize = 1024;
 /// Threads that finish files: as many syncs overlap.
-const FINISHERS: usize = 4;
+const FINISHERS: usize = 16;
 /// Bytes of a file that are kept in memory until it ends; a longer one goes to the disk as it comes.
 const IN_MEMORY_BYTES_MAX: usize = 1 << 20;
 /// Failures that are told one by one; the rest is counted.

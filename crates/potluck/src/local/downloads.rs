@@ -10,7 +10,7 @@ use super::{
 use crate::complaint::Complaint;
 use potluck_node::{Download, Kind, Node, NodeError, Stat};
 use potluck_spaces::TreeError;
-use potluck_types::{StripeId, limits};
+use potluck_types::limits;
 use std::{collections::VecDeque, ops::Range};
 use tokio::sync::mpsc;
 
@@ -18,8 +18,6 @@ use tokio::sync::mpsc;
 const FILES_AHEAD_MAX: usize = 16;
 /// Their bytes, together: a longer file has a window of its own, and is begun when it is its turn.
 const BYTES_AHEAD_MAX: u64 = limits::READ_WINDOW_BYTES as u64 / 4;
-/// Files between these lengths share packs with others.
-const PACKED_FILE_BYTES: std::ops::RangeInclusive<u64> = 3 << 10..=256 << 10;
 /// Names that the client may send ahead.
 const NAMES_AHEAD_MAX: usize = 256;
 
@@ -27,7 +25,6 @@ const NAMES_AHEAD_MAX: usize = 256;
 struct Begun {
     file: GetFile,
     download: Download,
-    pack: Option<StripeId>,
 }
 
 /// What was named and is not yet sent, in order.
@@ -35,8 +32,6 @@ struct Begun {
 struct Ahead {
     begun: VecDeque<Result<Begun, Complaint>>,
     bytes: u64,
-    /// The pack of the last file that was sent: the node has it in its cache.
-    cached: Option<StripeId>,
 }
 
 /// Serves a get.
@@ -84,23 +79,18 @@ async fn send_files(node: &Node, mut wanted: mpsc::Receiver<GetItem>, replies: &
 struct LookedUp {
     file: GetFile,
     range: Option<Range<u64>>,
-    pack: Option<StripeId>,
 }
 
 async fn look_up(node: &Node, item: GetItem) -> Result<LookedUp, Complaint> {
     if item.path.names().is_empty() {
         return Err(NodeError::Tree(TreeError::IsADirectory(item.path)).into());
     }
-    let Stat { entry, stripes, .. } = node.stat(&item.path).await?;
+    let Stat { entry, .. } = node.stat(&item.path).await?;
     if entry.kind == Kind::Directory {
         return Err(NodeError::Tree(TreeError::IsADirectory(item.path)).into());
     }
     let range = item.range.map(|range| range.of(entry.len));
     let len = range.as_ref().map_or(entry.len, |range| range.end - range.start);
-    let pack = stripes
-        .first()
-        .copied()
-        .filter(|_| PACKED_FILE_BYTES.contains(&entry.len));
     Ok(LookedUp {
         file: GetFile {
             path: item.path,
@@ -108,30 +98,23 @@ async fn look_up(node: &Node, item: GetItem) -> Result<LookedUp, Complaint> {
             len,
         },
         range,
-        pack,
     })
 }
 
 impl Ahead {
-    /// A pack is fetched for the first of its files alone; the others wait until it is in the cache.
     fn has_room_for(&self, next: &LookedUp) -> bool {
-        let is_on_its_way = |pack| self.begun.iter().flatten().any(|begun| begun.pack == Some(pack));
-        let waits_for_pack = next
-            .pack
-            .is_some_and(|pack| self.cached != Some(pack) && is_on_its_way(pack));
-        self.begun.is_empty() || (self.bytes + next.file.len <= BYTES_AHEAD_MAX && !waits_for_pack)
+        self.begun.is_empty() || self.bytes + next.file.len <= BYTES_AHEAD_MAX
     }
 
     async fn begin(&mut self, node: &Node, next: Result<LookedUp, Complaint>) {
         let begun = match next {
-            Ok(LookedUp { file, range, pack }) => match node.download(&file.path, range).await {
+            Ok(LookedUp { file, range }) => match node.download(&file.path, range).await {
                 Ok(download) => Ok(Begun {
                     file: GetFile {
                         len: download.len,
                         ..file
                     },
                     download,
-                    pack,
                 }),
                 Err(error) => Err(error.into()),
             },
@@ -145,7 +128,6 @@ impl Ahead {
         let next = self.begun.pop_front()?;
         if let Ok(begun) = &next {
             self.bytes -= begun.file.len;
-            self.cached = begun.pack.or(self.cached);
         }
         Some(next)
     }
@@ -153,7 +135,7 @@ impl Ahead {
 
 /// A file that ends before its length has a failure in place of its end.
 async fn send(begun: Begun, replies: &mut Replies) -> Result<(), Ended> {
-    let Begun { file, mut download, .. } = begun;
+    let Begun { file, mut download } = begun;
     replies.json(FrameKind::Item, &file).await?;
     while let Some(bytes) = download.next().await {
         match bytes {

@@ -194,7 +194,7 @@ async fn stat(node: &Node, path: Path) -> Result<FileStat, Ended> {
         });
     }
     let stat = node.stat(&path).await?;
-    let stripes = u64::try_from(stat.stripes.len()).unwrap_or(u64::MAX);
+    let stripes = stat.stripes;
     Ok(FileStat {
         path: stat.path,
         entry: Some(stat.entry),
