@@ -7,7 +7,7 @@ use crate::{
     api::{HealthInfo, NodeInfo, NodeStatus},
     error::RecordError,
     protocol::Reported,
-    records::{NodeState, PoolRecord},
+    records::{NodeState, PoolRecord, node_of},
     roster::{Merged, Roster},
 };
 use potluck_placement::{
@@ -240,10 +240,21 @@ impl Control {
 
     fn on_record(&mut self, now: Timestamp, record: &PoolRecord, actions: &mut Vec<Action>) {
         let members = self.roster.members();
+        let of = match record {
+            PoolRecord::State(signed) => Some(node_of(signed.claimed_signer())),
+            _ => None,
+        };
+        let known_at = of.and_then(|node| self.addresses(node));
         match self.roster.merge(record) {
             Ok(Merged::New) => {
-                if !matches!(record, PoolRecord::State(_)) {
-                    actions.push(Action::SaveRecords);
+                match of {
+                    // Where members can be reached must outlive this process; the rest of a state does not matter then.
+                    Some(node) if self.addresses(node) != known_at => {
+                        self.dial_anew(node);
+                        actions.push(Action::SaveRecords);
+                    }
+                    Some(_) => {}
+                    None => actions.push(Action::SaveRecords),
                 }
                 let new_members = self.roster.members();
                 if new_members != members {
@@ -261,6 +272,17 @@ impl Control {
             }
             Ok(Merged::Known) | Err(RecordError::UnknownSigner) => {}
             Err(error) => tracing::debug!(%error, "a record is not taken"),
+        }
+    }
+
+    fn addresses(&self, node: NodeId) -> Option<Vec<String>> {
+        self.roster.state(node).map(|state| state.addresses.clone())
+    }
+
+    /// An absent node that says where it is now has not been dialled there yet.
+    fn dial_anew(&mut self, node: NodeId) {
+        if let Some(Link::Down { dialled_at, dials, .. }) = self.links.get_mut(&node) {
+            (*dialled_at, *dials) = (Timestamp::default(), 0);
         }
     }
 

@@ -439,7 +439,12 @@ async fn keep_up(shared: Arc<Shared>) {
     let store = shared.store.clone();
     let damaged = Shared::blocking(move || {
         let step = ByteSize((store.stats().on_disk.0 / SCRUB_STEPS).max(SCRUB_STEP_MIN.0));
-        let damaged = match store.scrub_step(step) {
+        let scrubbed = match store.scrub_step(step) {
+            // It had come to the end before: this round begins at the start.
+            Ok(progress) if progress.wrapped && progress.bytes.0 == 0 => store.scrub_step(step),
+            scrubbed => scrubbed,
+        };
+        let damaged = match scrubbed {
             Ok(progress) => progress.damaged,
             Err(error) => {
                 tracing::warn!(%error, "the scrub cannot read");

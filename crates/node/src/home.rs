@@ -16,8 +16,14 @@ use std::{
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
+    time::Duration,
 };
 use zeroize::Zeroizing;
+
+/// How long a process that was killed may take to let go of its home: the kernel writes back and unmaps what it had first.
+pub(crate) const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+/// How often it is tried meanwhile.
+const LOCK_POLL: Duration = Duration::from_millis(20);
 
 const NODE_KEY: &str = "node.key";
 const USER_KEY: &str = "user.key";
@@ -60,6 +66,19 @@ impl Home {
             }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(HomeError::Locked { home: path.to_owned() }),
             Err(error) => Err(failed("cannot lock", &lock_path)(error.into())),
+        }
+    }
+
+    /// As [`Home::take`], but waits a while for a process that is about to let go of it.
+    pub(crate) async fn take_within(path: &Path, patience: Duration) -> Result<Self, HomeError> {
+        let deadline = tokio::time::Instant::now() + patience;
+        loop {
+            match Self::take(path) {
+                Err(HomeError::Locked { .. }) if tokio::time::Instant::now() < deadline => {
+                    tokio::time::sleep(LOCK_POLL).await;
+                }
+                taken => return taken,
+            }
         }
     }
 
@@ -195,5 +214,19 @@ mod tests {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(&file, "not a key").unwrap();
         assert!(matches!(home.node_key(&SystemEntropy), Err(HomeError::Damaged { .. })));
+    }
+
+    /// `up` right after `kill -9` came before the kernel had let go of what the old process held, and said that another runs.
+    #[tokio::test]
+    async fn a_home_that_is_being_let_go_of_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let dying = Home::take(folder.path()).unwrap();
+        let (waiting, _) = tokio::join!(Home::take_within(folder.path(), LOCK_PATIENCE), async {
+            tokio::time::sleep(2 * LOCK_POLL).await;
+            drop(dying);
+        });
+        let _alive = waiting.unwrap();
+        let refused = Home::take_within(folder.path(), 2 * LOCK_POLL).await;
+        assert!(matches!(refused, Err(HomeError::Locked { .. })));
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     download::{Download, PieceCache},
     driver, edit,
     error::{HomeError, JoinError, NodeError, Refusal, StartError},
-    home::Home,
+    home::{Home, LOCK_PATIENCE},
     meta::{Invite, Meta},
     names,
     protocol::{self, Credential, JoinReply, JoinRequest, PoolReply, PoolRequest},
@@ -71,7 +71,7 @@ struct Parts {
 
 impl Parts {
     async fn prepare(config: &NodeConfig) -> Result<Self, StartError> {
-        let home = Home::take(&config.home)?;
+        let home = Home::take_within(&config.home, LOCK_PATIENCE).await?;
         let node_key = home.node_key(&SystemEntropy)?;
         let meta = Meta::open(&home.meta_path())?;
         let listen: Vec<Listen> = config
@@ -152,9 +152,6 @@ impl Node {
     /// Joins a pool with a ticket, and starts.
     pub async fn join(config: NodeConfig, ticket: &str) -> Result<Self, JoinError> {
         let ticket: Ticket = ticket.parse()?;
-        if ticket.is_expired(SystemClock.now()) {
-            return Err(JoinError::Expired(ticket.expires));
-        }
         let parts = Parts::prepare(&config).await?;
         refuse_occupied(&parts)?;
         let secret = *ticket.secret.as_bytes();
@@ -175,7 +172,12 @@ impl Node {
             node: ticket.inviter,
             addresses: ticket.addresses.clone(),
         };
-        let (roster, seed) = ask_to_join(&parts, ticket.pool, &ticket.pool_name, &[inviter], credential).await?;
+        let asked = ask_to_join(&parts, ticket.pool, &ticket.pool_name, &[inviter], credential).await;
+        let (roster, seed) = asked.map_err(|error| match error {
+            // The inviter's clock decides, since this one may be wrong; but it explains why nobody is there.
+            JoinError::Unreachable { .. } if ticket.is_expired(SystemClock.now()) => JoinError::Expired(ticket.expires),
+            error => error,
+        })?;
         let user_key = match (own, seed) {
             (Some(user), _) => user,
             (None, Some(seed)) => SigningKey::from_seed(&seed),
@@ -219,7 +221,9 @@ impl Node {
         let (path, capacity) = (home.store_path(), config.capacity);
         let (store, recovery) = Shared::blocking(move || Store::open_dir(&path, Options::new(capacity))).await?;
         if recovery.rebuilt || !recovery.damaged.is_empty() {
-            tracing::warn!(?recovery, "the shard store was repaired as it opened");
+            let (damaged, missing_packs) = (recovery.damaged.len(), recovery.missing_packs.len());
+            let (rebuilt, unreadable) = (recovery.rebuilt, recovery.unreadable);
+            tracing::warn!(rebuilt, damaged, missing_packs, %unreadable, "the shard store was repaired as it opened");
         }
         let announce = config
             .announce
@@ -264,6 +268,7 @@ impl Node {
         });
         shared.endpoint.subscribe(topic).await;
         shared.announce_state();
+        shared.run_event(Event::Damaged(recovery.damaged.len() as u64));
         tokio::spawn(driver::run(Arc::clone(&shared), inbox, events_receiver));
         Ok(Self { shared })
     }
@@ -305,6 +310,10 @@ impl Node {
                 Ok(theirs) => health.add(&theirs),
                 Err(peer) => silent.push(peer),
             }
+        }
+        // What this node told the pool is some seconds old.
+        if let Some(own) = nodes.iter_mut().find(|node| node.id == shared.me()) {
+            own.used = shared.store.stats().on_disk;
         }
         let default = default_survive(domains);
         let geometry = geometry(domains, default)?;

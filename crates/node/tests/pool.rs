@@ -447,7 +447,10 @@ async fn tickets_are_good_once_and_for_their_time() {
     );
     assert!(matches!(
         Node::join(config(&b, GRACE), &expired).await,
-        Err(JoinError::Expired(_))
+        Err(JoinError::Refused {
+            refusal: Refusal::Expired,
+            ..
+        })
     ));
     let mut typo = ticket.clone().into_bytes();
     let at = typo.len() / 2;

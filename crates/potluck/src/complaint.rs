@@ -227,6 +227,7 @@ impl From<NodeError> for Complaint {
             NodeError::Tree(TreeError::Exists(_)) => Self::failed(message).hint("remove or rename that one first"),
             NodeError::Shards(ShardsError::TooFewDomains { .. }) => Self::new(Kind::Unreachable, message)
                 .hint("`potluck status` shows which nodes are away or full; without `--strict` fewer are accepted")
+                .hint("a full one needs room: remove files, or offer more with `potluck up --capacity SIZE`")
                 .hint("nothing is half there: the same command again goes on where this one ended"),
             NodeError::Shards(ShardsError::Unreadable { .. }) => Self::new(Kind::Unreachable, message)
                 .hint("bring back a node that is away (`potluck status` names them), then run the same command again"),

@@ -60,6 +60,7 @@ pub(crate) fn run(home: &Path, run: &Run, entrance: Entrance, terminal: Terminal
         let _ = rustix::process::setsid();
     }
     raise_open_files();
+    refuse_running(home)?;
     let (config, kept) = configure(home, run, terminal)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -75,6 +76,19 @@ pub(crate) fn run(home: &Path, run: &Run, entrance: Entrance, terminal: Terminal
         kept.keep(home)?;
         live(node, &about, run.tied, is_new, terminal).await
     })
+}
+
+/// One that answers is told of at once; one that does not may be about to end, and the home is waited for.
+fn refuse_running(home: &Path) -> Result<(), Complaint> {
+    match client::call::<About>(home, &Request::About) {
+        Ok(about) => Err(Complaint::new(
+            Kind::Refused,
+            format!("a daemon runs on {} already: process {}", home.display(), about.pid),
+        )
+        .hint("it may be the one you want: `potluck status` asks it, `potluck stop` ends it")
+        .hint("another node on this machine needs a home of its own: `--home DIR`")),
+        Err(_) => Ok(()),
+    }
 }
 
 /// The node's configuration, and what of it is to be kept at the first start.
@@ -237,13 +251,7 @@ pub(crate) struct Detached<'a> {
 /// Starts this program again in the background, and waits until it answers.
 pub(crate) fn detach(home: &Path, detached: &Detached<'_>, terminal: Terminal) -> Result<(), Complaint> {
     config::make_home(home)?;
-    if let Ok(about) = client::call::<About>(home, &Request::About) {
-        return Err(Complaint::new(
-            Kind::Refused,
-            format!("a daemon runs on {} already: process {}", home.display(), about.pid),
-        )
-        .hint("`potluck stop` ends it"));
-    }
+    refuse_running(home)?;
     let (log_path, mut log) = open_log(home)?;
     let start = log.seek(SeekFrom::End(0)).unwrap_or(0);
     let failed = |error: std::io::Error| Complaint::failed(format!("the daemon does not start: {}", sentence(&error)));

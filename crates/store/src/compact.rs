@@ -14,10 +14,15 @@ use crate::{
     writer::{Batch, Writer},
 };
 use potluck_types::{ByteSize, ShardId};
-use std::{collections::BTreeSet, sync::atomic::Ordering};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::Ordering,
+};
 
 /// A pack is worth compacting when less than this part of it is live: each byte copied frees one at least.
 const LIVE_PERCENT_MAX: u64 = 50;
+/// The pack that is written to is sealed for that only when it has this part of its target length: a new one costs two syncs.
+const SEALED_EARLY_PART: u64 = 64;
 
 /// What a step of compaction did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -39,12 +44,18 @@ pub(crate) struct Job {
     end: u64,
 }
 
+/// Bytes of a pack that emptying it copies.
+fn kept(infos: &BTreeMap<PackId, PackInfo>, id: PackId, info: &PackInfo) -> u64 {
+    let is_oldest = infos.keys().next() == Some(&id);
+    info.live_bytes + if is_oldest { 0 } else { info.tombstone_bytes }
+}
+
 impl Writer {
     /// Goes on emptying a pack, until about `bytes_max` bytes were looked at.
     pub(crate) fn compact(&mut self, bytes_max: u64) -> Result<Compaction, ChangeError> {
         let job = match self.job.take() {
             Some(job) => job,
-            None => match self.candidate()? {
+            None => match self.candidate_or_current()? {
                 Some(job) => job,
                 None => {
                     self.restore_reserve();
@@ -59,23 +70,39 @@ impl Writer {
         self.empty(job, bytes_max)
     }
 
+    /// A pack to empty. The one that is written to is sealed when nothing else is left and most of it is dead: what is removed
+    /// last would stay else until more is stored.
+    fn candidate_or_current(&mut self) -> Result<Option<Job>, ChangeError> {
+        let candidate = self.candidate()?;
+        let Some(current) = self.current.as_ref().map(|current| current.id) else {
+            return Ok(candidate);
+        };
+        let infos = self.shared.packs.infos().clone();
+        let is_dead = infos.get(&current).is_some_and(|info| {
+            info.len >= self.shared.pack_bytes / SEALED_EARLY_PART
+                && kept(&infos, current, info) * 100 < info.len * LIVE_PERCENT_MAX
+        });
+        if candidate.is_some() || !is_dead {
+            return Ok(candidate);
+        }
+        self.seal();
+        self.candidate()
+    }
+
     /// The sealed pack with the least in it, if that is little enough and can be copied.
     fn candidate(&self) -> Result<Option<Job>, ChangeError> {
         let infos = self.shared.packs.infos().clone();
-        let oldest = infos.keys().next().copied();
-        let kept = |(id, info): &(PackId, PackInfo)| {
-            let tombstones = if Some(*id) == oldest { 0 } else { info.tombstone_bytes };
-            info.live_bytes + tombstones
-        };
         let current = self.current.as_ref().map(|current| current.id);
         let best = infos
-            .into_iter()
-            .filter(|(id, _)| Some(*id) != current && !(self.unsettled && *id == self.previous.pack))
-            .filter(|pack| kept(pack) * 100 < pack.1.len * LIVE_PERCENT_MAX)
-            .min_by_key(|pack| kept(pack) * 1000 / pack.1.len.max(1));
-        let Some((pack, info)) = best else { return Ok(None) };
+            .iter()
+            .map(|(id, info)| (*id, info.len, kept(&infos, *id, info)))
+            .filter(|(id, ..)| Some(*id) != current && !(self.unsettled && *id == self.previous.pack))
+            .filter(|(_, len, kept)| kept * 100 < len * LIVE_PERCENT_MAX)
+            .min_by_key(|(_, len, kept)| kept * 1000 / (*len).max(1));
+        let Some((pack, len, needed)) = best else {
+            return Ok(None);
+        };
         let free = self.shared.capacity().saturating_sub(self.shared.used());
-        let needed = kept(&(pack, info));
         if needed > free {
             return Err(ChangeError::NoRoom {
                 needed: ByteSize(needed),
@@ -85,7 +112,7 @@ impl Writer {
         Ok(Some(Job {
             pack,
             offset: PACK_HEADER_BYTES as u64,
-            end: info.len,
+            end: len,
         }))
     }
 

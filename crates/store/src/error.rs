@@ -6,7 +6,7 @@ use std::{io, sync::Arc};
 
 /// A file operation that the disk refused.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("cannot {operation} `{file}`")]
+#[error("cannot {operation} `{file}`: {source}")]
 pub struct DiskError {
     /// What was tried: "read", "sync".
     pub operation: &'static str,
@@ -41,7 +41,7 @@ impl DiskError {
 #[non_exhaustive]
 pub enum IndexError {
     /// The database refused.
-    #[error("the index cannot be used")]
+    #[error("the index cannot be used: {0}")]
     Database(#[source] Arc<redb::Error>),
     /// The database's own bytes contradict each other.
     #[error("the index is corrupt; it is rebuilt when the store is next opened")]

@@ -91,6 +91,9 @@ pub(crate) fn open(disk: &Arc<dyn Disk>, entropy: &dyn Entropy, cache_bytes: usi
         let _ = disk.remove(RESERVE_FILE);
     }
 
+    // Of a store that was there before, or was being made when the machine stopped.
+    let is_index_lost = files.iter().any(|file| file.name == SUPERBLOCK_FILE)
+        && !files.iter().any(|file| file.name == format::INDEX_FILE);
     let (index, checkpoint, rebuilt) = open_index(disk, cache_bytes, &found)?;
     let start = checkpoint.position.place.pack;
     read_headers(&**disk, &mut found, start)?;
@@ -102,7 +105,7 @@ pub(crate) fn open(disk: &Arc<dyn Disk>, entropy: &dyn Entropy, cache_bytes: usi
         packs: Packs::new(Arc::clone(disk), checkpoint.packs),
         position: checkpoint.position,
         report: Recovery {
-            rebuilt,
+            rebuilt: rebuilt || is_index_lost,
             ..Recovery::default()
         },
     };

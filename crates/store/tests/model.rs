@@ -148,3 +148,29 @@ fn readers_are_not_disturbed_by_compaction() {
     assert!(recovery.clean, "{recovery:?}");
     assert_eq!(audit(&store).len(), kept.len());
 }
+
+/// Everything was removed, and the pack that was written to last kept its length: 256 MiB at most, for ever.
+#[test]
+fn a_store_from_which_everything_was_deleted_is_small() {
+    let disk = CrashDisk::default();
+    let (store, _) = open(&disk);
+    // All in the pack that is written to.
+    let shards: Vec<Shard> = (0..10).map(|number| shard_of(number, 1000)).collect();
+    for shard in &shards {
+        store.put(shard.clone(), SPACE, |outcome| outcome.unwrap());
+        store.turn();
+    }
+    let ids: Vec<ShardId> = shards.iter().map(Shard::id).collect();
+    assert_eq!(store.delete(&ids).unwrap(), ids.len());
+    assert!(store.stats().dead.0 > 10_000, "{:?}", store.stats());
+    while !store.compact_step(ByteSize(u64::MAX)).unwrap().idle {}
+    assert_eq!((store.stats().shards, store.stats().dead), (0, ByteSize(0)));
+    drop(store);
+    let (store, recovery) = open(&disk);
+    assert!(recovery.clean, "{recovery:?}");
+    store.put(shards[0].clone(), SPACE, |outcome| outcome.unwrap());
+    store.turn();
+    drop(store);
+    potluck_store::Disk::remove(&disk, "index.redb").unwrap();
+    assert_eq!(audit(&open(&disk).0), ids[..1]);
+}
