@@ -294,10 +294,6 @@ impl Node {
         let mut health = shared.health(now);
         let (mut nodes, peers, domains) =
             shared.with_control(|control| (control.nodes(now), control.live_peers(), control.eligible_domains(now)));
-        // Others are told now and then; what this node itself has is known.
-        if let Some(here) = nodes.iter_mut().find(|node| node.status == NodeStatus::Here) {
-            here.used = shared.store.stats().on_disk;
-        }
         let asked = peers.into_iter().map(|peer| async move {
             match tokio::time::timeout(HEALTH_TIMEOUT, shared.ask(peer, &PoolRequest::Health)).await {
                 Ok(Ok(PoolReply::Health(health))) => Ok(health),
