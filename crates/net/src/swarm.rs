@@ -112,6 +112,15 @@ pub async fn start(key: &SigningKey, config: &NetworkConfig) -> Result<(Endpoint
         .with_swarm_config(|config| config.with_idle_connection_timeout(IDLE_CONNECTION_TIMEOUT))
         .build();
     for address in &config.listen {
+        // libp2p shares ports, so that it can dial from them; two nodes must not.
+        if address.0.port() != 0
+            && let Err(error) = std::net::TcpListener::bind(address.0)
+        {
+            return Err(StartError::Listen {
+                address: *address,
+                reason: error.to_string(),
+            });
+        }
         for multiaddr in address.multiaddrs() {
             let reason = |error: &dyn std::fmt::Display| StartError::Listen {
                 address: *address,

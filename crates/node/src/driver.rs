@@ -89,7 +89,14 @@ pub(crate) async fn run(shared: Arc<Shared>, mut inbox: Inbox, mut events: mpsc:
             _ = upkeep.tick() => drop(tokio::spawn(keep_up(Arc::clone(&shared)))),
             _ = recoding.tick() => {
                 let shared = Arc::clone(&shared);
-                tokio::spawn(async move { upload::look(&shared).await });
+                let is_leaving = shared.leaving.load(std::sync::atomic::Ordering::Relaxed);
+                tokio::spawn(async move {
+                    upload::look(&shared).await;
+                    // What nobody uses any more must not keep it.
+                    if is_leaving {
+                        sweep::sweep(&shared).await;
+                    }
+                });
             }
             _ = sweeping.tick() => {
                 let shared = Arc::clone(&shared);
@@ -435,22 +442,10 @@ fn each_shard(shared: &Shared, mut look: impl FnMut(&[Reported])) {
 }
 
 /// A step of scrub, and compaction as far as it is worth it.
-async fn keep_up(shared: Arc<Shared>) {
+/// Gives room back that deleted shards take, a bounded number of steps.
+pub(crate) async fn compact(shared: &Arc<Shared>) {
     let store = shared.store.clone();
-    let damaged = Shared::blocking(move || {
-        let step = ByteSize((store.stats().on_disk.0 / SCRUB_STEPS).max(SCRUB_STEP_MIN.0));
-        let scrubbed = match store.scrub_step(step) {
-            // It had come to the end before: this round begins at the start.
-            Ok(progress) if progress.wrapped && progress.bytes.0 == 0 => store.scrub_step(step),
-            scrubbed => scrubbed,
-        };
-        let damaged = match scrubbed {
-            Ok(progress) => progress.damaged,
-            Err(error) => {
-                tracing::warn!(%error, "the scrub cannot read");
-                Vec::new()
-            }
-        };
+    Shared::blocking(move || {
         for _ in 0..COMPACT_STEPS_MAX {
             match store.compact_step(COMPACT_STEP) {
                 Ok(step) if !step.idle => {}
@@ -461,9 +456,29 @@ async fn keep_up(shared: Arc<Shared>) {
                 }
             }
         }
-        damaged
     })
     .await;
+}
+
+async fn keep_up(shared: Arc<Shared>) {
+    let store = shared.store.clone();
+    let damaged = Shared::blocking(move || {
+        let step = ByteSize((store.stats().on_disk.0 / SCRUB_STEPS).max(SCRUB_STEP_MIN.0));
+        let scrubbed = match store.scrub_step(step) {
+            // It had come to the end before: this round begins at the start.
+            Ok(progress) if progress.wrapped && progress.bytes.0 == 0 => store.scrub_step(step),
+            scrubbed => scrubbed,
+        };
+        match scrubbed {
+            Ok(progress) => progress.damaged,
+            Err(error) => {
+                tracing::warn!(%error, "the scrub cannot read");
+                Vec::new()
+            }
+        }
+    })
+    .await;
+    compact(&shared).await;
     if !damaged.is_empty() {
         tracing::warn!(
             shards = damaged.len(),

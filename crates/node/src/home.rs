@@ -100,6 +100,17 @@ impl Home {
         self.path.join(META)
     }
 
+    /// A home that belongs to a pool has all its files: one that is missing was lost, and is not made anew.
+    pub(crate) fn refuse_missing(&self, file: &Path) -> Result<(), HomeError> {
+        if Self::has_pool(&self.path) && !file.exists() {
+            return Err(HomeError::Damaged {
+                file: file.to_owned(),
+                reason: "it is missing".to_owned(),
+            });
+        }
+        Ok(())
+    }
+
     pub(crate) fn store_path(&self) -> PathBuf {
         self.path.join("store")
     }
@@ -117,6 +128,8 @@ impl Home {
     fn key(&self, name: &str, entropy: &dyn Entropy) -> Result<SigningKey, HomeError> {
         let file = self.path.join(name);
         if !file.exists() {
+            // With a new key this would be another node, or another person with nothing stored.
+            self.refuse_missing(&file)?;
             self.write_key(name, &SigningKey::generate(entropy))?;
         }
         read_key(&file)
@@ -214,6 +227,17 @@ mod tests {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(&file, "not a key").unwrap();
         assert!(matches!(home.node_key(&SystemEntropy), Err(HomeError::Damaged { .. })));
+    }
+
+    #[test]
+    fn a_key_that_was_lost_is_not_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::take(folder.path()).unwrap();
+        home.user_key(&SystemEntropy).unwrap();
+        home.set_pool(PoolId::from_bytes([1; 32])).unwrap();
+        fs::remove_file(folder.path().join(USER_KEY)).unwrap();
+        assert!(matches!(home.user_key(&SystemEntropy), Err(HomeError::Damaged { .. })));
+        assert!(!folder.path().join(USER_KEY).exists());
     }
 
     /// `up` right after `kill -9` came before the kernel had let go of what the old process held, and said that another runs.

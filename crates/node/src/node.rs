@@ -73,6 +73,7 @@ impl Parts {
     async fn prepare(config: &NodeConfig) -> Result<Self, StartError> {
         let home = Home::take_within(&config.home, LOCK_PATIENCE).await?;
         let node_key = home.node_key(&SystemEntropy)?;
+        home.refuse_missing(&home.meta_path())?;
         let meta = Meta::open(&home.meta_path())?;
         let listen: Vec<Listen> = config
             .listen
@@ -402,6 +403,7 @@ impl Node {
     pub async fn sweep(&self, abandoned_after: Duration) -> Result<u64, NodeError> {
         let given_up = collect::collect(&self.shared, abandoned_after).await?;
         sweep::sweep(&self.shared).await;
+        driver::compact(&self.shared).await;
         Ok(given_up)
     }
 

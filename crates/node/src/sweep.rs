@@ -2,7 +2,7 @@
 //! up, or what no log has named for a day.
 
 use crate::{
-    mend,
+    driver, mend,
     names::{self, custodians},
     protocol::{BATCH_MAX, PoolReply, PoolRequest},
     shared::Shared,
@@ -13,6 +13,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// How long a shard that no log names is kept: an upload may be under way, or its log not here yet.
 const UNNAMED_GRACE: Duration = Duration::from_secs(24 * 3600);
+/// When holders are told, each time after the time before: a repair that was under way may have stored a shard again meanwhile.
+const ANNOUNCED_AFTER: [Duration; 3] = [Duration::ZERO, Duration::from_secs(10), Duration::from_secs(30)];
 /// Shards that one step of a sweep looks at.
 const PAGE: usize = 1024;
 
@@ -25,15 +27,21 @@ pub(crate) fn announce(shared: &Arc<Shared>, stripes: Vec<StripeId>) {
             tracing::debug!(%error, "what was given up will be swept later");
             return;
         }
-        for batch in stripes.chunks(BATCH_MAX) {
-            let request = PoolRequest::Released {
-                space: shared.space,
-                stripes: batch.to_vec(),
-            };
-            let peers = shared.with_control(|control| control.live_peers());
-            let told = peers.into_iter().map(|peer| shared.ask(peer, &request));
-            futures::future::join_all(told).await;
-            release(&shared, shared.space, batch.to_vec()).await;
+        for delay in ANNOUNCED_AFTER {
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = shared.stopping.cancelled() => return,
+            }
+            for batch in stripes.chunks(BATCH_MAX) {
+                let request = PoolRequest::Released {
+                    space: shared.space,
+                    stripes: batch.to_vec(),
+                };
+                let peers = shared.with_control(|control| control.live_peers());
+                let told = peers.into_iter().map(|peer| shared.ask(peer, &request));
+                futures::future::join_all(told).await;
+                release(&shared, shared.space, batch.to_vec()).await;
+            }
         }
     });
 }
@@ -108,7 +116,9 @@ async fn free(shared: &Arc<Shared>, space: SpaceId, held: Vec<(ShardId, Timestam
     tracing::info!(shards = unused.len(), "freeing what no file uses");
     if let Err(error) = mend::discard(shared, unused).await {
         tracing::warn!(error, "shards that no file uses could not be freed");
+        return;
     }
+    driver::compact(shared).await;
 }
 
 /// What the logs say, as the custodians that answer know them together: one that is behind takes nothing away. `None` when

@@ -164,6 +164,13 @@ impl Upload {
         if path.names().is_empty() {
             return Err(TreeError::IsADirectory(path).into());
         }
+        // At once, not when all its bytes are stored, or packed with those of others.
+        let (parent, name) = path.split().expect("not the root");
+        let directory = self.directory(&parent).await?;
+        let heads = Tree::of(self.shared.space).heads(&self.shared.read()?, directory, name)?;
+        if heads.iter().any(|head| matches!(head.value, Value::Directory(_))) {
+            return Err(TreeError::IsADirectory(path).into());
+        }
         self.report.files += 1;
         self.report.bytes += head.len() as u64;
         if head.len() > PACK_FILE_BYTES_MAX {
@@ -179,13 +186,6 @@ impl Upload {
                     Vec::new(),
                 )
                 .await;
-        }
-        // Before it is packed: what fails later fails with its whole pack.
-        let (parent, name) = path.split().expect("not the root");
-        let directory = self.directory(&parent).await?;
-        let heads = Tree::of(self.shared.space).heads(&self.shared.read()?, directory, name)?;
-        if heads.iter().any(|head| matches!(head.value, Value::Directory(_))) {
-            return Err(TreeError::IsADirectory(path).into());
         }
         let slot = match self.packer.push(&head) {
             Some(slot) => slot,
@@ -210,6 +210,11 @@ impl Upload {
         }
         names::replicate(&self.shared).await?;
         Ok(self.report)
+    }
+
+    /// Writes down what was stored of an upload that failed, so that it is found when it is begun again, and collected when it is not.
+    pub async fn keep(&mut self) -> Result<(), NodeError> {
+        self.write_batch().await
     }
 
     /// As [`Upload::flush`], for the last time.

@@ -148,7 +148,7 @@ impl From<StartError> for Complaint {
             StartError::Home(error) => error.into(),
             StartError::Network(_) if message.to_lowercase().contains("in use") => Self::failed(message)
                 .hint("another program has the port: choose one with `--listen 0.0.0.0:PORT`, or 0 for any"),
-            StartError::Network(_) => Self::failed(message).hint("is the address in `--listen` one of this machine's?"),
+            StartError::Network(_) => Self::failed(message).hint("another program may use that port (`ss -ltnp` shows it), or the address is none of this machine's: choose with `--listen IP:PORT`"),
             StartError::Store(_) => Self::failed(message).hint("`potluck doctor` says what is wrong with the disk"),
             StartError::Address(_) => Self::usage(message),
             StartError::PoolName(_) => Self::usage(message).hint("`--name` takes a name such as \"the Millers\""),
@@ -222,7 +222,7 @@ impl From<NodeError> for Complaint {
                 Self::new(Kind::NotFound, message).hint("`potluck ls home:` shows what there is")
             }
             NodeError::Tree(TreeError::IsADirectory(_)) => {
-                Self::failed(message).hint("`rm -r` removes a directory; `get` fetches one")
+                Self::failed(message).hint("`get` fetches a directory, `rm -r` removes one; a file cannot take its name: rename one of them, or use another place")
             }
             NodeError::Tree(TreeError::Exists(_)) => Self::failed(message).hint("remove or rename that one first"),
             NodeError::Shards(ShardsError::TooFewDomains { .. }) => Self::new(Kind::Unreachable, message)
@@ -230,7 +230,8 @@ impl From<NodeError> for Complaint {
                 .hint("a full one needs room: remove files, or offer more with `potluck up --capacity SIZE`")
                 .hint("nothing is half there: the same command again goes on where this one ended"),
             NodeError::Shards(ShardsError::Unreadable { .. }) => Self::new(Kind::Unreachable, message)
-                .hint("bring back a node that is away (`potluck status` names them), then run the same command again"),
+                .hint("bring back a node that is away (`potluck status` names them), then run the same command again")
+                .hint("when none is away these bytes are lost: put the file again from its original"),
             NodeError::Shards(_) => Self::failed(message),
             NodeError::Geometry(_) => {
                 Self::usage(message).hint("ask for fewer with `--survive`, or invite more machines: `potluck invite`")

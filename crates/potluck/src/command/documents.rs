@@ -7,7 +7,10 @@ use std::path::Path;
 
 /// `potluck completions`.
 pub(super) fn completions(shell: Shell) {
-    clap_complete::generate(shell, &mut Cli::command(), "potluck", &mut std::io::stdout());
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "potluck", &mut text);
+    // Whoever reads it may have seen enough.
+    let _ = std::io::Write::write_all(&mut std::io::stdout(), &text);
 }
 
 /// `potluck man`.

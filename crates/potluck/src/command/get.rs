@@ -271,8 +271,9 @@ pub(crate) fn fetch(home: &Path, target: &Target, parts: &Parts, terminal: Termi
         let asked = asking
             .join()
             .unwrap_or_else(|_| Err(Complaint::failed("the listing broke off")));
-        // Why it was not asked for is nearer to the cause than why it did not come.
         match (asked, received) {
+            // Who stops asking hangs up: then why is nearer to the cause than that the connection ended.
+            (Err(asking), Err(receiving)) if receiving.kind == ComplaintKind::NoDaemon => Err(asking),
             (Err(complaint), Ok(_)) | (_, Err(complaint)) => Err(complaint),
             (Ok(()), Ok(outcome)) => Ok(outcome),
         }
@@ -290,8 +291,16 @@ pub(crate) fn fetch(home: &Path, target: &Target, parts: &Parts, terminal: Termi
 }
 
 impl Shared<'_> {
-    /// Lists what is wanted, and asks for what is not there yet.
+    /// Lists what is wanted, and asks for what is not there yet. When that fails, nothing more will come: who receives must not wait for it.
     fn ask(&self, home: &Path, mut sender: Sender, asked: &mpsc::SyncSender<Asked>) -> Result<(), Complaint> {
+        let outcome = self.ask_all(home, &mut sender, asked);
+        if outcome.is_err() {
+            sender.hang_up();
+        }
+        outcome
+    }
+
+    fn ask_all(&self, home: &Path, sender: &mut Sender, asked: &mpsc::SyncSender<Asked>) -> Result<(), Complaint> {
         let target = self.target;
         let lost = |error: io::Error| client::lost(&error);
         let stat: FileStat = client::call(
@@ -322,6 +331,10 @@ impl Shared<'_> {
                 });
             }
             None => {
+                if fs::metadata(&target.local).is_ok_and(|there| !there.is_dir()) {
+                    let complaint = format!("{} is a file, and a directory is fetched", target.local.display());
+                    return Err(Complaint::failed(complaint).hint("name a folder, or a place where nothing is"));
+                }
                 fs::create_dir_all(&target.local)
                     .map_err(|error| Complaint::io("cannot make", &target.local, &error))?;
                 files::pages(home, &target.path, true, |page| {

@@ -148,6 +148,9 @@ fn summary(outcome: &Outcome, sources: &[Source]) -> String {
         [one] => format!(" as {}", place_of(&one.path)),
         _ => String::new(),
     };
+    if report.files == 0 && !outcome.failed.is_empty() {
+        return "Nothing was put.".to_owned();
+    }
     let mut text = format!(
         "Put {}{place}: {} in {} ({}). It survives {}.",
         count(report.files, "file"),

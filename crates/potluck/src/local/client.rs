@@ -99,6 +99,12 @@ impl Sender {
         self.0.flush()
     }
 
+    /// Ends the connection, also for who still receives.
+    pub(crate) fn hang_up(&self) {
+        // It may be gone already.
+        let _ = self.0.get_ref().shutdown(std::net::Shutdown::Both);
+    }
+
     fn frame(&mut self, kind: FrameKind, payload: &[u8]) -> io::Result<()> {
         self.0.write_all(&Header::of(kind, payload).encode())?;
         self.0.write_all(payload)

@@ -86,6 +86,20 @@ impl Progress {
 
 /// Takes files until the client says that there are no more, and makes them durable.
 async fn take(mut upload: Upload, frames: &mut Frames, progress: &Progress) -> Result<potluck_node::PutReport, Ended> {
+    let taken = take_all(&mut upload, frames, progress).await;
+    if taken.is_err()
+        && let Err(error) = upload.keep().await
+    {
+        tracing::debug!(%error, "what was stored of a put that failed is not written down");
+    }
+    taken
+}
+
+async fn take_all(
+    upload: &mut Upload,
+    frames: &mut Frames,
+    progress: &Progress,
+) -> Result<potluck_node::PutReport, Ended> {
     let mut flushed = Instant::now();
     loop {
         let frame = frames.read().await.map_err(gone)?;
@@ -102,9 +116,9 @@ async fn take(mut upload: Upload, frames: &mut Frames, progress: &Progress) -> R
                     PutItem::File { path, meta, len } => {
                         let small = len.is_some_and(|len| len <= SMALL_FILE_BYTES_MAX);
                         let outcome = if small {
-                            put_small(&mut upload, &path, meta, frames, progress).await?
+                            put_small(upload, &path, meta, frames, progress).await?
                         } else {
-                            put_large(&mut upload, &path, meta, frames, progress).await?
+                            put_large(upload, &path, meta, frames, progress).await?
                         };
                         (path, outcome)
                     }
@@ -126,7 +140,7 @@ async fn take(mut upload: Upload, frames: &mut Frames, progress: &Progress) -> R
                     flushed = Instant::now();
                 }
             }
-            FrameKind::End => return Ok(upload.finish().await?),
+            FrameKind::End => return Ok(upload.flush().await?),
             _ => return Err(Complaint::failed("a frame came where a file or the end was expected").into()),
         }
     }
