@@ -149,7 +149,9 @@ impl From<StartError> for Complaint {
             StartError::Network(_) if message.to_lowercase().contains("in use") => Self::failed(message)
                 .hint("another program has the port: choose one with `--listen 0.0.0.0:PORT`, or 0 for any"),
             StartError::Network(_) => Self::failed(message).hint("is the address in `--listen` one of this machine's?"),
-            StartError::Store(_) => Self::failed(message).hint("`potluck doctor` says what is wrong with the disk"),
+            StartError::Store(_) => Self::failed(message)
+                .hint("`potluck doctor` says what is wrong with the disk")
+                .hint("what cannot be mended: move HOME/store away and start again; the others of the pool make its shards anew"),
             StartError::Address(_) => Self::usage(message),
             StartError::PoolName(_) => Self::usage(message).hint("`--name` takes a name such as \"the Millers\""),
             _ => Self::failed(message),
