@@ -14,7 +14,11 @@ use bytes::Bytes;
 use potluck_net::{self as net, Address, Inbox};
 use potluck_placement::steward;
 use potluck_types::{ByteSize, NodeId, ShardId, limits};
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 use tokio::{sync::mpsc, time::interval};
 
 /// How often the core is told that time has passed.
@@ -216,7 +220,7 @@ impl Shared {
             used: stats.on_disk,
             zone: self.zone.clone(),
             addresses: self.announced_addresses(),
-            leaving: self.leaving.load(std::sync::atomic::Ordering::Relaxed),
+            leaving: self.leaving.load(Ordering::Relaxed),
             software: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
@@ -291,11 +295,16 @@ async fn greet(shared: Arc<Shared>, node: NodeId) {
     let PoolReply::Hello { digest: theirs, state } = reply else {
         return;
     };
-    if theirs != digest
+    // Where members were last, and what this node itself said last: its clock may have been set back since.
+    let is_first = !shared.caught_up.load(Ordering::Relaxed);
+    if (is_first || theirs != digest)
         && let Ok(PoolReply::Records(records)) = shared.ask(node, &PoolRequest::PullRecords).await
     {
         for record in records {
             shared.introduce(record).await;
+        }
+        if !shared.caught_up.swap(true, Ordering::Relaxed) {
+            shared.announce_state();
         }
     }
     if let Some(state @ PoolRecord::State(_)) = state {

@@ -264,6 +264,7 @@ impl Node {
             capacity: config.capacity,
             zone: config.zone,
             leaving: AtomicBool::new(false),
+            caught_up: AtomicBool::new(false),
             stopping: CancellationToken::new(),
             home,
         });

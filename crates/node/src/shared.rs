@@ -67,6 +67,8 @@ pub(crate) struct Shared {
     pub(crate) capacity: ByteSize,
     pub(crate) zone: Option<Zone>,
     pub(crate) leaving: AtomicBool,
+    /// A member has given all its records since this node started.
+    pub(crate) caught_up: AtomicBool,
     pub(crate) stopping: CancellationToken,
     /// Its lock ends with the node.
     pub(crate) home: Home,

@@ -148,8 +148,11 @@ impl From<StartError> for Complaint {
             StartError::Home(error) => error.into(),
             StartError::Network(_) if message.to_lowercase().contains("in use") => Self::failed(message)
                 .hint("another program has the port: choose one with `--listen 0.0.0.0:PORT`, or 0 for any"),
-            StartError::Network(_) => Self::failed(message).hint("another program may use that port (`ss -ltnp` shows it), or the address is none of this machine's: choose with `--listen IP:PORT`"),
-            StartError::Store(_) => Self::failed(message).hint("`potluck doctor` says what is wrong with the disk"),
+            StartError::Network(_) => Self::failed(message)
+                .hint("is the address in `--listen` one of this machine's? is the port free (`ss -ltnp`)?"),
+            StartError::Store(_) => Self::failed(message)
+                .hint("`potluck doctor` says what is wrong with the disk")
+                .hint("what cannot be mended: move HOME/store away and start again; the others of the pool make its shards anew"),
             StartError::Address(_) => Self::usage(message),
             StartError::PoolName(_) => Self::usage(message).hint("`--name` takes a name such as \"the Millers\""),
             _ => Self::failed(message),
