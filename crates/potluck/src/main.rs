@@ -4,7 +4,7 @@
 //! - [`complaint`]: what a person is told when it fails, and the exit code.
 //! - [`config`], [`place`], [`span`]: configuration, places and times, as they are typed.
 //! - [`daemon`]: the node's process. [`local`]: the socket between it and the commands.
-//! - [`demo`]: the main job in one command. [`bench`]: how fast it is. [`machines`]: the pool of processes that both use.
+//! - [`demo`]: the main job in one command. [`mod@bench`]: how fast it is. [`machines`]: the pool of processes that both use.
 //!
 //! Only `Node` is known of the product, and no file of a person's is opened by the daemon: commands read and write them.
 
