@@ -51,6 +51,11 @@ fn main() -> io::Result<()> {
             name,
             &pair(&descriptor, &[&[0], &shard.payload()[..]].concat()),
         )?;
+        if name == "replicated" {
+            let pack = potluck_store::fuzzing::pack_of(shard);
+            assert_eq!(potluck_store::fuzzing::pack(&pack), 1);
+            write("pack", "shard", &pack)?;
+        }
         write("piece", name, &pair(&to_canonical(&sealed.piece), shard.payload()))?;
         write(
             "manifest",
@@ -67,6 +72,12 @@ fn main() -> io::Result<()> {
         &pair(&to_canonical(&Content::Inline(b"potluck".to_vec().into())), &[]),
     )?;
     write("manifest", "tree", &manifest(&entropy))?;
+
+    for (target, name, bytes) in potluck_node::fuzzing::seeds() {
+        write(target, name, &bytes)?;
+        let len = u32::try_from(bytes.len()).expect("seeds are small");
+        write("stream", name, &[&[0][..], &len.to_le_bytes(), &[0; 4], &bytes].concat())?;
+    }
 
     let ticket = Ticket {
         pool: PoolId::from_bytes([5; 32]),

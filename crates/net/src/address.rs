@@ -2,7 +2,8 @@
 
 use libp2p::{Multiaddr, multiaddr};
 use potluck_types::{NodeId, limits};
-use std::{fmt, net::SocketAddr, str::FromStr};
+use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
+use tokio::{net::TcpStream, time::timeout};
 
 /// Why text is not an address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -25,6 +26,24 @@ impl Address {
             multiaddr::Protocol::Ip6(ip) => ip.is_loopback(),
             _ => false,
         })
+    }
+
+    /// Whether something takes connections there; `None` where that cannot be told without a handshake, as over QUIC.
+    pub async fn answers(&self, within: Duration) -> Option<bool> {
+        if !self.0.iter().any(|part| matches!(part, multiaddr::Protocol::Tcp(_))) {
+            return None;
+        }
+        let connecting = async {
+            for address in self.resolve().await {
+                if let Some(address) = socket_address(&address)
+                    && TcpStream::connect(address).await.is_ok()
+                {
+                    return true;
+                }
+            }
+            false
+        };
+        Some(timeout(within, connecting).await.unwrap_or(false))
     }
 
     /// Whether it is a plain one that we would dial: host and port, TCP or QUIC, nothing relayed or unknown.
@@ -98,6 +117,20 @@ impl FromStr for Address {
             .ok()
             .and_then(|address| Self::from_multiaddr(&address))
             .ok_or_else(wrong)
+    }
+}
+
+/// The IP address and TCP port of an address without names.
+fn socket_address(address: &Multiaddr) -> Option<SocketAddr> {
+    let mut parts = address.iter();
+    let ip = match parts.next()? {
+        multiaddr::Protocol::Ip4(ip) => ip.into(),
+        multiaddr::Protocol::Ip6(ip) => ip.into(),
+        _ => return None,
+    };
+    match parts.next()? {
+        multiaddr::Protocol::Tcp(port) => Some(SocketAddr::new(ip, port)),
+        _ => None,
     }
 }
 

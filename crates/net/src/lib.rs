@@ -16,6 +16,8 @@
 mod address;
 mod bulk;
 mod endpoint;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod memory;
 mod serve;
 mod substreams;

@@ -108,6 +108,9 @@ pub struct HealthInfo {
     pub survives: BTreeMap<u8, u64>,
     /// Stripes that cannot be read until an absent node returns.
     pub unreadable: u64,
+    /// Stripes that are in use and of which no member has a shard, while none is away.
+    #[serde(default)]
+    pub lost: u64,
     /// Stripes that survive less than they were made for.
     pub endangered: u64,
     /// Stripes under repair or move now.
@@ -125,17 +128,20 @@ pub struct HealthInfo {
     /// Files that are being coded anew, since the pool has other machines than when they were stored.
     #[serde(default)]
     pub recoding: u64,
+    /// Nodes that have not heard yet what all others hold: the counts may lack some of theirs.
+    #[serde(default)]
+    pub gathering: u64,
 }
 
 impl HealthInfo {
     /// Stripes counted.
     pub fn stripes(&self) -> u64 {
-        self.survives.values().sum::<u64>() + self.unreadable
+        self.survives.values().sum::<u64>() + self.unreadable + self.lost
     }
 
     /// The fewest losses that any stripe survives; `None` when one cannot be read now.
     pub fn worst(&self) -> Option<u8> {
-        if self.unreadable > 0 {
+        if self.unreadable + self.lost > 0 {
             None
         } else {
             Some(self.survives.keys().next().copied().unwrap_or(u8::MAX))
@@ -151,6 +157,8 @@ impl HealthInfo {
             *self.waiting.entry(cause.clone()).or_default() += count;
         }
         self.unreadable += other.unreadable;
+        self.lost += other.lost;
+        self.gathering += other.gathering;
         self.endangered += other.endangered;
         self.mending += other.mending;
         self.queued += other.queued;
@@ -166,12 +174,18 @@ impl HealthInfo {
 pub struct Status {
     /// Who we are.
     pub identity: Identity,
+    /// The epoch of the pool's layout: greater for who knows more of its records.
+    pub layout_epoch: u64,
     /// Every member, this one first.
     pub nodes: Vec<NodeInfo>,
     /// How safe the pool's data is, as the stewards among the live nodes say.
     pub health: HealthInfo,
     /// Live nodes that did not say how their stripes are: the counts lack theirs.
     pub silent: Vec<NodeId>,
+    /// How many files of this person cannot be read now, when it was last looked.
+    pub unreadable_files: u64,
+    /// Some of them.
+    pub unreadable_paths: Vec<Path>,
     /// How many losses new data will survive by default.
     pub default_survive: u8,
     /// The most that can be asked for.
@@ -180,6 +194,17 @@ pub struct Status {
     pub geometry: (u8, u8),
     /// What to do about what is wrong, one sentence each.
     pub advice: Vec<String>,
+}
+
+/// How this node looks from another.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Probe {
+    /// The other.
+    pub node: NodeId,
+    /// How far its clock is ahead of this node's; negative when it is behind.
+    pub clock_ahead_millis: i64,
+    /// TCP addresses of this node, and whether something took a connection there.
+    pub reached: Vec<(String, bool)>,
 }
 
 /// What a directory entry is.

@@ -6,12 +6,14 @@
 use crate::{
     api::{HealthInfo, NodeInfo, NodeStatus},
     error::RecordError,
-    protocol::Reported,
+    names::custodians,
+    protocol::{Reported, Survival},
     records::{NodeState, PoolRecord, node_of},
     roster::{Merged, Roster},
 };
+use potluck_crypto::derive::private_space_id;
 use potluck_placement::{
-    Cause, Domain, Mend, NodeFacts, Outcome, Planner, PlannerOptions, Presence, View, rank, steward,
+    Cause, Domain, Layout, Layouts, Mend, NodeFacts, Outcome, Planner, PlannerOptions, Presence, View, rank, steward,
 };
 use potluck_types::{ByteSize, Hash, NodeId, ShardId, SpaceId, StripeId, Timestamp, UserId, to_canonical};
 use std::{
@@ -34,6 +36,8 @@ const RECHECK_DELAY: Duration = Duration::from_secs(1);
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3 * CHECK_INTERVAL.as_secs());
 /// How long after a change of the view all others have seen it, too.
 const CERTAINTY: Duration = Duration::from_secs(10);
+/// How long an absent member is expected back before data is coded for a pool without it.
+const GONE_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long after a change of the view the checks begin: changes come in bursts.
 const CHECK_DELAY: Duration = Duration::from_millis(500);
 
@@ -79,6 +83,8 @@ pub(crate) enum Action {
     Greet(NodeId),
     /// The records changed: keep them.
     SaveRecords,
+    /// The layout changed: keep the last ones.
+    SaveLayouts,
     /// The members changed: only these may open protocols.
     SetMembers(HashSet<NodeId>),
     /// Tell all.
@@ -136,6 +142,26 @@ pub(crate) enum Check {
     OtherView,
 }
 
+/// Failure domains of the pool.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Domains {
+    /// Of all members, also those that are away for less than [`GONE_AFTER`]: they may come back. Without those that leave.
+    pub(crate) members: usize,
+    /// Of those that can be given something now.
+    pub(crate) here: usize,
+}
+
+/// Who looks whether all live stripes of a space are there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Watcher {
+    /// This node, and what it finds counts.
+    First,
+    /// This node, too, to tell its person; another counts.
+    Also,
+    /// Not this node.
+    Another,
+}
+
 /// See the module.
 pub(crate) struct Control {
     me: NodeId,
@@ -144,6 +170,7 @@ pub(crate) struct Control {
     planner: Planner,
     grace: Duration,
     view: View,
+    layouts: Layouts,
     check_at: Option<Timestamp>,
     checked_at: Timestamp,
     /// Holders that have reported in full since the view last changed. Before all have, a shard that nobody reported is not known to be
@@ -156,7 +183,7 @@ pub(crate) struct Control {
 }
 
 impl Control {
-    pub(crate) fn new(me: NodeId, roster: Roster, grace: Duration, now: Timestamp) -> Self {
+    pub(crate) fn new(me: NodeId, roster: Roster, layouts: Layouts, grace: Duration, now: Timestamp) -> Self {
         let planner = Planner::new(PlannerOptions {
             grace,
             ..PlannerOptions::default()
@@ -168,6 +195,7 @@ impl Control {
             planner,
             grace,
             view: View::default(),
+            layouts,
             check_at: None,
             checked_at: now,
             confirmed: HashSet::new(),
@@ -178,6 +206,7 @@ impl Control {
         };
         control.track_members(now);
         control.view = control.settled_view(now);
+        control.note_layout(now);
         control
     }
 
@@ -244,17 +273,20 @@ impl Control {
             PoolRecord::State(signed) => Some(node_of(signed.claimed_signer())),
             _ => None,
         };
-        let known_at = of.and_then(|node| self.addresses(node));
+        let known = of.and_then(|node| self.lasting(node));
         match self.roster.merge(record) {
             Ok(Merged::New) => {
                 match of {
-                    // Where members can be reached must outlive this process; the rest of a state does not matter then.
-                    Some(node) if self.addresses(node) != known_at => {
+                    // Where members are and what they offer must outlive this process; the rest of a state does not matter then.
+                    Some(node) if self.lasting(node) != known => {
                         self.dial_anew(node);
                         actions.push(Action::SaveRecords);
                     }
                     Some(_) => {}
                     None => actions.push(Action::SaveRecords),
+                }
+                if self.note_layout(now) {
+                    actions.push(Action::SaveLayouts);
                 }
                 let new_members = self.roster.members();
                 if new_members != members {
@@ -275,8 +307,27 @@ impl Control {
         }
     }
 
-    fn addresses(&self, node: NodeId) -> Option<Vec<String>> {
-        self.roster.state(node).map(|state| state.addresses.clone())
+    fn lasting(&self, node: NodeId) -> Option<(Vec<String>, u64)> {
+        self.roster
+            .state(node)
+            .map(|state| (state.addresses.clone(), state.revision))
+    }
+
+    fn note_layout(&mut self, now: Timestamp) -> bool {
+        let layout = Layout::of(&self.present_view(now), self.roster.epoch());
+        self.layouts.note(layout)
+    }
+
+    pub(crate) fn layouts(&self) -> &Layouts {
+        &self.layouts
+    }
+
+    /// Where to look for a stripe of so many shards among the members that are here: first where this layout or an earlier one
+    /// puts it, then everywhere else.
+    pub(crate) fn whereabouts(&self, stripe: StripeId, n: u8) -> [Vec<NodeId>; 2] {
+        let homes: HashSet<NodeId> = self.layouts.homes(stripe, n).collect();
+        let (first, others) = self.live_peers().into_iter().partition(|node| homes.contains(node));
+        [first, others]
     }
 
     /// An absent node that says where it is now has not been dialled there yet.
@@ -503,24 +554,78 @@ impl Control {
         self.present_view(now).eligible_domains(now, self.grace)
     }
 
-    /// The failure domains of the pool, when this node is the one of its person's that looks after a space, and the pool has been as it is for
-    /// long enough that all know it. An absent member counts: it may come back; one that leaves does not.
-    pub(crate) fn settled_domains(&self, now: Timestamp, space: SpaceId) -> Option<usize> {
-        if now.since(self.view_changed_at) < CERTAINTY {
+    /// The failure domains that files are coded for, when this node is the one of its person's that looks after a space, and the pool has been as it
+    /// is for long enough that all know it.
+    pub(crate) fn settled_domains(&self, now: Timestamp, space: SpaceId) -> Option<Domains> {
+        self.settled_since(now)?;
+        if self.first_machine(space) != Some(self.me) {
             return None;
         }
-        let mine = self.roster.user_of(self.me);
-        let order = rank(StripeId::from_bytes(*space.as_bytes()), &self.view);
-        let first = order
+        let count = |is_in: &dyn Fn(&NodeFacts) -> bool| {
+            let members = self
+                .view
+                .nodes
+                .values()
+                .filter(|facts| facts.weight > 0 && is_in(facts));
+            members.map(|facts| &facts.domain).collect::<HashSet<_>>().len()
+        };
+        let is_member = |facts: &NodeFacts| match facts.presence {
+            Presence::Live => true,
+            Presence::Away { since } => now.since(since) < GONE_AFTER,
+            Presence::Leaving => false,
+        };
+        Some(Domains {
+            members: count(&is_member),
+            here: count(&|facts| facts.presence == Presence::Live && !facts.full),
+        })
+    }
+
+    /// Since when the pool is as it is, if that is for long enough that all know it.
+    pub(crate) fn settled_since(&self, now: Timestamp) -> Option<Timestamp> {
+        let since = self.view_changed_at;
+        (now.since(since) >= CERTAINTY).then_some(since)
+    }
+
+    /// Whether every member answers.
+    pub(crate) fn is_all_here(&self) -> bool {
+        self.view.nodes.keys().all(|node| self.view.answers(*node))
+    }
+
+    /// Whether a node is a machine of a private space's person.
+    pub(crate) fn is_of(&self, node: NodeId, space: SpaceId) -> bool {
+        self.roster.user_of(node).map(private_space_id) == Some(space)
+    }
+
+    /// Of the machines of a private space's person, the first in the space's order that answers.
+    fn first_machine(&self, space: SpaceId) -> Option<NodeId> {
+        rank(StripeId::from_bytes(*space.as_bytes()), &self.view)
             .into_iter()
-            .find(|node| self.view.answers(*node) && self.roster.user_of(*node) == mine);
-        if first != Some(self.me) {
-            return None;
+            .find(|node| self.view.answers(*node) && self.is_of(*node, space))
+    }
+
+    /// Who watches a space: its person's machines, and while none of them is here, its first custodian.
+    pub(crate) fn watcher(&self, space: SpaceId) -> Watcher {
+        let first = self
+            .first_machine(space)
+            .or_else(|| custodians(space, &self.view).first().copied());
+        if first == Some(self.me) {
+            Watcher::First
+        } else if self.is_of(self.me, space) {
+            Watcher::Also
+        } else {
+            Watcher::Another
         }
-        let is_member = |(_, facts): &(&NodeId, &NodeFacts)| facts.weight > 0 && facts.presence != Presence::Leaving;
-        let members = self.view.nodes.iter().filter(is_member);
-        let domains: HashSet<_> = members.map(|(node, _)| self.view.domain(*node)).collect();
-        Some(domains.len())
+    }
+
+    /// What stripes survive as far as this node, their steward, knows; `None` while it does not know yet what the others hold.
+    pub(crate) fn survivals(&self, stripes: &[StripeId], now: Timestamp) -> Option<Vec<Survival>> {
+        let present = self.present_view(now);
+        let survival = |stripe: &StripeId| match self.planner.survives(*stripe, &present) {
+            None => Survival::Unknown,
+            Some(None) => Survival::Unreadable,
+            Some(Some(losses)) => Survival::Survives(losses),
+        };
+        self.may_mend(now).then(|| stripes.iter().map(survival).collect())
     }
 
     /// Members that are connected now.
@@ -553,7 +658,8 @@ impl Control {
             repair_read: self.repair_read,
             repair_written: self.repair_written,
             damaged: self.damaged,
-            recoding: 0,
+            gathering: u64::from(!self.may_mend(now)),
+            ..HealthInfo::default()
         }
     }
 

@@ -8,7 +8,7 @@ use crate::{
     records::{NodeState, PoolRecord, VERSION, sign},
     serve,
     shared::Shared,
-    sweep, upload,
+    sweep, upload, watch,
 };
 use bytes::Bytes;
 use potluck_net::{self as net, Address, Inbox};
@@ -25,8 +25,8 @@ use tokio::{sync::mpsc, time::interval};
 const TICK: Duration = Duration::from_millis(500);
 /// How often the node says how it is, if nothing changed.
 const STATE_INTERVAL: Duration = Duration::from_secs(30);
-/// How often it is looked whether the pool has changed so that files should be coded anew.
-const RECODE_INTERVAL: Duration = Duration::from_secs(5);
+/// How often it is looked whether the pool has changed so that files should be coded anew, or looked for.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// A change of what is used that is told sooner.
 const USED_STEP: ByteSize = ByteSize(1 << 20);
 /// How soon, and how much later for each node that is told: gossip stays in proportion.
@@ -52,9 +52,9 @@ pub(crate) async fn run(shared: Arc<Shared>, mut inbox: Inbox, mut events: mpsc:
     let mut tick = interval(TICK);
     let mut state = interval(STATE_INTERVAL);
     let mut upkeep = interval(UPKEEP_INTERVAL);
-    let mut recoding = interval(RECODE_INTERVAL);
+    let mut looking = interval(LOOK_INTERVAL);
     let mut sweeping = tokio::time::interval_at(tokio::time::Instant::now() + SWEEP_DELAY, SWEEP_INTERVAL);
-    for timer in [&mut tick, &mut state, &mut upkeep, &mut recoding, &mut sweeping] {
+    for timer in [&mut tick, &mut state, &mut upkeep, &mut looking, &mut sweeping] {
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     }
     loop {
@@ -91,7 +91,9 @@ pub(crate) async fn run(shared: Arc<Shared>, mut inbox: Inbox, mut events: mpsc:
             }
             _ = state.tick() => shared.announce_state(),
             _ = upkeep.tick() => drop(tokio::spawn(keep_up(Arc::clone(&shared)))),
-            _ = recoding.tick() => {
+            _ = looking.tick() => {
+                let watching = Arc::clone(&shared);
+                tokio::spawn(async move { watch::look(&watching).await });
                 let shared = Arc::clone(&shared);
                 let is_leaving = shared.leaving.load(std::sync::atomic::Ordering::Relaxed);
                 tokio::spawn(async move {
@@ -117,7 +119,11 @@ pub(crate) async fn run(shared: Arc<Shared>, mut inbox: Inbox, mut events: mpsc:
 
 fn on_network(shared: &Arc<Shared>, event: net::Event) {
     match event {
-        net::Event::Connected(node) => shared.run_event(Event::Connected(node)),
+        net::Event::Connected(node) => {
+            shared.run_event(Event::Connected(node));
+            // It may hold less than it did when it was here last.
+            shared.watch.lock().expect("never poisoned").call();
+        }
         net::Event::Disconnected(node) => shared.run_event(Event::Disconnected(node)),
         net::Event::Listening(address) => {
             shared.addresses.lock().expect("never poisoned").push(address);
@@ -181,6 +187,17 @@ impl Shared {
         }
     }
 
+    async fn save_layouts(self: &Arc<Self>) {
+        let task = Arc::clone(self);
+        let saved = Self::blocking(move || {
+            let layouts = task.with_control(|control| control.layouts().clone());
+            task.meta.set_layouts(&layouts)
+        });
+        if let Err(error) = saved.await {
+            tracing::error!(%error, "the pool's layout could not be kept");
+        }
+    }
+
     /// Says how this node is: to itself, and to all.
     pub(crate) fn announce_state(self: &Arc<Self>) {
         let state = self.own_state();
@@ -204,24 +221,25 @@ impl Shared {
     }
 
     fn own_state(&self) -> NodeState {
-        let (pool, last) = self.with_control(|control| {
-            (
-                control.roster.pool(),
-                control.roster.state(self.me()).map_or(0, |state| state.seq),
-            )
+        let (pool, last) =
+            self.with_control(|control| (control.roster.pool(), control.roster.state(self.me()).cloned()));
+        let (last_seq, revision) = last.map_or((0, 1), |last| {
+            let is_moved = (last.capacity, &last.zone) != (self.capacity, &self.zone);
+            (last.seq, last.revision + u64::from(is_moved || last.revision == 0))
         });
         let stats = self.store.stats();
         NodeState {
             version: VERSION,
             pool,
             // The clock makes numbers of a restarted node greater than those before; a clock that went back does no harm.
-            seq: self.now().as_millis().max(last + 1),
+            seq: self.now().as_millis().max(last_seq + 1),
             capacity: self.capacity,
             used: stats.on_disk,
             zone: self.zone.clone(),
             addresses: self.announced_addresses(),
             leaving: self.leaving.load(Ordering::Relaxed),
             software: env!("CARGO_PKG_VERSION").to_owned(),
+            revision,
         }
     }
 
@@ -255,6 +273,7 @@ fn apply(shared: &Arc<Shared>, action: Action) {
         }
         Action::Greet(node) => drop(tokio::spawn(greet(shared, node))),
         Action::SaveRecords => drop(tokio::spawn(async move { shared.save_records().await })),
+        Action::SaveLayouts => drop(tokio::spawn(async move { shared.save_layouts().await })),
         Action::SetMembers(members) => shared.endpoint.set_members(members),
         Action::Publish(record) => {
             tokio::spawn(async move { shared.endpoint.publish(Bytes::from(record.to_bytes())).await });
@@ -493,7 +512,6 @@ async fn keep_up(shared: Arc<Shared>) {
             shards = damaged.len(),
             "shards of this node are damaged: they are dropped and will be made anew"
         );
-        shared.run_event(Event::Damaged(damaged.len() as u64));
-        shared.run_event(Event::Gone(damaged));
+        shared.lose(damaged);
     }
 }

@@ -2,7 +2,7 @@
 
 use potluck_crypto::SignedError;
 use potluck_spaces::{AppendError, Path, TreeError};
-use potluck_types::{CodecError, StripeId};
+use potluck_types::{CodecError, NodeId, StripeId};
 use std::{io, path::PathBuf};
 
 /// Why a record of the pool is not taken.
@@ -261,6 +261,12 @@ pub enum NodeError {
         /// Where the range starts.
         start: u64,
     },
+    /// A node that is to be taken out of the pool is another person's, or none.
+    #[error("{0} is no machine of yours in this pool")]
+    NotYours(NodeId),
+    /// It is this one.
+    #[error("this node cannot forget itself")]
+    ForgetSelf,
     /// The recovery kit cannot be made.
     #[error(transparent)]
     Kit(#[from] potluck_crypto::KitError),

@@ -21,11 +21,15 @@ mod download;
 mod driver;
 mod edit;
 mod error;
+mod files;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod home;
 mod mend;
 mod meta;
 mod names;
 mod node;
+mod probe;
 mod protocol;
 mod records;
 mod roster;
@@ -34,11 +38,12 @@ mod shared;
 mod stripes;
 mod sweep;
 mod upload;
+mod watch;
 pub mod yardstick;
 
 pub use api::{
     Entry, FileMeta, HealthInfo, Identity, Invitation, InviteOptions, Kind, LeaveProgress, NodeConfig, NodeInfo,
-    NodeStatus, PutOptions, PutReport, Stat, Status,
+    NodeStatus, Probe, PutOptions, PutReport, Stat, Status,
 };
 pub use download::Download;
 pub use error::{HomeError, JoinError, MetaError, NodeError, RecordError, Refusal, ShardsError, StartError};

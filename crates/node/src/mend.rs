@@ -28,15 +28,12 @@ pub(crate) async fn mend(shared: Arc<Shared>, mend: Mend) {
     let outcome = if mend.place.is_empty() {
         drop_surplus(&shared, &mend).await
     } else {
-        place(&shared, &mend, &mut traffic).await
+        place(&shared, &mend, &mut traffic).await.map(|()| Outcome::Done)
     };
-    let outcome = match outcome {
-        Ok(()) => Outcome::Done,
-        Err(error) => {
-            tracing::info!(stripe = %mend.stripe.short(), error, "a repair did not succeed and will be tried again");
-            Outcome::Failed
-        }
-    };
+    let outcome = outcome.unwrap_or_else(|error| {
+        tracing::info!(stripe = %mend.stripe.short(), error, "a repair did not succeed and will be tried again");
+        Outcome::Failed
+    });
     shared.tell(Event::Mended {
         stripe: mend.stripe,
         outcome,
@@ -143,7 +140,7 @@ async fn copy(shared: &Arc<Shared>, mend: &Mend, index: u8) -> Option<(Shard, Sp
     None
 }
 
-async fn drop_surplus(shared: &Arc<Shared>, mend: &Mend) -> Result<(), String> {
+async fn drop_surplus(shared: &Arc<Shared>, mend: &Mend) -> Result<Outcome, String> {
     for (node, index) in &mend.surplus {
         let others = mend
             .sources
@@ -165,17 +162,15 @@ async fn drop_surplus(shared: &Arc<Shared>, mend: &Mend) -> Result<(), String> {
         if !kept {
             return Err("the copy that stays is not there".to_owned());
         }
-        drop_shard(
-            shared,
-            *node,
-            ShardId {
-                stripe: mend.stripe,
-                index: *index,
-            },
-        )
-        .await?;
+        let shard = ShardId {
+            stripe: mend.stripe,
+            index: *index,
+        };
+        if drop_shard(shared, *node, shard).await? == Outcome::Early {
+            return Ok(Outcome::Early);
+        }
     }
-    Ok(())
+    Ok(Outcome::Done)
 }
 
 /// Whether a node has a shard now: asked, not remembered.
@@ -195,9 +190,9 @@ async fn holds(shared: &Arc<Shared>, node: NodeId, shard: ShardId) -> bool {
     }
 }
 
-async fn drop_shard(shared: &Arc<Shared>, node: NodeId, shard: ShardId) -> Result<(), String> {
+async fn drop_shard(shared: &Arc<Shared>, node: NodeId, shard: ShardId) -> Result<Outcome, String> {
     if node == shared.me() {
-        return discard(shared, vec![shard]).await;
+        return discard(shared, vec![shard]).await.map(|()| Outcome::Done);
     }
     match shared.ask_shard(node, &ShardRequest::Drop(shard), Bytes::new()).await {
         Ok((ShardReply::Dropped, _)) => {
@@ -208,8 +203,9 @@ async fn drop_shard(shared: &Arc<Shared>, node: NodeId, shard: ShardId) -> Resul
                 shards: Vec::new(),
                 gone: vec![shard],
             });
-            Ok(())
+            Ok(Outcome::Done)
         }
+        Ok((ShardReply::Early, _)) => Ok(Outcome::Early),
         Ok((other, _)) => Err(format!("node {} answered {other:?}", node.short())),
         Err(error) => Err(error.to_string()),
     }

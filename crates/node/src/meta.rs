@@ -1,6 +1,7 @@
 //! The metadata database of a node: records of the pool, tickets, the tables of spaces, and what the private space has stored already.
 
 use crate::{error::MetaError, records::PoolRecord};
+use potluck_placement::Layouts;
 use potluck_spaces::{FileId, Kv, KvError, Rows, Table};
 use potluck_types::{Hash, NodeId, Timestamp, from_canonical, to_canonical};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
@@ -114,6 +115,15 @@ impl Meta {
             table.insert(name, &*to_canonical(value)).map_err(failed("writing"))?;
         }
         transaction.commit().map_err(failed("committing"))
+    }
+
+    /// How the pool was laid out lately.
+    pub(crate) fn layouts(&self) -> Result<Layouts, MetaError> {
+        Ok(self.setting("layouts")?.unwrap_or_default())
+    }
+
+    pub(crate) fn set_layouts(&self, layouts: &Layouts) -> Result<(), MetaError> {
+        self.set_setting("layouts", layouts)
     }
 
     /// The records of the pool, in no order.

@@ -348,8 +348,8 @@ pub(crate) async fn replicate(shared: &Arc<Shared>) -> Result<(), NodeError> {
 /// The connected nodes of a private space's person, without this one.
 fn devices(shared: &Shared, space: SpaceId) -> Vec<NodeId> {
     shared.with_control(|control| {
-        let is_theirs = |node: &NodeId| control.roster.user_of(*node).map(private_space_id) == Some(space);
-        control.live_peers().into_iter().filter(is_theirs).collect()
+        let peers = control.live_peers().into_iter();
+        peers.filter(|node| control.is_of(*node, space)).collect()
     })
 }
 

@@ -2,8 +2,8 @@
 
 use crate::{
     api::{
-        HealthInfo, Identity, Invitation, InviteOptions, LeaveProgress, NodeConfig, NodeStatus, PutOptions, Stat,
-        Status,
+        HealthInfo, Identity, Invitation, InviteOptions, LeaveProgress, NodeConfig, NodeInfo, NodeStatus, Probe,
+        PutOptions, Stat, Status,
     },
     claims::Claims,
     collect,
@@ -13,7 +13,7 @@ use crate::{
     error::{HomeError, JoinError, NodeError, Refusal, StartError},
     home::{Home, LOCK_PATIENCE},
     meta::{Invite, Meta},
-    names,
+    names, probe,
     protocol::{self, Credential, JoinReply, JoinRequest, PoolReply, PoolRequest},
     records::{Certificate, Genesis, PoolRecord, VERSION, sign},
     roster::Roster,
@@ -236,7 +236,8 @@ impl Node {
         let (events, events_receiver) = mpsc::unbounded_channel();
         let topic = roster.pool().to_string();
         endpoint.set_members(roster.members());
-        let control = Control::new(node_key.node_id(), roster, config.grace, clock.now());
+        let layouts = meta.layouts()?;
+        let control = Control::new(node_key.node_id(), roster, layouts, config.grace, clock.now());
         let shared = Arc::new(Shared {
             space: derive::private_space_id(user_key.user_id()),
             dedup_key: derive::dedup_key(&space_key),
@@ -256,6 +257,8 @@ impl Node {
             writing: Claims::default(),
             recoding_alone: tokio::sync::Mutex::default(),
             recoding: Mutex::default(),
+            watching_alone: tokio::sync::Mutex::default(),
+            watch: Mutex::default(),
             cache: PieceCache::default(),
             suspects: Mutex::default(),
             checking: tokio::sync::Mutex::new(()),
@@ -315,12 +318,16 @@ impl Node {
         }
         let default = default_survive(domains);
         let geometry = geometry(domains, default)?;
+        let (unreadable_files, unreadable_paths) = shared.watch.lock().expect("never poisoned").files(shared.space);
         Ok(Status {
             identity: self.identity(),
-            advice: advice(&nodes, &health, domains),
+            layout_epoch: shared.with_control(|control| control.layouts().epoch()),
+            advice: advice(&nodes, &health, domains, &unreadable_paths),
             nodes,
             health,
             silent,
+            unreadable_files,
+            unreadable_paths,
             default_survive: default,
             survivable: survivable(domains),
             geometry: (geometry.k(), geometry.m()),
@@ -463,15 +470,37 @@ impl Node {
         })
     }
 
+    /// How this node looks from the others that are here.
+    pub async fn probe(&self) -> Vec<Probe> {
+        probe::ask(&self.shared).await
+    }
+
+    /// Takes a machine of this person out of the pool that is lost, or no longer theirs. What only it holds is lost to the pool.
+    pub async fn forget(&self, node: NodeId) -> Result<(), NodeError> {
+        let user = self.shared.with_control(|control| control.roster.user_of(node));
+        if node == self.shared.me() {
+            return Err(NodeError::ForgetSelf);
+        }
+        if user != Some(self.shared.user_key.user_id()) {
+            return Err(NodeError::NotYours(node));
+        }
+        self.end_membership(node).await;
+        Ok(())
+    }
+
     /// Ends this node's membership, whatever it still holds: that is lost to the pool. [`Node::leave_progress`] tells.
     pub async fn part(&self) -> Result<(), NodeError> {
+        self.end_membership(self.shared.me()).await;
+        Ok(())
+    }
+
+    async fn end_membership(&self, node: NodeId) {
         let shared = &self.shared;
-        let me = shared.me();
-        let (pool, seq) = shared.with_control(|control| (control.roster.pool(), control.roster.certificate_seq(me)));
+        let (pool, seq) = shared.with_control(|control| (control.roster.pool(), control.roster.certificate_seq(node)));
         let last = Certificate {
             version: VERSION,
             pool,
-            node: me,
+            node,
             seq: seq + 1,
             active: false,
         };
@@ -482,7 +511,6 @@ impl Node {
         let told = peers.into_iter().map(|peer| shared.ask(peer, &request));
         futures::future::join_all(told).await;
         shared.introduce(record).await;
-        Ok(())
     }
 
     /// Where this node keeps its things.
@@ -515,8 +543,7 @@ impl Node {
         .await?;
         let count = damaged.len() as u64;
         if count > 0 {
-            self.shared.tell(Event::Damaged(count));
-            self.shared.tell(Event::Gone(damaged));
+            self.shared.lose(damaged);
         }
         Ok(count)
     }
@@ -629,30 +656,36 @@ fn welcome_roster(pool: PoolId, records: &[PoolRecord]) -> Result<Roster, JoinEr
 }
 
 /// What a person should do about what is wrong.
-fn advice(nodes: &[crate::api::NodeInfo], health: &HealthInfo, domains: usize) -> Vec<String> {
+fn advice(nodes: &[NodeInfo], health: &HealthInfo, domains: usize, unreadable: &[Path]) -> Vec<String> {
     let mut advice = Vec::new();
     let away: Vec<String> = nodes
         .iter()
         .filter(|info| info.status == NodeStatus::Away)
         .map(|info| info.id.short())
         .collect();
-    if health.unreadable > 0 {
-        let nodes = if away.is_empty() {
-            "a lost node".to_owned()
-        } else {
-            format!("one of {}", away.join(", "))
-        };
+    let stripes = |count| match count {
+        1 => "1 stripe".to_owned(),
+        count => format!("{count} stripes"),
+    };
+    let unusable = health.unreadable + health.lost;
+    if health.unreadable > 0 && !away.is_empty() {
         advice.push(format!(
-            "{} cannot be read now: bring back {nodes}.",
-            match health.unreadable {
-                1 => "1 stripe".to_owned(),
-                stripes => format!("{stripes} stripes"),
-            }
+            "{} cannot be read now: bring back one of {}.",
+            stripes(health.unreadable),
+            away.join(", ")
         ));
+    } else if unusable > 0 && health.gathering == 0 {
+        advice.push(match unreadable.first() {
+            Some(path) => format!("Put {path} and the other files that cannot be read again, or remove them: what is left of them does not suffice."),
+            None => format!(
+                "{} cannot be read: too few shards are left. `potluck status` on a machine of their owner names the files, to be put again.",
+                stripes(unusable)
+            ),
+        });
     }
     if health.waiting.contains_key("no-domain") {
         advice.push(
-            "Some data has fewer copies than it was made for, and no machine is free to take more: add a machine, or bring one back."
+            "Some data has fewer copies than it was made for, and no machine is free to take more: add a machine, or bring one back. One of yours that is lost for good: `potluck forget NODE`."
                 .to_owned(),
         );
     }

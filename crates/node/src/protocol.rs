@@ -6,7 +6,7 @@ use potluck_crypto::Signed;
 use potluck_net::Message;
 use potluck_spaces::{PinState, Position};
 use potluck_types::{
-    CodecError, Geometry, Hash, NodeId, PoolId, ShardId, SpaceId, StripeId, from_canonical, to_canonical,
+    CodecError, Geometry, Hash, NodeId, PoolId, ShardId, SpaceId, StripeId, Timestamp, from_canonical, to_canonical,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
@@ -91,6 +91,10 @@ pub(crate) enum PoolRequest {
     Released { space: SpaceId, stripes: Vec<StripeId> },
     /// How are the stripes that the other looks after?
     Health,
+    /// What do these survive, as far as the other, their steward, knows?
+    Survival { stripes: Vec<StripeId> },
+    /// What time is it there, and can the asker be reached from there, where it says that it can?
+    Probe,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -113,8 +117,26 @@ pub(crate) enum PoolReply {
     /// To `Liveness`: what the logs known there say of each.
     Liveness(Vec<PinState>),
     Health(HealthInfo),
+    /// To `Survival`: for each stripe; nothing while the other does not know yet what all hold.
+    Survival(Option<Vec<Survival>>),
+    /// To `Probe`: each TCP address of the asker, and whether something takes connections there.
+    Probe {
+        now: Timestamp,
+        reached: Vec<(String, bool)>,
+    },
     /// The request cannot be fulfilled.
     Failed(String),
+}
+
+/// What a steward knows of a stripe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Survival {
+    /// Nobody has reported a shard of it.
+    Unknown,
+    /// Too few shards of it answer.
+    Unreadable,
+    /// So many losses.
+    Survives(u8),
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -147,11 +169,13 @@ pub(crate) enum ShardReply {
     Absent,
     /// To `Drop`.
     Dropped,
+    /// To `Drop`: the asker is not known to look after the stripe, or not for long enough.
+    Early,
     /// It could not be done.
     Failed(String),
 }
 
-/// Stripes that one `Locate`, `Liveness` or `Released` names at most, and shards that one page of a report does.
+/// Stripes that one `Locate`, `Liveness`, `Released` or `Survival` names at most, and shards that one page of a report does.
 pub(crate) const BATCH_MAX: usize = 4096;
 
 pub(crate) fn encode<T: Serialize>(value: &T) -> Message {
@@ -172,7 +196,6 @@ pub(crate) fn decode<T: Serialize + DeserializeOwned>(message: &Message) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use potluck_types::Timestamp;
     use proptest::prelude::*;
 
     /// A type that has no encoding fails when it is first sent: so each is sent here.
@@ -224,6 +247,8 @@ mod tests {
                 stripes: vec![stripe],
             },
             PoolRequest::Health,
+            PoolRequest::Survival { stripes: vec![stripe] },
+            PoolRequest::Probe,
         ];
         for request in requests {
             let back: PoolRequest = decode(&encode(&request)).unwrap();
@@ -253,6 +278,16 @@ mod tests {
             PoolReply::Entries(vec![ByteBuf::from(vec![1])]),
             PoolReply::Liveness(vec![PinState::default()]),
             PoolReply::Health(health),
+            PoolReply::Survival(None),
+            PoolReply::Probe {
+                now: Timestamp::from_millis(5),
+                reached: vec![("/ip4/127.0.0.1/tcp/1".to_owned(), true)],
+            },
+            PoolReply::Survival(Some(vec![
+                Survival::Unknown,
+                Survival::Unreadable,
+                Survival::Survives(2),
+            ])),
             PoolReply::Failed("no".to_owned()),
         ];
         for reply in replies {

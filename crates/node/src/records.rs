@@ -58,6 +58,13 @@ pub(crate) struct NodeState {
     pub(crate) addresses: Vec<String>,
     pub(crate) leaving: bool,
     pub(crate) software: String,
+    /// Grows whenever what the node offers, or its zone, changes; 0 in records of versions that did not count.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) revision: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Record for NodeState {

@@ -105,6 +105,13 @@ impl Roster {
         self.certificates.get(&node).map_or(0, |(_, held)| held.value.seq)
     }
 
+    /// Grows with every record that changes who belongs, what is offered, or what fails together; the same for the same records.
+    pub(crate) fn epoch(&self) -> u64 {
+        let certificates = self.certificates.values().map(|(_, held)| held.value.seq);
+        let states = self.states.values().map(|held| held.value.revision);
+        certificates.chain(states).fold(0, u64::saturating_add)
+    }
+
     /// All records, those first that others rest on.
     pub(crate) fn records(&self) -> impl Iterator<Item = &PoolRecord> {
         std::iter::once(&self.genesis.record)
@@ -298,6 +305,7 @@ mod tests {
             addresses: Vec::new(),
             leaving: false,
             software: "0".to_owned(),
+            revision: 1,
         };
         PoolRecord::State(sign(&key(node), &state))
     }

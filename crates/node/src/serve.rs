@@ -3,7 +3,7 @@
 use crate::{
     control::{Check, Event, ReportSum},
     error::Refusal,
-    mend, names,
+    mend, names, probe,
     protocol::{self, BATCH_MAX, Credential, JoinReply, JoinRequest, PoolReply, PoolRequest, ShardReply, ShardRequest},
     records::{Admission, Certificate, PoolRecord, VERSION, sign, user_of},
     shared::Shared,
@@ -239,9 +239,18 @@ async fn pool(shared: &Arc<Shared>, peer: NodeId, request: PoolRequest) -> PoolR
             let now = shared.now();
             PoolReply::Health(shared.health(now))
         }
-        PoolRequest::Locate { .. } | PoolRequest::Liveness { .. } | PoolRequest::Released { .. } => {
-            PoolReply::Failed(format!("more than {BATCH_MAX} stripes in one request"))
+        PoolRequest::Survival { stripes } if stripes.len() <= BATCH_MAX => {
+            let now = shared.now();
+            PoolReply::Survival(shared.with_control(|control| control.survivals(&stripes, now)))
         }
+        PoolRequest::Probe => PoolReply::Probe {
+            reached: probe::reached(shared, peer).await,
+            now: shared.now(),
+        },
+        PoolRequest::Locate { .. }
+        | PoolRequest::Liveness { .. }
+        | PoolRequest::Released { .. }
+        | PoolRequest::Survival { .. } => PoolReply::Failed(format!("more than {BATCH_MAX} stripes in one request")),
     }
 }
 
@@ -308,7 +317,7 @@ async fn shard(shared: &Arc<Shared>, peer: NodeId, request: ShardRequest, body: 
 async fn drop_copy(shared: &Arc<Shared>, peer: NodeId, id: ShardId) -> ShardReply {
     let now = shared.now();
     if !shared.with_control(|control| control.is_sure_of_steward(id.stripe, peer, now)) {
-        return ShardReply::Failed("the asker is not known to look after this stripe".to_owned());
+        return ShardReply::Early;
     }
     match mend::discard(shared, vec![id]).await {
         Ok(()) => ShardReply::Dropped,

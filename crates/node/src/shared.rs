@@ -10,6 +10,7 @@ use crate::{
     meta::Meta,
     protocol::{self, PoolReply, PoolRequest, ShardReply, ShardRequest},
     upload::Recoding,
+    watch::Watch,
 };
 use bytes::Bytes;
 use potluck_crypto::{BoxKey, DedupKey, SigningKey};
@@ -17,7 +18,7 @@ use potluck_net::{Address, Endpoint, Protocol, RequestError};
 use potluck_placement::View;
 use potluck_spaces::FileId;
 use potluck_store::Store;
-use potluck_types::{ByteSize, Clock, Entropy, NodeId, SpaceId, StripeId, Timestamp, Zone};
+use potluck_types::{ByteSize, Clock, Entropy, NodeId, ShardId, SpaceId, StripeId, Timestamp, Zone};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, atomic::AtomicBool},
@@ -55,6 +56,9 @@ pub(crate) struct Shared {
     /// Held while older files are coded anew.
     pub(crate) recoding_alone: tokio::sync::Mutex<()>,
     pub(crate) recoding: Mutex<Recoding>,
+    /// Held while it is looked whether all live stripes are there.
+    pub(crate) watching_alone: tokio::sync::Mutex<()>,
+    pub(crate) watch: Mutex<Watch>,
     pub(crate) cache: PieceCache,
     /// Nodes that lately kept a reader waiting, and until when others are asked first.
     pub(crate) suspects: Mutex<BTreeMap<NodeId, Timestamp>>,
@@ -102,6 +106,13 @@ impl Shared {
         let _ = self.events.send(event);
     }
 
+    /// Shards of this node were found damaged, and were dropped.
+    pub(crate) fn lose(&self, damaged: Vec<ShardId>) {
+        self.tell(Event::Damaged(damaged.len() as u64));
+        self.tell(Event::Gone(damaged));
+        self.watch.lock().expect("never poisoned").call();
+    }
+
     pub(crate) fn with_control<R>(&self, look: impl FnOnce(&mut Control) -> R) -> R {
         look(&mut self.control.lock().expect("the core never panics"))
     }
@@ -113,9 +124,13 @@ impl Shared {
 
     /// How the stripes are that this node looks after, and what it does about files.
     pub(crate) fn health(&self, now: Timestamp) -> HealthInfo {
+        let known = self.with_control(|control| control.health(now));
+        let (lost, unreadable) = self.watch.lock().expect("never poisoned").counted();
         HealthInfo {
+            lost,
+            unreadable: known.unreadable + unreadable,
             recoding: self.recoding.lock().expect("never poisoned").left,
-            ..self.with_control(|control| control.health(now))
+            ..known
         }
     }
 

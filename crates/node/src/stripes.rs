@@ -190,7 +190,10 @@ pub(crate) async fn gather(
     candidates.extend(expected.into_iter().zip(0..geometry.n()));
     candidates.retain(|(node, _)| *node != shared.me() && view.answers(*node));
     let mut tried = BTreeSet::new();
-    let mut located = false;
+    // Where else to look, in turn: whoever is there says which shards it has.
+    let mut elsewhere = shared
+        .with_control(|control| control.whereabouts(stripe, geometry.n()))
+        .into_iter();
     let mut under_way = FuturesUnordered::new();
     let mut asked_for: BTreeMap<u8, u32> = BTreeMap::new();
     let mut asked: BTreeMap<u8, NodeId> = BTreeMap::new();
@@ -209,15 +212,14 @@ pub(crate) async fn gather(
             break;
         }
         if under_way.is_empty() {
-            if located {
+            let Some(nodes) = elsewhere.next() else {
                 return Err(ShardsError::Unreadable {
                     stripe,
                     have: u8::try_from(have.len()).expect("at most 20 shards"),
                     need: geometry.k(),
                 });
-            }
-            located = true;
-            candidates.extend(locate(shared, stripe, &live(shared)).await);
+            };
+            candidates.extend(locate(shared, stripe, &nodes).await);
             continue;
         }
         match tokio::time::timeout(limits::HEDGE_DELAY, under_way.next()).await {
@@ -240,19 +242,14 @@ pub(crate) async fn gather(
                     *asked_for.entry(at.1).or_default() += 1;
                     asked.insert(at.1, at.0);
                     under_way.push(fetch_shard(shared, at.0, ShardId { stripe, index: at.1 }));
-                } else if !located {
-                    located = true;
-                    candidates.extend(locate(shared, stripe, &live(shared)).await);
+                } else if let Some(nodes) = elsewhere.next() {
+                    candidates.extend(locate(shared, stripe, &nodes).await);
                 }
             }
         }
     }
     gathered.shards = have.into_values().collect();
     Ok(gathered)
-}
-
-fn live(shared: &Shared) -> Vec<NodeId> {
-    shared.with_control(|control| control.live_peers())
 }
 
 /// The next place to ask: one that answered lately, for a shard that nobody was asked for, data shards first.
@@ -344,12 +341,9 @@ pub(crate) async fn fetch_shard(
 pub(crate) async fn is_there(shared: &Arc<Shared>, stripe: StripeId, geometry: Geometry) -> bool {
     let need = usize::from(geometry.k());
     let mut found: BTreeSet<u8> = local_indexes(shared, stripe).await.into_iter().collect();
-    let view = shared.present_view();
-    let holders = one_of_each_domain(stripe, &view, |node| node != shared.me() && view.answers(node));
-    let (first, others) = holders.split_at(holders.len().min(geometry.n().into()));
-    for nodes in [first, others] {
+    for nodes in shared.with_control(|control| control.whereabouts(stripe, geometry.n())) {
         if found.len() < need {
-            let located = locate(shared, stripe, nodes).await;
+            let located = locate(shared, stripe, &nodes).await;
             found.extend(located.into_iter().map(|(_, index)| index));
         }
     }

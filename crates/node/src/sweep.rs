@@ -20,6 +20,7 @@ const PAGE: usize = 1024;
 
 /// Tells all live members that these are given up; each asks a custodian before it believes it.
 pub(crate) fn announce(shared: &Arc<Shared>, stripes: Vec<StripeId>) {
+    shared.watch.lock().expect("never poisoned").call_again();
     let shared = Arc::clone(shared);
     tokio::spawn(async move {
         // Custodians must know before holders ask them.

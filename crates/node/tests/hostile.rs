@@ -3,11 +3,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod common;
+
 use bytes::Bytes;
+use common::{Pool, bytes, eventually, within};
 use potluck_crypto::SigningKey;
 use potluck_net::{Endpoint, Message, NetworkConfig, Protocol};
-use potluck_node::{FileMeta, InviteOptions, Node, NodeConfig, PutOptions};
-use potluck_types::{ByteSize, NodeId, ShardId, SpaceId, StripeId, Timestamp, to_canonical};
+use potluck_node::Node;
+use potluck_types::{NodeId, ShardId, SpaceId, StripeId, to_canonical};
 use serde::Serialize;
 use serde_bytes::ByteBuf;
 use std::{
@@ -19,9 +22,6 @@ use std::{
     time::Duration,
 };
 use tempfile::TempDir;
-
-/// For a broken run, not a measure: none of this may hang.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// As `docs/protocol.md` has them.
 #[derive(Serialize)]
@@ -59,68 +59,14 @@ enum Manner {
     NoAnswer,
 }
 
-fn config(home: &TempDir) -> NodeConfig {
-    NodeConfig {
-        home: home.path().to_owned(),
-        listen: vec!["127.0.0.1:0".to_owned()],
-        announce: Vec::new(),
-        capacity: ByteSize(2_000_000_000),
-        zone: None,
-        mdns: false,
-        grace: Duration::from_secs(3600),
-    }
-}
-
-async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, work).await {
-        Ok(done) => done,
-        Err(_) => panic!("not within {PATIENCE:?}: {what}"),
-    }
-}
-
-async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
-    within(what, async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
-}
-
-/// Five machines of one person. The last is the one that turns: its key is known.
-async fn pool() -> (Vec<(Node, TempDir)>, SigningKey) {
-    let home = tempfile::tempdir().unwrap();
-    let first = Node::found(config(&home), "test").await.unwrap();
-    let options = InviteOptions {
-        uses: 4,
-        expires: Duration::from_secs(3600),
-        mine: true,
-    };
-    let ticket = first.invite(options).await.unwrap().ticket;
-    let mut nodes = vec![(first, home)];
-    for _ in 1..5 {
-        let home = tempfile::tempdir().unwrap();
-        nodes.push((Node::join(config(&home), &ticket).await.unwrap(), home));
-    }
-    for (node, _) in &nodes {
-        until("all see each other", || async {
-            let status = node.status().await.unwrap();
-            let here = status
-                .nodes
-                .iter()
-                .filter(|info| info.away_since.is_none() && info.capacity.0 > 0);
-            here.count() == 5
-        })
-        .await;
-    }
-    let text = std::fs::read_to_string(nodes[4].1.path().join("node.key")).unwrap();
+/// The key of a node, from its home.
+fn key_of(home: &TempDir) -> SigningKey {
+    let text = std::fs::read_to_string(home.path().join("node.key")).unwrap();
     let hex = text.trim().rsplit(' ').next().unwrap();
     let seed: Vec<u8> = (0..32)
         .map(|at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap())
         .collect();
-    let key = SigningKey::from_seed(&seed.try_into().unwrap());
-    assert_eq!(key.node_id(), nodes[4].0.identity().node);
-    (nodes, key)
+    SigningKey::from_seed(&seed.try_into().unwrap())
 }
 
 /// Takes the place of a node. Gives its end of the network, and how often it was asked for shards.
@@ -183,30 +129,18 @@ async fn get(node: &Node) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_that_turns_costs_only_itself() {
-    let (mut nodes, key) = pool().await;
-    let content: Vec<u8> = (0..6_000_000u32)
-        .flat_map(|i| i.wrapping_mul(0x9E37_79B9).to_le_bytes())
-        .collect();
-    let mut upload = nodes[0].0.upload(PutOptions::default()).unwrap();
-    let meta = FileMeta {
-        modified: Timestamp::from_millis(1),
-        executable: false,
-    };
-    upload
-        .put_file("/file".parse().unwrap(), meta, std::io::Cursor::new(content.clone()))
-        .await
-        .unwrap();
-    upload.finish().await.unwrap();
-    for (node, _) in &nodes[1..4] {
-        until("the name arrives", || async {
+    let mut pool = Pool::of(5, Duration::from_secs(3600)).await;
+    let content = bytes(1, 24_000_000);
+    pool.put(0, "/file", &content).await;
+    for node in &pool.running()[1..4] {
+        eventually("the name arrives", || async {
             node.stat(&"/file".parse().unwrap()).await.is_ok()
         })
         .await;
     }
-    let (turned, _home) = nodes.pop().unwrap();
-    turned.stop().await;
-    drop(turned);
-    let honest: Vec<&Node> = nodes.iter().map(|(node, _)| node).collect();
+    pool.kill(4).await;
+    let key = key_of(&pool.members[4].home);
+    let honest = pool.running();
     let mut asked_in_all = 0;
     for manner in [
         Manner::Garbage,
@@ -217,7 +151,7 @@ async fn a_member_that_turns_costs_only_itself() {
     ] {
         let (endpoint, asked) = turn(&key, &honest, manner).await;
         let id = endpoint.id();
-        until("it is taken for the member", || async {
+        eventually("it is taken for the member", || async {
             let status = honest[1].status().await.unwrap();
             status
                 .nodes
@@ -232,7 +166,7 @@ async fn a_member_that_turns_costs_only_itself() {
         asked_in_all += asked.load(Ordering::SeqCst);
         attack(&endpoint, honest[0].identity().node).await;
         drop(endpoint);
-        until("it is known to be gone", || async {
+        eventually("it is known to be gone", || async {
             let status = honest[1].status().await.unwrap();
             status
                 .nodes

@@ -2,183 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use potluck_node::{
-    FileMeta, HealthInfo, InviteOptions, JoinError, Node, NodeConfig, NodeError, PutOptions, PutReport, Refusal,
-};
-use potluck_types::{ByteSize, Timestamp};
-use std::{future::Future, time::Duration};
-use tempfile::TempDir;
+mod common;
 
-/// Waits for a state, looking again and again; the limit is for a broken run, not a measure.
-async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
-    let begun = std::time::Instant::now();
-    while !holds().await {
-        assert!(begun.elapsed() < Duration::from_secs(60), "never: {what}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-fn bytes(seed: u64, len: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    };
-    std::iter::repeat_with(&mut next).flatten().take(len).collect()
-}
-
-struct Member {
-    node: Option<Node>,
-    home: TempDir,
-}
-
-struct Pool {
-    members: Vec<Member>,
-    grace: Duration,
-}
-
-fn config(home: &TempDir, grace: Duration) -> NodeConfig {
-    NodeConfig {
-        home: home.path().to_owned(),
-        listen: vec!["127.0.0.1:0".to_owned()],
-        announce: Vec::new(),
-        capacity: ByteSize(2_000_000_000),
-        zone: None,
-        mdns: false,
-        grace,
-    }
-}
-
-impl Pool {
-    /// So many nodes of one person, all of which see each other.
-    async fn of(nodes: usize, grace: Duration) -> Self {
-        // `RUST_LOG=potluck_node=debug` tells what happened.
-        let filter = tracing_subscriber::EnvFilter::from_default_env();
-        let _ = tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(std::io::stderr)
-            .try_init();
-        let home = tempfile::tempdir().unwrap();
-        let first = Node::found(config(&home, grace), "test").await.unwrap();
-        let mut pool = Self {
-            members: vec![Member {
-                node: Some(first),
-                home,
-            }],
-            grace,
-        };
-        for _ in 1..nodes {
-            pool.add().await;
-        }
-        pool.all_see_each_other().await;
-        pool
-    }
-
-    async fn add(&mut self) {
-        let options = InviteOptions {
-            uses: 1,
-            expires: Duration::from_secs(3600),
-            mine: true,
-        };
-        let ticket = self.node(0).invite(options).await.unwrap().ticket;
-        let home = tempfile::tempdir().unwrap();
-        let node = Node::join(config(&home, self.grace), &ticket).await.unwrap();
-        self.members.push(Member { node: Some(node), home });
-    }
-
-    fn node(&self, i: usize) -> &Node {
-        self.members[i].node.as_ref().expect("it runs")
-    }
-
-    fn running(&self) -> Vec<&Node> {
-        self.members.iter().filter_map(|member| member.node.as_ref()).collect()
-    }
-
-    async fn all_see_each_other(&self) {
-        let expected = self.running().len();
-        for node in self.running() {
-            eventually("all see each other", || async {
-                let status = node.status().await.unwrap();
-                let there = status
-                    .nodes
-                    .iter()
-                    .filter(|info| info.away_since.is_none() && info.capacity.0 > 0);
-                there.count() == expected && status.silent.is_empty()
-            })
-            .await;
-        }
-    }
-
-    async fn kill(&mut self, i: usize) {
-        self.members[i].node.take().expect("it runs").stop().await;
-    }
-
-    async fn restart(&mut self, i: usize) {
-        let config = config(&self.members[i].home, self.grace);
-        // The old one's tasks let go of the home a moment after it stops.
-        for _ in 0..200 {
-            match Node::start(config.clone()).await {
-                Ok(node) => {
-                    self.members[i].node = Some(node);
-                    return;
-                }
-                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-            }
-        }
-        panic!("the home stays locked");
-    }
-
-    async fn put(&self, i: usize, path: &str, content: &[u8]) -> PutReport {
-        put(self.node(i), path, content).await.unwrap()
-    }
-
-    async fn holds(&self, i: usize, path: &str, content: &[u8]) {
-        let path = path.parse().unwrap();
-        eventually("the name arrives", || async { self.node(i).stat(&path).await.is_ok() }).await;
-        let got = self
-            .node(i)
-            .download(&path, None)
-            .await
-            .unwrap()
-            .read_to_end()
-            .await
-            .unwrap();
-        assert!(
-            got == content,
-            "{path} differs: {} bytes instead of {}",
-            got.len(),
-            content.len()
-        );
-    }
-
-    /// Until the stewards say so.
-    async fn health(&self, what: &str, holds: impl Fn(&HealthInfo) -> bool) {
-        let node = self.running()[0];
-        let begun = std::time::Instant::now();
-        loop {
-            let status = node.status().await.unwrap();
-            if status.silent.is_empty() && holds(&status.health) {
-                return;
-            }
-            assert!(begun.elapsed() < Duration::from_secs(60), "never: {what}: {status:#?}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-}
-
-async fn put(node: &Node, path: &str, content: &[u8]) -> Result<PutReport, NodeError> {
-    let mut upload = node.upload(PutOptions::default())?;
-    let meta = FileMeta {
-        modified: Timestamp::from_millis(1_000),
-        executable: false,
-    };
-    upload
-        .put_file(path.parse().unwrap(), meta, std::io::Cursor::new(content.to_vec()))
-        .await?;
-    upload.finish().await
-}
+use common::{Pool, bytes, config, eventually, put};
+use potluck_node::{FileMeta, InviteOptions, JoinError, Node, NodeError, PutOptions, Refusal};
+use potluck_types::Timestamp;
+use std::time::Duration;
 
 const GRACE: Duration = Duration::from_secs(3600);
 
@@ -573,4 +402,61 @@ async fn a_leaving_node_hands_its_shards_over() {
     .await;
     pool.holds(1, "/file", &content).await;
     assert_eq!(pool.node(0).status().await.unwrap().nodes.len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_holds_any_more_is_told_and_can_be_put_again() {
+    let mut pool = Pool::of(1, GRACE).await;
+    let content = bytes(11, 3_000_000);
+    pool.put(0, "/docs/lost", &content).await;
+    pool.kill(0).await;
+    let store = pool.members[0].home.path().join("store");
+    std::fs::remove_dir_all(store).unwrap();
+    pool.restart(0).await;
+    pool.health("the loss is seen", |health| health.lost > 3 && health.worst().is_none())
+        .await;
+    let status = pool.node(0).status().await.unwrap();
+    assert_eq!(status.unreadable_files, 1);
+    assert_eq!(status.unreadable_paths, ["/docs/lost".parse().unwrap()]);
+    assert!(status.advice[0].contains("/docs/lost"), "{:?}", status.advice);
+    pool.put(0, "/docs/lost", &content).await;
+    pool.health("nothing is lost any more", |health| {
+        health.lost == 0 && health.stripes() > 3
+    })
+    .await;
+    pool.holds(0, "/docs/lost", &content).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_is_forgotten_counts_no_more() {
+    let mut pool = Pool::of(3, Duration::from_secs(2)).await;
+    let content = bytes(12, 3_000_000);
+    pool.put(0, "/file", &content).await;
+    let ids: Vec<_> = (0..3).map(|i| pool.node(i).identity().node).collect();
+    assert!(matches!(pool.node(0).forget(ids[0]).await, Err(NodeError::ForgetSelf)));
+    let nobody = potluck_types::NodeId::from_bytes([1; 32]);
+    assert!(matches!(pool.node(0).forget(nobody).await, Err(NodeError::NotYours(_))));
+    pool.kill(2).await;
+    pool.node(0).forget(ids[2]).await.unwrap();
+    eventually("the others know", || async {
+        pool.node(1).status().await.unwrap().nodes.len() == 2
+    })
+    .await;
+    pool.health("it is coded for the two that are left", |health| {
+        health.worst() == Some(1) && health.endangered == 0
+    })
+    .await;
+    pool.kill(0).await;
+    pool.holds(1, "/file", &content).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_others_say_whether_they_reach_a_node_and_what_time_it_is() {
+    let pool = Pool::of(2, GRACE).await;
+    let probes = pool.node(0).probe().await;
+    assert_eq!(probes.len(), 1);
+    assert_eq!(probes[0].node, pool.node(1).identity().node);
+    assert_eq!(probes[0].clock_ahead_millis, 0);
+    assert_eq!(probes[0].reached.len(), 1);
+    assert!(probes[0].reached[0].1, "{probes:?}");
 }

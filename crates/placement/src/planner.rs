@@ -47,7 +47,7 @@ pub enum Cause {
     TooFewShards,
     /// The last attempt failed; it is tried again shortly.
     Retry,
-    /// News of it came just now; more may follow.
+    /// News of it, or of the pool, came just now; more may follow.
     Settling,
 }
 
@@ -96,6 +96,8 @@ pub enum Outcome {
     Done,
     /// Not done.
     Failed,
+    /// Not yet: somebody who has to agree does not see the pool as this node does.
+    Early,
 }
 
 /// The state of all stripes that this node looks after.
@@ -115,6 +117,7 @@ pub struct Summary {
     pub waiting: BTreeMap<Cause, u64>,
 }
 
+/// What is known of one stripe.
 #[derive(Clone, Debug)]
 struct Record {
     geometry: Geometry,
@@ -122,10 +125,24 @@ struct Record {
     holders: BTreeSet<(NodeId, u8)>,
     health: Health,
     verdict: Verdict,
-    retry_at: Option<Timestamp>,
+    /// When it may be tried again, and why not before.
+    retry_at: Option<(Timestamp, Cause)>,
     /// What was done last. If the same is due again at once, it had no effect, and is not done over and over.
     done: Option<Mend>,
     changed_at: Timestamp,
+}
+
+impl Record {
+    /// How many losses it survives while who is here is as in this view; none when it cannot be read.
+    fn survives(&self, present: &View) -> Option<u8> {
+        let counting: Vec<_> = self
+            .holders
+            .iter()
+            .copied()
+            .filter(|(node, _)| present.counts(*node))
+            .collect();
+        survives(self.geometry, &counting, present)
+    }
 }
 
 /// See the module.
@@ -237,6 +254,12 @@ impl Planner {
         self.stripes.get(&stripe).map(|record| (record.health, &record.verdict))
     }
 
+    /// What a stripe is worth in a view that may know already what is not yet planned for: how many losses it survives, or none when it cannot be
+    /// read. None at all when nobody has reported a shard of it.
+    pub fn survives(&self, stripe: StripeId, present: &View) -> Option<Option<u8>> {
+        self.stripes.get(&stripe).map(|record| record.survives(present))
+    }
+
     /// The next thing to do, if any may begin now. The caller does it and then calls [`Planner::finished`].
     pub fn next(&mut self, now: Timestamp, view: &View) -> Option<Mend> {
         self.refresh(now, view);
@@ -262,7 +285,8 @@ impl Planner {
             // Also after a success: the reports of the new holders are under way, and come before this.
             record.retry_at = match outcome {
                 Outcome::Done => None,
-                Outcome::Failed => Some(now + self.options.retry_delay),
+                Outcome::Failed => Some((now + self.options.retry_delay, Cause::Retry)),
+                Outcome::Early => Some((now + self.options.retry_delay, Cause::Settling)),
             };
             self.dirty.insert(stripe);
         }
@@ -283,13 +307,7 @@ impl Planner {
             ..Summary::default()
         };
         for record in self.stripes.values() {
-            let counting: Vec<_> = record
-                .holders
-                .iter()
-                .copied()
-                .filter(|(node, _)| present.counts(*node))
-                .collect();
-            match survives(record.geometry, &counting, present) {
+            match record.survives(present) {
                 None => summary.unreadable += 1,
                 Some(losses) => {
                     *summary.survives.entry(losses).or_default() += 1;
@@ -321,9 +339,9 @@ impl Planner {
                 && !self.mending.contains(&stripe)
             {
                 let until = now + self.options.retry_delay;
-                record.retry_at = Some(until);
+                record.retry_at = Some((until, Cause::Settling));
                 record.verdict = Verdict::Waits {
-                    cause: Cause::Retry,
+                    cause: Cause::Settling,
                     until: Some(until),
                 };
             }
@@ -391,12 +409,12 @@ fn judge(
         place,
         surplus,
     };
-    if let Some(retry_at) = record.retry_at.filter(|at| now < *at) {
+    if let Some((until, cause)) = record.retry_at.filter(|(at, _)| now < *at) {
         return (
             health,
             Verdict::Waits {
-                cause: Cause::Retry,
-                until: Some(retry_at),
+                cause,
+                until: Some(until),
             },
         );
     }

@@ -5,7 +5,7 @@
 //! Schindelhauer, Schomaker, "Weighted distributed hash tables", 2005: the score is −w / ln(h), h uniform in (0, 1). The
 //! logarithm is computed in integers, so that machines of every kind agree on the order to the last place.
 
-use crate::View;
+use crate::{Domain, View};
 use potluck_types::{NodeId, StripeId};
 use std::collections::BTreeSet;
 
@@ -41,11 +41,18 @@ fn cost(stripe: StripeId, node: NodeId, weight: u64) -> u128 {
 /// All members that offer space, best first for this stripe: first the best node of each failure domain, then the
 /// second of each, and so on. So the first *n* are in *n* domains, while domains suffice.
 pub fn rank(stripe: StripeId, view: &View) -> Vec<NodeId> {
-    let mut scored: Vec<_> = view
-        .nodes
-        .iter()
-        .filter(|(_, facts)| facts.weight > 0)
-        .map(|(node, facts)| (cost(stripe, *node, facts.weight), *node, &facts.domain))
+    let members = view.nodes.iter();
+    order(
+        stripe,
+        members.map(|(node, facts)| (*node, facts.weight, &facts.domain)),
+    )
+}
+
+/// The same for members with what they offer and what they fail with.
+pub(crate) fn order<'a>(stripe: StripeId, members: impl Iterator<Item = (NodeId, u64, &'a Domain)>) -> Vec<NodeId> {
+    let mut scored: Vec<_> = members
+        .filter(|(_, weight, _)| *weight > 0)
+        .map(|(node, weight, domain)| (cost(stripe, node, weight), node, domain))
         .collect();
     scored.sort();
     let mut order = Vec::with_capacity(scored.len());

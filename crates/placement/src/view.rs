@@ -1,10 +1,11 @@
 //! The pool as this node knows it now: the facts that every decision is made from.
 
 use potluck_types::{NodeId, Timestamp, Zone};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// What fails together: a zone that its nodes declare, or the one machine.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Domain {
     /// Machines that say they share a fate.
     Zone(Zone),

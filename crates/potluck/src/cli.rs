@@ -170,6 +170,15 @@ pub(crate) enum Command {
         #[arg(long)]
         force: bool,
     },
+    /// Take a machine of yours that is lost for good out of the pool
+    Forget {
+        /// Its id, or the end of it, as `potluck status` shows it
+        #[arg(value_name = "NODE")]
+        node: String,
+        /// Also when it is here: for one that is no longer yours
+        #[arg(long)]
+        force: bool,
+    },
     /// Back up or restore your keys
     #[command(subcommand)]
     Keys(Keys),

@@ -12,7 +12,7 @@ use serde_bytes::ByteBuf;
 use std::collections::BTreeSet;
 
 const CHANGES: &str = "potluck/changes/1";
-/// Users of a stripe that are looked at in one step.
+/// Users of a stripe that are read at once.
 const USERS_PAGE: usize = 64;
 
 /// A directory: a random or derived name that it keeps when it is moved.
@@ -407,19 +407,31 @@ impl Tree {
     }
 
     fn is_used_beside(self, kv: &impl Kv, stripe: StripeId, files: &BTreeSet<FileId>) -> Result<bool, TreeError> {
-        let prefix = [&self.space.as_bytes()[..], stripe.as_bytes()].concat();
         let mut after = None;
         loop {
-            let users = kv.scan(Table::Users, &prefix, after.as_deref(), USERS_PAGE)?;
-            let Some((last, _)) = users.last() else {
+            let users = self.users(kv, stripe, after)?;
+            let Some(last) = users.last() else {
                 return Ok(false);
             };
-            let among = |key: &[u8]| files.iter().any(|file| key.ends_with(&file.0));
-            if users.iter().any(|(key, _)| !among(key)) {
+            if users.iter().any(|file| !files.contains(file)) {
                 return Ok(true);
             }
-            after = Some(last.clone());
+            after = Some(*last);
         }
+    }
+
+    /// File versions that use a stripe, in the order of their ids, after one; at most a page.
+    pub fn users(self, kv: &impl Kv, stripe: StripeId, after: Option<FileId>) -> Result<Vec<FileId>, TreeError> {
+        let prefix = [&self.space.as_bytes()[..], stripe.as_bytes()].concat();
+        let after = after.map(|file| self.user_key(stripe, file));
+        let rows = kv.scan(Table::Users, &prefix, after.as_deref(), USERS_PAGE)?;
+        rows.into_iter()
+            .map(|(key, _)| {
+                let file = key[prefix.len()..].try_into().map_err(|_| "a user's key is 80 bytes")?;
+                Ok(FileId::from_bytes(file))
+            })
+            .collect::<Result<_, KvError>>()
+            .map_err(TreeError::from)
     }
 
     /// The stripes that no file version uses any more once these changes are applied.

@@ -40,7 +40,7 @@ const PACK_MAGIC: [u8; 8] = *b"PTLKPACK";
 pub(crate) const RECORD_MAGIC: [u8; 4] = *b"PLr1";
 const KIND_PUT: u8 = 1;
 const KIND_TOMBSTONE: u8 = 2;
-const CHECK_BYTES: usize = 16;
+pub(crate) const CHECK_BYTES: usize = 16;
 
 /// The number of a pack: they are written in this order, and replayed in it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -288,7 +288,7 @@ pub(crate) fn take<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     value
 }
 
-fn seal_keyed(key: &StoreKey, place: Place, bytes: &[u8]) -> [u8; CHECK_BYTES] {
+pub(crate) fn seal_keyed(key: &StoreKey, place: Place, bytes: &[u8]) -> [u8; CHECK_BYTES] {
     let mut hasher = blake3::Hasher::new_keyed(&key.0);
     hasher.update(&place.pack.0.to_le_bytes());
     hasher.update(&place.offset.to_le_bytes());

@@ -16,6 +16,8 @@ mod compact;
 mod disk;
 mod error;
 mod format;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod index;
 mod packs;
 mod queue;

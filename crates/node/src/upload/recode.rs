@@ -7,44 +7,42 @@
 use super::{Finished, PieceUnderWay, Upload, Uses, building, claim_live, known_piece};
 use crate::{
     api::PutOptions,
+    control::Domains,
     download::read_piece,
     error::{NodeError, ShardsError},
+    files::{FileAt, Files},
     shared::Shared,
     stripes,
 };
 use potluck_dag::{Content, ManifestBuilder, Piece, Tree as Manifest, Walk, stripe};
 use potluck_placement::{default_survive, geometry, survivable};
-use potluck_spaces::{Change, DirId, File, FileId, Head, Name, OpId, Tree, TreeError, Value};
+use potluck_spaces::{Change, File, FileId, TreeError};
 use potluck_types::{Geometry, Timestamp, from_canonical, limits, to_canonical};
 use serde_bytes::ByteBuf;
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-/// Names that one step of the search reads.
-const PAGE: usize = 256;
 /// Stripes under way at once: few, as nobody waits for them.
 const WINDOW: usize = 4;
 /// When everything is looked through again although the pool is as it was.
 const AGAIN_AFTER: Duration = Duration::from_secs(24 * 3600);
-/// The same after something failed.
-const RETRY_AFTER: Duration = Duration::from_secs(60);
+/// The same after something failed; at most a tenth of the time goes into looking.
+const RETRY_AFTER: Duration = Duration::from_secs(10);
+const RETRY_PER_LOOK: u32 = 10;
 /// What takes this much more room than it must, in percent, is worth storing anew.
 const WASTE_PERCENT: usize = 125;
 
 /// How it goes.
 #[derive(Default, Debug)]
 pub(crate) struct Recoding {
-    /// The failure domains that all was looked through for, when, and whether all of it was done.
-    looked: Option<(usize, Timestamp, bool)>,
+    /// The failure domains that all was looked through for, when, and how long after it is looked again.
+    looked: Option<(Domains, Timestamp, Duration)>,
     /// Files that are still to be coded anew.
     pub(crate) left: u64,
 }
 
 /// A file that is to be coded anew.
 struct Found {
-    parent: DirId,
-    name: Name,
-    of: OpId,
-    file: File,
+    at: FileAt,
     manifest: Manifest,
     target: Geometry,
 }
@@ -59,9 +57,7 @@ pub(crate) async fn look(shared: &Arc<Shared>) {
         return;
     };
     let looked = shared.recoding.lock().expect("never poisoned").looked;
-    let is_due = looked.is_none_or(|(seen, at, done)| {
-        seen != domains || now.since(at) >= if done { AGAIN_AFTER } else { RETRY_AFTER }
-    });
+    let is_due = looked.is_none_or(|(seen, at, pause)| seen != domains || now.since(at) >= pause);
     if !is_due {
         return;
     }
@@ -72,15 +68,21 @@ pub(crate) async fn look(shared: &Arc<Shared>) {
             false
         }
     };
+    let ended = shared.now();
+    let pause = if done {
+        AGAIN_AFTER
+    } else {
+        RETRY_AFTER.max(ended.since(now).saturating_mul(RETRY_PER_LOOK))
+    };
     let mut recoding = shared.recoding.lock().expect("never poisoned");
     *recoding = Recoding {
-        looked: Some((domains, shared.now(), done)),
+        looked: Some((domains, ended, pause)),
         left: 0,
     };
 }
 
 /// Codes everything anew that should be; whether all of it was done.
-async fn all(shared: &Arc<Shared>, domains: usize) -> Result<bool, NodeError> {
+async fn all(shared: &Arc<Shared>, domains: Domains) -> Result<bool, NodeError> {
     let mut left = 0;
     let mut search = Search::new(shared, domains);
     while search.next().await?.is_some() {
@@ -91,7 +93,7 @@ async fn all(shared: &Arc<Shared>, domains: usize) -> Result<bool, NodeError> {
     }
     tracing::info!(
         files = left,
-        domains,
+        domains = domains.here,
         "coding older files anew for this many failure domains"
     );
     let options = PutOptions {
@@ -108,9 +110,9 @@ async fn all(shared: &Arc<Shared>, domains: usize) -> Result<bool, NodeError> {
             failed = true;
             break;
         }
-        let name = found.name.clone();
+        let path = found.at.path.clone();
         if let Err(error) = upload.recode(found).await {
-            tracing::info!(name = name.as_str(), %error, "a file is not yet coded anew");
+            tracing::info!(%path, %error, "a file is not yet coded anew");
             failed = true;
         }
         left = left.saturating_sub(1);
@@ -125,59 +127,28 @@ fn set_left(shared: &Shared, left: u64) {
 }
 
 /// Goes through all files, and gives those that are to be coded anew.
-struct Search<'a> {
-    shared: &'a Arc<Shared>,
-    domains: usize,
-    directories: Vec<(DirId, Option<Name>)>,
-    files: VecDeque<(DirId, Name, OpId, File)>,
+struct Search {
+    shared: Arc<Shared>,
+    domains: Domains,
+    files: Files,
 }
 
-impl<'a> Search<'a> {
-    fn new(shared: &'a Arc<Shared>, domains: usize) -> Self {
+impl Search {
+    fn new(shared: &Arc<Shared>, domains: Domains) -> Self {
         Self {
-            shared,
+            shared: Arc::clone(shared),
             domains,
-            directories: vec![(DirId::ROOT, None)],
-            files: VecDeque::new(),
+            files: Files::of(shared),
         }
     }
 
     async fn next(&mut self) -> Result<Option<Found>, NodeError> {
-        loop {
-            while let Some((parent, name, of, file)) = self.files.pop_front() {
-                if let Some((manifest, target)) = to_be_recoded(self.shared, &file, self.domains).await? {
-                    return Ok(Some(Found {
-                        parent,
-                        name,
-                        of,
-                        file,
-                        manifest,
-                        target,
-                    }));
-                }
-            }
-            let Some((directory, after)) = self.directories.pop() else {
-                return Ok(None);
-            };
-            let task = Arc::clone(self.shared);
-            let page = Shared::blocking(move || {
-                let kv = task.read()?;
-                let page = Tree::of(task.space).list(&kv, directory, after.as_ref(), PAGE)?;
-                Ok::<_, NodeError>(page)
-            })
-            .await?;
-            if let Some(last) = page.last() {
-                self.directories.push((directory, Some(last.name.clone())));
-            }
-            for listed in page {
-                for Head { op, value, .. } in listed.heads {
-                    match value {
-                        Value::Directory(id) => self.directories.push((id, None)),
-                        Value::File(file) => self.files.push_back((directory, listed.name.clone(), op, file)),
-                    }
-                }
+        while let Some(at) = self.files.next().await? {
+            if let Some((manifest, target)) = to_be_recoded(&self.shared, &at.file, self.domains).await? {
+                return Ok(Some(Found { at, manifest, target }));
             }
         }
+        Ok(None)
     }
 }
 
@@ -185,18 +156,15 @@ impl<'a> Search<'a> {
 async fn to_be_recoded(
     shared: &Arc<Shared>,
     file: &File,
-    domains: usize,
+    domains: Domains,
 ) -> Result<Option<(Manifest, Geometry)>, NodeError> {
     let content: Content = from_canonical(&file.content).map_err(TreeError::from)?;
     let Content::Tree(manifest) = content else {
         return Ok(None);
     };
-    let wanted = file
-        .asked
-        .unwrap_or_else(|| default_survive(domains).max(file.survives));
-    let target = geometry(domains, wanted.min(survivable(domains)))?;
     let mut piece = manifest.root().clone();
-    if manifest.depth() > 0 && !is_amiss(&piece, target, domains) {
+    let mut found = better(&piece, file, domains)?;
+    if manifest.depth() > 0 && found.is_none() {
         // The first piece of the data stands for all: a file is coded in one way.
         let mut walk = Walk::new(manifest.clone(), 0..1);
         while let Some(part) = walk.next() {
@@ -207,8 +175,17 @@ async fn to_be_recoded(
             let node = read_piece(shared, part.tree.root(), 0..part.tree.root().len(), true).await?;
             walk.descend(&part, &node).map_err(building)?;
         }
+        found = better(&piece, file, domains)?;
     }
-    Ok(is_amiss(&piece, target, domains).then_some((manifest, target)))
+    Ok(found.map(|target| (manifest, target)))
+}
+
+/// How a file should be coded for so many domains.
+fn target(file: &File, domains: usize) -> Result<Geometry, NodeError> {
+    let wanted = file
+        .asked
+        .unwrap_or_else(|| default_survive(domains).max(file.survives));
+    Ok(geometry(domains, wanted.min(survivable(domains)))?)
 }
 
 /// Small pieces are copied, whatever the coding.
@@ -220,25 +197,32 @@ fn goal(sealed_len: usize, target: Geometry) -> Geometry {
     }
 }
 
-/// Whether a piece survives less than it should, needs more domains than there are, or takes far more room than it must.
-fn is_amiss(piece: &Piece, target: Geometry, domains: usize) -> bool {
-    let (has, goal) = (piece.geometry(), goal(piece.sealed_len(), target));
+/// The coding that a file gets if this piece of it survives less than it could with who is here, or needs more domains than there are; or if it
+/// takes far more room than it must, and nobody is away: an absence alone is no reason to store everything anew.
+fn better(piece: &Piece, file: &File, domains: Domains) -> Result<Option<Geometry>, NodeError> {
+    if domains.here == 0 {
+        return Ok(None);
+    }
+    let has = piece.geometry();
+    let now = target(file, domains.here)?;
+    let goal_now = goal(piece.sealed_len(), now);
+    if has.m() < goal_now.m() || (usize::from(has.n()) > domains.members.max(1) && has.n() > goal_now.n()) {
+        return Ok(Some(now));
+    }
+    if domains.here != domains.members {
+        return Ok(None);
+    }
     let room = |geometry: Geometry, by: Geometry| usize::from(geometry.n()) * usize::from(by.k());
-    has.m() < goal.m()
-        || (usize::from(has.n()) > domains.max(1) && has.n() > goal.n())
-        || (has.m() <= goal.m() && 100 * room(has, goal) >= WASTE_PERCENT * room(goal, has))
+    let wastes = has.m() <= goal_now.m() && 100 * room(has, goal_now) >= WASTE_PERCENT * room(goal_now, has);
+    Ok(wastes.then_some(now))
 }
 
 impl Upload {
     async fn recode(&mut self, found: Found) -> Result<(), NodeError> {
-        let Found {
-            parent,
-            name,
-            of,
-            file,
-            manifest,
-            target,
-        } = found;
+        let Found { at, manifest, target } = found;
+        let FileAt {
+            parent, name, op, file, ..
+        } = at;
         self.geometry = target;
         let id = FileId::generate(&*self.shared.entropy);
         let mut uses = Uses::of(id);
@@ -259,7 +243,7 @@ impl Upload {
         self.batch.changes.push(Change::Recode {
             parent,
             name,
-            of,
+            of: op,
             file: File {
                 id,
                 content,

@@ -11,10 +11,11 @@ use crate::{
     place::escape,
     terminal::{Terminal, count},
 };
-use potluck_node::{NodeStatus, Status};
+use potluck_node::{NodeStatus, Probe, Status};
 use potluck_types::ByteSize;
 use serde::Serialize;
 use std::{
+    collections::BTreeMap,
     fs,
     net::{IpAddr, SocketAddr, TcpStream},
     os::unix::fs::MetadataExt,
@@ -28,6 +29,8 @@ const FREE_BYTES_MIN: u64 = 1 << 30;
 const OPEN_FILES_MIN: u64 = 1024;
 /// How long a port of this machine may take to answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Clocks this far apart are told.
+const CLOCK_TOLERANCE_MILLIS: u64 = 30_000;
 
 /// How a check came out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -87,7 +90,15 @@ pub(super) fn run(home: &Path, terminal: Terminal) -> Result<(), Complaint> {
             checks.push(disk(home, about.capacity));
             checks.push(port(&about));
             match status::ask(home) {
-                Ok(status) => checks.extend([members(&status), data(&status)]),
+                Ok(status) => {
+                    checks.push(members(&status));
+                    if status.nodes.iter().any(|node| node.status == NodeStatus::Live) {
+                        let failed =
+                            |complaint: Complaint| vec![fail("reach", complaint.message, complaint.hints.join("; "))];
+                        checks.extend(from_others(home).unwrap_or_else(failed));
+                    }
+                    checks.push(data(&status));
+                }
                 Err(complaint) => checks.push(fail("pool", complaint.message, complaint.hints.join("; "))),
             }
         }
@@ -240,10 +251,7 @@ fn port(about: &About) -> Check {
             format!("{address} answers, but only this machine can reach it"),
             "fine for a try; else `potluck up --listen 0.0.0.0:4720`",
         ),
-        Some(address) => ok(
-            WHAT,
-            format!("{address} answers; whether others reach it, `potluck status` on theirs shows"),
-        ),
+        Some(address) => ok(WHAT, format!("{address} answers")),
         None if addresses.is_empty() => fail(WHAT, "the node listens nowhere", "`potluck up --listen 0.0.0.0:4720`"),
         None => fail(
             WHAT,
@@ -251,6 +259,77 @@ fn port(about: &About) -> Check {
             "does a firewall stop it? Allow TCP and UDP on this port",
         ),
     }
+}
+
+/// What the other machines say: where they reach this one, and what time it is.
+fn from_others(home: &Path) -> Result<Vec<Check>, Complaint> {
+    let probes: Vec<Probe> = client::call(home, &Request::Probe)?;
+    if probes.is_empty() {
+        let remedy = "is their version older? `potluck status` shows who is here";
+        return Ok(vec![warn(
+            "reach",
+            "none of the others said whether it reaches this node",
+            remedy,
+        )]);
+    }
+    Ok(vec![reach(&probes), clocks(&probes)])
+}
+
+fn reach(probes: &[Probe]) -> Check {
+    const WHAT: &str = "reach";
+    let mut by_address: BTreeMap<&str, u64> = BTreeMap::new();
+    for (address, answers) in probes.iter().flat_map(|probe| &probe.reached) {
+        *by_address.entry(address).or_default() += u64::from(*answers);
+    }
+    let reaching = |probe: &&Probe| probe.reached.iter().any(|(_, answers)| *answers);
+    let (all, some) = (probes.len() as u64, probes.iter().filter(reaching).count() as u64);
+    let best = by_address.iter().max_by_key(|(_, reached)| **reached);
+    match best {
+        Some((address, _)) if some == all => {
+            ok(WHAT, format!("{} can connect to this one ({address})", of_others(all)))
+        }
+        _ if some == 0 => warn(
+            WHAT,
+            format!("{} asked, and none can connect to this one", of_others(all)),
+            "others are reached from here, which works while they are up; better: forward port 4720 (TCP and UDP) and 4721 (TCP) to this machine, and `potluck up --announce PUBLIC-IP:4720`",
+        ),
+        _ => warn(
+            WHAT,
+            format!("{some} of {} can connect to this one", of_others(all)),
+            "`--announce` an address that all can reach, or forward the port",
+        ),
+    }
+}
+
+fn of_others(number: u64) -> String {
+    count(number, "other node")
+}
+
+/// Whether this clock or another is wrong: the one that differs from most.
+fn clocks(probes: &[Probe]) -> Check {
+    const WHAT: &str = "clock";
+    let is_off = |probe: &&Probe| probe.clock_ahead_millis.unsigned_abs() > CLOCK_TOLERANCE_MILLIS;
+    let off: Vec<&Probe> = probes.iter().filter(is_off).collect();
+    let Some(first) = off.first() else {
+        return ok(WHAT, format!("agrees with {}", of_others(probes.len() as u64)));
+    };
+    let seconds = first.clock_ahead_millis / 1000;
+    let (seconds, direction) = (seconds.unsigned_abs(), if seconds < 0 { "ahead of" } else { "behind" });
+    let found = match off.len() {
+        all if all == probes.len() => format!(
+            "this machine's is {seconds} s {direction} that of {}",
+            of_others(all as u64)
+        ),
+        _ => format!(
+            "it is {seconds} s {direction} that of node {}, and agrees with others",
+            first.node.short()
+        ),
+    };
+    warn(
+        WHAT,
+        found,
+        "set the one that is wrong: timedatectl set-ntp true. Of two edits the one with the later clock wins",
+    )
 }
 
 /// The IP address and TCP port in an address, if it has them.
@@ -291,14 +370,14 @@ fn members(status: &Status) -> Check {
     warn(
         "members",
         found,
-        "start `potluck up` there; one that will not come back is mended around after the grace period",
+        "start `potluck up` there; what one that will not come back held is made anew; if it is yours, `potluck forget NODE` takes it out of the pool",
     )
 }
 
 fn data(status: &Status) -> Check {
     let found = health(&status.health).join(" ");
     let remedy = status.advice.join(" ");
-    if status.health.unreadable > 0 {
+    if status.health.worst().is_none() {
         fail("data", found, remedy)
     } else if status.health.endangered > 0 {
         warn(

@@ -1,12 +1,14 @@
 //! Inviting, leaving, stopping.
 
+use super::status;
 use crate::{
     complaint::{Complaint, Kind},
     local::{client, message::Request},
+    place::escape,
     span::Span,
     terminal::{Terminal, count},
 };
-use potluck_node::{HealthInfo, Invitation, InviteOptions, LeaveProgress, NodeStatus, Status};
+use potluck_node::{HealthInfo, Invitation, InviteOptions, LeaveProgress, NodeInfo, NodeStatus, Status};
 use qrcode::{EcLevel, QrCode, render::unicode::Dense1x2};
 use std::{
     io::IsTerminal,
@@ -80,7 +82,7 @@ pub(super) fn leave(home: &Path, force: bool, terminal: Terminal) -> Result<(), 
 }
 
 fn drain(home: &Path, terminal: Terminal) -> Result<(), Complaint> {
-    let (mut least, mut moved, mut looks) = (u64::MAX, Instant::now(), 0);
+    let (mut least, mut recoding, mut moved, mut looks) = (u64::MAX, 0, Instant::now(), 0);
     loop {
         let progress: LeaveProgress = client::call(home, &Request::LeaveProgress)?;
         let status: Status = client::call(home, &Request::Status)?;
@@ -95,6 +97,10 @@ fn drain(home: &Path, terminal: Terminal) -> Result<(), Complaint> {
             if least > 0 {
                 terminal.note(&format!("{} left to move", count(least, "stripe")));
             }
+        }
+        if status.health.recoding != recoding {
+            recoding = status.health.recoding;
+            moved = Instant::now();
         }
         if moved.elapsed() > LEAVE_STILL {
             return Err(stuck(left, status.advice));
@@ -135,6 +141,39 @@ fn stuck(left: u64, advice: Vec<String>) -> Complaint {
     complaint
         .hint("this node goes on trying; say `potluck leave` again later, or add a machine first: `potluck invite`")
         .hint("`potluck leave --force` leaves all the same")
+}
+
+/// `potluck forget`.
+pub(super) fn forget(home: &Path, named: &str, force: bool, terminal: Terminal) -> Result<(), Complaint> {
+    let status = status::ask(home)?;
+    let fits = |node: &&NodeInfo| !named.is_empty() && node.id.to_string().ends_with(named);
+    let found: Vec<&NodeInfo> = status.nodes.iter().filter(fits).collect();
+    let [node] = found[..] else {
+        let message = match found.len() {
+            0 => format!("no node of this pool is called `{}`", escape(named)),
+            some => format!("{some} nodes end in `{}`", escape(named)),
+        };
+        return Err(Complaint::new(Kind::NotFound, message).hint("`potluck status` shows them"));
+    };
+    if node.status == NodeStatus::Here {
+        return Err(Complaint::usage("that is this node").hint("`potluck leave` moves its data to the others first"));
+    }
+    if node.status != NodeStatus::Away && !force {
+        return Err(
+            Complaint::new(Kind::Refused, format!("node {} is here", node.id.short()))
+                .hint("`potluck leave` there moves its data to the others first")
+                .hint("`--force` takes it out all the same"),
+        );
+    }
+    let name = node.id.short();
+    terminal.confirm(&format!(
+        "Take {name} out of the pool? What only it holds is lost, and it needs a new ticket to come back."
+    ))?;
+    client::call::<()>(home, &Request::Forget { node: node.id })?;
+    terminal.result(&serde_json::json!({ "forgotten": node.id }), || {
+        format!("{name} is no member any more. What it held is made anew from the rest.")
+    });
+    Ok(())
 }
 
 /// `potluck sweep`.

@@ -12,6 +12,8 @@ use std::{path::Path, thread, time::Duration};
 
 /// How often `--watch` looks.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// Files that cannot be read, of which the names are told.
+const UNREADABLE_TOLD: usize = 10;
 
 /// `potluck status`.
 pub(super) fn run(home: &Path, watch: bool, terminal: Terminal) -> Result<(), Complaint> {
@@ -55,6 +57,9 @@ fn report(status: &Status, now: Timestamp) -> String {
     for sentence in health(&status.health) {
         text.push_str(&format!("{sentence}\n"));
     }
+    if status.unreadable_files > 0 {
+        text.push_str(&unreadable(status));
+    }
     let (k, m) = status.geometry;
     text.push_str(&format!(
         "New data survives {} ({k} data and {m} parity shards); at most {} can be asked for.\n",
@@ -69,6 +74,18 @@ fn report(status: &Status, now: Timestamp) -> String {
         text.push_str(&format!("→ {}\n", escape(advice)));
     }
     text.trim_end().to_owned()
+}
+
+/// The files of this person that cannot be read, or the first of them.
+fn unreadable(status: &Status) -> String {
+    let mut text = format!("Of yours, {} cannot be read:\n", count(status.unreadable_files, "file"));
+    let told = status.unreadable_paths.iter().take(UNREADABLE_TOLD);
+    text.extend(told.map(|path| format!("  home:{}\n", escape(&path.to_string()))));
+    match status.unreadable_files.saturating_sub(UNREADABLE_TOLD as u64) {
+        0 => {}
+        more => text.push_str(&format!("  and {more} more (`--json` names up to 100)\n")),
+    }
+    text
 }
 
 fn nodes(status: &Status, now: Timestamp) -> String {
@@ -111,12 +128,18 @@ pub(crate) fn health(health: &HealthInfo) -> Vec<String> {
     let stripes = health.stripes();
     let mut sentences = Vec::new();
     match health.worst() {
+        _ if stripes == 0 && health.gathering > 0 => {}
         _ if stripes == 0 => sentences.push("No data is stored in stripes yet.".to_owned()),
-        None => sentences.push(format!(
-            "{} of {} cannot be read now.",
-            health.unreadable,
-            count(stripes, "stripe")
-        )),
+        None => {
+            if health.lost > 0 {
+                let lost = is_are(health.lost);
+                sentences.push(format!("{lost} lost: no machine has a shard, and none is away."));
+            }
+            if health.unreadable > 0 {
+                let (unreadable, stripes) = (health.unreadable, count(stripes, "stripe"));
+                sentences.push(format!("{unreadable} of {stripes} cannot be read now."));
+            }
+        }
         Some(least) if health.survives.len() == 1 => {
             sentences.push(format!(
                 "Everything ({}) survives {}.",
@@ -126,7 +149,7 @@ pub(crate) fn health(health: &HealthInfo) -> Vec<String> {
         }
         Some(_) => {}
     }
-    if health.survives.len() > 1 || health.unreadable > 0 {
+    if health.survives.len() > 1 || health.worst().is_none() {
         for (survived, number) in &health.survives {
             let verb = if *number == 1 { "survives" } else { "survive" };
             sentences.push(format!(
@@ -155,6 +178,12 @@ pub(crate) fn health(health: &HealthInfo) -> Vec<String> {
             count(health.recoding, "file")
         ));
     }
+    if health.gathering > 0 {
+        let nodes = count(health.gathering, "node");
+        sentences.push(format!(
+            "{nodes} still to hear what the others hold: the counts may change."
+        ));
+    }
     if health.damaged > 0 {
         sentences.push(format!("{} found damaged and dropped.", count(health.damaged, "shard")));
     }
@@ -181,6 +210,7 @@ fn cause_in_words(cause: &str) -> String {
         "grace" => "an absent machine may come back".to_owned(),
         "no-domain" => "no other machine is free to take a shard".to_owned(),
         "too-few-shards" => "too few shards answer".to_owned(),
+        "settling" => "not everybody has seen yet what just changed".to_owned(),
         "retry" => "a repair failed, and is tried again".to_owned(),
         other => escape(other),
     }
@@ -202,6 +232,26 @@ mod tests {
             survives: [(2, 300)].into(),
             ..HealthInfo::default()
         };
+        let starting = HealthInfo {
+            gathering: 1,
+            ..HealthInfo::default()
+        };
+        check(
+            &starting,
+            &["1 node still to hear what the others hold: the counts may change."],
+        );
+        let ruined = HealthInfo {
+            survives: [(0, 8)].into(),
+            lost: 2,
+            ..HealthInfo::default()
+        };
+        check(
+            &ruined,
+            &[
+                "2 stripes are lost: no machine has a shard, and none is away.",
+                "8 of 10 stripes survive no loss.",
+            ],
+        );
         check(&good, &["Everything (300 stripes) survives 2 more losses."]);
         let lone = HealthInfo {
             survives: [(0, 1)].into(),

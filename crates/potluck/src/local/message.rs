@@ -3,7 +3,7 @@
 use crate::place::ByteRange;
 use potluck_node::{Entry, FileMeta, Identity, InviteOptions, PutOptions, PutReport};
 use potluck_spaces::Path;
-use potluck_types::ByteSize;
+use potluck_types::{ByteSize, NodeId};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -78,6 +78,13 @@ pub(crate) enum Request {
     Leave,
     /// Reply: `LeaveProgress`.
     LeaveProgress,
+    /// How this node looks from the others. Reply: a list of `Probe`.
+    Probe,
+    /// Take a machine of the same person out of the pool. Reply: nothing.
+    Forget {
+        /// Which.
+        node: NodeId,
+    },
     /// End the membership, and the daemon. Reply: nothing.
     Part,
     /// End the daemon. Reply: nothing.

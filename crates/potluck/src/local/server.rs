@@ -170,6 +170,11 @@ async fn answer(request: Request, service: &Service, frames: &mut Frames, replie
             replies.reply(&()).await
         }
         Request::LeaveProgress => replies.reply(&node.leave_progress().await?).await,
+        Request::Probe => replies.reply(&node.probe().await).await,
+        Request::Forget { node: gone } => {
+            node.forget(gone).await?;
+            replies.reply(&()).await
+        }
         Request::Part => {
             node.part().await?;
             replies.reply(&()).await?;

@@ -1,0 +1,313 @@
+//! Whether all that the logs call live is there.
+//!
+//! Stewards know what holders report, so a stripe of which nobody holds a shard is known to no steward. Therefore one node for each space goes
+//! through its pins, asks the stewards about each stripe, and everybody about those that no steward knows.
+
+use crate::{
+    control::Watcher,
+    error::NodeError,
+    files::Files,
+    names,
+    protocol::{BATCH_MAX, PoolReply, PoolRequest, Survival},
+    shared::Shared,
+};
+use potluck_placement::steward;
+use potluck_spaces::{Liveness, Path, Pins, Tree, TreeError};
+use potluck_types::{NodeId, SpaceId, StripeId, Timestamp};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+/// How often all is looked through when nothing has changed; rarely enough to take a hundredth of the time at most.
+const INTERVAL_MIN: Duration = Duration::from_secs(60);
+const INTERVAL_PER_ROUND: u32 = 100;
+/// How long after a round there is another, however much changes, as a multiple of what it took.
+const PAUSE_PER_ROUND: u32 = 10;
+/// Stripes that files are looked up for.
+const NAMED_STRIPES_MAX: usize = 4096;
+/// Files that are named.
+const NAMES_MAX: usize = 100;
+
+/// What the rounds have found.
+#[derive(Default, Debug)]
+pub(crate) struct Watch {
+    /// When the last round began, and how long it took.
+    last: Option<(Timestamp, Duration)>,
+    /// Something happened that calls for another.
+    due: bool,
+    missing: BTreeMap<SpaceId, Missing>,
+}
+
+/// What is missing in one space.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Missing {
+    /// Stripes of which no member has a shard, and no member is away.
+    lost: u64,
+    /// Stripes of which nobody has a shard who is here.
+    unreadable: u64,
+    /// Whether this node is the one to count them.
+    counts: bool,
+    /// The files that cannot be read, where they are this person's: how many, and some of them.
+    files: (u64, Vec<Path>),
+}
+
+impl Watch {
+    /// Asks for a round soon.
+    pub(crate) fn call(&mut self) {
+        self.due = true;
+    }
+
+    /// Asks for a round soon if the last one found something.
+    pub(crate) fn call_again(&mut self) {
+        self.due |= self
+            .missing
+            .values()
+            .any(|missing| missing.lost + missing.unreadable + missing.files.0 > 0);
+    }
+
+    /// Stripes that are lost, and that cannot be read now, beside those that stewards know of.
+    pub(crate) fn counted(&self) -> (u64, u64) {
+        let counting = self.missing.values().filter(|missing| missing.counts);
+        counting.fold((0, 0), |(lost, unreadable), missing| {
+            (lost + missing.lost, unreadable + missing.unreadable)
+        })
+    }
+
+    /// How many files of a space cannot be read, and some of them.
+    pub(crate) fn files(&self, space: SpaceId) -> (u64, Vec<Path>) {
+        self.missing
+            .get(&space)
+            .map(|missing| missing.files.clone())
+            .unwrap_or_default()
+    }
+}
+
+/// Looks through the spaces that this node watches, if it is time to.
+pub(crate) async fn look(shared: &Arc<Shared>) {
+    let Ok(_alone) = shared.watching_alone.try_lock() else {
+        return;
+    };
+    let begun = shared.now();
+    let Some(changed) = shared.with_control(|control| control.settled_since(begun)) else {
+        return;
+    };
+    {
+        let mut watch = shared.watch.lock().expect("never poisoned");
+        let is_due = watch.last.is_none_or(|(last, took)| {
+            let pause = if watch.due || changed > last {
+                took.saturating_mul(PAUSE_PER_ROUND)
+            } else {
+                INTERVAL_MIN.max(took.saturating_mul(INTERVAL_PER_ROUND))
+            };
+            begun.since(last) >= pause
+        });
+        if !is_due {
+            return;
+        }
+        watch.due = false;
+    }
+    let found = match round(shared).await {
+        Ok(found) => found,
+        Err(reason) => {
+            tracing::debug!(reason, "whether all that is live is there is not known yet");
+            shared.watch.lock().expect("never poisoned").call();
+            return;
+        }
+    };
+    let mut watch = shared.watch.lock().expect("never poisoned");
+    watch.last = Some((begun, shared.now().since(begun)));
+    watch.missing = found;
+}
+
+async fn round(shared: &Arc<Shared>) -> Result<BTreeMap<SpaceId, Missing>, String> {
+    let spaces = names::spaces(shared).await.map_err(|error| error.to_string())?;
+    let mut found = BTreeMap::new();
+    for space in spaces {
+        let watcher = shared.with_control(|control| control.watcher(space));
+        if watcher != Watcher::Another {
+            let missing = Missing {
+                counts: watcher == Watcher::First,
+                ..missing(shared, space).await?
+            };
+            if missing.lost + missing.unreadable + missing.files.0 > 0 {
+                tracing::warn!(space = %space.short(), missing.lost, missing.unreadable, files = missing.files.0, "live data is missing");
+                found.insert(space, missing);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// What is missing of one space.
+async fn missing(shared: &Arc<Shared>, space: SpaceId) -> Result<Missing, String> {
+    let (mut gone, mut unreadable) = (0, Vec::new());
+    let mut after = None;
+    loop {
+        let (last, live) = page(shared, space, after).await.map_err(|error| error.to_string())?;
+        let Some(last) = last else { break };
+        after = Some(last);
+        let (unknown, known) = ask_stewards(shared, live).await?;
+        let absent = still_live(shared, space, absent(shared, unknown).await?)
+            .await
+            .map_err(|error| error.to_string())?;
+        gone += absent.len() as u64;
+        unreadable.extend(absent.into_iter().chain(known));
+        unreadable.truncate(NAMED_STRIPES_MAX);
+    }
+    let is_all_here = shared.with_control(|control| control.is_all_here());
+    let files = if space == shared.space && !unreadable.is_empty() {
+        files_of(shared, unreadable).await.map_err(|error| error.to_string())?
+    } else {
+        (0, Vec::new())
+    };
+    Ok(Missing {
+        lost: if is_all_here { gone } else { 0 },
+        unreadable: if is_all_here { 0 } else { gone },
+        counts: false,
+        files,
+    })
+}
+
+/// Live stripes of a page of pins, and the last stripe of the page; none when there are no more.
+async fn page(
+    shared: &Arc<Shared>,
+    space: SpaceId,
+    after: Option<StripeId>,
+) -> Result<(Option<StripeId>, Vec<StripeId>), NodeError> {
+    let task = Arc::clone(shared);
+    Shared::blocking(move || {
+        let pins = Pins::of(space)
+            .list(&task.read()?, after, BATCH_MAX)
+            .map_err(TreeError::from)?;
+        let last = pins.last().map(|(stripe, _)| *stripe);
+        let live = pins.into_iter().filter(|(_, state)| state.liveness() == Liveness::Live);
+        Ok((last, live.map(|(stripe, _)| stripe).collect()))
+    })
+    .await
+}
+
+/// Those of which the stewards know no shard, and those that they know to be unreadable.
+async fn ask_stewards(shared: &Arc<Shared>, stripes: Vec<StripeId>) -> Result<(Vec<StripeId>, Vec<StripeId>), String> {
+    let task = Arc::clone(shared);
+    let by_steward = Shared::blocking(move || {
+        let view = task.with_control(|control| control.view().clone());
+        let mut by_steward: HashMap<NodeId, Vec<StripeId>> = HashMap::new();
+        for stripe in stripes {
+            if let Some(node) = steward(stripe, &view) {
+                by_steward.entry(node).or_default().push(stripe);
+            }
+        }
+        by_steward
+    })
+    .await;
+    let (mut unknown, mut unreadable) = (Vec::new(), Vec::new());
+    for (node, stripes) in by_steward {
+        let survivals = if node == shared.me() {
+            let now = shared.now();
+            shared.with_control(|control| control.survivals(&stripes, now))
+        } else {
+            let request = PoolRequest::Survival {
+                stripes: stripes.clone(),
+            };
+            match shared.ask(node, &request).await {
+                Ok(PoolReply::Survival(survivals)) => survivals,
+                Ok(other) => return Err(format!("node {} answered {other:?}", node.short())),
+                Err(error) => return Err(format!("node {}: {error}", node.short())),
+            }
+        };
+        let survivals = survivals
+            .filter(|survivals| survivals.len() == stripes.len())
+            .ok_or_else(|| format!("node {} does not know yet what the others hold", node.short()))?;
+        for (stripe, survival) in stripes.into_iter().zip(survivals) {
+            match survival {
+                Survival::Unknown => unknown.push(stripe),
+                Survival::Unreadable => unreadable.push(stripe),
+                Survival::Survives(_) => {}
+            }
+        }
+    }
+    Ok((unknown, unreadable))
+}
+
+/// Those of which nobody who is here has a shard.
+async fn absent(shared: &Arc<Shared>, stripes: Vec<StripeId>) -> Result<Vec<StripeId>, String> {
+    if stripes.is_empty() {
+        return Ok(stripes);
+    }
+    let (store, asked) = (shared.store.clone(), stripes.clone());
+    let here = Shared::blocking(move || {
+        asked
+            .iter()
+            .map(|stripe| store.indexes_of(*stripe).map(|indexes| !indexes.is_empty()))
+            .collect::<Result<Vec<_>, _>>()
+    });
+    let mut is_somewhere = here.await.map_err(|error| error.to_string())?;
+    let request = PoolRequest::Locate {
+        stripes: stripes.clone(),
+    };
+    for peer in shared.with_control(|control| control.live_peers()) {
+        match shared.ask(peer, &request).await {
+            Ok(PoolReply::Located(found)) if found.len() == stripes.len() => {
+                for (is_there, indexes) in is_somewhere.iter_mut().zip(found) {
+                    *is_there |= !indexes.is_empty();
+                }
+            }
+            _ => return Err(format!("node {} does not say what it holds", peer.short())),
+        }
+    }
+    let absent = stripes.into_iter().zip(is_somewhere).filter(|(_, is_there)| !is_there);
+    Ok(absent.map(|(stripe, _)| stripe).collect())
+}
+
+/// Those that have not been given up meanwhile.
+async fn still_live(shared: &Arc<Shared>, space: SpaceId, stripes: Vec<StripeId>) -> Result<Vec<StripeId>, NodeError> {
+    if stripes.is_empty() {
+        return Ok(stripes);
+    }
+    let task = Arc::clone(shared);
+    Shared::blocking(move || {
+        let kv = task.read()?;
+        let mut live = Vec::new();
+        for stripe in stripes {
+            let state = Pins::of(space).state(&kv, stripe).map_err(TreeError::from)?;
+            if state.liveness() == Liveness::Live {
+                live.push(stripe);
+            }
+        }
+        Ok(live)
+    })
+    .await
+}
+
+/// The files that use any of these stripes: how many, and some of them.
+async fn files_of(shared: &Arc<Shared>, stripes: Vec<StripeId>) -> Result<(u64, Vec<Path>), NodeError> {
+    let task = Arc::clone(shared);
+    let versions = Shared::blocking(move || {
+        let (kv, tree) = (task.read()?, Tree::of(task.space));
+        let mut versions = BTreeSet::new();
+        for stripe in stripes {
+            let mut after = None;
+            loop {
+                let users = tree.users(&kv, stripe, after)?;
+                let Some(last) = users.last() else { break };
+                after = Some(*last);
+                versions.extend(users);
+            }
+        }
+        Ok::<_, NodeError>(versions)
+    })
+    .await?;
+    let (mut count, mut names) = (0, Vec::new());
+    let mut files = Files::of(shared);
+    while let Some(at) = files.next().await? {
+        if versions.contains(&at.file.id) {
+            count += 1;
+            if names.len() < NAMES_MAX {
+                names.push(at.path);
+            }
+        }
+    }
+    Ok((count, names))
+}

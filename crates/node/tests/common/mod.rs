@@ -1,0 +1,198 @@
+//! Pools of whole nodes in this process, over real connections on loopback.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(dead_code, reason = "each test program uses its own part")]
+#![allow(unreachable_pub, reason = "a module of test programs")]
+
+use potluck_node::{FileMeta, HealthInfo, InviteOptions, Node, NodeConfig, NodeError, PutOptions, PutReport};
+use potluck_types::{ByteSize, Timestamp};
+use std::{future::Future, time::Duration};
+use tempfile::TempDir;
+
+/// For a broken run, not a measure: nothing may take longer.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What must end.
+pub async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, work).await {
+        Ok(done) => done,
+        Err(_) => panic!("not within {PATIENCE:?}: {what}"),
+    }
+}
+
+/// Waits for a state, looking again and again.
+pub async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    within(what, async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+}
+
+/// So many bytes that do not repeat and cannot be compressed.
+pub fn bytes(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    std::iter::repeat_with(&mut next).flatten().take(len).collect()
+}
+
+/// A node of the pool, and its home.
+pub struct Member {
+    pub node: Option<Node>,
+    pub home: TempDir,
+}
+
+/// Nodes of one person.
+pub struct Pool {
+    pub members: Vec<Member>,
+    grace: Duration,
+}
+
+pub fn config(home: &TempDir, grace: Duration) -> NodeConfig {
+    NodeConfig {
+        home: home.path().to_owned(),
+        listen: vec!["127.0.0.1:0".to_owned()],
+        announce: Vec::new(),
+        capacity: ByteSize(2_000_000_000),
+        zone: None,
+        mdns: false,
+        grace,
+    }
+}
+
+impl Pool {
+    /// So many nodes of one person, all of which see each other.
+    pub async fn of(nodes: usize, grace: Duration) -> Self {
+        // `RUST_LOG=potluck_node=debug` tells what happened.
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .try_init();
+        let home = tempfile::tempdir().unwrap();
+        let first = Node::found(config(&home, grace), "test").await.unwrap();
+        let mut pool = Self {
+            members: vec![Member {
+                node: Some(first),
+                home,
+            }],
+            grace,
+        };
+        for _ in 1..nodes {
+            pool.add().await;
+        }
+        pool.all_see_each_other().await;
+        pool
+    }
+
+    pub async fn add(&mut self) {
+        let options = InviteOptions {
+            uses: 1,
+            expires: Duration::from_secs(3600),
+            mine: true,
+        };
+        let ticket = self.node(0).invite(options).await.unwrap().ticket;
+        let home = tempfile::tempdir().unwrap();
+        let node = Node::join(config(&home, self.grace), &ticket).await.unwrap();
+        self.members.push(Member { node: Some(node), home });
+    }
+
+    /// One that runs.
+    pub fn node(&self, i: usize) -> &Node {
+        self.members[i].node.as_ref().expect("it runs")
+    }
+
+    pub fn running(&self) -> Vec<&Node> {
+        self.members.iter().filter_map(|member| member.node.as_ref()).collect()
+    }
+
+    pub async fn all_see_each_other(&self) {
+        let expected = self.running().len();
+        for node in self.running() {
+            eventually("all see each other", || async {
+                let status = node.status().await.unwrap();
+                let there = status
+                    .nodes
+                    .iter()
+                    .filter(|info| info.away_since.is_none() && info.capacity.0 > 0);
+                there.count() == expected && status.silent.is_empty()
+            })
+            .await;
+        }
+    }
+
+    pub async fn kill(&mut self, i: usize) {
+        self.members[i].node.take().expect("it runs").stop().await;
+    }
+
+    pub async fn restart(&mut self, i: usize) {
+        let config = config(&self.members[i].home, self.grace);
+        // The old one's tasks let go of the home a moment after it stops.
+        for _ in 0..200 {
+            match Node::start(config.clone()).await {
+                Ok(node) => {
+                    self.members[i].node = Some(node);
+                    return;
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+        panic!("the home stays locked");
+    }
+
+    pub async fn put(&self, i: usize, path: &str, content: &[u8]) -> PutReport {
+        put(self.node(i), path, content).await.unwrap()
+    }
+
+    pub async fn holds(&self, i: usize, path: &str, content: &[u8]) {
+        let path = path.parse().unwrap();
+        eventually("the name arrives", || async { self.node(i).stat(&path).await.is_ok() }).await;
+        let got = self
+            .node(i)
+            .download(&path, None)
+            .await
+            .unwrap()
+            .read_to_end()
+            .await
+            .unwrap();
+        assert!(
+            got == content,
+            "{path} differs: {} bytes instead of {}",
+            got.len(),
+            content.len()
+        );
+    }
+
+    /// Until the stewards say so.
+    pub async fn health(&self, what: &str, holds: impl Fn(&HealthInfo) -> bool) {
+        let node = self.running()[0];
+        let begun = std::time::Instant::now();
+        loop {
+            let status = node.status().await.unwrap();
+            if status.silent.is_empty() && holds(&status.health) {
+                return;
+            }
+            assert!(begun.elapsed() < PATIENCE, "never: {what}: {status:#?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// Puts one file.
+pub async fn put(node: &Node, path: &str, content: &[u8]) -> Result<PutReport, NodeError> {
+    let mut upload = node.upload(PutOptions::default())?;
+    let meta = FileMeta {
+        modified: Timestamp::from_millis(1_000),
+        executable: false,
+    };
+    upload
+        .put_file(path.parse().unwrap(), meta, std::io::Cursor::new(content.to_vec()))
+        .await?;
+    upload.finish().await
+}
