@@ -20,7 +20,7 @@ pub(crate) enum Kind {
     NotFound,
     /// No daemon runs on the home.
     NoDaemon,
-    /// The pool, or too much of it, does not answer.
+    /// The daemon, the pool, or too much of it, does not answer.
     Unreachable,
     /// Somebody is not allowed to: a ticket, a permission, a lock.
     Refused,

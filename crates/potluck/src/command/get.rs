@@ -201,7 +201,7 @@ fn print(home: &Path, path: &SpacePath, range: Option<ByteRange>) -> Result<(), 
             FrameKind::Failed => return Err(frame.json().map_err(|error| client::lost(&error))?),
             FrameKind::Item | FrameKind::End => {}
             FrameKind::Reply => return out.flush().map_err(failed),
-            other @ (FrameKind::Request | FrameKind::Error | FrameKind::Handle) => {
+            other @ (FrameKind::Request | FrameKind::Error | FrameKind::Handle | FrameKind::Hello) => {
                 return Err(client::unexpected(other));
             }
         }

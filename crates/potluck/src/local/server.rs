@@ -21,7 +21,10 @@ use tokio::{
 use zeroize::Zeroizing;
 
 /// Commands that are served at once: more than a person starts, and with a frame each far below the memory of a daemon.
-const CONNECTIONS_MAX: usize = 64;
+const SERVED_MAX: usize = 64;
+/// Commands that are served or wait for their turn.
+const CONNECTIONS_MAX: usize = 512;
+const _: () = assert!(SERVED_MAX < CONNECTIONS_MAX);
 /// How long a client may take to say what it wants.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the rest of what a client sends is still taken after its request failed, so that it reads why.
@@ -76,16 +79,17 @@ pub(super) fn gone(error: io::Error) -> Ended {
 /// Serves clients until the future is dropped.
 pub(crate) async fn serve(listener: UnixListener, service: Arc<Service>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let turns = Arc::new(Semaphore::new(SERVED_MAX));
     loop {
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
             return;
         };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let service = Arc::clone(&service);
+                let (service, turns) = (Arc::clone(&service), Arc::clone(&turns));
                 tokio::spawn(async move {
                     let _permit = permit;
-                    converse(stream, &service).await;
+                    converse(stream, &service, &turns).await;
                 });
             }
             Err(error) => {
@@ -96,11 +100,17 @@ pub(crate) async fn serve(listener: UnixListener, service: Arc<Service>) {
     }
 }
 
-async fn converse(stream: UnixStream, service: &Service) {
+async fn converse(mut stream: UnixStream, service: &Service, turns: &Semaphore) {
     if !is_owner(&stream) {
         tracing::warn!("another user of this machine knocked at the local socket");
         return;
     }
+    // Before its turn comes: who waits for others knows that the daemon lives.
+    let hello = Header::of(FrameKind::Hello, &[]).encode();
+    if stream.write_all(&hello).await.is_err() {
+        return;
+    }
+    let Ok(_turn) = turns.acquire().await else { return };
     let (reader, writer) = stream.into_split();
     let (inbound, handles) = Inbound::new(reader);
     let mut frames = Frames {
