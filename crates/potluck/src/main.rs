@@ -3,7 +3,7 @@
 //! - [`cli`]: what a person types. [`command`]: what is done then. [`terminal`]: what is printed.
 //! - [`complaint`]: what a person is told when it fails, and the exit code.
 //! - [`config`], [`place`], [`span`]: configuration, places and times, as they are typed.
-//! - [`daemon`]: the node's process. [`local`]: the socket between it and the commands.
+//! - [`daemon`]: the node's process. [`fresh`]: a folder that becomes its home. [`local`]: the socket between it and the commands.
 //! - [`demo`]: the main job in one command. [`mod@bench`]: how fast it is. [`machines`]: the pool of processes that both use.
 //!
 //! Only `Node` is known of the product, and no file of a person's is opened by the daemon: commands read and write them.
@@ -15,6 +15,7 @@ mod complaint;
 mod config;
 mod daemon;
 mod demo;
+mod fresh;
 mod interrupt;
 mod local;
 mod machines;

@@ -139,7 +139,7 @@ fn start(
     if run.no_mdns {
         arguments.push("--no-mdns".into());
     }
-    daemon::detach(home, &Detached { arguments, secret }, terminal)
+    daemon::detach(home, run, &Detached { arguments, secret }, terminal)
 }
 
 /// The home that was named, or the usual one; absolute, so that it means the same to a daemon.
