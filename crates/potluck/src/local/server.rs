@@ -8,8 +8,8 @@ use super::{
     uploads,
 };
 use crate::complaint::{Complaint, Kind};
-use potluck_node::{Entry, Kind as EntryKind, Node, NodeError};
-use potluck_spaces::Path;
+use potluck_node::{Entry, Kind as EntryKind, Node, NodeError, PutOptions};
+use potluck_spaces::{Path, TreeError};
 use serde::Serialize;
 use std::{fs::File, io, sync::Arc, time::Duration};
 use tokio::{
@@ -165,6 +165,7 @@ async fn answer(request: Request, service: &Service, frames: &mut Frames, replie
         Request::Remove { path, recursive } => replies.reply(&node.remove(&path, recursive).await?).await,
         Request::Sweep { abandoned_after } => replies.reply(&node.sweep(abandoned_after).await?).await,
         Request::Rename { from, to } => {
+            make_parent(node, &from, &to).await?;
             node.rename(&from, &to).await?;
             replies.reply(&()).await
         }
@@ -211,6 +212,22 @@ async fn stat(node: &Node, path: Path) -> Result<FileStat, Ended> {
         survives: stat.survives,
         stripes,
     })
+}
+
+/// Makes the directory that something is moved into, when there is none: as with `put`, nobody need make it first.
+async fn make_parent(node: &Node, from: &Path, to: &Path) -> Result<(), NodeError> {
+    let Some((parent, _)) = to.split().filter(|(parent, _)| !parent.names().is_empty()) else {
+        return Ok(());
+    };
+    let is_missing = matches!(node.stat(&parent).await, Err(NodeError::Tree(TreeError::NotFound(_))));
+    if !is_missing || to.is_within(from) {
+        return Ok(());
+    }
+    // What is not there is not moved, and nothing is made for it.
+    node.stat(from).await?;
+    let mut upload = node.upload(PutOptions::default())?;
+    upload.make_directory(&parent).await?;
+    upload.flush().await.map(drop)
 }
 
 /// Sends the names of a directory, and of those below it when that is asked for, each directory whole before the next.
