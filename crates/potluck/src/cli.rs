@@ -57,7 +57,9 @@ pub(crate) struct Global {
     /// The folder of the node: keys, shards, configuration [default: ~/.local/share/potluck]
     #[arg(long, global = true, value_name = "DIR", env = "POTLUCK_HOME", value_hint = ValueHint::DirPath, hide_env_values = true)]
     pub(crate) home: Option<PathBuf>,
-    /// Print JSON, also for errors; `ls` and `status --watch` print one document a line, `cat` and `get … -` the file
+    /// Print JSON, also for errors
+    ///
+    /// `ls` and `status --watch` print one document a line; `cat`, and `get` to `-`, print the file as it is.
     #[arg(long, global = true)]
     pub(crate) json: bool,
     /// Answer every question with yes

@@ -7,9 +7,10 @@ mod common;
 use common::{Node, Setup, bytes, potluck, text, until};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
+    ffi::OsStr,
     fs,
     io::Write,
-    os::unix::net::UnixListener,
+    os::unix::{ffi::OsStrExt, net::UnixListener},
     path::Path,
     process::{Command, Output, Stdio},
     time::{Duration, Instant},
@@ -180,6 +181,16 @@ fn what_a_space_has_none_of_is_skipped_and_named() {
     let put = node.json(&["put", tree.to_str().unwrap(), "home:/"]);
     assert_eq!(put["skipped"].as_array().unwrap().len(), 2);
 
+    // Of several the bad ones are warned of; a single one is the error itself.
+    let nameless = tree.join(OsStr::from_bytes(b"\xff"));
+    fs::write(&nameless, "2").unwrap();
+    let output = node.run(&["put", tree.to_str().unwrap(), "home:/"]);
+    check(&output, 1, "the name is not UTF-8");
+    let plain = folder.path().join("plain");
+    fs::write(&plain, "3").unwrap();
+    let said = node.fails(&["put", plain.to_str().unwrap(), "home:/tree/file"], 1);
+    assert!(said.contains("is a file, not a directory"), "{said}");
+
     // Nor does a file replace one of these where it is fetched to.
     let said = node.fails(&["get", "home:/tree/file", socket.to_str().unwrap()], 1);
     assert!(said.contains("is a socket"), "{said}");
@@ -208,6 +219,8 @@ fn a_place_is_taken_as_it_is_typed() {
         "/other/name"
     );
 
+    let said = node.fails(&["mv", "home:/other/name", "home:/other"], 2);
+    assert!(said.contains("the same"), "{said}");
     let said = node.fails(&["ls", "work:/"], 3);
     assert!(said.contains("hint: "), "{said}");
     node.fails(&["ls", "home:/.."], 2);

@@ -22,8 +22,12 @@ pub(crate) struct Failure {
 /// Says what failed, before the result.
 pub(super) fn tell(failed: &[Failure], terminal: Terminal) {
     for failure in failed.iter().take(TOLD_MAX) {
-        let message = &failure.complaint.message;
-        terminal.warn(&format!("{}: {}", escape(&failure.path), escape(message)));
+        let Failure { path, complaint } = failure;
+        terminal.warn(&escape(&if complaint.message.contains(path) {
+            complaint.message.clone()
+        } else {
+            format!("{path}: {}", complaint.message)
+        }));
     }
     match failed.len().saturating_sub(TOLD_MAX) as u64 {
         0 => {}

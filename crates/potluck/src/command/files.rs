@@ -143,6 +143,11 @@ pub(super) fn rename(home: &Path, from: &Place, to: &Place, terminal: Terminal) 
         Some(_) => to.path.clone(),
         None => return Err(Complaint::usage("the root of a space cannot be moved")),
     };
+    if to == from.path {
+        return Err(Complaint::usage(format!(
+            "{from} is there already: both places are the same"
+        )));
+    }
     client::call::<()>(
         home,
         &Request::Rename {

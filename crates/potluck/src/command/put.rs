@@ -81,6 +81,12 @@ pub(super) fn run(home: &Path, put: &Put, terminal: Terminal) -> Result<(), Comp
         strict: put.strict,
     };
     let outcome = send(home, &sources, options, &put.exclude, terminal)?;
+    if let [only] = &outcome.failed[..]
+        && outcome.report.files == 0
+        && outcome.skipped.is_empty()
+    {
+        return Err(only.complaint.clone());
+    }
     for Skipped { path, kind } in outcome.skipped.iter().take(SKIPPED_TOLD_MAX) {
         terminal.note(&format!("skipped {kind} {}", escape(path)));
     }
@@ -95,7 +101,7 @@ pub(super) fn run(home: &Path, put: &Put, terminal: Terminal) -> Result<(), Comp
     match outcome.failed.len() as u64 {
         0 => Ok(()),
         failed => Err(Complaint::failed(format!("{} could not be put", count(failed, "file")))
-            .hint("the others are stored; the same command again stores what is missing, and sends nothing twice")),
+            .hint("the same command again stores what is missing, and sends nothing twice")),
     }
 }
 
