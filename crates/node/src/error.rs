@@ -194,6 +194,16 @@ pub enum ShardsError {
         /// What the last node that refused said.
         reason: String,
     },
+    /// Enough nodes are here, but they have no room.
+    #[error("the pool has no room for it: only {stored} of {wanted} shards could be stored ({reason})")]
+    NoRoom {
+        /// Shards stored.
+        stored: u8,
+        /// Shards that were to be.
+        wanted: u8,
+        /// What the last node that refused said.
+        reason: String,
+    },
     /// Too few shards answer.
     #[error("stripe {} cannot be read now: {have} of the {need} shards that it needs answer", .stripe.short())]
     Unreadable {

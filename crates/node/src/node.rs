@@ -31,6 +31,7 @@ use potluck_types::{Clock, Entropy, NodeId, PoolId, SystemClock, SystemEntropy, 
 use std::{
     ops::Range,
     path::Path as FilePath,
+    str::FromStr,
     sync::{Arc, Mutex, atomic::AtomicBool, atomic::Ordering},
     time::Duration,
 };
@@ -67,19 +68,18 @@ struct Parts {
     endpoint: Endpoint,
     inbox: Inbox,
     addresses: Vec<Address>,
+    announce: Vec<Address>,
 }
 
 impl Parts {
     async fn prepare(config: &NodeConfig) -> Result<Self, StartError> {
+        // What is written wrongly is told before anything is made.
+        let listen: Vec<Listen> = parsed(&config.listen)?;
+        let announce = parsed(&config.announce)?;
         let home = Home::take_within(&config.home, LOCK_PATIENCE).await?;
         let node_key = home.node_key(&SystemEntropy)?;
         home.refuse_missing(&home.meta_path())?;
         let meta = Meta::open(&home.meta_path())?;
-        let listen: Vec<Listen> = config
-            .listen
-            .iter()
-            .map(|text| text.parse())
-            .collect::<Result<_, _>>()?;
         let network = NetworkConfig {
             listen: listen.clone(),
             mdns: config.mdns,
@@ -102,8 +102,13 @@ impl Parts {
             endpoint,
             inbox,
             addresses,
+            announce,
         })
     }
+}
+
+fn parsed<T: FromStr>(texts: &[String]) -> Result<Vec<T>, T::Err> {
+    texts.iter().map(|text| text.parse()).collect()
 }
 
 impl Node {
@@ -218,6 +223,7 @@ impl Node {
             endpoint,
             inbox,
             addresses,
+            announce,
         } = parts;
         let (path, capacity) = (home.store_path(), config.capacity);
         let (store, recovery) = Shared::blocking(move || Store::open_dir(&path, Options::new(capacity))).await?;
@@ -226,11 +232,6 @@ impl Node {
             let (rebuilt, unreadable) = (recovery.rebuilt, recovery.unreadable);
             tracing::warn!(rebuilt, damaged, missing_packs, %unreadable, "the shard store was repaired as it opened");
         }
-        let announce = config
-            .announce
-            .iter()
-            .map(|text| text.parse())
-            .collect::<Result<_, _>>()?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let space_key = derive::private_space_key(&user_key);
         let (events, events_receiver) = mpsc::unbounded_channel();

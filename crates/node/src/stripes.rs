@@ -37,6 +37,20 @@ pub(crate) struct Stored {
     pub(crate) survives: u8,
 }
 
+/// Why a node did not take a shard.
+#[derive(Debug)]
+pub(crate) struct NotTaken {
+    reason: String,
+    /// Whether it has no room.
+    full: bool,
+}
+
+impl From<NotTaken> for String {
+    fn from(not_taken: NotTaken) -> Self {
+        not_taken.reason
+    }
+}
+
 /// Nodes that may hold a stripe, one of each domain, best first.
 fn one_of_each_domain(stripe: StripeId, view: &View, fits: impl Fn(NodeId) -> bool) -> Vec<NodeId> {
     let mut domains = BTreeSet::new();
@@ -63,7 +77,7 @@ pub(crate) async fn store(
         let (shared, descriptor) = (Arc::clone(shared), descriptor.clone());
         async move { (shard.clone(), put_shard(&shared, node, space, descriptor, shard).await) }
     };
-    let mut reason = "no other failure domain has room".to_owned();
+    let (mut reason, mut for_room) = ("no other machine is here and has room".to_owned(), true);
     for shard in stripe.shards {
         if let Some(node) = stand_ins.pop_front() {
             under_way.push(put(node, shard));
@@ -77,7 +91,8 @@ pub(crate) async fn store(
                 bytes += shard.payload().len() as u64;
             }
             Err(error) => {
-                reason = error;
+                reason = error.reason;
+                for_room &= error.full;
                 if let Some(node) = stand_ins.pop_front() {
                     under_way.push(put(node, shard));
                 }
@@ -91,7 +106,12 @@ pub(crate) async fn store(
         geometry.k() + geometry.m().min(1)
     };
     if stored < least {
-        return Err(ShardsError::TooFewDomains { stored, wanted, reason });
+        let here = one_of_each_domain(stripe.id, &view, |node| view.counts(node)).len();
+        return Err(if for_room && here >= least.into() {
+            ShardsError::NoRoom { stored, wanted, reason }
+        } else {
+            ShardsError::TooFewDomains { stored, wanted, reason }
+        });
     }
     Ok(Stored {
         bytes,
@@ -107,9 +127,16 @@ pub(crate) async fn put_shard(
     space: SpaceId,
     descriptor: Bytes,
     shard: Shard,
-) -> Result<(), String> {
+) -> Result<(), NotTaken> {
     if node == shared.me() {
-        return keep(shared, space, shard).await.map_err(|error| error.to_string());
+        return keep(shared, space, shard).await.map_err(|error| NotTaken {
+            reason: error.to_string(),
+            full: match &error {
+                PutError::Full { .. } => true,
+                PutError::Disk(error) => error.is_full(),
+                _ => false,
+            },
+        });
     }
     let request = ShardRequest::Put {
         space,
@@ -117,13 +144,14 @@ pub(crate) async fn put_shard(
         descriptor: ByteBuf::from(descriptor.to_vec()),
     };
     let asked = shared.ask_shard(node, &request, shard.payload().clone());
-    match tokio::time::timeout(PUT_TIMEOUT, asked).await {
-        Ok(Ok((ShardReply::Stored, _))) => Ok(()),
-        Ok(Ok((ShardReply::Full, _))) => Err(format!("node {} has no room", node.short())),
-        Ok(Ok((other, _))) => Err(format!("node {} answered {other:?}", node.short())),
-        Ok(Err(error)) => Err(format!("node {}: {error}", node.short())),
-        Err(_) => Err(format!("node {} took too long", node.short())),
-    }
+    let (reason, full) = match tokio::time::timeout(PUT_TIMEOUT, asked).await {
+        Ok(Ok((ShardReply::Stored, _))) => return Ok(()),
+        Ok(Ok((ShardReply::Full, _))) => (format!("node {} has no room", node.short()), true),
+        Ok(Ok((other, _))) => (format!("node {} answered {other:?}", node.short()), false),
+        Ok(Err(error)) => (format!("node {}: {error}", node.short()), false),
+        Err(_) => (format!("node {} took too long", node.short()), false),
+    };
+    Err(NotTaken { reason, full })
 }
 
 /// Stores a shard here, durably, and reports it to its steward.

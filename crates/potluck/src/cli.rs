@@ -7,7 +7,7 @@ use crate::{
 };
 use clap::{Args, Parser, Subcommand, ValueHint};
 use potluck_types::{ByteSize, Zone};
-use std::path::PathBuf;
+use std::{error::Error, path::PathBuf};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -16,8 +16,9 @@ Exit codes:
   2  not asked for in a way that makes sense
   3  no such file, directory, space or pool
   4  no daemon runs on the home
-  5  the pool, or too much of it, does not answer
+  5  the daemon, the pool, or too much of it, does not answer
   6  refused: a ticket, a permission, a lock
+  130  interrupted with Ctrl-C
 
 Files:
   HOME/config.toml      the configuration: listen, announce, capacity, zone, mdns, grace, fsync
@@ -57,6 +58,8 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "DIR", env = "POTLUCK_HOME", value_hint = ValueHint::DirPath, hide_env_values = true)]
     pub(crate) home: Option<PathBuf>,
     /// Print JSON, also for errors
+    ///
+    /// `ls` and `status --watch` print one document a line; `cat`, and `get` to `-`, print the file as it is.
     #[arg(long, global = true)]
     pub(crate) json: bool,
     /// Answer every question with yes
@@ -94,8 +97,8 @@ pub(crate) enum Command {
         /// How many machines may join with it
         #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
         uses: u32,
-        /// How long it is good for
-        #[arg(long, value_name = "SPAN", default_value = "24h")]
+        /// How long it is good for, up to 365d
+        #[arg(long, value_name = "SPAN", default_value = "24h", value_parser = ticket_life)]
         expires: Span,
         /// For one more machine of yours: it opens your private space
         #[arg(long)]
@@ -116,7 +119,7 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FIRST-LAST", allow_hyphen_values = true)]
         range: Option<ByteRange>,
     },
-    /// List a directory
+    /// List a directory; with `--json`, each name as a document on a line of its own
     Ls {
         /// Which
         #[arg(value_name = "SPACE:/PATH", default_value = "home:/")]
@@ -149,18 +152,18 @@ pub(crate) enum Command {
         #[arg(value_name = "SPACE:/PATH")]
         place: Place,
     },
-    /// Rename or move a file or directory
+    /// Rename or move a file or directory; directories that it moves into are made
     Mv {
         /// What
         #[arg(value_name = "FROM")]
         from: Place,
-        /// Its new place
+        /// Its new place, or the directory that it comes into
         #[arg(value_name = "TO")]
         to: Place,
     },
     /// Show nodes, what is safe, and what is being repaired
     Status {
-        /// Show it again and again, until Ctrl-C
+        /// Show it again and again, until Ctrl-C; with `--json`, each time as a document on a line of its own
         #[arg(long, short)]
         watch: bool,
     },
@@ -229,6 +232,18 @@ pub(crate) enum Command {
         #[arg(value_hint = ValueHint::DirPath)]
         dir: PathBuf,
     },
+}
+
+/// The longest that a ticket may be good for: one that is forgotten does not stay a door for ever.
+const TICKET_LIFE_MAX: Span = Span::seconds(365 * 86_400);
+
+fn ticket_life(text: &str) -> Result<Span, Box<dyn Error + Send + Sync>> {
+    let life: Span = text.parse()?;
+    if (1..=TICKET_LIFE_MAX.duration().as_secs()).contains(&life.duration().as_secs()) {
+        Ok(life)
+    } else {
+        Err(format!("a ticket is good for 1s at least, and {TICKET_LIFE_MAX} at most").into())
+    }
 }
 
 /// How a node runs. What is given at the first start is kept in the configuration.
@@ -341,6 +356,27 @@ mod tests {
     #[test]
     fn the_commands_fit_together() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_readme_knows_the_same_exit_codes() {
+        let readme = include_str!("../../../README.md");
+        for line in EXIT_CODES.lines().skip(1).take_while(|line| !line.is_empty()) {
+            let (code, meaning) = line.trim().split_once("  ").unwrap();
+            assert!(readme.contains(&format!("| {code} | {meaning} |")), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_ticket_ends_and_lives() {
+        let check = |life: &str, good: bool| {
+            let typed = Cli::try_parse_from(["potluck", "invite", "--expires", life]);
+            assert_eq!(typed.is_ok(), good, "{life}");
+        };
+        check("1s", true);
+        check("365d", true);
+        check("0s", false);
+        check("366d", false);
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub(crate) enum Kind {
     NotFound,
     /// No daemon runs on the home.
     NoDaemon,
-    /// The pool, or too much of it, does not answer.
+    /// The daemon, the pool, or too much of it, does not answer.
     Unreachable,
     /// Somebody is not allowed to: a ticket, a permission, a lock.
     Refused,
@@ -39,6 +39,8 @@ impl Kind {
         }
     }
 }
+
+const GOES_ON: &str = "nothing is half there: the same command again goes on where this one ended";
 
 /// What happened, to what, and what to do now.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -230,8 +232,11 @@ impl From<NodeError> for Complaint {
             NodeError::Tree(TreeError::Exists(_)) => Self::failed(message).hint("remove or rename that one first"),
             NodeError::Shards(ShardsError::TooFewDomains { .. }) => Self::new(Kind::Unreachable, message)
                 .hint("`potluck status` shows which nodes are away or full; without `--strict` fewer are accepted")
-                .hint("a full one needs room: remove files, or offer more with `potluck up --capacity SIZE`")
-                .hint("nothing is half there: the same command again goes on where this one ended"),
+                .hint(GOES_ON),
+            NodeError::Shards(ShardsError::NoRoom { .. }) => Self::failed(message)
+                .hint("make room: remove files, or invite another machine (`potluck invite`); `potluck status` shows who is full")
+                .hint("or offer more: `potluck stop`, then `potluck up --capacity SIZE`; for good, as `capacity` in HOME/config.toml")
+                .hint(format!("{GOES_ON}; `potluck sweep --abandoned-after 0s` frees what it has stored")),
             NodeError::Shards(ShardsError::Unreadable { .. }) => Self::new(Kind::Unreachable, message)
                 .hint("bring back a node that is away (`potluck status` names them), then run the same command again")
                 .hint("when none is away these bytes are lost: put the file again from its original"),
@@ -317,6 +322,12 @@ mod tests {
             reason: "away".into(),
         };
         check(NodeError::Shards(few), Kind::Unreachable, "--strict");
+        let full = ShardsError::NoRoom {
+            stored: 0,
+            wanted: 1,
+            reason: "the store is full".into(),
+        };
+        check(NodeError::Shards(full), Kind::Failed, "--capacity");
         check(NodeError::Stopping, Kind::NoDaemon, "up --detach");
     }
 

@@ -4,6 +4,7 @@ use crate::{
     cli::Run,
     complaint::{Complaint, Kind, sentence},
     config::{self, Settings},
+    fresh::Fresh,
     local::{
         client,
         message::{About, Request},
@@ -61,6 +62,7 @@ pub(crate) fn run(home: &Path, run: &Run, entrance: Entrance, terminal: Terminal
     }
     raise_open_files();
     refuse_running(home)?;
+    let fresh = Fresh::look(home)?;
     let (config, kept) = configure(home, run, terminal)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -71,14 +73,14 @@ pub(crate) fn run(home: &Path, run: &Run, entrance: Entrance, terminal: Terminal
             config.clone(),
             matches!(entrance, Entrance::Up(_)) && !Node::has_pool(home),
         );
-        let node = enter(config, entrance).await?;
+        let node = enter(config, entrance).await.inspect_err(|why| fresh.undo(why))?;
         // Not before the node runs: the home is ours from then on, and was perhaps another's before.
         kept.keep(home)?;
         live(node, &about, run.tied, is_new, terminal).await
     })
 }
 
-/// One that answers is told of at once; one that does not may be about to end, and the home is waited for.
+/// One that runs is told of at once, also when it hangs. One that is about to end answers no more, and its home is waited for.
 fn refuse_running(home: &Path) -> Result<(), Complaint> {
     match client::call::<About>(home, &Request::About) {
         Ok(about) => Err(Complaint::new(
@@ -87,6 +89,7 @@ fn refuse_running(home: &Path) -> Result<(), Complaint> {
         )
         .hint("it may be the one you want: `potluck status` asks it, `potluck stop` ends it")
         .hint("another node on this machine needs a home of its own: `--home DIR`")),
+        Err(complaint) if complaint.kind == Kind::Unreachable => Err(complaint),
         Err(_) => Ok(()),
     }
 }
@@ -249,9 +252,16 @@ pub(crate) struct Detached<'a> {
 }
 
 /// Starts this program again in the background, and waits until it answers.
-pub(crate) fn detach(home: &Path, detached: &Detached<'_>, terminal: Terminal) -> Result<(), Complaint> {
-    config::make_home(home)?;
+pub(crate) fn detach(home: &Path, run: &Run, detached: &Detached<'_>, terminal: Terminal) -> Result<(), Complaint> {
     refuse_running(home)?;
+    let fresh = Fresh::look(home)?;
+    // For what is wrong with it, and what it says, to be read here and not in a log.
+    configure(home, run, terminal)?;
+    launch(home, detached, terminal).inspect_err(|why| fresh.undo(why))
+}
+
+fn launch(home: &Path, detached: &Detached<'_>, terminal: Terminal) -> Result<(), Complaint> {
+    config::make_home(home)?;
     let (log_path, mut log) = open_log(home)?;
     let start = log.seek(SeekFrom::End(0)).unwrap_or(0);
     let failed = |error: std::io::Error| Complaint::failed(format!("the daemon does not start: {}", sentence(&error)));

@@ -1,31 +1,32 @@
 //! What is tidied up when a person presses Ctrl-C.
 
-use std::{sync::Mutex, thread};
+use std::thread;
 use tokio::signal::unix::{SignalKind, signal};
 
-type Tidy = Box<dyn FnOnce() + Send>;
-
-/// The exit code of a process that Ctrl-C ended, as shells have it.
+/// The exit codes of a process that Ctrl-C ended, and of one that was terminated, as shells have them.
 const INTERRUPTED: i32 = 130;
+const TERMINATED: i32 = 143;
 
-/// Does this, and ends the process, at Ctrl-C and when it is terminated.
+/// Does this, and ends the process, at Ctrl-C and when it is terminated, from now on.
 pub(crate) fn on_interrupt(tidy: impl FnOnce() + Send + 'static) {
-    let tidy: Mutex<Option<Tidy>> = Mutex::new(Some(Box::new(tidy)));
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+        return;
+    };
+    let signals = {
+        let _context = runtime.enter();
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    };
+    let (Ok(mut interrupt), Ok(mut terminate)) = signals else {
+        return;
+    };
     thread::spawn(move || {
-        let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
-            return;
-        };
-        runtime.block_on(async {
-            let (Ok(mut interrupt), Ok(mut terminate)) =
-                (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-            else {
-                return;
-            };
-            tokio::select! { _ = interrupt.recv() => (), _ = terminate.recv() => () }
-            if let Some(tidy) = tidy.lock().ok().and_then(|mut tidy| tidy.take()) {
-                tidy();
+        let code = runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => INTERRUPTED,
+                _ = terminate.recv() => TERMINATED,
             }
-            std::process::exit(INTERRUPTED);
         });
+        tidy();
+        std::process::exit(code);
     });
 }

@@ -3,7 +3,7 @@
 //! - [`cli`]: what a person types. [`command`]: what is done then. [`terminal`]: what is printed.
 //! - [`complaint`]: what a person is told when it fails, and the exit code.
 //! - [`config`], [`place`], [`span`]: configuration, places and times, as they are typed.
-//! - [`daemon`]: the node's process. [`local`]: the socket between it and the commands.
+//! - [`daemon`]: the node's process. [`fresh`]: a folder that becomes its home. [`local`]: the socket between it and the commands.
 //! - [`demo`]: the main job in one command. [`mod@bench`]: how fast it is. [`machines`]: the pool of processes that both use.
 //!
 //! Only `Node` is known of the product, and no file of a person's is opened by the daemon: commands read and write them.
@@ -15,6 +15,7 @@ mod complaint;
 mod config;
 mod daemon;
 mod demo;
+mod fresh;
 mod interrupt;
 mod local;
 mod machines;
@@ -25,7 +26,8 @@ mod terminal;
 use clap::{Parser, error::ErrorKind};
 use cli::Cli;
 use complaint::Complaint;
-use std::process::ExitCode;
+use place::ParsePlaceError;
+use std::{error::Error, process::ExitCode};
 use terminal::Terminal;
 use tracing_subscriber::EnvFilter;
 
@@ -49,28 +51,37 @@ fn main() -> ExitCode {
     }
 }
 
-/// Help and version go to standard output; mistakes are told as clap tells them, or as JSON when that was asked for.
+/// Help and version go to standard output; mistakes are told as clap tells them, or as JSON when that was asked for. A place that is
+/// none is a complaint like any other: there may be no such space.
 fn misunderstood(error: &clap::Error) -> ExitCode {
     let is_help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-    if !is_help && std::env::args_os().any(|argument| argument == "--json") {
-        let text = error.to_string();
-        let sentence = text
-            .lines()
-            .next()
-            .unwrap_or_default()
-            .trim_start_matches("error: ")
-            .to_owned();
-        let terminal = Terminal {
-            json: true,
-            quiet: false,
-            yes: false,
-        };
-        terminal.complain(&Complaint::usage(sentence).hint("`potluck help COMMAND` says how it is meant"));
-    } else {
-        // Nobody reads it: there is nothing else to say.
-        let _ = error.print();
-    }
-    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+    let json = !is_help && std::env::args_os().any(|argument| argument == "--json");
+    let place = error.source().and_then(|cause| cause.downcast_ref::<ParsePlaceError>());
+    let complaint = match place {
+        Some(place) => Complaint::from(place.clone()),
+        None if json => Complaint::usage(first_line(error)).hint("`potluck help COMMAND` says how it is meant"),
+        None => {
+            // Nobody reads it: there is nothing else to say.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let terminal = Terminal {
+        json,
+        quiet: false,
+        yes: false,
+    };
+    terminal.complain(&complaint);
+    ExitCode::from(complaint.kind.exit_code())
+}
+
+fn first_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    text.lines()
+        .next()
+        .unwrap_or_default()
+        .trim_start_matches("error: ")
+        .to_owned()
 }
 
 /// Logs go to standard error: of the product what matters, of its libraries what warns. `RUST_LOG` says it in detail.

@@ -12,10 +12,10 @@ pub(crate) const HOME_SPACE: &str = "home";
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ParsePlaceError {
     /// There is no space name in it.
-    #[error("`{0}` names no space: write `home:/{0}`")]
+    #[error("`{0}` names no space")]
     NoSpace(String),
     /// There is no such space.
-    #[error("there is no space `{0}`; there is one: `home`")]
+    #[error("there is no space `{0}`")]
     UnknownSpace(String),
     /// The path is impossible.
     #[error(transparent)]
@@ -24,12 +24,13 @@ pub(crate) enum ParsePlaceError {
 
 impl From<ParsePlaceError> for Complaint {
     fn from(error: ParsePlaceError) -> Self {
-        let kind = if matches!(error, ParsePlaceError::UnknownSpace(_)) {
-            Kind::NotFound
-        } else {
-            Kind::Usage
-        };
-        Self::new(kind, escape(&error.to_string()))
+        let message = error.to_string();
+        match error {
+            ParsePlaceError::UnknownSpace(_) => {
+                Self::new(Kind::NotFound, message).hint(format!("there is one, yours: `{HOME_SPACE}:/PATH`"))
+            }
+            _ => Self::usage(message).hint(format!("a place is written `{HOME_SPACE}:/PATH`")),
+        }
     }
 }
 
@@ -38,6 +39,8 @@ impl From<ParsePlaceError> for Complaint {
 pub(crate) struct Place {
     /// The path.
     pub(crate) path: Path,
+    /// Whether it was typed as a directory: with a slash at its end, or as the space alone.
+    pub(crate) is_directory: bool,
 }
 
 impl FromStr for Place {
@@ -45,12 +48,15 @@ impl FromStr for Place {
 
     fn from_str(text: &str) -> Result<Self, ParsePlaceError> {
         let Some((space, path)) = text.split_once(':') else {
-            return Err(ParsePlaceError::NoSpace(text.trim_start_matches('/').to_owned()));
+            return Err(ParsePlaceError::NoSpace(text.to_owned()));
         };
         if space != HOME_SPACE {
             return Err(ParsePlaceError::UnknownSpace(space.to_owned()));
         }
-        Ok(Self { path: path.parse()? })
+        Ok(Self {
+            path: path.parse()?,
+            is_directory: path.is_empty() || path.ends_with('/'),
+        })
     }
 }
 
@@ -62,7 +68,10 @@ impl fmt::Display for Place {
 
 /// A path as people would type it.
 pub(crate) fn place_of(path: &Path) -> Place {
-    Place { path: path.clone() }
+    Place {
+        path: path.clone(),
+        is_directory: false,
+    }
 }
 
 /// Why text is no range.
@@ -162,7 +171,11 @@ mod tests {
         check("", None);
         assert_eq!(
             "work:/a".parse::<Place>().unwrap_err().to_string(),
-            "there is no space `work`; there is one: `home`"
+            "there is no space `work`"
+        );
+        let is_directory = |text: &str| text.parse::<Place>().unwrap().is_directory;
+        assert!(
+            is_directory("home:") && is_directory("home:/") && is_directory("home:/a/") && !is_directory("home:/a")
         );
     }
 

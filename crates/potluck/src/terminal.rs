@@ -84,7 +84,8 @@ impl Terminal {
             return Ok(());
         }
         if !io::stdin().is_terminal() {
-            return Err(Complaint::usage(format!("{question} There is nobody to ask")).hint("`--yes` answers for you"));
+            let complaint = Complaint::usage(format!("nobody is here to answer: {question}"));
+            return Err(complaint.hint("`--yes` answers for you"));
         }
         eprint!("{question} [y/N] ");
         let mut answer = String::new();

@@ -286,12 +286,12 @@ fn fills_up_and_recovers(node: &mut Node, folder: &Path, room: usize) {
         let output = node.run(&["put", file, "home:/"]);
         assert!(output.status.success(), "{}", text(&output.stderr));
     }
-    let said = node.fails(&["put", &large, "home:/"], 5);
+    let said = node.fails(&["put", &large, "home:/"], 1);
     assert!(
         said.contains("No space left") || said.contains("the store is full"),
         "{said}"
     );
-    assert!(said.contains("hint: a full one needs room"), "{said}");
+    assert!(said.contains("hint: make room"), "{said}");
     node.fails(&["cat", "home:/large"], 3);
     assert!(get(node, "kept", &kept) && get(node, "first", &first));
 

@@ -11,7 +11,7 @@ use crate::{
     place::escape,
     terminal::{Terminal, count},
 };
-use potluck_node::{NodeStatus, Probe, Status};
+use potluck_node::{Node, NodeStatus, Probe, Status};
 use potluck_types::ByteSize;
 use serde::Serialize;
 use std::{
@@ -64,7 +64,7 @@ fn warn(what: &'static str, found: impl Into<String>, remedy: impl Into<String>)
         what,
         verdict: Verdict::Warn,
         found: found.into(),
-        remedy: Some(remedy.into()),
+        remedy: Some(remedy.into()).filter(|remedy| !remedy.is_empty()),
     }
 }
 
@@ -78,7 +78,22 @@ fn fail(what: &'static str, found: impl Into<String>, remedy: impl Into<String>)
 /// `potluck doctor`.
 pub(super) fn run(home: &Path, terminal: Terminal) -> Result<(), Complaint> {
     let mut checks = vec![folder(home), configuration(home)];
-    checks.extend(keys(home));
+    if Node::has_pool(home) {
+        checks.extend(node(home));
+    } else {
+        checks.extend([disk(home, ByteSize(0)), nobody()]);
+    }
+    let failed = checks.iter().filter(|check| check.verdict == Verdict::Fail).count() as u64;
+    terminal.result(&checks, || checks.iter().map(tell).collect::<Vec<_>>().join("\n"));
+    match failed {
+        0 => Ok(()),
+        failed => Err(Complaint::failed(format!("{} found", count(failed, "problem")))),
+    }
+}
+
+/// What only a home that belongs to a pool has.
+fn node(home: &Path) -> Vec<Check> {
+    let mut checks = keys(home);
     checks.push(clock(home));
     match client::call::<About>(home, &Request::About) {
         Ok(about) => {
@@ -107,12 +122,15 @@ pub(super) fn run(home: &Path, terminal: Terminal) -> Result<(), Complaint> {
             checks.push(fail("daemon", complaint.message, complaint.hints.join("; ")));
         }
     }
-    let failed = checks.iter().filter(|check| check.verdict == Verdict::Fail).count() as u64;
-    terminal.result(&checks, || checks.iter().map(tell).collect::<Vec<_>>().join("\n"));
-    match failed {
-        0 => Ok(()),
-        failed => Err(Complaint::failed(format!("{} found", count(failed, "problem")))),
-    }
+    checks
+}
+
+fn nobody() -> Check {
+    fail(
+        "node",
+        "none lives here yet",
+        "found a pool with `potluck up`, or join one with `potluck join TICKET`; `--home DIR` names another home",
+    )
 }
 
 fn tell(check: &Check) -> String {
@@ -132,10 +150,11 @@ fn tell(check: &Check) -> String {
 fn folder(home: &Path) -> Check {
     const WHAT: &str = "home";
     match fs::metadata(home) {
-        Err(error) => fail(
+        Err(error) => warn(WHAT, format!("{}: {error}", home.display()), ""),
+        Ok(metadata) if !metadata.is_dir() => fail(
             WHAT,
-            format!("{}: {error}", home.display()),
-            "`potluck up` or `potluck join TICKET` makes it; `--home DIR` names another",
+            format!("{} is a file, and a home is a folder", home.display()),
+            "name another: `--home DIR`",
         ),
         Ok(metadata) if metadata.uid() != rustix::process::geteuid().as_raw() => fail(
             WHAT,
@@ -153,6 +172,7 @@ fn folder(home: &Path) -> Check {
 
 fn configuration(home: &Path) -> Check {
     match Settings::effective(Settings::default(), home) {
+        Ok(_) if !config::file(home).exists() => ok("config", "no file: the defaults hold"),
         Ok(_) => ok("config", config::file(home).display().to_string()),
         Err(complaint) => fail("config", complaint.message, complaint.hints.join("; ")),
     }

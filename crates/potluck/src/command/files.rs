@@ -1,7 +1,8 @@
 //! Listing, removing, renaming, and what is known of a file.
 
+use super::failure::{self, Failure};
 use crate::{
-    complaint::Complaint,
+    complaint::{Complaint, Kind as ComplaintKind},
     local::{
         client,
         frame::FrameKind,
@@ -99,36 +100,42 @@ fn long_row(entry: &Entry, name: String) -> Vec<String> {
     vec![kind.to_owned(), format!("{size:>12}"), format!("{modified:<20}"), name]
 }
 
-/// `potluck rm`.
+/// `potluck rm`. One that is not there does not keep the others.
 pub(super) fn remove(home: &Path, places: &[Place], recursive: bool, terminal: Terminal) -> Result<(), Complaint> {
-    let mut files = 0;
+    let (mut files, mut failed) = (0, Vec::new());
     for place in places {
         if recursive && place.path.names().is_empty() {
             terminal.confirm("Remove every file of the space?")?;
         }
-        files += client::call::<u64>(
-            home,
-            &Request::Remove {
-                path: place.path.clone(),
-                recursive,
-            },
-        )?;
+        let request = Request::Remove {
+            path: place.path.clone(),
+            recursive,
+        };
+        match client::call::<u64>(home, &request) {
+            Ok(removed) => files += removed,
+            Err(complaint) if places.len() == 1 || complaint.kind == ComplaintKind::NoDaemon => return Err(complaint),
+            Err(complaint) => failed.push(Failure {
+                path: place.to_string(),
+                complaint,
+            }),
+        }
     }
-    terminal.result(&serde_json::json!({ "removed": files }), || {
+    failure::tell(&failed, terminal);
+    terminal.result(&serde_json::json!({ "removed": files, "failed": failed }), || {
         if terminal.quiet {
             String::new()
         } else {
             format!("Removed {}.", count(files, "file"))
         }
     });
-    Ok(())
+    failure::sum_up(failed, "removed")
 }
 
-/// `potluck mv`. Into a directory that is there, as `mv` of files does.
+/// `potluck mv`. Into a directory that is there or typed as one, as `mv` of files does.
 pub(super) fn rename(home: &Path, from: &Place, to: &Place, terminal: Terminal) -> Result<(), Complaint> {
     let is_directory = match client::call::<FileStat>(home, &Request::Stat { path: to.path.clone() }) {
         Ok(stat) => stat.entry.is_none_or(|entry| entry.kind == Kind::Directory),
-        Err(complaint) if complaint.kind == crate::complaint::Kind::NotFound => false,
+        Err(complaint) if complaint.kind == ComplaintKind::NotFound => to.is_directory,
         Err(complaint) => return Err(complaint),
     };
     let to = match from.path.split() {
@@ -136,6 +143,11 @@ pub(super) fn rename(home: &Path, from: &Place, to: &Place, terminal: Terminal) 
         Some(_) => to.path.clone(),
         None => return Err(Complaint::usage("the root of a space cannot be moved")),
     };
+    if to == from.path {
+        return Err(Complaint::usage(format!(
+            "{from} is there already: both places are the same"
+        )));
+    }
     client::call::<()>(
         home,
         &Request::Rename {

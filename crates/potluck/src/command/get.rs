@@ -4,8 +4,9 @@
 //! is written beside its place and renamed: it is there whole, or not at all.
 
 use super::{
+    failure::{self, Failure},
     files,
-    put::{Failure, modified},
+    put::{modified, special},
 };
 use crate::{
     complaint::{Complaint, Kind as ComplaintKind},
@@ -44,9 +45,6 @@ const ASKED_MAX: usize = 1024;
 const FINISHERS: usize = 16;
 /// Bytes of a file that are kept in memory until it ends; a longer one goes to the disk as it comes.
 const IN_MEMORY_BYTES_MAX: usize = 1 << 20;
-/// Failures that are told one by one; the rest is counted.
-const FAILURES_TOLD_MAX: usize = 20;
-
 /// What came of a get.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Outcome {
@@ -106,6 +104,9 @@ pub(super) fn run(
         }
         Some(dest) => dest.to_owned(),
     };
+    if is_file {
+        check_dest(place, &local)?;
+    }
     let fsync = Settings::effective(Settings::default(), home)?.fsync.unwrap_or(true);
     let parts = Parts::default();
     interrupt::on_interrupt({
@@ -122,13 +123,7 @@ pub(super) fn run(
     if is_file && let Some(Failure { complaint, .. }) = outcome.failed.first() {
         return Err(complaint.clone());
     }
-    for failure in outcome.failed.iter().take(FAILURES_TOLD_MAX) {
-        terminal.warn(&format!(
-            "{}: {}",
-            escape(&failure.path),
-            escape(&failure.complaint.message)
-        ));
-    }
+    failure::tell(&outcome.failed, terminal);
     terminal.result(&outcome, || {
         if terminal.quiet {
             String::new()
@@ -136,19 +131,51 @@ pub(super) fn run(
             summary(&outcome, &target.local)
         }
     });
-    let missing = outcome.failed.len() as u64;
-    match outcome.failed.into_iter().next() {
+    failure::sum_up(outcome.failed, "fetched")
+        .map_err(|complaint| complaint.hint("the same command again fetches what is missing"))
+}
+
+/// Refuses what a file cannot be written to, and what it would replace although it is more than a file: a link, a pipe, a device.
+fn check_dest(place: &Place, local: &Path) -> Result<(), Complaint> {
+    let folder = local.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder.filter(|folder| !folder.exists()) {
+        return Err(Complaint::new(
+            ComplaintKind::NotFound,
+            format!("there is no folder {}", folder.display()),
+        )
+        .hint(format!("make it first: mkdir -p {}", folder.display())));
+    }
+    let Ok(there) = fs::symlink_metadata(local) else {
+        return Ok(());
+    };
+    let local = local.display();
+    match special(there.file_type()) {
+        _ if there.is_dir() => Err(Complaint::failed(format!("{local} is a folder, and a file is fetched"))
+            .hint("remove or rename that one first, or name another place")),
+        Some(kind) => Err(
+            Complaint::failed(format!("{local} is a {kind}, which a file would replace")).hint(format!(
+                "write into it from standard output: potluck get {place} - > {local}"
+            )),
+        ),
         None => Ok(()),
-        Some(Failure { complaint, .. }) => {
-            let message = format!("{} could not be fetched", count(missing, "file"));
-            Err(Complaint { message, ..complaint }.hint("the same command again fetches what is missing"))
-        }
     }
 }
 
-/// `potluck cat`.
-pub(super) fn cat(home: &Path, places: &[Place]) -> Result<(), Complaint> {
-    places.iter().try_for_each(|place| print(home, &place.path, None))
+/// `potluck cat`. One that is not there does not keep the others.
+pub(super) fn cat(home: &Path, places: &[Place], terminal: Terminal) -> Result<(), Complaint> {
+    let mut failed = Vec::new();
+    for place in places {
+        match print(home, &place.path, None) {
+            Ok(()) => {}
+            Err(complaint) if places.len() == 1 || complaint.kind == ComplaintKind::NoDaemon => return Err(complaint),
+            Err(complaint) => failed.push(Failure {
+                path: place.to_string(),
+                complaint,
+            }),
+        }
+    }
+    failure::tell(&failed, terminal);
+    failure::sum_up(failed, "printed")
 }
 
 fn summary(outcome: &Outcome, local: &Path) -> String {
@@ -201,7 +228,7 @@ fn print(home: &Path, path: &SpacePath, range: Option<ByteRange>) -> Result<(), 
             FrameKind::Failed => return Err(frame.json().map_err(|error| client::lost(&error))?),
             FrameKind::Item | FrameKind::End => {}
             FrameKind::Reply => return out.flush().map_err(failed),
-            other @ (FrameKind::Request | FrameKind::Error | FrameKind::Handle) => {
+            other @ (FrameKind::Request | FrameKind::Error | FrameKind::Handle | FrameKind::Hello) => {
                 return Err(client::unexpected(other));
             }
         }

@@ -59,7 +59,11 @@ pub(super) fn open(
         .and_then(|kit| kit.take(KIT_BYTES_MAX as u64 + 1).read_to_end(&mut bytes))
         .map_err(|error| Complaint::io("cannot read", file, &error))?;
     let passphrase = passphrase(source, false, terminal)?;
-    let kit = Kit::decrypt(&bytes, &passphrase)?;
+    let kit = Kit::decrypt(&bytes, &passphrase).map_err(|error| {
+        let complaint = Complaint::from(error);
+        let message = format!("{}: {}", file.display(), complaint.message);
+        Complaint { message, ..complaint }
+    })?;
     Ok((kit, passphrase))
 }
 

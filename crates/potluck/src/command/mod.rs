@@ -2,6 +2,7 @@
 
 mod doctor;
 mod documents;
+mod failure;
 pub(crate) mod files;
 pub(crate) mod get;
 mod keys;
@@ -51,7 +52,7 @@ pub(crate) fn run(cli: Cli, terminal: Terminal) -> Result<(), Complaint> {
         Command::Put(put) => put::run(&home()?, &put, terminal),
         Command::Get { place, dest, range } => get::run(&home()?, &place, dest.as_deref(), range, terminal),
         Command::Ls { place, long, recursive } => files::list(&home()?, &place, long, recursive, terminal),
-        Command::Cat { places } => get::cat(&home()?, &places),
+        Command::Cat { places } => get::cat(&home()?, &places, terminal),
         Command::Rm { places, recursive } => files::remove(&home()?, &places, recursive, terminal),
         Command::Stat { place } => files::stat(&home()?, &place, terminal),
         Command::Mv { from, to } => files::rename(&home()?, &from, &to, terminal),
@@ -95,10 +96,7 @@ pub(crate) fn run(cli: Cli, terminal: Terminal) -> Result<(), Complaint> {
             };
             bench::run(options, terminal)
         }
-        Command::Completions { shell } => {
-            documents::completions(shell);
-            Ok(())
-        }
+        Command::Completions { shell } => documents::completions(shell, terminal),
         Command::Man { dir } => documents::man(&dir, terminal),
     }
 }
@@ -140,7 +138,7 @@ fn start(
     if run.no_mdns {
         arguments.push("--no-mdns".into());
     }
-    daemon::detach(home, &Detached { arguments, secret }, terminal)
+    daemon::detach(home, run, &Detached { arguments, secret }, terminal)
 }
 
 /// The home that was named, or the usual one; absolute, so that it means the same to a daemon.
@@ -148,7 +146,7 @@ fn home(named: Option<PathBuf>) -> Result<PathBuf, Complaint> {
     let home = named
         .or_else(|| config::default_home(|name| std::env::var(name).ok()))
         .ok_or_else(|| {
-            Complaint::usage("there is no home: neither HOME nor XDG_DATA_HOME is set")
+            Complaint::usage("there is no home: neither HOME nor XDG_DATA_HOME is set to an absolute path")
                 .hint("name one with `--home DIR`")
         })?;
     std::path::absolute(&home).map_err(|error| Complaint::io("cannot use the home", &home, &error))

@@ -2,15 +2,17 @@
 //!
 //! One thread walks the files and sends them, another adds up how much there is, and the caller's listens to how far it is.
 
+use super::failure::{self, Failure};
 use crate::{
     cli::Put,
     complaint::Complaint,
+    interrupt,
     local::{
         client::{self, Sender},
         frame::FrameKind,
         message::{PutFailed, PutItem, PutProgress, Request, SMALL_FILE_BYTES_MAX},
     },
-    place::{escape, place_of},
+    place::{Place, escape, place_of},
     terminal::{Progress, Terminal, count, rate, seconds},
 };
 use potluck_node::{FileMeta, PutOptions, PutReport};
@@ -18,9 +20,9 @@ use potluck_spaces::{Name, Path as SpacePath};
 use potluck_types::{ByteSize, Clock, SystemClock, Timestamp};
 use serde::Serialize;
 use std::{
-    fs::{self, File, Metadata},
+    fs::{self, File, FileType, Metadata},
     io::{self, Read, Seek},
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{FileTypeExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{
         Mutex,
@@ -32,8 +34,8 @@ use std::{
 
 /// Bytes that are read at once from a large file.
 const READ_BYTES: usize = 1 << 20;
-/// Failures that are told one by one; the rest is counted.
-const FAILURES_TOLD_MAX: usize = 20;
+/// Links and devices that are told one by one; the rest is counted.
+const SKIPPED_TOLD_MAX: usize = 20;
 
 /// What is put, and where.
 #[derive(Clone, Debug)]
@@ -44,13 +46,13 @@ pub(crate) struct Source {
     pub(crate) path: SpacePath,
 }
 
-/// A file that was not put or not fetched.
+/// Something local that a space has none of.
 #[derive(Debug, Serialize)]
-pub(crate) struct Failure {
+pub(crate) struct Skipped {
     /// Which.
-    pub(crate) path: String,
-    /// Why.
-    pub(crate) complaint: Complaint,
+    path: String,
+    /// What it is.
+    kind: &'static str,
 }
 
 /// What came of a put.
@@ -59,10 +61,10 @@ pub(crate) struct Outcome {
     /// What the node says.
     #[serde(flatten)]
     pub(crate) report: PutReport,
-    /// What was left out.
+    /// What could not be put.
     pub(crate) failed: Vec<Failure>,
-    /// Links and devices, which a space has none of.
-    pub(crate) skipped: u64,
+    /// What was left out.
+    pub(crate) skipped: Vec<Skipped>,
     /// How long it took.
     pub(crate) seconds: f64,
 }
@@ -70,18 +72,25 @@ pub(crate) struct Outcome {
 /// `potluck put`.
 pub(super) fn run(home: &Path, put: &Put, terminal: Terminal) -> Result<(), Complaint> {
     let sources = sources(put)?;
+    refuse_nothing(&sources)?;
+    interrupt::on_interrupt(move || {
+        terminal.note("\nInterrupted. The same command again goes on where this one ended.");
+    });
     let options = PutOptions {
         survive: put.survive,
         strict: put.strict,
     };
     let outcome = send(home, &sources, options, &put.exclude, terminal)?;
-    for failure in outcome.failed.iter().take(FAILURES_TOLD_MAX) {
-        terminal.warn(&format!(
-            "{}: {}",
-            escape(&failure.path),
-            escape(&failure.complaint.message)
-        ));
+    if let [only] = &outcome.failed[..]
+        && outcome.report.files == 0
+        && outcome.skipped.is_empty()
+    {
+        return Err(only.complaint.clone());
     }
+    for Skipped { path, kind } in outcome.skipped.iter().take(SKIPPED_TOLD_MAX) {
+        terminal.note(&format!("skipped {kind} {}", escape(path)));
+    }
+    failure::tell(&outcome.failed, terminal);
     terminal.result(&outcome, || {
         if terminal.quiet {
             String::new()
@@ -92,7 +101,7 @@ pub(super) fn run(home: &Path, put: &Put, terminal: Terminal) -> Result<(), Comp
     match outcome.failed.len() as u64 {
         0 => Ok(()),
         failed => Err(Complaint::failed(format!("{} could not be put", count(failed, "file")))
-            .hint("the others are stored; the same command again stores what is missing, and sends nothing twice")),
+            .hint("the same command again stores what is missing, and sends nothing twice")),
     }
 }
 
@@ -103,10 +112,13 @@ fn sources(put: &Put) -> Result<Vec<Source>, Complaint> {
     }
     let source = |local: &PathBuf| {
         if local == Path::new("-") {
-            if put.paths.len() > 1 || put.place.path.names().is_empty() {
+            if put.paths.len() > 1 {
                 return Err(Complaint::usage(
-                    "standard input needs a place of its own: `potluck put - home:/NAME`",
+                    "standard input is put alone, and there are several PATHs",
                 ));
+            }
+            if put.place.is_directory {
+                return Err(unnamed("standard input", &put.place));
             }
             return Ok(Source {
                 local: None,
@@ -114,6 +126,9 @@ fn sources(put: &Put) -> Result<Vec<Source>, Complaint> {
             });
         }
         let real = fs::canonicalize(local).map_err(|error| Complaint::io("cannot read", local, &error))?;
+        if put.exact && put.place.is_directory && !real.is_dir() {
+            return Err(unnamed(&local.display().to_string(), &put.place));
+        }
         if put.exact {
             return Ok(Source {
                 local: Some(real),
@@ -132,6 +147,43 @@ fn sources(put: &Put) -> Result<Vec<Source>, Complaint> {
         })
     };
     put.paths.iter().map(source).collect()
+}
+
+fn unnamed(what: &str, place: &Place) -> Complaint {
+    let place = place.to_string();
+    Complaint::usage(format!("{place} is a directory: {what} needs a name in it"))
+        .hint(format!("write `{}/NAME`", place.trim_end_matches('/')))
+}
+
+/// When nothing of what was named can be put, that is a failure and no empty success.
+fn refuse_nothing(sources: &[Source]) -> Result<(), Complaint> {
+    let special_source = |source: &Source| {
+        let local = source.local.as_deref()?;
+        let kind = special(fs::symlink_metadata(local).ok()?.file_type())?;
+        Some(format!("{} is a {kind}", local.display()))
+    };
+    let Some(all) = sources.iter().map(special_source).collect::<Option<Vec<_>>>() else {
+        return Ok(());
+    };
+    let complaint = Complaint::failed(format!("nothing was put: {}", all.join(", ")));
+    Err(complaint
+        .hint("a space keeps files and folders")
+        .hint("what a pipe or device gives: `potluck put - home:/NAME < PIPE`"))
+}
+
+/// What it is, if it is neither file nor folder.
+pub(super) fn special(kind: FileType) -> Option<&'static str> {
+    if kind.is_file() || kind.is_dir() {
+        None
+    } else if kind.is_symlink() {
+        Some("link")
+    } else if kind.is_fifo() {
+        Some("pipe")
+    } else if kind.is_socket() {
+        Some("socket")
+    } else {
+        Some("device")
+    }
 }
 
 fn name_of(name: &std::ffi::OsStr) -> Result<Name, Complaint> {
@@ -171,10 +223,10 @@ fn summary(outcome: &Outcome, sources: &[Source]) -> String {
             count(report.degraded, "stripe")
         ));
     }
-    if outcome.skipped > 0 {
+    if !outcome.skipped.is_empty() {
         text.push_str(&format!(
-            "\nLeft out: {}.",
-            count(outcome.skipped, "link or special file")
+            "\nSkipped {}: a space keeps files and folders, no links, pipes, sockets or devices.",
+            outcome.skipped.len()
         ));
     }
     text
@@ -184,7 +236,7 @@ fn summary(outcome: &Outcome, sources: &[Source]) -> String {
 #[derive(Default)]
 struct Shared {
     total: AtomicU64,
-    skipped: AtomicU64,
+    skipped: Mutex<Vec<Skipped>>,
     failed: Mutex<Vec<Failure>>,
     over: AtomicBool,
 }
@@ -220,11 +272,10 @@ pub(crate) fn send(
         report
     })?;
     let seconds = progress.done().as_secs_f64();
-    let failed = shared.failed.into_inner().unwrap_or_default();
     Ok(Outcome {
         report,
-        failed,
-        skipped: shared.skipped.into_inner(),
+        failed: shared.failed.into_inner().unwrap_or_default(),
+        skipped: shared.skipped.into_inner().unwrap_or_default(),
         seconds,
     })
 }
@@ -256,6 +307,13 @@ fn listen(
 }
 
 impl Shared {
+    fn skip(&self, path: &Path, kind: &'static str) {
+        if let Ok(mut skipped) = self.skipped.lock() {
+            let path = path.display().to_string();
+            skipped.push(Skipped { path, kind });
+        }
+    }
+
     fn fail(&self, path: String, complaint: Complaint) {
         if let Ok(mut failed) = self.failed.lock() {
             failed.push(Failure { path, complaint });
@@ -322,8 +380,8 @@ impl Walk<'_> {
         if metadata.is_file() {
             return self.send_file(sender, local, path);
         }
-        if !metadata.is_dir() {
-            self.shared.skipped.fetch_add(1, Ordering::Relaxed);
+        if let Some(kind) = special(metadata.file_type()) {
+            self.shared.skip(local, kind);
             return Ok(());
         }
         if !path.names().is_empty() {

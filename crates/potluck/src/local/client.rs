@@ -7,16 +7,24 @@ use super::{
     socket,
 };
 use crate::complaint::{Complaint, Kind};
+use potluck_node::Node;
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with,
+    sockopt::{Timeout, set_socket_timeout, socket_peercred},
+};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     fs::File,
     io::{self, BufReader, BufWriter, Read, Write},
     os::unix::net::UnixStream,
     path::Path,
+    time::Duration,
 };
 
 /// Bytes that are gathered before they are sent: many small files go in one write.
 const BUFFER_BYTES: usize = 256 << 10;
+/// How long the daemon may take to say hello, which it does before anything else, however busy it is.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a client sends.
 #[derive(Debug)]
@@ -28,11 +36,7 @@ pub(crate) struct Receiver(BufReader<UnixStream>);
 
 /// Asks the daemon of a home for something; more may be sent and received then.
 pub(crate) fn open(home: &Path, request: &Request) -> Result<(Sender, Receiver), Complaint> {
-    let path = socket::find(home);
-    let stream = UnixStream::connect(&path).map_err(|error| match error.kind() {
-        io::ErrorKind::PermissionDenied => Complaint::io("cannot open", &path, &error),
-        _ => no_daemon(home),
-    })?;
+    let stream = reach(home)?;
     let twin = stream.try_clone().map_err(|error| lost(&error))?;
     let mut sender = Sender(BufWriter::with_capacity(BUFFER_BYTES, stream));
     sender
@@ -48,12 +52,65 @@ pub(crate) fn call<T: DeserializeOwned>(home: &Path, request: &Request) -> Resul
     receiver.reply()
 }
 
+/// A connection to the daemon of a home, which lives. From then on it may take its time: there are long requests.
+fn reach(home: &Path) -> Result<UnixStream, Complaint> {
+    let path = socket::find(home);
+    let stream = dial(&path).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => Complaint::io("cannot open", &path, &error),
+        io::ErrorKind::WouldBlock => silent(home, None),
+        _ => no_daemon(home),
+    })?;
+    let mut header = [0; HEADER_BYTES];
+    let heard = stream
+        .set_read_timeout(Some(HELLO_TIMEOUT))
+        .and_then(|()| (&stream).read_exact(&mut header))
+        .and_then(|()| Ok(Header::decode(header)?));
+    match heard {
+        Ok(Header {
+            kind: FrameKind::Hello,
+            len: 0,
+        }) => {}
+        Ok(Header { kind, .. }) => return Err(unexpected(kind)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(silent(home, Some(&stream))),
+        Err(error) => return Err(lost(&error)),
+    }
+    stream
+        .set_read_timeout(None)
+        .and_then(|()| stream.set_write_timeout(None))
+        .map_err(|error| lost(&error))?;
+    Ok(stream)
+}
+
+/// As `UnixStream::connect`, which waits for ever when so many wait for a daemon that hangs that there is no place for one more.
+fn dial(path: &Path) -> io::Result<UnixStream> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    set_socket_timeout(&socket, Timeout::Send, Some(HELLO_TIMEOUT))?;
+    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket.into())
+}
+
+/// Somebody has the socket, and does not answer. The kernel knows who it is.
+fn silent(home: &Path, stream: Option<&UnixStream>) -> Complaint {
+    let home = home.display();
+    let process = stream
+        .and_then(|stream| socket_peercred(stream).ok())
+        .map(|peer| peer.pid);
+    let (who, end) = match process {
+        Some(process) => (format!(" (process {process})"), format!("kill -9 {process}")),
+        None => (String::new(), "end its process with `kill -9`".to_owned()),
+    };
+    Complaint::new(Kind::Unreachable, format!("the daemon of {home}{who} does not answer"))
+        .hint(format!(
+            "it hangs, or was stopped: {end}, then: potluck up --detach --home {home}"
+        ))
+        .hint("what is stored stays, also when it is ended so")
+}
+
 /// Nobody answers on the socket.
 pub(crate) fn no_daemon(home: &Path) -> Complaint {
     let complaint = Complaint::new(Kind::NoDaemon, format!("no potluck runs on {}", home.display()));
     let here = home.display();
-    // Not by opening what is in it: a daemon that starts right now needs that for itself.
-    if home.join("user.key").exists() {
+    if Node::has_pool(home) {
         complaint.hint(format!("start it: potluck up --detach --home {here}"))
     } else {
         complaint
@@ -152,4 +209,36 @@ pub(crate) fn unexpected(kind: FrameKind) -> Complaint {
         "the daemon answered with a frame that makes no sense here: {kind:?}"
     ))
     .hint("is it of another version? `potluck stop`, then `potluck up --detach`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{os::unix::net::UnixListener, thread};
+
+    /// Reaches a daemon that begins so.
+    fn reach_one_that_says(first: &'static [u8]) -> Result<UnixStream, Complaint> {
+        let home = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(home.path().join("api.sock")).unwrap();
+        let daemon = thread::spawn(move || listener.accept().unwrap().0.write_all(first).unwrap());
+        let reached = reach(home.path());
+        daemon.join().unwrap();
+        reached
+    }
+
+    #[test]
+    fn after_hello_there_is_no_hurry() {
+        let stream = reach_one_that_says(&[9, 0, 0, 0, 0]).unwrap();
+        assert_eq!(
+            (stream.read_timeout().unwrap(), stream.write_timeout().unwrap()),
+            (None, None)
+        );
+    }
+
+    #[test]
+    fn what_says_no_hello_is_no_daemon_of_ours() {
+        let kind = |first| reach_one_that_says(first).unwrap_err().kind;
+        assert_eq!(kind(&[6, 0, 0, 0, 0]), Kind::Failed);
+        assert_eq!(kind(&[]), Kind::NoDaemon);
+    }
 }

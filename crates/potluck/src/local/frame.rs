@@ -24,10 +24,12 @@ pub(crate) enum FrameKind {
     Data = 5,
     /// The end of a file, or of the files. No payload.
     End = 6,
-    /// The file's content: no payload, but a descriptor comes with the first byte. Instead of data and an end.
-    Handle = 8,
     /// The file that was begun is not to be had: JSON, a complaint.
     Failed = 7,
+    /// The file's content: no payload, but a descriptor comes with the first byte. Instead of data and an end.
+    Handle = 8,
+    /// The daemon lives: its first frame, before it is asked. No payload.
+    Hello = 9,
 }
 
 /// Why bytes are no frame.
@@ -87,6 +89,7 @@ impl Header {
             6 => FrameKind::End,
             7 => FrameKind::Failed,
             8 => FrameKind::Handle,
+            9 => FrameKind::Hello,
             other => return Err(FrameError::Kind(other)),
         };
         let len = u32::from_le_bytes(len);
@@ -126,7 +129,7 @@ mod tests {
                     prop_assert!(header.len <= PAYLOAD_BYTES_MAX);
                     prop_assert_eq!(header.encode(), bytes);
                 }
-                Err(FrameError::Kind(kind)) => prop_assert!(!(1..=8).contains(&kind)),
+                Err(FrameError::Kind(kind)) => prop_assert!(!(1..=9).contains(&kind)),
                 Err(FrameError::Length(len)) => prop_assert!(len as usize > PAYLOAD_BYTES_MAX),
             }
         }

@@ -8,8 +8,8 @@ use super::{
     uploads,
 };
 use crate::complaint::{Complaint, Kind};
-use potluck_node::{Entry, Kind as EntryKind, Node, NodeError};
-use potluck_spaces::Path;
+use potluck_node::{Entry, Kind as EntryKind, Node, NodeError, PutOptions};
+use potluck_spaces::{Path, TreeError};
 use serde::Serialize;
 use std::{fs::File, io, sync::Arc, time::Duration};
 use tokio::{
@@ -21,7 +21,10 @@ use tokio::{
 use zeroize::Zeroizing;
 
 /// Commands that are served at once: more than a person starts, and with a frame each far below the memory of a daemon.
-const CONNECTIONS_MAX: usize = 64;
+const SERVED_MAX: usize = 64;
+/// Commands that are served or wait for their turn.
+const CONNECTIONS_MAX: usize = 512;
+const _: () = assert!(SERVED_MAX < CONNECTIONS_MAX);
 /// How long a client may take to say what it wants.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the rest of what a client sends is still taken after its request failed, so that it reads why.
@@ -76,16 +79,17 @@ pub(super) fn gone(error: io::Error) -> Ended {
 /// Serves clients until the future is dropped.
 pub(crate) async fn serve(listener: UnixListener, service: Arc<Service>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let turns = Arc::new(Semaphore::new(SERVED_MAX));
     loop {
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
             return;
         };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let service = Arc::clone(&service);
+                let (service, turns) = (Arc::clone(&service), Arc::clone(&turns));
                 tokio::spawn(async move {
                     let _permit = permit;
-                    converse(stream, &service).await;
+                    converse(stream, &service, &turns).await;
                 });
             }
             Err(error) => {
@@ -96,11 +100,17 @@ pub(crate) async fn serve(listener: UnixListener, service: Arc<Service>) {
     }
 }
 
-async fn converse(stream: UnixStream, service: &Service) {
+async fn converse(mut stream: UnixStream, service: &Service, turns: &Semaphore) {
     if !is_owner(&stream) {
         tracing::warn!("another user of this machine knocked at the local socket");
         return;
     }
+    // Before its turn comes: who waits for others knows that the daemon lives.
+    let hello = Header::of(FrameKind::Hello, &[]).encode();
+    if stream.write_all(&hello).await.is_err() {
+        return;
+    }
+    let Ok(_turn) = turns.acquire().await else { return };
     let (reader, writer) = stream.into_split();
     let (inbound, handles) = Inbound::new(reader);
     let mut frames = Frames {
@@ -155,6 +165,7 @@ async fn answer(request: Request, service: &Service, frames: &mut Frames, replie
         Request::Remove { path, recursive } => replies.reply(&node.remove(&path, recursive).await?).await,
         Request::Sweep { abandoned_after } => replies.reply(&node.sweep(abandoned_after).await?).await,
         Request::Rename { from, to } => {
+            make_parent(node, &from, &to).await?;
             node.rename(&from, &to).await?;
             replies.reply(&()).await
         }
@@ -206,6 +217,22 @@ async fn stat(node: &Node, path: Path) -> Result<FileStat, Ended> {
         survives: stat.survives,
         stripes,
     })
+}
+
+/// Makes the directory that something is moved into, when there is none: as with `put`, nobody need make it first.
+async fn make_parent(node: &Node, from: &Path, to: &Path) -> Result<(), NodeError> {
+    let Some((parent, _)) = to.split().filter(|(parent, _)| !parent.names().is_empty()) else {
+        return Ok(());
+    };
+    let is_missing = matches!(node.stat(&parent).await, Err(NodeError::Tree(TreeError::NotFound(_))));
+    if !is_missing || to.is_within(from) {
+        return Ok(());
+    }
+    // What is not there is not moved, and nothing is made for it.
+    node.stat(from).await?;
+    let mut upload = node.upload(PutOptions::default())?;
+    upload.make_directory(&parent).await?;
+    upload.flush().await.map(drop)
 }
 
 /// Sends the names of a directory, and of those below it when that is asked for, each directory whole before the next.

@@ -135,6 +135,11 @@ impl Node {
         process
     }
 
+    /// The id of its process, while it runs.
+    pub fn process(&self) -> Option<u32> {
+        self.process.as_ref().map(Child::id)
+    }
+
     /// In order.
     #[track_caller]
     pub fn stop(&mut self) {

@@ -1,0 +1,251 @@
+//! What commands say and leave behind when something is not as it should be.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{Node, Setup, bytes, potluck, text, until};
+use rustix::process::{Pid, Signal, kill_process};
+use std::{
+    ffi::OsStr,
+    fs,
+    io::Write,
+    os::unix::{ffi::OsStrExt, net::UnixListener},
+    path::Path,
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+fn node_in(folder: &Path) -> Node {
+    Node::start(folder.join("node"), None)
+}
+
+#[track_caller]
+fn check(output: &Output, code: i32, says: &str) {
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{said}");
+    assert!(said.contains(says), "{said:?} lacks {says:?}");
+}
+
+fn run(command: &mut Command) -> Output {
+    command.stdin(Stdio::null()).output().unwrap()
+}
+
+fn send(signal: Signal, process: u32) {
+    let process = Pid::from_raw(process.try_into().unwrap()).unwrap();
+    kill_process(process, signal).unwrap();
+}
+
+#[test]
+fn what_has_no_room_failed_and_can_be_helped() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Setup {
+        capacity: "64MiB",
+        ..Setup::at(folder.path().join("node"))
+    }
+    .found();
+    let large = folder.path().join("large");
+    fs::write(&large, bytes(80_000_000, 1)).unwrap();
+    // The second time nothing takes a shard any more.
+    for _ in 0..2 {
+        let said = node.fails(&["put", large.to_str().unwrap(), "home:/"], 1);
+        assert!(
+            said.contains("no room") && said.contains("--capacity") && said.contains("potluck invite"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn a_start_that_is_refused_leaves_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let inviter = node_in(folder.path());
+    let ticket = inviter.json(&["invite"])["ticket"].as_str().unwrap().to_owned();
+    drop(Node::start(folder.path().join("second"), Some(&ticket)));
+
+    let deep = folder.path().join("new/deep");
+    let prepared = folder.path().join("prepared");
+    fs::create_dir(&prepared).unwrap();
+    fs::write(prepared.join("config.toml"), "mdns = false\n").unwrap();
+    for detach in [&[][..], &["--detach"]] {
+        let start = |home: &Path, how: &[&str]| {
+            let common = ["--listen", "127.0.0.1:0", "--no-mdns", "--capacity", "1GB"];
+            run(potluck(home).args(how).args(common).args(detach))
+        };
+        for home in [&deep, &prepared] {
+            check(&start(home, &["join", &ticket]), 6, "used already");
+            check(&start(home, &["up", "--announce", "nowhere"]), 2, "not an address");
+            check(&start(home, &["up", "--name", ""]), 2, "not a name for a pool");
+        }
+        assert!(!folder.path().join("new").exists());
+        let left: Vec<_> = fs::read_dir(&prepared)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(left, ["config.toml"]);
+    }
+    let doctor = run(potluck(&deep).arg("doctor"));
+    assert!(
+        text(&doctor.stdout).contains("potluck join"),
+        "{}",
+        text(&doctor.stdout)
+    );
+    assert!(!text(&doctor.stdout).contains("backup"), "{}", text(&doctor.stdout));
+}
+
+#[test]
+fn a_folder_of_documents_is_no_home() {
+    let folder = tempfile::tempdir().unwrap();
+    let letter = folder.path().join("letter.txt");
+    fs::write(&letter, "Dear").unwrap();
+    for detach in [&[][..], &["--detach"]] {
+        check(
+            &run(potluck(folder.path()).arg("up").args(detach)),
+            2,
+            "holds other files, such as `letter.txt`",
+        );
+        check(&run(potluck(&letter).arg("up").args(detach)), 2, "is a file");
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_daemon_that_hangs_is_named_and_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = node_in(folder.path());
+    let process = node.process().unwrap();
+    send(Signal::STOP, process);
+    let begun = Instant::now();
+    let commands: Vec<_> = [&["status"][..], &["ls"], &["stop"], &["up"], &["up", "--detach"]]
+        .map(|command| {
+            let mut command_line = potluck(&node.home);
+            command_line.args(command).stdin(Stdio::null()).stdout(Stdio::null());
+            command_line.stderr(Stdio::piped()).spawn().unwrap()
+        })
+        .into();
+    for command in commands {
+        check(&command.wait_with_output().unwrap(), 5, &format!("kill -9 {process}"));
+    }
+    assert!(begun.elapsed() < Duration::from_secs(15));
+    send(Signal::CONT, process);
+    assert_eq!(node.live(), 1);
+}
+
+#[test]
+fn one_that_is_missing_does_not_keep_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = node_in(folder.path());
+    for name in ["one", "two"] {
+        let file = folder.path().join(name);
+        fs::write(&file, name).unwrap();
+        node.json(&["put", file.to_str().unwrap(), "home:/"]);
+    }
+    let output = node.run(&["cat", "home:/one", "home:/none", "home:/two"]);
+    assert_eq!(text(&output.stdout), "onetwo");
+    check(&output, 3, "home:/none: there is no /none");
+
+    let output = node.run(&["rm", "home:/none", "home:/one", "home:/", "home:/two", "--json"]);
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&said["removed"], said["failed"].as_array().unwrap().len()),
+        (&2.into(), 2)
+    );
+    assert_eq!(output.status.code(), Some(3));
+    check(
+        &node.run(&["rm", "home:/", "home:/none"]),
+        1,
+        "2 files could not be removed",
+    );
+    assert!(node.run(&["ls"]).stdout.is_empty());
+}
+
+#[test]
+fn what_a_space_has_none_of_is_skipped_and_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = node_in(folder.path());
+    let tree = folder.path().join("tree");
+    fs::create_dir(&tree).unwrap();
+    fs::write(tree.join("file"), "1").unwrap();
+    std::os::unix::fs::symlink("file", tree.join("link")).unwrap();
+    let socket = tree.join("socket");
+    let _socket = UnixListener::bind(&socket).unwrap();
+
+    let said = node.fails(&["put", socket.to_str().unwrap(), "home:/"], 1);
+    assert!(
+        said.contains("nothing was put") && said.contains("is a socket"),
+        "{said}"
+    );
+    let output = node.run(&["put", tree.to_str().unwrap(), "home:/"]);
+    check(&output, 0, "skipped link ");
+    check(&output, 0, "skipped socket ");
+    let put = node.json(&["put", tree.to_str().unwrap(), "home:/"]);
+    assert_eq!(put["skipped"].as_array().unwrap().len(), 2);
+
+    // Of several the bad ones are warned of; a single one is the error itself.
+    let nameless = tree.join(OsStr::from_bytes(b"\xff"));
+    fs::write(&nameless, "2").unwrap();
+    let output = node.run(&["put", tree.to_str().unwrap(), "home:/"]);
+    check(&output, 1, "the name is not UTF-8");
+    let plain = folder.path().join("plain");
+    fs::write(&plain, "3").unwrap();
+    let said = node.fails(&["put", plain.to_str().unwrap(), "home:/tree/file"], 1);
+    assert!(said.contains("is a file, not a directory"), "{said}");
+
+    // Nor does a file replace one of these where it is fetched to.
+    let said = node.fails(&["get", "home:/tree/file", socket.to_str().unwrap()], 1);
+    assert!(said.contains("is a socket"), "{said}");
+    let link = tree.join("link");
+    node.fails(&["get", "home:/tree/file", link.to_str().unwrap()], 1);
+    assert!(link.is_symlink());
+}
+
+#[test]
+fn a_place_is_taken_as_it_is_typed() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = node_in(folder.path());
+    let file = folder.path().join("file");
+    fs::write(&file, "1").unwrap();
+    let file = file.to_str().unwrap();
+
+    node.fails(&["put", "-", "home:/directory/"], 2);
+    node.fails(&["put", "-T", file, "home:/directory/"], 2);
+    node.json(&["put", file, "home:/"]);
+    // Directories are made on the way, but not for nothing.
+    node.fails(&["mv", "home:/none", "home:/new/name"], 3);
+    node.fails(&["stat", "home:/new"], 3);
+    assert_eq!(node.json(&["mv", "home:/file", "home:/new/name"])["path"], "/new/name");
+    assert_eq!(
+        node.json(&["mv", "home:/new/name", "home:/other/"])["path"],
+        "/other/name"
+    );
+
+    let said = node.fails(&["mv", "home:/other/name", "home:/other"], 2);
+    assert!(said.contains("the same"), "{said}");
+    let said = node.fails(&["ls", "work:/"], 3);
+    assert!(said.contains("hint: "), "{said}");
+    node.fails(&["ls", "home:/.."], 2);
+    node.fails(&["get", "home:/other/name", "no/such/folder/name"], 3);
+    node.fails(&["invite", "--expires", "0s"], 2);
+    check(&node.run(&["completions", "bash", "--json"]), 2, "not JSON");
+    let said = node.fails(&["keys", "restore", file, "--passphrase-file", file], 1);
+    assert!(said.contains(&format!("{file}: this is not a recovery kit")), "{said}");
+}
+
+/// Ctrl-C in the middle, whenever that is: nothing half is left, and the exit code says it.
+#[test]
+fn ctrl_c_ends_with_130() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = node_in(folder.path());
+    let mut put = potluck(&node.home)
+        .args(["put", "-", "home:/endless"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = put.stdin.take().unwrap();
+    input.write_all(&bytes(4_000_000, 1)).unwrap();
+    send(Signal::INT, put.id());
+    check(&put.wait_with_output().unwrap(), 130, "Interrupted");
+    node.fails(&["stat", "home:/endless"], 3);
+    until("the daemon goes on", || node.live() == 1);
+}
