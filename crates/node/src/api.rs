@@ -1,7 +1,7 @@
 //! What the façade takes and gives: plain data, so that command line, web page, S3 and tests all speak it alike.
 
 use potluck_spaces::{Name, Path};
-use potluck_types::{ByteSize, NodeId, PoolId, Timestamp, UserId, Zone};
+use potluck_types::{ByteSize, MachineName, NodeId, PoolId, Timestamp, UserId, Zone};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -18,6 +18,8 @@ pub struct NodeConfig {
     pub capacity: ByteSize,
     /// The failure domain of this node; itself when none.
     pub zone: Option<Zone>,
+    /// What its person calls it.
+    pub name: Option<MachineName>,
     /// Whether to find members on the local network.
     pub mdns: bool,
     /// How long an absent node is waited for before its shards are made anew elsewhere.
@@ -90,6 +92,8 @@ pub struct NodeInfo {
     pub away_since: Option<Timestamp>,
     /// The failure domain that it declares.
     pub zone: Option<Zone>,
+    /// What its person calls it.
+    pub name: Option<MachineName>,
     /// What it offers.
     pub capacity: ByteSize,
     /// What the pool uses of it.
@@ -98,6 +102,13 @@ pub struct NodeInfo {
     pub addresses: Vec<String>,
     /// The version it runs.
     pub version: String,
+}
+
+impl NodeInfo {
+    /// What a person knows it by: its name, else the end of its id.
+    pub fn called(&self) -> String {
+        self.name.as_ref().map_or_else(|| self.id.short(), ToString::to_string)
+    }
 }
 
 /// How safe the data is that this node looks after, or (added up over all live nodes) that of the pool.

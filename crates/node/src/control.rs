@@ -683,6 +683,7 @@ impl Control {
                     _ => None,
                 },
                 zone: state.and_then(|state| state.zone.clone()),
+                name: state.and_then(|state| state.name.clone()),
                 capacity: state.map_or(ByteSize(0), |state| state.capacity),
                 used: state.map_or(ByteSize(0), |state| state.used),
                 addresses: state.map(|state| state.addresses.clone()).unwrap_or_default(),

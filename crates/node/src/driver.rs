@@ -239,6 +239,7 @@ impl Shared {
             addresses: self.announced_addresses(),
             leaving: self.leaving.load(Ordering::Relaxed),
             software: env!("CARGO_PKG_VERSION").to_owned(),
+            name: self.name.clone(),
             revision,
         }
     }

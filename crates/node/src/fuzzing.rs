@@ -79,6 +79,7 @@ pub fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         addresses: vec!["/ip4/192.0.2.1/tcp/4720".to_owned()],
         leaving: false,
         software: "0".to_owned(),
+        name: "nas".parse().ok(),
         revision: 1,
     };
     let state = PoolRecord::State(sign(&key, &state));

@@ -267,6 +267,7 @@ impl Node {
             announce,
             capacity: config.capacity,
             zone: config.zone,
+            name: config.name,
             leaving: AtomicBool::new(false),
             caught_up: AtomicBool::new(false),
             stopping: CancellationToken::new(),
@@ -662,7 +663,7 @@ fn advice(nodes: &[NodeInfo], health: &HealthInfo, domains: usize, unreadable: &
     let away: Vec<String> = nodes
         .iter()
         .filter(|info| info.status == NodeStatus::Away)
-        .map(|info| info.id.short())
+        .map(NodeInfo::called)
         .collect();
     let stripes = |count| match count {
         1 => "1 stripe".to_owned(),
@@ -708,7 +709,7 @@ fn advice(nodes: &[NodeInfo], health: &HealthInfo, domains: usize, unreadable: &
     for info in full {
         advice.push(format!(
             "Node {} is full: give it more with `--capacity`, or remove data.",
-            info.id.short()
+            info.called()
         ));
     }
     advice

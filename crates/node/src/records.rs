@@ -2,7 +2,9 @@
 
 use crate::error::RecordError;
 use potluck_crypto::{Record, Signed, SignedError};
-use potluck_types::{ByteSize, Hash, NodeId, PoolId, Timestamp, UserId, Zone, from_canonical, to_canonical};
+use potluck_types::{
+    ByteSize, Hash, MachineName, NodeId, PoolId, Timestamp, UserId, Zone, from_canonical, to_canonical,
+};
 use serde::{Deserialize, Serialize};
 
 /// The first record of a pool, signed by its founder. Its hash is the [`PoolId`].
@@ -58,6 +60,9 @@ pub(crate) struct NodeState {
     pub(crate) addresses: Vec<String>,
     pub(crate) leaving: bool,
     pub(crate) software: String,
+    /// What its person calls it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<MachineName>,
     /// Grows whenever what the node offers, or its zone, changes; 0 in records of versions that did not count.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) revision: u64,

@@ -305,6 +305,7 @@ mod tests {
             addresses: Vec::new(),
             leaving: false,
             software: "0".to_owned(),
+            name: None,
             revision: 1,
         };
         PoolRecord::State(sign(&key(node), &state))

@@ -18,7 +18,7 @@ use potluck_net::{Address, Endpoint, Protocol, RequestError};
 use potluck_placement::View;
 use potluck_spaces::FileId;
 use potluck_store::Store;
-use potluck_types::{ByteSize, Clock, Entropy, NodeId, ShardId, SpaceId, StripeId, Timestamp, Zone};
+use potluck_types::{ByteSize, Clock, Entropy, MachineName, NodeId, ShardId, SpaceId, StripeId, Timestamp, Zone};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, atomic::AtomicBool},
@@ -70,6 +70,7 @@ pub(crate) struct Shared {
     pub(crate) announce: Vec<Address>,
     pub(crate) capacity: ByteSize,
     pub(crate) zone: Option<Zone>,
+    pub(crate) name: Option<MachineName>,
     pub(crate) leaving: AtomicBool,
     /// A member has given all its records since this node started.
     pub(crate) caught_up: AtomicBool,

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Pool, bytes, config, eventually, put};
+use common::{Member, Pool, bytes, config, eventually, put};
 use potluck_node::{FileMeta, InviteOptions, JoinError, Node, NodeError, PutOptions, Refusal};
 use potluck_types::Timestamp;
 use std::time::Duration;

@@ -6,7 +6,7 @@ use crate::{
     span::Span,
 };
 use clap::{Args, Parser, Subcommand, ValueHint};
-use potluck_types::{ByteSize, Zone};
+use potluck_types::{ByteSize, MachineName, Zone};
 use std::{error::Error, path::PathBuf};
 
 const EXIT_CODES: &str = "\
@@ -21,7 +21,7 @@ Exit codes:
   130  interrupted with Ctrl-C
 
 Files:
-  HOME/config.toml      the configuration: listen, announce, capacity, zone, mdns, grace, fsync
+  HOME/config.toml      the configuration: listen, announce, capacity, zone, machine, mdns, grace, fsync
   HOME/log/potluck.log  the log of a daemon started with --detach
 
 Environment:
@@ -175,7 +175,7 @@ pub(crate) enum Command {
     },
     /// Take a machine of yours that is lost for good out of the pool
     Forget {
-        /// Its id, or the end of it, as `potluck status` shows it
+        /// Its name, or its id or the end of it, as `potluck status` shows them
         #[arg(value_name = "NODE")]
         node: String,
         /// Also when it is here: for one that is no longer yours
@@ -261,6 +261,9 @@ pub(crate) struct Run {
     /// The failure domain of this machine: a house, a rack. Machines of one zone are expected to fail together [default: itself]
     #[arg(long, value_name = "NAME")]
     pub(crate) zone: Option<Zone>,
+    /// What this machine is called in the pool [default: its host name]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) machine: Option<MachineName>,
     /// Do not look for members on the local network
     #[arg(long)]
     pub(crate) no_mdns: bool,
@@ -287,6 +290,7 @@ impl Run {
             announce: list(&self.announce),
             capacity: self.capacity,
             zone: self.zone.clone(),
+            machine: self.machine.clone(),
             mdns: self.no_mdns.then_some(false),
             grace: self.grace,
             fsync: None,

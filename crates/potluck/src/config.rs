@@ -5,7 +5,7 @@ use crate::{
     span::Span,
 };
 use potluck_node::NodeConfig;
-use potluck_types::{ByteSize, Zone};
+use potluck_types::{ByteSize, MachineName, Zone};
 use serde::{Deserialize, Serialize};
 use std::{
     fs, io,
@@ -36,6 +36,9 @@ pub(crate) struct Settings {
     /// The failure domain of this node.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) zone: Option<Zone>,
+    /// What this machine is called.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) machine: Option<MachineName>,
     /// Whether to find members on the local network.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) mdns: Option<bool>,
@@ -47,7 +50,9 @@ pub(crate) struct Settings {
     pub(crate) fsync: Option<bool>,
 }
 
-const KEYS: [&str; 7] = ["listen", "announce", "capacity", "zone", "mdns", "grace", "fsync"];
+const KEYS: [&str; 8] = [
+    "listen", "announce", "capacity", "zone", "machine", "mdns", "grace", "fsync",
+];
 
 impl Settings {
     /// These settings, and where they say nothing, those.
@@ -58,6 +63,7 @@ impl Settings {
             announce: self.announce.or(below.announce),
             capacity: self.capacity.or(below.capacity),
             zone: self.zone.or(below.zone),
+            machine: self.machine.or(below.machine),
             mdns: self.mdns.or(below.mdns),
             grace: self.grace.or(below.grace),
             fsync: self.fsync.or(below.fsync),
@@ -72,6 +78,7 @@ impl Settings {
             announce: list("POTLUCK_ANNOUNCE"),
             capacity: parsed(&variable, "POTLUCK_CAPACITY")?,
             zone: parsed(&variable, "POTLUCK_ZONE")?,
+            machine: parsed(&variable, "POTLUCK_MACHINE")?,
             mdns: parsed(&variable, "POTLUCK_MDNS")?,
             grace: parsed(&variable, "POTLUCK_GRACE")?,
             fsync: parsed(&variable, "POTLUCK_FSYNC")?,
@@ -116,6 +123,7 @@ impl Settings {
             // The other half stays free for what else the machine does.
             capacity: Some(ByteSize(free_bytes / 2)),
             zone: None,
+            machine: host_name(),
             mdns: Some(true),
             grace: Some(GRACE),
             fsync: Some(true),
@@ -139,6 +147,7 @@ impl Settings {
             announce: settings.announce.unwrap_or_default(),
             capacity,
             zone: settings.zone,
+            name: settings.machine,
             mdns: settings.mdns.unwrap_or(true),
             grace: settings.grace.unwrap_or(GRACE).duration(),
         })
@@ -254,6 +263,12 @@ fn distance(from: &str, to: &str) -> usize {
     row[to.len()]
 }
 
+/// What the operating system calls this machine, if that will do as a name.
+fn host_name() -> Option<MachineName> {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    name.trim().parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -313,6 +328,7 @@ mod tests {
     fn what_is_kept_reads_back() {
         let settings = Settings {
             zone: Some("attic".parse().unwrap()),
+            machine: Some("nas".parse().unwrap()),
             ..Settings::default()
         }
         .with_defaults(3_000_000_000);

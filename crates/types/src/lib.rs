@@ -15,4 +15,4 @@ pub use clock::{Clock, Entropy, SystemClock, SystemEntropy, Timestamp};
 pub use codec::{CodecError, from_canonical, to_canonical};
 pub use id::{Digest, Hash, NodeId, ParseIdError, PoolId, SpaceId, StripeId, UserId};
 pub use stripe::{Descriptor, Geometry, Shard, ShardError, ShardId, UnverifiedShard};
-pub use units::{ByteSize, ParseUnitError, Zone};
+pub use units::{ByteSize, MachineName, ParseUnitError, Zone};

@@ -1,9 +1,9 @@
-//! Units that people type: sizes and zones.
+//! What people type: sizes, zones, names of machines.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::{fmt, str::FromStr};
 
-/// Why text is not a size or a zone.
+/// Why text is not one of these.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParseUnitError {
@@ -13,6 +13,9 @@ pub enum ParseUnitError {
     /// Not a name for a failure domain.
     #[error("`{0}` is not a zone: use 1 to 64 letters, digits, `-`, `_` or `.`")]
     Zone(String),
+    /// Not a name for a machine.
+    #[error("`{0}` is not a name for a machine: use 1 to 64 letters, digits, `-`, `_` or `.`")]
+    MachineName(String),
 }
 
 /// A number of bytes, written `200GB` (powers of 1000) or `1.5TiB` (powers of 1024).
@@ -125,53 +128,70 @@ impl<'de> Deserialize<'de> for ByteSize {
     }
 }
 
-/// A failure domain that a node declares: a house, a rack, a cloud region. Machines of one zone are expected
-/// to fail together, so no two shards of a stripe share one while zones suffice.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Zone(String);
+macro_rules! label {
+    ($(#[$doc:meta])* $name:ident, $error:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
 
-impl Zone {
-    /// The zone's name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for Zone {
-    type Err = ParseUnitError;
-
-    fn from_str(text: &str) -> Result<Self, ParseUnitError> {
-        let fits = (1..=64).contains(&text.len())
-            && text
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
-        if fits {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(ParseUnitError::Zone(text.chars().take(80).collect()))
+        impl $name {
+            /// The name.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
         }
-    }
+
+        impl FromStr for $name {
+            type Err = ParseUnitError;
+
+            fn from_str(text: &str) -> Result<Self, ParseUnitError> {
+                if is_label(text) {
+                    Ok(Self(text.to_owned()))
+                } else {
+                    Err(ParseUnitError::$error(text.chars().take(80).collect()))
+                }
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = ParseUnitError;
+
+            fn try_from(text: String) -> Result<Self, ParseUnitError> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                name.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+    };
 }
 
-impl TryFrom<String> for Zone {
-    type Error = ParseUnitError;
-
-    fn try_from(text: String) -> Result<Self, ParseUnitError> {
-        text.parse()
-    }
+fn is_label(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
-impl From<Zone> for String {
-    fn from(zone: Zone) -> Self {
-        zone.0
-    }
+label! {
+    /// A failure domain that a node declares: a house, a rack, a cloud region. Machines of one zone are expected
+    /// to fail together, so no two shards of a stripe share one while zones suffice.
+    Zone, Zone
 }
 
-impl fmt::Display for Zone {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
-    }
+label! {
+    /// What a person calls a machine. Nothing rests on it: two may have the same.
+    MachineName, MachineName
 }
 
 #[cfg(test)]
@@ -206,7 +226,7 @@ mod tests {
         #[test]
         fn no_text_makes_a_size_panic(text: String) {
             let _ = text.parse::<ByteSize>();
-            let _ = text.parse::<Zone>();
+            assert_eq!(text.parse::<Zone>().is_ok(), text.parse::<MachineName>().is_ok());
         }
     }
 }

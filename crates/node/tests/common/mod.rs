@@ -61,6 +61,7 @@ pub fn config(home: &TempDir, grace: Duration) -> NodeConfig {
         announce: Vec::new(),
         capacity: ByteSize(2_000_000_000),
         zone: None,
+        name: None,
         mdns: false,
         grace,
     }

@@ -11,7 +11,7 @@ use crate::{
     place::escape,
     terminal::{Terminal, count},
 };
-use potluck_node::{Node, NodeStatus, Probe, Status};
+use potluck_node::{Node, NodeInfo, NodeStatus, Probe, Status};
 use potluck_types::ByteSize;
 use serde::Serialize;
 use std::{
@@ -373,7 +373,7 @@ fn members(status: &Status) -> Check {
         .nodes
         .iter()
         .filter(|node| node.status == NodeStatus::Away)
-        .map(|node| node.id.short())
+        .map(NodeInfo::called)
         .collect();
     let all = status.nodes.len() as u64;
     if away.is_empty() {

@@ -132,6 +132,9 @@ fn start(
     if let Some(zone) = &run.zone {
         option("zone", zone.to_string());
     }
+    if let Some(machine) = &run.machine {
+        option("machine", machine.to_string());
+    }
     if let Some(grace) = run.grace {
         option("grace", grace.to_string());
     }

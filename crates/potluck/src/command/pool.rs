@@ -146,12 +146,15 @@ fn stuck(left: u64, advice: Vec<String>) -> Complaint {
 /// `potluck forget`.
 pub(super) fn forget(home: &Path, named: &str, force: bool, terminal: Terminal) -> Result<(), Complaint> {
     let status = status::ask(home)?;
-    let fits = |node: &&NodeInfo| !named.is_empty() && node.id.to_string().ends_with(named);
+    let fits = |node: &&NodeInfo| {
+        let is_name = node.name.as_ref().is_some_and(|name| name.as_str() == named);
+        !named.is_empty() && (is_name || node.id.to_string().ends_with(named))
+    };
     let found: Vec<&NodeInfo> = status.nodes.iter().filter(fits).collect();
     let [node] = found[..] else {
         let message = match found.len() {
             0 => format!("no node of this pool is called `{}`", escape(named)),
-            some => format!("{some} nodes end in `{}`", escape(named)),
+            some => format!("{some} nodes are called `{}`, or end in it", escape(named)),
         };
         return Err(Complaint::new(Kind::NotFound, message).hint("`potluck status` shows them"));
     };
@@ -159,13 +162,11 @@ pub(super) fn forget(home: &Path, named: &str, force: bool, terminal: Terminal) 
         return Err(Complaint::usage("that is this node").hint("`potluck leave` moves its data to the others first"));
     }
     if node.status != NodeStatus::Away && !force {
-        return Err(
-            Complaint::new(Kind::Refused, format!("node {} is here", node.id.short()))
-                .hint("`potluck leave` there moves its data to the others first")
-                .hint("`--force` takes it out all the same"),
-        );
+        return Err(Complaint::new(Kind::Refused, format!("node {} is here", node.called()))
+            .hint("`potluck leave` there moves its data to the others first")
+            .hint("`--force` takes it out all the same"));
     }
-    let name = node.id.short();
+    let name = node.called();
     terminal.confirm(&format!(
         "Take {name} out of the pool? What only it holds is lost, and it needs a new ticket to come back."
     ))?;

@@ -90,7 +90,7 @@ fn unreadable(status: &Status) -> String {
 
 fn nodes(status: &Status, now: Timestamp) -> String {
     let mut rows = vec![
-        ["NODE", "ZONE", "STATE", "USED", "OFFERED", "ADDRESS"]
+        ["NAME", "NODE", "ZONE", "STATE", "USED", "OFFERED", "ADDRESS"]
             .map(str::to_owned)
             .to_vec(),
     ];
@@ -103,6 +103,7 @@ fn nodes(status: &Status, now: Timestamp) -> String {
             (NodeStatus::Away, None) => "away".to_owned(),
         };
         rows.push(vec![
+            node.name.as_ref().map_or("-", |name| name.as_str()).to_owned(),
             node.id.short(),
             node.zone.as_ref().map_or("-", |zone| zone.as_str()).to_owned(),
             state,
