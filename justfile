@@ -21,6 +21,6 @@ bench:
 demo *arguments:
     cargo run --release -- demo {{ arguments }}
 
-# Every decoder against hostile bytes, some seconds each. Needs cargo-fuzz and a nightly toolchain.
+# Every decoder against hostile bytes, some seconds each. Needs a C++ compiler besides Rust.
 fuzz seconds="30":
     ./fuzz/run {{ seconds }}

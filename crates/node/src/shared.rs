@@ -75,6 +75,7 @@ pub(crate) struct Shared {
     /// A member has given all its records since this node started.
     pub(crate) caught_up: AtomicBool,
     pub(crate) stopping: CancellationToken,
+    pub(crate) started: tokio::time::Instant,
     /// Its lock ends with the node.
     pub(crate) home: Home,
 }

@@ -1,0 +1,361 @@
+//! How a node comes to run: it founds a pool, joins one, comes back to one, or starts again in its home.
+
+use super::Node;
+use crate::{
+    api::NodeConfig,
+    claims::Claims,
+    control::{Control, Event},
+    download::PieceCache,
+    driver,
+    error::{HomeError, JoinError, Refusal, StartError},
+    home::{Home, LOCK_PATIENCE},
+    meta::Meta,
+    protocol::{self, Credential, JoinReply, JoinRequest},
+    records::{Certificate, Genesis, PoolRecord, VERSION, sign},
+    roster::Roster,
+    shared::Shared,
+};
+use potluck_crypto::{Kit, KitMember, Signed, SigningKey, Ticket, derive};
+use potluck_net::{Address, Endpoint, Inbox, Listen, NetworkConfig, Protocol};
+use potluck_store::{Options, Store};
+use potluck_types::{Clock, Entropy, NodeId, PoolId, SystemClock, SystemEntropy, limits};
+use std::{
+    path::Path as FilePath,
+    str::FromStr,
+    sync::{Arc, Mutex, atomic::AtomicBool},
+    time::Duration,
+};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
+
+/// How long listening may take to be confirmed.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What a node is made of before it belongs to a pool.
+struct Parts {
+    home: Home,
+    meta: Meta,
+    node_key: SigningKey,
+    endpoint: Endpoint,
+    inbox: Inbox,
+    addresses: Vec<Address>,
+    announce: Vec<Address>,
+}
+
+impl Parts {
+    async fn prepare(config: &NodeConfig) -> Result<Self, StartError> {
+        // What is written wrongly is told before anything is made.
+        let listen: Vec<Listen> = parsed(&config.listen)?;
+        let announce = parsed(&config.announce)?;
+        let home = Home::take_within(&config.home, LOCK_PATIENCE).await?;
+        let node_key = home.node_key(&SystemEntropy)?;
+        home.refuse_missing(&home.meta_path())?;
+        let meta = Meta::open(&home.meta_path())?;
+        let network = NetworkConfig {
+            listen: listen.clone(),
+            mdns: config.mdns,
+        };
+        let (endpoint, mut inbox) = potluck_net::start(&node_key, &network).await?;
+        let mut addresses = Vec::new();
+        // TCP and QUIC each; a wildcard address is reported once for every interface.
+        let deadline = tokio::time::Instant::now() + LISTEN_TIMEOUT;
+        while addresses.len() < 2 * listen.len() {
+            match tokio::time::timeout_at(deadline, inbox.events.recv()).await {
+                Ok(Some(potluck_net::Event::Listening(address))) => addresses.push(address),
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => break,
+            }
+        }
+        Ok(Self {
+            home,
+            meta,
+            node_key,
+            endpoint,
+            inbox,
+            addresses,
+            announce,
+        })
+    }
+}
+
+fn parsed<T: FromStr>(texts: &[String]) -> Result<Vec<T>, T::Err> {
+    texts.iter().map(|text| text.parse()).collect()
+}
+
+impl Node {
+    /// Whether a pool was made or joined in this home.
+    pub fn has_pool(home: &FilePath) -> bool {
+        Home::has_pool(home)
+    }
+
+    /// Makes a new pool, and starts its first node.
+    pub async fn found(config: NodeConfig, pool_name: &str) -> Result<Self, StartError> {
+        if pool_name.is_empty()
+            || pool_name.len() > limits::POOL_NAME_BYTES_MAX
+            || pool_name.chars().any(char::is_control)
+        {
+            return Err(StartError::PoolName(pool_name.chars().take(80).collect()));
+        }
+        let parts = Parts::prepare(&config).await?;
+        refuse_occupied(&parts)?;
+        let entropy: &dyn Entropy = &SystemEntropy;
+        let user_key = parts.home.user_key(entropy)?;
+        let genesis = Genesis {
+            version: VERSION,
+            name: pool_name.to_owned(),
+            created: SystemClock.now(),
+            nonce: entropy.bytes(),
+        };
+        let mut roster = Roster::new(sign(&user_key, &genesis))?;
+        roster.merge(&own_certificate(&user_key, roster.pool(), parts.node_key.node_id(), 1))?;
+        parts.meta.set_records(roster.records())?;
+        parts.home.set_pool(roster.pool())?;
+        Self::launch(parts, user_key, roster, config).await
+    }
+
+    /// Starts the node of a home that belongs to a pool.
+    pub async fn start(config: NodeConfig) -> Result<Self, StartError> {
+        if !Home::has_pool(&config.home) {
+            return Err(HomeError::Empty { home: config.home }.into());
+        }
+        let parts = Parts::prepare(&config).await?;
+        let Some(roster) = load_roster(&parts.meta)? else {
+            return Err(HomeError::Empty { home: config.home }.into());
+        };
+        let user_key = parts.home.user_key(&SystemEntropy)?;
+        Self::launch(parts, user_key, roster, config).await
+    }
+
+    /// Joins a pool with a ticket, and starts.
+    pub async fn join(config: NodeConfig, ticket: &str) -> Result<Self, JoinError> {
+        let ticket: Ticket = ticket.parse()?;
+        let parts = Parts::prepare(&config).await?;
+        refuse_occupied(&parts)?;
+        let secret = *ticket.secret.as_bytes();
+        let node = parts.node_key.node_id();
+        let own = if ticket.mine {
+            None
+        } else {
+            Some(parts.home.user_key(&SystemEntropy).map_err(StartError::from)?)
+        };
+        let credential = match &own {
+            None => Credential::TicketForMine { secret },
+            Some(user) => Credential::Ticket {
+                secret,
+                certificate: certificate(user, ticket.pool, node, 1),
+            },
+        };
+        let inviter = KitMember {
+            node: ticket.inviter,
+            addresses: ticket.addresses.clone(),
+        };
+        let asked = ask_to_join(&parts, ticket.pool, &ticket.pool_name, &[inviter], credential).await;
+        let (roster, seed) = asked.map_err(|error| match error {
+            // The inviter's clock decides, since this one may be wrong; but it explains why nobody is there.
+            JoinError::Unreachable { .. } if ticket.is_expired(SystemClock.now()) => JoinError::Expired(ticket.expires),
+            error => error,
+        })?;
+        let user_key = match (own, seed) {
+            (Some(user), _) => user,
+            (None, Some(seed)) => SigningKey::from_seed(&seed),
+            (None, None) => return Err(JoinError::Nonsense("the user key is missing".to_owned())),
+        };
+        Ok(Self::enter(parts, user_key, roster, config).await?)
+    }
+
+    /// Brings a person back on a fresh machine: joins their pool with the key in their recovery kit.
+    pub async fn restore(config: NodeConfig, kit: &Kit) -> Result<Self, JoinError> {
+        let parts = Parts::prepare(&config).await?;
+        refuse_occupied(&parts)?;
+        let word = certificate(&kit.user, kit.pool, parts.node_key.node_id(), 1);
+        let credential = Credential::Member { certificate: word };
+        let (roster, _) = ask_to_join(&parts, kit.pool, &kit.pool_name, &kit.members, credential).await?;
+        Ok(Self::enter(parts, kit.user.clone(), roster, config).await?)
+    }
+
+    /// Keeps what joining gave, then starts. The records come last: a home has a pool once they are there.
+    async fn enter(parts: Parts, user_key: SigningKey, roster: Roster, config: NodeConfig) -> Result<Self, StartError> {
+        parts.home.set_user_key(&user_key)?;
+        parts.meta.set_records(roster.records())?;
+        parts.home.set_pool(roster.pool())?;
+        Self::launch(parts, user_key, roster, config).await
+    }
+
+    async fn launch(
+        parts: Parts,
+        user_key: SigningKey,
+        roster: Roster,
+        config: NodeConfig,
+    ) -> Result<Self, StartError> {
+        let Parts {
+            home,
+            meta,
+            node_key,
+            endpoint,
+            inbox,
+            addresses,
+            announce,
+        } = parts;
+        let (path, capacity) = (home.store_path(), config.capacity);
+        let (store, recovery) = Shared::blocking(move || Store::open_dir(&path, Options::new(capacity))).await?;
+        if recovery.rebuilt || !recovery.damaged.is_empty() {
+            let (damaged, missing_packs) = (recovery.damaged.len(), recovery.missing_packs.len());
+            let (rebuilt, unreadable) = (recovery.rebuilt, recovery.unreadable);
+            tracing::warn!(rebuilt, damaged, missing_packs, %unreadable, "the shard store was repaired as it opened");
+        }
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let space_key = derive::private_space_key(&user_key);
+        let (events, events_receiver) = mpsc::unbounded_channel();
+        let topic = roster.pool().to_string();
+        endpoint.set_members(roster.members());
+        let layouts = meta.layouts()?;
+        let control = Control::new(node_key.node_id(), roster, layouts, config.grace, clock.now());
+        let shared = Arc::new(Shared {
+            space: derive::private_space_id(user_key.user_id()),
+            dedup_key: derive::dedup_key(&space_key),
+            space_key,
+            node_key,
+            user_key,
+            endpoint,
+            store,
+            meta: Arc::new(meta),
+            clock,
+            entropy: Arc::new(SystemEntropy),
+            control: Mutex::new(control),
+            events,
+            write_window: Arc::new(Semaphore::new(limits::WRITE_WINDOW_BYTES)),
+            names: tokio::sync::Mutex::new(()),
+            claims: Claims::default(),
+            writing: Claims::default(),
+            recoding_alone: tokio::sync::Mutex::default(),
+            recoding: Mutex::default(),
+            watching_alone: tokio::sync::Mutex::default(),
+            watch: Mutex::default(),
+            cache: PieceCache::default(),
+            suspects: Mutex::default(),
+            checking: tokio::sync::Mutex::new(()),
+            addresses: Mutex::new(addresses),
+            announce,
+            capacity: config.capacity,
+            zone: config.zone,
+            name: config.name,
+            leaving: AtomicBool::new(false),
+            caught_up: AtomicBool::new(false),
+            stopping: CancellationToken::new(),
+            started: tokio::time::Instant::now(),
+            home,
+        });
+        shared.endpoint.subscribe(topic).await;
+        shared.announce_state();
+        shared.run_event(Event::Damaged(recovery.damaged.len() as u64));
+        tokio::spawn(driver::run(Arc::clone(&shared), inbox, events_receiver));
+        Ok(Self { shared })
+    }
+}
+
+fn load_roster(meta: &Meta) -> Result<Option<Roster>, StartError> {
+    let records = meta.records()?;
+    let Some(genesis) = records.iter().find_map(|record| match record {
+        PoolRecord::Genesis(signed) => Some(signed.clone()),
+        _ => None,
+    }) else {
+        return Ok(None);
+    };
+    let mut roster = Roster::new(genesis)?;
+    for record in &records {
+        // Those that others rest on may come later: the roster keeps them aside until then.
+        let _ = roster.merge(record);
+    }
+    Ok(Some(roster))
+}
+
+fn refuse_occupied(parts: &Parts) -> Result<(), StartError> {
+    match load_roster(&parts.meta)? {
+        Some(roster) => {
+            let pool = roster.pool_name().to_owned();
+            Err(HomeError::Occupied {
+                home: parts.home.path().to_owned(),
+                pool,
+            }
+            .into())
+        }
+        None => Ok(()),
+    }
+}
+
+fn certificate(user: &SigningKey, pool: PoolId, node: NodeId, seq: u64) -> Signed<Certificate> {
+    sign(
+        user,
+        &Certificate {
+            version: VERSION,
+            pool,
+            node,
+            seq,
+            active: true,
+        },
+    )
+}
+
+fn own_certificate(user: &SigningKey, pool: PoolId, node: NodeId, seq: u64) -> PoolRecord {
+    PoolRecord::Certificate(certificate(user, pool, node, seq))
+}
+
+/// Asks the members in turn, until one lets this node in.
+async fn ask_to_join(
+    parts: &Parts,
+    pool: PoolId,
+    pool_name: &str,
+    members: &[KitMember],
+    credential: Credential,
+) -> Result<(Roster, Option<Zeroizing<[u8; 32]>>), JoinError> {
+    let request = protocol::encode(&JoinRequest { pool, credential });
+    let mut reason = "no member's address is known".to_owned();
+    let mut refusal: Option<Refusal> = None;
+    for member in members.iter().filter(|member| member.node != parts.node_key.node_id()) {
+        let addresses = member.addresses.iter().filter_map(|text| text.parse().ok()).collect();
+        if let Err(error) = parts.endpoint.connect(member.node, addresses).await {
+            reason = error.to_string();
+            continue;
+        }
+        let reply = match parts.endpoint.request(member.node, Protocol::Join, &request).await {
+            Ok(reply) => reply,
+            Err(error) => {
+                reason = error.to_string();
+                continue;
+            }
+        };
+        match protocol::decode(&reply).map_err(|error| JoinError::Nonsense(error.to_string()))? {
+            JoinReply::Welcome { records, user_seed } => {
+                let seed = user_seed
+                    .map(|seed| seed[..].try_into().map(Zeroizing::new))
+                    .transpose();
+                let seed = seed.map_err(|_| JoinError::Nonsense("the user key has another length".to_owned()))?;
+                return Ok((welcome_roster(pool, &records)?, seed));
+            }
+            JoinReply::Refused(why) => refusal = Some(why),
+        }
+    }
+    let pool = pool_name.to_owned();
+    Err(match refusal {
+        Some(refusal) => JoinError::Refused { pool, refusal },
+        None => JoinError::Unreachable { pool, reason },
+    })
+}
+
+/// The roster from the records that a member sent: of the pool that was asked for, or it is none.
+fn welcome_roster(pool: PoolId, records: &[PoolRecord]) -> Result<Roster, JoinError> {
+    let genesis = records.iter().find_map(|record| match record {
+        PoolRecord::Genesis(signed) => Some(signed.clone()),
+        _ => None,
+    });
+    let genesis = genesis.ok_or_else(|| JoinError::Nonsense("the pool's first record is missing".to_owned()))?;
+    let mut roster = Roster::new(genesis).map_err(StartError::from)?;
+    if roster.pool() != pool {
+        return Err(JoinError::Nonsense("the records are of another pool".to_owned()));
+    }
+    for record in records {
+        let _ = roster.merge(record);
+    }
+    Ok(roster)
+}
