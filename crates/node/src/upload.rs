@@ -171,10 +171,15 @@ impl Upload {
         if heads.iter().any(|head| matches!(head.value, Value::Directory(_))) {
             return Err(TreeError::IsADirectory(path).into());
         }
+        let before = self.report;
         self.report.files += 1;
         self.report.bytes += head.len() as u64;
         if head.len() > PACK_FILE_BYTES_MAX {
-            return self.put_large(path, meta, head, rest).await;
+            let put = self.put_large(path, meta, head, rest).await;
+            if put.is_err() {
+                (self.report.files, self.report.bytes) = (before.files, before.bytes);
+            }
+            return put;
         }
         if let Some(content) = inline(&head) {
             return self
