@@ -9,22 +9,21 @@ use crate::{
     address::node_id,
     endpoint::{BoxStream, Shared},
     serve::{self, Incoming},
+    tls::{Session, TlsStream},
     wire::Protocol,
 };
-use futures::io::BufReader;
-use futures_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use libp2p::{identity::Keypair, tls::certificate};
 use potluck_types::{NodeId, limits};
 use rustls::{
     CertificateError, CipherSuite, ClientConfig, DigitallySignedStruct, DistinguishedName, ServerConfig,
     SignatureScheme,
     client::{
-        ResolvesClientCert, Resumption,
+        ResolvesClientCert, Resumption, UnbufferedClientConnection,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     pki_types::{CertificateDer, ServerName, UnixTime},
     server::{
-        NoServerSessionStorage,
+        NoServerSessionStorage, UnbufferedServerConnection,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
     sign::{CertifiedKey, SingleCertAndKey},
@@ -42,11 +41,8 @@ use tokio::{
     task::JoinSet,
     time::timeout,
 };
-use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 
 const ALPN: &[u8] = b"potluck/bulk/1";
-/// TLS reads 4 KiB at a time: a buffer below it saves system calls.
-const READ_BUFFER_BYTES: usize = 64 << 10;
 /// How long a connection and its handshake may take. A direct neighbour answers in milliseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long no lane is tried to a node whose lane did not answer: it is behind a firewall, most likely.
@@ -58,8 +54,6 @@ const LANES_PER_PEER_MAX: usize = Protocol::Shard.requests_max() + 16;
 /// How long accepting waits after the operating system had no connection to give, for want of file descriptors most likely.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-type Tcp = BufReader<Compat<TcpStream>>;
-
 /// Where a peer's lane is.
 #[derive(Clone, Copy)]
 enum Route {
@@ -70,8 +64,8 @@ enum Route {
 
 /// Both sides of the lane.
 pub(crate) struct Bulk {
-    connector: TlsConnector,
-    acceptor: TlsAcceptor,
+    client: Arc<ClientConfig>,
+    server: Arc<ServerConfig>,
     ports: Vec<u16>,
     routes: Mutex<HashMap<NodeId, Arc<tokio::sync::Mutex<Route>>>>,
     places: Mutex<HashMap<NodeId, Arc<Semaphore>>>,
@@ -101,8 +95,8 @@ pub(crate) async fn listen(addresses: &[Listen], keypair: &Keypair) -> Result<(B
         .map_err(|error| error.to_string())?;
     let (client, server) = tls(keypair).map_err(|error| error.to_string())?;
     let bulk = Bulk {
-        connector: Arc::new(client).into(),
-        acceptor: Arc::new(server).into(),
+        client: Arc::new(client),
+        server: Arc::new(server),
         ports,
         routes: Mutex::default(),
         places: Mutex::default(),
@@ -173,9 +167,10 @@ impl Bulk {
     async fn connect(&self, peer: NodeId, address: SocketAddr) -> Option<BoxStream> {
         let connecting = async {
             let tcp = TcpStream::connect(address).await?;
+            tcp.set_nodelay(true)?;
             let name = ServerName::IpAddress(address.ip().into());
-            let stream = self.connector.connect(name, buffered(tcp)?).await?;
-            let stream = TlsStream::from(stream);
+            let session = UnbufferedClientConnection::new(Arc::clone(&self.client), name).map_err(io::Error::other)?;
+            let stream = TlsStream::new(tcp, session).await?;
             if peer_of(&stream) == Some(peer) {
                 Ok(stream)
             } else {
@@ -236,17 +231,21 @@ pub(crate) async fn accept(listener: TcpListener, shared: Arc<Shared>, requests:
     }
 }
 
-async fn greet(shared: &Shared, tcp: TcpStream) -> io::Result<(TlsStream<Tcp>, NodeId)> {
-    let acceptor = shared.bulk().map(|bulk| bulk.acceptor.clone());
-    let acceptor = acceptor.ok_or(io::ErrorKind::NotConnected)?;
-    let stream = TlsStream::from(acceptor.accept(buffered(tcp)?).await?);
+type Accepted = TlsStream<UnbufferedServerConnection>;
+
+async fn greet(shared: &Shared, tcp: TcpStream) -> io::Result<(Accepted, NodeId)> {
+    tcp.set_nodelay(true)?;
+    let config = shared.bulk().map(|bulk| Arc::clone(&bulk.server));
+    let config = config.ok_or(io::ErrorKind::NotConnected)?;
+    let session = UnbufferedServerConnection::new(config).map_err(io::Error::other)?;
+    let stream = TlsStream::new(tcp, session).await?;
     match peer_of(&stream) {
         Some(peer) if shared.is_member(peer) => Ok((stream, peer)),
         _ => Err(io::Error::new(io::ErrorKind::PermissionDenied, "no member")),
     }
 }
 
-async fn welcome(stream: TlsStream<Tcp>, peer: NodeId, shared: Arc<Shared>, requests: mpsc::Sender<Incoming>) {
+async fn welcome(stream: Accepted, peer: NodeId, shared: Arc<Shared>, requests: mpsc::Sender<Incoming>) {
     let Some(places) = shared.bulk().map(|bulk| bulk.places(peer)) else {
         return;
     };
@@ -256,21 +255,16 @@ async fn welcome(stream: TlsStream<Tcp>, peer: NodeId, shared: Arc<Shared>, requ
     }
 }
 
-fn buffered(tcp: TcpStream) -> io::Result<Tcp> {
-    tcp.set_nodelay(true)?;
-    Ok(BufReader::with_capacity(READ_BUFFER_BYTES, tcp.compat()))
-}
-
 /// Whose certificate the other end has shown. The handshake has proved that it holds the key.
-fn peer_of(stream: &TlsStream<Tcp>) -> Option<NodeId> {
-    let certificates = stream.get_ref().1.peer_certificates()?;
+fn peer_of<S: Session>(stream: &TlsStream<S>) -> Option<NodeId> {
+    let certificates = stream.common().peer_certificates()?;
     let certificate = certificate::parse(certificates.first()?).ok()?;
     node_id(&certificate.peer_id())
 }
 
 /// TLS 1.3 under one certificate that both sides of the lane show, made as
 /// <https://github.com/libp2p/specs/blob/master/tls/tls.md> says.
-fn tls(keypair: &Keypair) -> Result<(ClientConfig, ServerConfig), Box<dyn std::error::Error + Send + Sync>> {
+pub(crate) fn tls(keypair: &Keypair) -> Result<(ClientConfig, ServerConfig), Box<dyn std::error::Error + Send + Sync>> {
     let (certificate, key) = certificate::generate(keypair)?;
     let mut provider = rustls::crypto::aws_lc_rs::default_provider();
     // The first that the client offers is taken. What travels here is sealed with AES-256 already: the fastest will do.

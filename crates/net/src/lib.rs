@@ -5,7 +5,7 @@
 //! - `wire`: how a request and its reply lie on a stream.
 //! - `serve`: the answering side, with its per-peer budgets.
 //! - `swarm`: the libp2p swarm and its task. `substreams` is our behaviour in it: it opens and accepts streams.
-//! - `bulk`: connections of their own for shards, beside the swarm.
+//! - `bulk`: connections of their own for shards, beside the swarm; `tls` is what runs on them.
 //! - `memory`: the twin, for tests: the same requests and limits over in-memory pipes.
 //!
 //! Guarantees: only members (see [`Endpoint::set_members`]) reach a protocol other than [`Protocol::Join`]; a peer
@@ -22,6 +22,7 @@ mod memory;
 mod serve;
 mod substreams;
 mod swarm;
+mod tls;
 mod wire;
 
 pub use address::{Address, Listen, ParseAddressError};

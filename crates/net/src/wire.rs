@@ -217,9 +217,12 @@ pub(crate) async fn read_rest<S: AsyncRead + Unpin>(stream: &mut S, preamble: &P
 
 /// The length is within the protocol's limit and, in a request, within what the peer may have in our memory.
 async fn read_part<S: AsyncRead + Unpin>(stream: &mut S, len: usize) -> io::Result<Bytes> {
-    let mut part = vec![0; len];
-    for step in part.chunks_mut(STEP_BYTES) {
-        timeout(limits::STALL_TIMEOUT, stream.read_exact(step))
+    let mut part = Vec::with_capacity(len);
+    while part.len() < len {
+        let at = part.len();
+        // A step at a time, so that what is zeroed is still in the core's cache when it is filled.
+        part.resize(len.min(at + STEP_BYTES), 0);
+        timeout(limits::STALL_TIMEOUT, stream.read_exact(&mut part[at..]))
             .await
             .map_err(|_| stalled("the peer stopped in the middle of a message"))??;
     }
