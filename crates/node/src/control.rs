@@ -196,7 +196,7 @@ impl Control {
             grace,
             view: View::default(),
             layouts,
-            check_at: None,
+            check_at: Some(now + CHECK_DELAY),
             checked_at: now,
             confirmed: HashSet::new(),
             view_changed_at: now,
@@ -554,6 +554,11 @@ impl Control {
         self.present_view(now).eligible_domains(now, self.grace)
     }
 
+    /// The failure domains that can be given something this moment.
+    pub(crate) fn domains_here(&self, now: Timestamp) -> usize {
+        self.present_view(now).eligible_domains(now, Duration::ZERO)
+    }
+
     /// The failure domains that files are coded for, when this node is the one of its person's that looks after a space, and the pool has been as it
     /// is for long enough that all know it.
     pub(crate) fn settled_domains(&self, now: Timestamp, space: SpaceId) -> Option<Domains> {
@@ -643,7 +648,13 @@ impl Control {
     /// Counts of the stripes that this node looks after.
     pub(crate) fn health(&mut self, now: Timestamp) -> HealthInfo {
         let present = self.present_view(now);
-        let summary = self.planner.summary(now, &self.view, &present);
+        let mut summary = self.planner.summary(now, &self.view, &present);
+        let is_gathering = !self.may_mend(now);
+        if is_gathering {
+            // Shards that nobody has reported yet are not known to be missing.
+            summary.unreadable = 0;
+            summary.waiting.remove(&Cause::TooFewShards);
+        }
         HealthInfo {
             survives: summary.survives,
             unreadable: summary.unreadable,
@@ -658,7 +669,7 @@ impl Control {
             repair_read: self.repair_read,
             repair_written: self.repair_written,
             damaged: self.damaged,
-            gathering: u64::from(!self.may_mend(now)),
+            gathering: u64::from(is_gathering),
             ..HealthInfo::default()
         }
     }

@@ -12,7 +12,7 @@ use potluck_placement::{View, default_survive, rank};
 use potluck_spaces::{Append, AppendError, Body, Change, Entry, Frontier, Kv, Log, Table, Tree, Value};
 use potluck_types::{NodeId, SpaceId, StripeId, limits};
 use serde_bytes::ByteBuf;
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 /// What goes into one entry: the changes, the public pins, and what to remember for chunks seen again.
 #[derive(Default, Debug)]
@@ -37,6 +37,8 @@ impl Batch {
     }
 }
 
+/// How long a change waits for the person's other machines.
+const DEVICE_PATIENCE: Duration = Duration::from_secs(1);
 /// An entry holds this much of changes and pins, and what is added before [`Batch::is_full`] is asked again.
 const BATCH_BYTES: usize = 40 << 10;
 const BATCH_PINS: usize = 512;
@@ -337,11 +339,13 @@ pub(crate) async fn replicate(shared: &Arc<Shared>) -> Result<(), NodeError> {
     if stored < wanted.min(2) {
         return Err(NodeError::TooFewCustodians { stored, wanted });
     }
-    // The person's other machines learn of it now, too; nobody waits for them.
-    for node in devices(shared, shared.space) {
+    // The person's other machines that are here learn of it now, too: what is acknowledged is listed by all of them. One that is slow is not waited
+    // for much longer.
+    let others = devices(shared, shared.space).into_iter().map(|node| {
         let shared = Arc::clone(shared);
-        tokio::spawn(async move { push(&shared, node, shared.space).await });
-    }
+        tokio::spawn(async move { push(&shared, node, shared.space).await })
+    });
+    let _ = tokio::time::timeout(DEVICE_PATIENCE, futures::future::join_all(others)).await;
     Ok(())
 }
 

@@ -247,7 +247,8 @@ impl Node {
         let alone = !status.nodes.iter().any(|info| info.status == NodeStatus::Live);
         let health = &status.health;
         let left = health.endangered + health.unreadable + health.mending + health.queued;
-        let unsure = shards > 0 && (alone || !status.silent.is_empty() || health.stripes() == 0);
+        let unsure =
+            shards > 0 && (alone || !status.silent.is_empty() || health.gathering > 0 || health.stripes() == 0);
         Ok(LeaveProgress {
             shards_left: if unsure { left.max(shards) } else { left },
             shards_total: shards,

@@ -17,7 +17,7 @@ use crate::{
 };
 use bytes::Bytes;
 use potluck_dag::{Chunks, Content, ManifestBuilder, Packer, Piece, Slot, Stripe, manifest, seal_piece};
-use potluck_placement::{default_survive, geometry};
+use potluck_placement::{default_survive, geometry, survivable};
 use potluck_spaces::{Change, DirId, File, FileId, Liveness, Path, Pins, Tree, TreeError, Value};
 use potluck_types::{Geometry, StripeId, from_canonical, limits, to_canonical};
 use serde_bytes::ByteBuf;
@@ -92,7 +92,12 @@ impl Upload {
         let now = shared.now();
         let domains = shared.with_control(|control| control.eligible_domains(now));
         let survive = options.survive.unwrap_or_else(|| default_survive(domains));
-        let geometry = geometry(domains, survive)?;
+        let mut geometry = geometry(domains, survive)?;
+        // Others may be away for a moment: then it is coded for those that are here, and anew when they are back.
+        let here = shared.with_control(|control| control.domains_here(now));
+        if here < usize::from(geometry.k() + geometry.m().min(1)) && !options.strict {
+            geometry = potluck_placement::geometry(here, survive.min(survivable(here)))?;
+        }
         Ok(Self {
             shared,
             options,
@@ -104,7 +109,7 @@ impl Upload {
             directories: HashMap::new(),
             replicating: None,
             report: PutReport {
-                survives: survive,
+                survives: geometry.m(),
                 ..PutReport::default()
             },
         })

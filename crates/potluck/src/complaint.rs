@@ -231,7 +231,7 @@ impl From<NodeError> for Complaint {
             }
             NodeError::Tree(TreeError::Exists(_)) => Self::failed(message).hint("remove or rename that one first"),
             NodeError::Shards(ShardsError::TooFewDomains { .. }) => Self::new(Kind::Unreachable, message)
-                .hint("`potluck status` shows which nodes are away or full; without `--strict` fewer are accepted")
+                .hint("`potluck status` shows which nodes are away or full; bring them back, or try again in a moment")
                 .hint(GOES_ON),
             NodeError::Shards(ShardsError::NoRoom { .. }) => Self::failed(message)
                 .hint("make room: remove files, or invite another machine (`potluck invite`); `potluck status` shows who is full")
@@ -321,7 +321,7 @@ mod tests {
             wanted: 3,
             reason: "away".into(),
         };
-        check(NodeError::Shards(few), Kind::Unreachable, "--strict");
+        check(NodeError::Shards(few), Kind::Unreachable, "potluck status");
         let full = ShardsError::NoRoom {
             stored: 0,
             wanted: 1,

@@ -176,7 +176,7 @@ impl Pool {
         let begun = std::time::Instant::now();
         loop {
             let status = node.status().await.unwrap();
-            if status.silent.is_empty() && holds(&status.health) {
+            if status.silent.is_empty() && status.health.gathering == 0 && holds(&status.health) {
                 return;
             }
             assert!(begun.elapsed() < PATIENCE, "never: {what}: {status:#?}");

@@ -117,6 +117,7 @@ fn unsettled(status: &Status) -> u64 {
         endangered,
         mending,
         queued,
+        gathering,
         ..
     } = status.health;
     let others = status
@@ -125,7 +126,7 @@ fn unsettled(status: &Status) -> u64 {
         .filter(|node| node.status == NodeStatus::Live)
         .count();
     let is_alone = others == 0 && status.nodes.iter().any(|node| node.used.0 > 0);
-    let in_the_dark = is_alone || !status.silent.is_empty();
+    let in_the_dark = is_alone || gathering > 0 || !status.silent.is_empty();
     (unreadable + endangered + mending + queued).max(u64::from(in_the_dark))
 }
 

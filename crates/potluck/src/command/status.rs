@@ -142,8 +142,13 @@ pub(crate) fn health(health: &HealthInfo) -> Vec<String> {
             }
         }
         Some(least) if health.survives.len() == 1 => {
+            let all = if health.gathering > 0 {
+                "All that is known yet"
+            } else {
+                "Everything"
+            };
             sentences.push(format!(
-                "Everything ({}) survives {}.",
+                "{all} ({}) survives {}.",
                 count(stripes, "stripe"),
                 losses(least)
             ));

@@ -377,7 +377,11 @@ impl Demo {
                     .waiting
                     .iter()
                     .any(|(cause, number)| cause != "no-domain" && *number > 0);
-                let is_done = noticed && health.mending + health.queued == 0 && !waits && status.silent.is_empty();
+                let is_done = noticed
+                    && health.mending + health.queued == 0
+                    && !waits
+                    && health.gathering == 0
+                    && status.silent.is_empty();
                 if !is_done || looks == 0 {
                     mended_at = Instant::now();
                 }
