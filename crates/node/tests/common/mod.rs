@@ -10,7 +10,7 @@ use std::{future::Future, time::Duration};
 use tempfile::TempDir;
 
 /// For a broken run, not a measure: nothing may take longer.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// What must end.
 pub async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
