@@ -259,7 +259,7 @@ impl Upload {
             };
             len += chunk.len() as u64;
             self.report.bytes = bytes_before + len.max(head_len);
-            under_way.push_back(self.begin_piece(chunk).await?);
+            under_way.push_back(self.begin_piece(chunk, true).await?);
             if under_way.len() >= limits::WRITE_WINDOW_STRIPES {
                 let next = under_way.pop_front().expect("not empty");
                 self.append_piece(&mut builder, &mut uses, next).await?;
@@ -331,14 +331,18 @@ impl Upload {
     }
 
     /// Begins to store a chunk, unless the space has it already. Waits until there is room for it among the bytes under way.
-    async fn begin_piece(&mut self, chunk: Bytes) -> Result<PieceUnderWay, NodeError> {
+    async fn begin_piece(&mut self, chunk: Bytes, dedup: bool) -> Result<PieceUnderWay, NodeError> {
         let shared = Arc::clone(&self.shared);
+        let (fingerprint, known) = if dedup {
+            look_up(&shared, chunk.clone(), self.geometry).await?
+        } else {
+            (None, None)
+        };
         let cost = u32::try_from(chunk.len()).expect("a chunk is smaller");
         let window = Arc::clone(&shared.write_window);
         let permit = window.acquire_many_owned(cost).await.map_err(|_| NodeError::Stopping)?;
         let (geometry, strict) = (self.geometry, self.options.strict);
         Ok(tokio::spawn(async move {
-            let (fingerprint, known) = look_up(&shared, chunk.clone(), geometry).await?;
             if let Some((piece, claim)) = known
                 && stripes::is_there(&shared, piece.stripe(), piece.geometry()).await
             {
@@ -352,7 +356,7 @@ impl Upload {
             let (piece, stored) = store_piece(&shared, chunk, geometry, strict, permit).await?;
             Ok(Finished {
                 piece,
-                fingerprint: Some(fingerprint),
+                fingerprint,
                 stored: Some(stored),
                 claim: None,
             })
@@ -391,7 +395,7 @@ impl Upload {
             return Ok(());
         }
         let plain = Bytes::from(self.packer.take());
-        let piece = self.begin_piece(plain).await?;
+        let piece = self.begin_piece(plain, true).await?;
         let files = std::mem::take(&mut self.packed);
         self.packs.push_back(PackUnderWay { piece, files });
         if self.packs.len() >= limits::WRITE_WINDOW_STRIPES {
@@ -593,7 +597,7 @@ async fn look_up(
     shared: &Arc<Shared>,
     chunk: Bytes,
     geometry: Geometry,
-) -> Result<([u8; 32], Option<(Piece, Claim<StripeId>)>), NodeError> {
+) -> Result<(Option<[u8; 32]>, Option<(Piece, Claim<StripeId>)>), NodeError> {
     let shared = Arc::clone(shared);
     Shared::blocking(move || {
         let fingerprint = *shared.dedup_key.fingerprint(&chunk).as_bytes();
@@ -607,11 +611,11 @@ async fn look_up(
             if fits(&piece)
                 && let Some(claim) = claim_live(&shared, piece.stripe())?
             {
-                return Ok((fingerprint, Some((piece, claim))));
+                return Ok((Some(fingerprint), Some((piece, claim))));
             }
             key = *piece.stripe().as_bytes();
         }
-        Ok((fingerprint, None))
+        Ok((Some(fingerprint), None))
     })
     .await
 }

@@ -85,11 +85,10 @@ pub const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a dial may take.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Stripes that one write has under way at once: as many as the window has room for. A stripe is under way until the disks of all its
-/// nodes have synced it; with fewer stripes a write waits for disks while the processors have nothing to do.
-pub const WRITE_WINDOW_STRIPES: usize = WRITE_WINDOW_BYTES / CHUNK_BYTES_AVG;
-/// Sealed bytes that all writes of a node have under way at once: a sync of 16 MiB for each of three nodes. Coded twice over, and
-/// with the windows that they were cut from, they stay under 200 MiB.
+/// Stripes that one write has under way at once: enough to hide a sync behind encoding, few enough that
+/// 16 stripes of 4 MiB coded twice over stay under 200 MiB.
+pub const WRITE_WINDOW_STRIPES: usize = 16;
+/// Sealed bytes that all writes of a node have under way at once.
 pub const WRITE_WINDOW_BYTES: usize = 48 * MIB;
 /// Sealed bytes that one read fetches ahead of its reader.
 pub const READ_WINDOW_BYTES: usize = 32 * MIB;
