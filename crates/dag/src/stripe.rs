@@ -7,14 +7,10 @@
 use bytes::Bytes;
 use potluck_types::{
     Descriptor, Geometry, Hash, Shard, StripeId,
-    limits::{SEALED_BYTES_MAX, SHARD_ALIGN_BYTES, SHARDS_MAX},
+    limits::{SEALED_BYTES_MAX, SHARDS_MAX},
 };
 use reed_solomon_simd::{ReedSolomonDecoder, ReedSolomonEncoder};
 use std::ops::Range;
-
-/// What of each shard is coded at once: the code works on blocks of [`SHARD_ALIGN_BYTES`], each for itself, and strips of so
-/// many stay in a core's cache with all that is computed from them.
-const STRIP_BYTES: usize = 512 * SHARD_ALIGN_BYTES;
 
 /// Why no stripe could be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -275,32 +271,20 @@ fn parity(data: &[Bytes], m: u8) -> Vec<Bytes> {
         return Vec::new();
     }
     let shard_len = data[0].len();
-    let shape = (data.len(), usize::from(m));
-    let mut encoder = ReedSolomonEncoder::new(shape.0, shape.1, shard_len.min(STRIP_BYTES))
+    let mut encoder = ReedSolomonEncoder::new(data.len(), m.into(), shard_len)
         .expect("a stripe's shape is one that the coder supports");
-    let mut parity: Vec<Vec<u8>> = (0..m).map(|_| Vec::with_capacity(shard_len)).collect();
-    for start in (0..shard_len).step_by(STRIP_BYTES) {
-        let strip = start..shard_len.min(start + STRIP_BYTES);
-        encoder
-            .reset(shape.0, shape.1, strip.len())
-            .expect("a strip has whole blocks, as the shard has");
-        for shard in data {
-            encoder
-                .add_original_shard(&shard[strip.clone()])
-                .expect("k shards of one length");
-        }
-        let coded = encoder.encode().expect("all k shards were added");
-        for (parity, coded) in parity.iter_mut().zip(coded.recovery_iter()) {
-            parity.extend_from_slice(coded);
-        }
+    for shard in data {
+        encoder.add_original_shard(shard).expect("k shards of one length");
     }
-    parity.into_iter().map(Bytes::from).collect()
+    let parity = encoder.encode().expect("all k shards were added");
+    parity.recovery_iter().map(Bytes::copy_from_slice).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::tests::noise;
+    use potluck_types::limits::SHARD_ALIGN_BYTES;
     use proptest::{prelude::*, sample};
 
     fn geometry() -> impl Strategy<Value = Geometry> {

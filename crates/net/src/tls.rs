@@ -1,6 +1,5 @@
-//! TLS on a TCP connection, driven through rustls's unbuffered interface: records are decrypted where they were received, and as many as
-//! there are travel in one system call. Buffers of rustls's own would be filled 4 KiB and emptied 16 KiB at a time, and copied
-//! once more in between; with shards of half a megabyte that took as much time as the cipher.
+//! TLS on a TCP connection, driven through rustls's unbuffered interface: records are decrypted where they were received, and many travel in
+//! one system call. Buffers of rustls's own would be filled 4 KiB and emptied 16 KiB at a time, and copied once more in between.
 //!
 //! What is written is sent when enough of it has come together, or by a flush. A connection that waits for its next message holds no buffers.
 

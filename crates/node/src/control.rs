@@ -276,17 +276,15 @@ impl Control {
         let known = of.and_then(|node| self.lasting(node));
         match self.roster.merge(record) {
             Ok(Merged::New) => {
-                match of {
-                    // Where members are and what they offer must outlive this process; the rest of a state does not matter then.
-                    Some(node) if self.lasting(node) != known => {
+                // Where members are and what they offer must outlive this process; the rest of a state does not matter then.
+                if of.is_none_or(|node| self.lasting(node) != known) {
+                    if let Some(node) = of {
                         self.dial_anew(node);
-                        actions.push(Action::SaveRecords);
                     }
-                    Some(_) => {}
-                    None => actions.push(Action::SaveRecords),
-                }
-                if self.note_layout(now) {
-                    actions.push(Action::SaveLayouts);
+                    actions.push(Action::SaveRecords);
+                    if self.note_layout(now) {
+                        actions.push(Action::SaveLayouts);
+                    }
                 }
                 let new_members = self.roster.members();
                 if new_members != members {

@@ -59,30 +59,10 @@ pub(crate) async fn run(shared: Arc<Shared>, mut inbox: Inbox, mut events: mpsc:
     }
     loop {
         tokio::select! {
+            // Timers are never late; and that a peer is here is known before what it says is taken, else its reports would be forgotten as
+            // those of before.
+            biased;
             () = shared.stopping.cancelled() => return,
-            event = inbox.events.recv() => match event {
-                Some(event) => on_network(&shared, event),
-                None => return,
-            },
-            request = inbox.requests.recv() => match request {
-                Some(request) => drop(tokio::spawn(serve::serve(Arc::clone(&shared), request))),
-                None => return,
-            },
-            Some(event) = events.recv() => {
-                // What has gathered meanwhile goes through the core together.
-                let mut stored = Vec::new();
-                let mut next = Some(event);
-                while let Some(event) = next {
-                    match event {
-                        Event::Stored(shards) => stored.extend(shards),
-                        other => shared.run_event(other),
-                    }
-                    next = events.try_recv().ok().filter(|_| stored.len() < BATCH_MAX);
-                }
-                if !stored.is_empty() {
-                    shared.run_event(Event::Stored(stored));
-                }
-            }
             _ = tick.tick() => {
                 shared.run_event(Event::Tick);
                 if shared.is_state_stale() {
@@ -113,6 +93,29 @@ pub(crate) async fn run(shared: Arc<Shared>, mut inbox: Inbox, mut events: mpsc:
                     sweep::sweep(&shared).await;
                 });
             }
+            event = inbox.events.recv() => match event {
+                Some(event) => on_network(&shared, event),
+                None => return,
+            },
+            Some(event) = events.recv() => {
+                // What has gathered meanwhile goes through the core together.
+                let mut stored = Vec::new();
+                let mut next = Some(event);
+                while let Some(event) = next {
+                    match event {
+                        Event::Stored(shards) => stored.extend(shards),
+                        other => shared.run_event(other),
+                    }
+                    next = events.try_recv().ok().filter(|_| stored.len() < BATCH_MAX);
+                }
+                if !stored.is_empty() {
+                    shared.run_event(Event::Stored(stored));
+                }
+            }
+            request = inbox.requests.recv() => match request {
+                Some(request) => drop(tokio::spawn(serve::serve(Arc::clone(&shared), request))),
+                None => return,
+            },
         }
     }
 }

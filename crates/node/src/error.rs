@@ -56,6 +56,14 @@ pub enum HomeError {
         /// The pool's name.
         pool: String,
     },
+    /// Its node is no member any more: it left, or was taken out.
+    #[error("the node of {home} has left the pool `{pool}`")]
+    Left {
+        /// The home.
+        home: PathBuf,
+        /// The pool's name.
+        pool: String,
+    },
     /// A key file can be read by others.
     #[error("{file} can be read by other users of this machine")]
     Exposed {

@@ -218,10 +218,16 @@ pub(crate) async fn gather(
     candidates.extend(expected.into_iter().zip(0..geometry.n()));
     candidates.retain(|(node, _)| *node != shared.me() && view.answers(*node));
     let mut tried = BTreeSet::new();
-    // Where else to look, in turn: whoever is there says which shards it has.
-    let mut elsewhere = shared
-        .with_control(|control| control.whereabouts(stripe, geometry.n()))
-        .into_iter();
+    // Where else to look, in turn: whoever is there says which shards it has. Hardly ever needed, and dear in a large pool.
+    let mut elsewhere = None;
+    let mut look_further = || {
+        let find = || {
+            shared
+                .with_control(|control| control.whereabouts(stripe, geometry.n()))
+                .into_iter()
+        };
+        elsewhere.get_or_insert_with(find).next()
+    };
     let mut under_way = FuturesUnordered::new();
     let mut asked_for: BTreeMap<u8, u32> = BTreeMap::new();
     let mut asked: BTreeMap<u8, NodeId> = BTreeMap::new();
@@ -240,7 +246,7 @@ pub(crate) async fn gather(
             break;
         }
         if under_way.is_empty() {
-            let Some(nodes) = elsewhere.next() else {
+            let Some(nodes) = look_further() else {
                 return Err(ShardsError::Unreadable {
                     stripe,
                     have: u8::try_from(have.len()).expect("at most 20 shards"),
@@ -270,7 +276,7 @@ pub(crate) async fn gather(
                     *asked_for.entry(at.1).or_default() += 1;
                     asked.insert(at.1, at.0);
                     under_way.push(fetch_shard(shared, at.0, ShardId { stripe, index: at.1 }));
-                } else if let Some(nodes) = elsewhere.next() {
+                } else if let Some(nodes) = look_further() {
                     candidates.extend(locate(shared, stripe, &nodes).await);
                 }
             }

@@ -261,7 +261,7 @@ async fn absent(shared: &Arc<Shared>, stripes: Vec<StripeId>) -> Result<Vec<Stri
     Ok(absent.map(|(stripe, _)| stripe).collect())
 }
 
-/// Those that have not been given up meanwhile.
+/// Those that are in use, and have not been given up meanwhile.
 async fn still_live(shared: &Arc<Shared>, space: SpaceId, stripes: Vec<StripeId>) -> Result<Vec<StripeId>, NodeError> {
     if stripes.is_empty() {
         return Ok(stripes);
@@ -272,7 +272,9 @@ async fn still_live(shared: &Arc<Shared>, space: SpaceId, stripes: Vec<StripeId>
         let mut live = Vec::new();
         for stripe in stripes {
             let state = Pins::of(space).state(&kv, stripe).map_err(TreeError::from)?;
-            if state.liveness() == Liveness::Live {
+            // What an upload left that never ended belongs to no file; that can be told of one's own space only.
+            let is_needed = space != task.space || Tree::of(space).is_used(&kv, stripe)?;
+            if is_needed && state.liveness() == Liveness::Live {
                 live.push(stripe);
             }
         }

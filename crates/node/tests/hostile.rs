@@ -122,6 +122,12 @@ async fn turn(key: &SigningKey, honest: &[&Node], manner: Manner) -> (Endpoint, 
     (endpoint, asked)
 }
 
+/// Whether a node takes another for being here.
+async fn sees(node: &Node, other: NodeId) -> bool {
+    let nodes = node.status().await.unwrap().nodes;
+    nodes.iter().any(|info| info.id == other && info.away_since.is_none())
+}
+
 async fn get(node: &Node) -> Vec<u8> {
     let download = node.download(&"/file".parse().unwrap(), None).await.unwrap();
     download.read_to_end().await.unwrap()
@@ -151,14 +157,7 @@ async fn a_member_that_turns_costs_only_itself() {
     ] {
         let (endpoint, asked) = turn(&key, &honest, manner).await;
         let id = endpoint.id();
-        eventually("it is taken for the member", || async {
-            let status = honest[1].status().await.unwrap();
-            status
-                .nodes
-                .iter()
-                .any(|info| info.id == id && info.away_since.is_none())
-        })
-        .await;
+        eventually("it is taken for the member", || sees(honest[1], id)).await;
         for node in &honest[1..] {
             let got = within("a read", get(node)).await;
             assert!(got == content, "{manner:?}: other bytes came");
@@ -166,14 +165,7 @@ async fn a_member_that_turns_costs_only_itself() {
         asked_in_all += asked.load(Ordering::SeqCst);
         attack(&endpoint, honest[0].identity().node).await;
         drop(endpoint);
-        eventually("it is known to be gone", || async {
-            let status = honest[1].status().await.unwrap();
-            status
-                .nodes
-                .iter()
-                .any(|info| info.id == id && info.away_since.is_some())
-        })
-        .await;
+        eventually("it is known to be gone", || async { !sees(honest[1], id).await }).await;
     }
     assert!(asked_in_all > 0, "it was never asked: nothing was shown");
     // Nothing that it said was believed: all is there, for whoever reads it.

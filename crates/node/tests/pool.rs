@@ -5,7 +5,7 @@
 mod common;
 
 use common::{Member, Pool, bytes, config, eventually, put};
-use potluck_node::{FileMeta, InviteOptions, JoinError, Node, NodeError, PutOptions, Refusal};
+use potluck_node::{FileMeta, HomeError, InviteOptions, JoinError, Node, NodeError, PutOptions, Refusal, StartError};
 use potluck_types::Timestamp;
 use std::time::Duration;
 
@@ -379,7 +379,12 @@ async fn more_than_the_pool_can_give_is_an_error_that_says_what_it_can() {
         survive: Some(3),
         strict: false,
     });
-    assert!(refused.unwrap_err().to_string().contains("can survive 1"));
+    assert!(
+        refused
+            .unwrap_err()
+            .to_string()
+            .contains("survives the loss of 1, not of 3")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -459,4 +464,33 @@ async fn the_others_say_whether_they_reach_a_node_and_what_time_it_is() {
     assert_eq!(probes[0].clock_ahead_millis, 0);
     assert_eq!(probes[0].reached.len(), 1);
     assert!(probes[0].reached[0].1, "{probes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_while_one_of_three_is_away_survives_a_loss_all_the_same() {
+    let mut pool = Pool::of(3, GRACE).await;
+    pool.kill(2).await;
+    eventually("it is known to be away", || async {
+        let nodes = pool.node(0).status().await.unwrap().nodes;
+        nodes.iter().any(|info| info.away_since.is_some())
+    })
+    .await;
+    let content = bytes(13, 3_000_000);
+    let report = pool.put(0, "/file", &content).await;
+    assert_eq!((report.survives, report.degraded), (1, 0));
+    pool.kill(0).await;
+    pool.holds(1, "/file", &content).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_home_whose_node_has_left_does_not_start_again() {
+    let mut pool = Pool::of(2, GRACE).await;
+    pool.node(1).part().await.unwrap();
+    pool.kill(1).await;
+    let config = config(&pool.members[1].home, GRACE);
+    let refused = Node::start(config).await.map(drop);
+    assert!(
+        matches!(refused, Err(StartError::Home(HomeError::Left { .. }))),
+        "{refused:?}"
+    );
 }

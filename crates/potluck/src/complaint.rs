@@ -129,6 +129,9 @@ impl From<HomeError> for Complaint {
                 .hint("found a pool here with `potluck up`, or join one with `potluck join TICKET`"),
             HomeError::Occupied { .. } => Self::new(Kind::Refused, message)
                 .hint("start it with `potluck up`, or choose another home with `--home DIR`"),
+            HomeError::Left { .. } => Self::new(Kind::Refused, message)
+                .hint("to come back, join with a ticket in a new home: `potluck join TICKET --home DIR`")
+                .hint("what this home still holds is of no use to the pool: it may be deleted"),
             HomeError::Exposed { file } => Self::new(Kind::Refused, message).hint(format!(
                 "whoever read it can act as you; if nobody did: chmod 600 {}",
                 file.display()
@@ -247,6 +250,8 @@ impl From<NodeError> for Complaint {
             NodeError::TooFewCustodians { .. } => Self::new(Kind::Unreachable, message)
                 .hint("bring back a node that is away (`potluck status` names them), then run the same command again"),
             NodeError::Range { .. } => Self::usage(message).hint("the first byte is number 0"),
+            NodeError::NotYours(_) => Self::new(Kind::Refused, message).hint("only its own person can take it out of the pool"),
+            NodeError::ForgetSelf => Self::usage(message).hint("`potluck leave` moves its data to the others first"),
             NodeError::Kit(error) => error.into(),
             NodeError::Stopping => Self::new(Kind::NoDaemon, message).hint("start it again: `potluck up --detach`"),
             _ if message.contains("No space left") => {
@@ -277,6 +282,11 @@ mod tests {
         let home = || PathBuf::from("/h");
         check(HomeError::Locked { home: home() }, Kind::Refused, "--home");
         check(HomeError::Exposed { file: home() }, Kind::Refused, "chmod 600 /h");
+        let left = HomeError::Left {
+            home: home(),
+            pool: "p".into(),
+        };
+        check(left, Kind::Refused, "potluck join");
         check(
             HomeError::Occupied {
                 home: home(),

@@ -231,8 +231,8 @@ fn welcome(identity: &Identity, config: &NodeConfig, is_new: bool) -> String {
     )
 }
 
-/// Keeps the allocator from giving every large block back to the system, which zeroes it, page by page, for the next that asks: a seventh
-/// of a put's processor time. glibc counts as large what is larger than the largest block that it gave back so far, so it gets one to
+/// Keeps the allocator from giving every large block back to the system, which zeroes it, page by page, for the next that asks: a
+/// twelfth of what a put takes in the kernel. glibc counts as large what is larger than the largest block that it gave back so far, so it gets one to
 /// give back. Other allocators take no notice.
 fn keep_freed_blocks() {
     drop(std::hint::black_box(Vec::<u8>::with_capacity(KEPT_BLOCK_BYTES)));

@@ -123,6 +123,14 @@ impl Node {
         let Some(roster) = load_roster(&parts.meta)? else {
             return Err(HomeError::Empty { home: config.home }.into());
         };
+        if roster.user_of(parts.node_key.node_id()).is_none() {
+            let pool = roster.pool_name().to_owned();
+            return Err(HomeError::Left {
+                home: config.home,
+                pool,
+            }
+            .into());
+        }
         let user_key = parts.home.user_key(&SystemEntropy)?;
         Self::launch(parts, user_key, roster, config).await
     }

@@ -399,6 +399,8 @@ fn data(status: &Status) -> Check {
     let remedy = status.advice.join(" ");
     if status.health.worst().is_none() {
         fail("data", found, remedy)
+    } else if status.health.gathering > 0 {
+        warn("data", found, "ask again in a moment")
     } else if status.health.endangered > 0 {
         warn(
             "data",

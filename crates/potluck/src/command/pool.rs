@@ -73,10 +73,20 @@ pub(super) fn leave(home: &Path, force: bool, terminal: Terminal) -> Result<(), 
     if !force {
         drain(home, terminal)?;
     }
+    let status = status::ask(home)?;
+    let others = status
+        .nodes
+        .iter()
+        .filter(|node| node.status == NodeStatus::Live)
+        .count();
     client::call::<()>(home, &Request::Part)?;
     wait_for_end(home)?;
-    terminal.result(&serde_json::json!({ "left": true }), || {
-        format!("This node has left the pool. {} may be deleted.", home.display())
+    terminal.result(&serde_json::json!({ "left": true, "remaining": others }), || {
+        let alone = match others {
+            1 => " One machine is left: nothing survives its loss.",
+            _ => "",
+        };
+        format!("This node has left the pool. {} may be deleted.{alone}", home.display())
     });
     Ok(())
 }
@@ -161,6 +171,10 @@ pub(super) fn forget(home: &Path, named: &str, force: bool, terminal: Terminal) 
     };
     if node.status == NodeStatus::Here {
         return Err(Complaint::usage("that is this node").hint("`potluck leave` moves its data to the others first"));
+    }
+    if node.user != status.identity.user {
+        let message = format!("node {} is another person's", node.called());
+        return Err(Complaint::new(Kind::Refused, message).hint("only they can take it out of the pool"));
     }
     if node.status != NodeStatus::Away && !force {
         return Err(Complaint::new(Kind::Refused, format!("node {} is here", node.called()))
