@@ -5,6 +5,7 @@
 //! once [`DiskFile::sync_data`] has returned `Ok`; that a file exists under its name, or no longer does, only once
 //! [`Disk::sync_dir`] has. Until then any part of it may be there, in any order.
 
+use crate::direct::Direct;
 use std::{
     fs::{self, File},
     io::{self, IoSlice, Seek, SeekFrom, Write},
@@ -92,6 +93,7 @@ impl Disk for OsDisk {
             .open(self.directory.join(name))?;
         Ok(Arc::new(OsFile {
             appender: Mutex::new(file.try_clone()?),
+            direct: Direct::default(),
             file,
         }))
     }
@@ -133,18 +135,13 @@ struct OsFile {
     file: File,
     /// The same open file; its cursor is used by writes of several parts only, one at a time.
     appender: Mutex<File>,
+    /// For large writes.
+    direct: Direct,
 }
 
-impl DiskFile for OsFile {
-    fn len(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.len())
-    }
-
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        std::os::unix::fs::FileExt::read_exact_at(&self.file, buffer, offset)
-    }
-
-    fn write_at(&self, parts: &[&[u8]], offset: u64) -> io::Result<()> {
+impl OsFile {
+    /// Writes through the system's cache.
+    fn write_cached(&self, parts: &[&[u8]], offset: u64) -> io::Result<()> {
         if let [part] = parts {
             return std::os::unix::fs::FileExt::write_all_at(&self.file, part, offset);
         }
@@ -162,6 +159,22 @@ impl DiskFile for OsFile {
             }
         }
         Ok(())
+    }
+}
+
+impl DiskFile for OsFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        std::os::unix::fs::FileExt::read_exact_at(&self.file, buffer, offset)
+    }
+
+    fn write_at(&self, parts: &[&[u8]], offset: u64) -> io::Result<()> {
+        self.direct.write(&self.file, parts, offset, |parts, offset| {
+            self.write_cached(parts, offset)
+        })
     }
 
     fn sync_data(&self) -> io::Result<()> {

@@ -13,6 +13,7 @@
 //! **Invariant:** the store never looks into a payload beyond its hash, and knows neither peers nor the network.
 
 mod compact;
+mod direct;
 mod disk;
 mod error;
 mod format;

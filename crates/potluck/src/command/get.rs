@@ -45,6 +45,8 @@ const ASKED_MAX: usize = 1024;
 const FINISHERS: usize = 16;
 /// Bytes of a file that are kept in memory until it ends; a longer one goes to the disk as it comes.
 const IN_MEMORY_BYTES_MAX: usize = 1 << 20;
+/// Bytes of a file that are sent to disk together while more of it comes.
+const SYNC_BYTES: usize = 32 << 20;
 /// What came of a get.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Outcome {
@@ -458,9 +460,12 @@ impl Shared<'_> {
                 }
             });
         }
+        // One at a time: a file that comes while another is on its way to disk is synced with its next bytes.
+        let (syncs, next_sync) = mpsc::sync_channel::<File>(0);
+        scope.spawn(move || next_sync.into_iter().for_each(|file| drop(file.sync_data())));
         let mut outcome = Outcome::default();
         while let Ok(Asked { path, local }) = asked.recv() {
-            match self.receive_file(receiver, local, &mut outcome, progress)? {
+            match self.receive_file(receiver, local, &syncs, &mut outcome, progress)? {
                 Ok(part) => {
                     outcome.files += 1;
                     jobs.send((path, part))
@@ -477,6 +482,7 @@ impl Shared<'_> {
         &self,
         receiver: &mut Receiver,
         local: PathBuf,
+        syncs: &mpsc::SyncSender<File>,
         outcome: &mut Outcome,
         progress: &mut Progress,
     ) -> Result<Result<Part, Complaint>, Complaint> {
@@ -492,6 +498,7 @@ impl Shared<'_> {
             entry: file.entry,
             content: Vec::new(),
             file: None,
+            unsynced: 0,
         });
         let mut received = 0;
         loop {
@@ -502,11 +509,12 @@ impl Shared<'_> {
                     outcome.bytes += frame.payload.len() as u64;
                     progress.of(self.wanted_bytes.load(Ordering::Relaxed));
                     progress.at(outcome.bytes, &count(outcome.files, "file"));
-                    if let Ok(good) = &mut part
-                        && let Err(complaint) = good.write(&frame.payload, self)
-                    {
-                        // The rest of it is passed over.
-                        part = Err(complaint);
+                    if let Ok(good) = &mut part {
+                        match good.write(&frame.payload, self) {
+                            Ok(()) => good.hasten(syncs, self),
+                            // The rest of it is passed over.
+                            Err(complaint) => part = Err(complaint),
+                        }
                     }
                 }
                 FrameKind::End if received == file.len => return Ok(part),
@@ -535,6 +543,8 @@ struct Part {
     entry: Entry,
     content: Vec<u8>,
     file: Option<(File, PathBuf)>,
+    /// Bytes that were written since it was sent to disk.
+    unsynced: usize,
 }
 
 impl Part {
@@ -543,11 +553,24 @@ impl Part {
             self.content.extend_from_slice(bytes);
             return Ok(());
         }
+        self.unsynced += bytes.len();
         let written = self.open(shared).and_then(|file| file.write_all(bytes));
         written.map_err(|error| {
             self.remove(shared);
             Complaint::io("cannot write", &self.local, &error)
         })
+    }
+
+    /// Sends what was written to disk while more of it comes, so that the sync at its end has little left to wait for. It is that one which
+    /// tells of errors: with a handle of its own, this one takes none from it.
+    fn hasten(&mut self, syncs: &mpsc::SyncSender<File>, shared: &Shared<'_>) {
+        if shared.target.fsync
+            && self.unsynced >= SYNC_BYTES
+            && let Some((_, part)) = &self.file
+            && File::open(part).is_ok_and(|file| syncs.try_send(file).is_ok())
+        {
+            self.unsynced = 0;
+        }
     }
 
     fn finish(mut self, shared: &Shared<'_>) -> Result<(), Complaint> {
