@@ -28,6 +28,8 @@ use rustls::{
     },
     sign::{CertifiedKey, SingleCertAndKey},
 };
+#[cfg(target_os = "linux")]
+use socket2::SockRef;
 use std::{
     collections::HashMap,
     io,
@@ -43,6 +45,8 @@ use tokio::{
 };
 
 const ALPN: &[u8] = b"potluck/bulk/1";
+/// See [`prepare`]: as much as is encrypted at a time.
+const UNSENT_BYTES_MAX: u32 = 128 << 10;
 /// How long a connection and its handshake may take. A direct neighbour answers in milliseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long no lane is tried to a node whose lane did not answer: it is behind a firewall, most likely.
@@ -167,7 +171,7 @@ impl Bulk {
     async fn connect(&self, peer: NodeId, address: SocketAddr) -> Option<BoxStream> {
         let connecting = async {
             let tcp = TcpStream::connect(address).await?;
-            tcp.set_nodelay(true)?;
+            prepare(&tcp)?;
             let name = ServerName::IpAddress(address.ip().into());
             let session = UnbufferedClientConnection::new(Arc::clone(&self.client), name).map_err(io::Error::other)?;
             let stream = TlsStream::new(tcp, session).await?;
@@ -233,8 +237,17 @@ pub(crate) async fn accept(listener: TcpListener, shared: Arc<Shared>, requests:
 
 type Accepted = TlsStream<UnbufferedServerConnection>;
 
-async fn greet(shared: &Shared, tcp: TcpStream) -> io::Result<(Accepted, NodeId)> {
+/// Little waits in the system to be sent, so that what was written was nearly sent: on a narrow way, a buffer of megabytes would take longer
+/// than a peer is waited for.
+fn prepare(tcp: &TcpStream) -> io::Result<()> {
     tcp.set_nodelay(true)?;
+    #[cfg(target_os = "linux")]
+    SockRef::from(tcp).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
+    Ok(())
+}
+
+async fn greet(shared: &Shared, tcp: TcpStream) -> io::Result<(Accepted, NodeId)> {
+    prepare(&tcp)?;
     let config = shared.bulk().map(|bulk| Arc::clone(&bulk.server));
     let config = config.ok_or(io::ErrorKind::NotConnected)?;
     let session = UnbufferedServerConnection::new(config).map_err(io::Error::other)?;

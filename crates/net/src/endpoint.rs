@@ -4,7 +4,9 @@
 use crate::{
     Address,
     bulk::Bulk,
+    course::{Course, Watched},
     serve::{Incoming, Stream},
+    window::Window,
     wire::{self, Message, Protocol, Status},
 };
 use bytes::Bytes;
@@ -18,8 +20,8 @@ use std::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-/// How long an answer may take to begin: a disk may have to sync first.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long an answer may take to begin: a disk may have to wake up, and to sync. A process that is stopped looks the same from outside.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What the network tells the node.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -120,7 +122,9 @@ pub(crate) struct Shared {
 /// The streams to one peer by one protocol: places for those in use, and those that wait for the next request. There are
 /// never more of the latter than there were places.
 struct Streams {
-    places: Semaphore,
+    window: Window,
+    /// Of all requests together.
+    course: Course,
     idle: Mutex<Vec<BoxStream>>,
 }
 
@@ -161,7 +165,11 @@ impl Shared {
     fn streams(&self, peer: NodeId, protocol: Protocol) -> Arc<Streams> {
         let new = || {
             Arc::new(Streams {
-                places: Semaphore::new(protocol.requests_max()),
+                window: match protocol {
+                    Protocol::Shard => Window::adapting(protocol.requests_max()),
+                    _ => Window::fixed(protocol.requests_max()),
+                },
+                course: Course::default(),
                 idle: Mutex::default(),
             })
         };
@@ -260,8 +268,21 @@ impl Endpoint {
     ///
     /// A request may arrive twice (a kept stream that breaks is replaced once): requests are idempotent.
     pub async fn request(&self, node: NodeId, protocol: Protocol, message: &Message) -> Result<Message, RequestError> {
+        self.request_watched(node, protocol, message, &Course::default()).await
+    }
+
+    /// Does as [`Endpoint::request`] does, and tells meanwhile whether it gets on.
+    pub async fn request_watched(
+        &self,
+        node: NodeId,
+        protocol: Protocol,
+        message: &Message,
+        course: &Course,
+    ) -> Result<Message, RequestError> {
         let streams = self.shared.streams(node, protocol);
-        let _place = streams.places.acquire().await.expect("never closed");
+        let place = streams.window.place().await;
+        let courses = [course, &streams.course];
+        courses.into_iter().for_each(Course::moved);
         loop {
             let kept = streams.idle.lock().expect("never poisoned").pop();
             let is_new = kept.is_none();
@@ -272,12 +293,17 @@ impl Endpoint {
                     None => self.open(node, protocol).await?,
                 },
             };
-            let (status, answer) = match exchange(&mut stream, protocol, message).await {
+            let mut watched = Watched {
+                stream: &mut stream,
+                courses,
+            };
+            let (status, answer) = match exchange(&mut watched, protocol, message).await {
                 Ok(answer) => answer,
                 // The peer closed it while it was idle: another one will do.
                 Err(error) if !is_new && error.kind() != io::ErrorKind::TimedOut => continue,
                 Err(error) => return Err(error.into()),
             };
+            place.answered();
             return match status {
                 Status::Ok => {
                     streams.idle.lock().expect("never poisoned").push(stream);
@@ -287,6 +313,11 @@ impl Endpoint {
                 Status::Unanswered => Err(RequestError::Unanswered),
             };
         }
+    }
+
+    /// How long nothing has moved of all requests to a node by this protocol, those that have their turn.
+    pub fn quiet(&self, node: NodeId, protocol: Protocol) -> Duration {
+        self.shared.streams(node, protocol).course.quiet().unwrap_or_default()
     }
 
     /// A connection of its own for shards, where there is a way.
@@ -320,7 +351,7 @@ impl Endpoint {
     }
 }
 
-async fn exchange(stream: &mut BoxStream, protocol: Protocol, message: &Message) -> io::Result<(Status, Message)> {
+async fn exchange<S: Stream>(stream: &mut S, protocol: Protocol, message: &Message) -> io::Result<(Status, Message)> {
     debug_assert!(message.len() <= limits::MESSAGE_BYTES_MAX + limits::SHARD_BYTES_MAX);
     wire::write(stream, Status::Ok, message).await?;
     let preamble = wire::read_preamble(stream, protocol, ANSWER_TIMEOUT).await?;

@@ -2,6 +2,7 @@
 //!
 //! Parts:
 //! - `endpoint`: the handle that the node uses, the same over libp2p and in memory.
+//! - `window`: how many requests a peer gets at a time; `course`: whether one of them gets on.
 //! - `wire`: how a request and its reply lie on a stream.
 //! - `serve`: the answering side, with its per-peer budgets.
 //! - `swarm`: the libp2p swarm and its task. `substreams` is our behaviour in it: it opens and accepts streams.
@@ -15,6 +16,7 @@
 
 mod address;
 mod bulk;
+mod course;
 mod endpoint;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -23,11 +25,14 @@ mod serve;
 mod substreams;
 mod swarm;
 mod tls;
+mod window;
 mod wire;
 
 pub use address::{Address, Listen, ParseAddressError};
+pub use course::Course;
 pub use endpoint::{ConnectError, Endpoint, Event, Inbox, RequestError};
 pub use memory::MemoryNetwork;
 pub use serve::{Incoming, Reply};
 pub use swarm::{NetworkConfig, StartError, start};
+pub use window::Pace;
 pub use wire::{Message, Protocol};

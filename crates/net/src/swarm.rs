@@ -40,6 +40,9 @@ const GOSSIP_BYTES_MAX: usize = 64 << 10;
 const STRANGER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often strangers are looked for.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(10);
+/// How often a peer is pinged, and how long it may take: a process that is stopped, or a machine that sleeps, counts as gone after both.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+const PING_TIMEOUT: Duration = Duration::from_secs(15);
 /// Connections are kept while unused: a pool's members need each other at any moment.
 const IDLE_CONNECTION_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// New connections are refused while the process uses more than this share of the machine's memory.
@@ -207,7 +210,11 @@ fn behaviour(
             identify::Config::new("/potluck/1".to_owned(), keypair.public())
                 .with_agent_version(concat!("potluck/", env!("CARGO_PKG_VERSION")).to_owned()),
         ),
-        ping: ping::Behaviour::default(),
+        ping: ping::Behaviour::new(
+            ping::Config::new()
+                .with_interval(PING_INTERVAL)
+                .with_timeout(PING_TIMEOUT),
+        ),
         kademlia,
         gossipsub,
         mdns: mdns.into(),

@@ -133,7 +133,7 @@ const _: () = assert!(
 
 const PREAMBLE_BYTES: usize = 9;
 
-/// How much is written or read between two looks at the stall clock.
+/// How much memory is made ready at a time for what is read.
 const STEP_BYTES: usize = 256 << 10;
 
 fn stalled(what: &'static str) -> io::Error {
@@ -149,10 +149,16 @@ pub(crate) async fn write<S: AsyncWrite + Unpin>(stream: &mut S, status: Status,
         head.extend_from_slice(&len.to_le_bytes());
     }
     head.extend_from_slice(&message.header);
-    for step in head.chunks(STEP_BYTES).chain(message.body.chunks(STEP_BYTES)) {
-        timeout(limits::STALL_TIMEOUT, stream.write_all(step))
-            .await
-            .map_err(|_| stalled("the peer takes nothing"))??;
+    for mut part in [&head[..], &message.body] {
+        while !part.is_empty() {
+            let written = timeout(limits::STALL_TIMEOUT, stream.write(part))
+                .await
+                .map_err(|_| stalled("the peer takes nothing"))??;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            part = &part[written..];
+        }
     }
     timeout(limits::STALL_TIMEOUT, stream.flush())
         .await
@@ -218,13 +224,17 @@ pub(crate) async fn read_rest<S: AsyncRead + Unpin>(stream: &mut S, preamble: &P
 /// The length is within the protocol's limit and, in a request, within what the peer may have in our memory.
 async fn read_part<S: AsyncRead + Unpin>(stream: &mut S, len: usize) -> io::Result<Bytes> {
     let mut part = Vec::with_capacity(len);
-    while part.len() < len {
-        let at = part.len();
-        // A step at a time, so that what is zeroed is still in the core's cache when it is filled.
-        part.resize(len.min(at + STEP_BYTES), 0);
-        timeout(limits::STALL_TIMEOUT, stream.read_exact(&mut part[at..]))
-            .await
-            .map_err(|_| stalled("the peer stopped in the middle of a message"))??;
+    let mut read = 0;
+    while read < len {
+        if read == part.len() {
+            // A step at a time, so that what is zeroed is still in the core's cache when it is filled.
+            part.resize(len.min(read + STEP_BYTES), 0);
+        }
+        read += match timeout(limits::STALL_TIMEOUT, stream.read(&mut part[read..])).await {
+            Ok(Ok(0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(outcome) => outcome?,
+            Err(_) => return Err(stalled("the peer stopped in the middle of a message")),
+        };
     }
     Ok(part.into())
 }

@@ -184,9 +184,11 @@ pub(crate) struct Control {
 
 impl Control {
     pub(crate) fn new(me: NodeId, roster: Roster, layouts: Layouts, grace: Duration, now: Timestamp) -> Self {
+        let usual = PlannerOptions::default();
         let planner = Planner::new(PlannerOptions {
             grace,
-            ..PlannerOptions::default()
+            writing: usual.writing.min(grace).max(usual.quiet),
+            ..usual
         });
         let mut control = Self {
             me,
@@ -479,6 +481,8 @@ impl Control {
         if from != self.me && self.roster.user_of(from).is_none() {
             return;
         }
+        // Who has reported in full tells of nothing but what came since.
+        let is_new = self.confirmed.contains(&from);
         for Reported {
             shard,
             geometry,
@@ -486,7 +490,7 @@ impl Control {
         } in shards
         {
             // A holder whose view is ahead of ours may know sooner that the stripe is ours: it is kept until the next hand-over.
-            self.planner.report(now, from, shard, geometry, shard_len);
+            self.planner.report(now, from, shard, geometry, shard_len, is_new);
         }
         for shard in gone {
             self.planner.retract(from, shard.stripe, shard.index);

@@ -10,6 +10,7 @@ use crate::{
 };
 use bytes::Bytes;
 use potluck_dag::stripe;
+use potluck_net::Course;
 use potluck_placement::{Mend, Outcome};
 use potluck_types::{NodeId, Shard, ShardId, SpaceId};
 use std::sync::Arc;
@@ -132,7 +133,7 @@ async fn copy(shared: &Arc<Shared>, mend: &Mend, index: u8) -> Option<(Shard, Sp
             if let Some((shard, space)) = stripes::local_shard(shared, id).await {
                 return Some((shard, space, 0));
             }
-        } else if let Ok((shard, space)) = stripes::fetch_shard(shared, *node, id).await.1 {
+        } else if let Ok((shard, space)) = stripes::fetch_shard(shared, *node, id, &Course::default()).await.1 {
             let fetched = shard.payload().len() as u64;
             return Some((shard, space, fetched));
         }
@@ -194,7 +195,10 @@ async fn drop_shard(shared: &Arc<Shared>, node: NodeId, shard: ShardId) -> Resul
     if node == shared.me() {
         return discard(shared, vec![shard]).await.map(|()| Outcome::Done);
     }
-    match shared.ask_shard(node, &ShardRequest::Drop(shard), Bytes::new()).await {
+    match shared
+        .ask_shard(node, &ShardRequest::Drop(shard), Bytes::new(), &Course::default())
+        .await
+    {
         Ok((ShardReply::Dropped, _)) => {
             // Its own report follows; until then the planner must not count on it.
             shared.tell(Event::Reported {

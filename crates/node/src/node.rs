@@ -107,11 +107,12 @@ impl Node {
         }
         let default = default_survive(domains);
         let geometry = geometry(domains, default)?;
+        let is_leaving = shared.leaving.load(Ordering::Relaxed);
         let (unreadable_files, unreadable_paths) = shared.watch.lock().expect("never poisoned").files(shared.space);
         Ok(Status {
             identity: self.identity(),
             layout_epoch: shared.with_control(|control| control.layouts().epoch()),
-            advice: advice(&nodes, &health, domains, &unreadable_paths),
+            advice: advice(&nodes, &health, domains, &unreadable_paths, is_leaving),
             nodes,
             health,
             silent,
@@ -238,6 +239,12 @@ impl Node {
         self.shared.announce_state();
         names::hand_out(&self.shared).await;
         Ok(())
+    }
+
+    /// Takes [`Node::leave`] back: this node is given shards again.
+    pub fn stay(&self) {
+        self.shared.leaving.store(false, Ordering::Relaxed);
+        self.shared.announce_state();
     }
 
     /// How far the departure is. Nothing counts as handed over while others cannot say how the data is.

@@ -14,13 +14,14 @@ use crate::{
 };
 use bytes::Bytes;
 use potluck_crypto::{BoxKey, DedupKey, SigningKey};
-use potluck_net::{Address, Endpoint, Protocol, RequestError};
+use potluck_net::{Address, Course, Endpoint, Protocol, RequestError};
 use potluck_placement::View;
 use potluck_spaces::FileId;
 use potluck_store::Store;
 use potluck_types::{ByteSize, Clock, Entropy, MachineName, NodeId, ShardId, SpaceId, StripeId, Timestamp, Zone};
 use std::{
     collections::BTreeMap,
+    io,
     sync::{Arc, Mutex, atomic::AtomicBool},
     time::Duration,
 };
@@ -159,10 +160,12 @@ impl Shared {
         node: NodeId,
         request: &ShardRequest,
         body: Bytes,
+        course: &Course,
     ) -> Result<(ShardReply, Bytes), AskError> {
+        let request = protocol::encode_with(request, body);
         let reply = self
             .endpoint
-            .request(node, Protocol::Shard, &protocol::encode_with(request, body))
+            .request_watched(node, Protocol::Shard, &request, course)
             .await?;
         match protocol::decode(&reply).map_err(|error| AskError::Nonsense(error.to_string()))? {
             ShardReply::Failed(reason) => Err(AskError::Refused(reason)),
@@ -193,4 +196,11 @@ pub(crate) enum AskError {
     Refused(String),
     #[error("its answer makes no sense: {0}")]
     Nonsense(String),
+}
+
+impl AskError {
+    /// Whether the member neither answered nor refused.
+    pub(crate) fn is_silence(&self) -> bool {
+        matches!(self, Self::Request(RequestError::Io(error)) if error.kind() == io::ErrorKind::TimedOut)
+    }
 }

@@ -7,8 +7,9 @@ use crate::{
     shared::Shared,
 };
 use bytes::Bytes;
-use futures::{StreamExt, stream::FuturesUnordered};
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use potluck_dag::Stripe;
+use potluck_net::{Course, Protocol};
 use potluck_placement::{View, rank};
 use potluck_store::PutError;
 use potluck_types::{Geometry, NodeId, Shard, ShardId, SpaceId, StripeId, UnverifiedShard, limits};
@@ -16,12 +17,10 @@ use serde_bytes::ByteBuf;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::sync::oneshot;
 
-/// How long one node may take to store one shard before a stand-in is asked.
-const PUT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a full local store is given before the shard goes elsewhere.
 const BUSY_DELAY: Duration = Duration::from_millis(20);
 const BUSY_ATTEMPTS: u32 = 250;
@@ -35,6 +34,9 @@ pub(crate) struct Stored {
     pub(crate) missing: u8,
     /// Losses that it survives now.
     pub(crate) survives: u8,
+    /// When it began, and when it was done.
+    pub(crate) begun: Instant,
+    pub(crate) ended: Instant,
 }
 
 /// Why a node did not take a shard.
@@ -68,6 +70,7 @@ pub(crate) async fn store(
     stripe: Stripe,
     strict: bool,
 ) -> Result<Stored, ShardsError> {
+    let begun = Instant::now();
     let view = shared.present_view();
     let geometry = stripe.descriptor.geometry();
     let mut stand_ins: VecDeque<_> = one_of_each_domain(stripe.id, &view, |node| view.takes(node)).into();
@@ -117,6 +120,8 @@ pub(crate) async fn store(
         bytes,
         missing: wanted - stored,
         survives: stored - geometry.k(),
+        begun,
+        ended: Instant::now(),
     })
 }
 
@@ -143,13 +148,18 @@ pub(crate) async fn put_shard(
         index: shard.id().index,
         descriptor: ByteBuf::from(descriptor.to_vec()),
     };
-    let asked = shared.ask_shard(node, &request, shard.payload().clone());
-    let (reason, full) = match tokio::time::timeout(PUT_TIMEOUT, asked).await {
-        Ok(Ok((ShardReply::Stored, _))) => return Ok(()),
-        Ok(Ok((ShardReply::Full, _))) => (format!("node {} has no room", node.short()), true),
-        Ok(Ok((other, _))) => (format!("node {} answered {other:?}", node.short()), false),
-        Ok(Err(error)) => (format!("node {}: {error}", node.short()), false),
-        Err(_) => (format!("node {} took too long", node.short()), false),
+    let (payload, course) = (shard.payload().clone(), Course::default());
+    let (reason, full) = match shared.ask_shard(node, &request, payload, &course).await {
+        Ok((ShardReply::Stored, _)) => return Ok(()),
+        Ok((ShardReply::Full, _)) => (format!("node {} has no room", node.short()), true),
+        Ok((other, _)) => (format!("node {} answered {other:?}", node.short()), false),
+        Err(error) => {
+            if error.is_silence() {
+                // It is not here, whatever its sockets say; one that is comes back at once.
+                shared.endpoint.disconnect(node).await;
+            }
+            (format!("node {}: {error}", node.short()), false)
+        }
     };
     Err(NotTaken { reason, full })
 }
@@ -228,24 +238,20 @@ pub(crate) async fn gather(
         };
         elsewhere.get_or_insert_with(find).next()
     };
-    let mut under_way = FuturesUnordered::new();
-    let mut asked_for: BTreeMap<u8, u32> = BTreeMap::new();
-    let mut asked: BTreeMap<u8, NodeId> = BTreeMap::new();
+    let mut asked = Asked::default();
     let need = usize::from(geometry.k());
     loop {
         // As many requests as shards are missing; a slow one adds another, below.
-        while have.len() + under_way.len() < need {
-            let Some(at) = next_candidate(shared, &mut candidates, &mut tried, &have, &asked_for) else {
+        while have.len() + asked.under_way.len() < need {
+            let Some(at) = next_candidate(shared, &mut candidates, &mut tried, &have, &asked) else {
                 break;
             };
-            *asked_for.entry(at.1).or_default() += 1;
-            asked.insert(at.1, at.0);
-            under_way.push(fetch_shard(shared, at.0, ShardId { stripe, index: at.1 }));
+            asked.ask(shared, stripe, at);
         }
         if have.len() >= need {
             break;
         }
-        if under_way.is_empty() {
+        if asked.under_way.is_empty() {
             let Some(nodes) = look_further() else {
                 return Err(ShardsError::Unreadable {
                     stripe,
@@ -256,26 +262,28 @@ pub(crate) async fn gather(
             candidates.extend(locate(shared, stripe, &nodes).await);
             continue;
         }
-        match tokio::time::timeout(limits::HEDGE_DELAY, under_way.next()).await {
-            Ok(Some((index, Ok((shard, space))))) => {
-                gathered.fetched += shard.payload().len() as u64;
-                gathered.space.get_or_insert(space);
-                have.insert(index, shard);
-                asked.remove(&index);
-            }
-            Ok(Some((index, Err(error)))) => {
-                tracing::debug!(stripe = %stripe.short(), index, error, "a shard did not come");
-                asked_for.entry(index).and_modify(|count| *count -= 1);
-                asked.remove(&index);
+        match tokio::time::timeout(limits::HEDGE_DELAY, asked.under_way.next()).await {
+            Ok(Some((index, outcome))) => {
+                asked.ended(index);
+                match outcome {
+                    Ok((shard, space)) => {
+                        gathered.fetched += shard.payload().len() as u64;
+                        gathered.space.get_or_insert(space);
+                        have.insert(index, shard);
+                    }
+                    Err(error) => tracing::debug!(stripe = %stripe.short(), index, error, "a shard did not come"),
+                }
             }
             Ok(None) => {}
             Err(_) => {
+                let late = asked.late(shared);
+                if late.is_empty() {
+                    continue;
+                }
                 // The slow one may still come; meanwhile another is asked for another shard, and other stripes ask others first.
-                shared.suspect(asked.values().copied());
-                if let Some(at) = next_candidate(shared, &mut candidates, &mut tried, &have, &asked_for) {
-                    *asked_for.entry(at.1).or_default() += 1;
-                    asked.insert(at.1, at.0);
-                    under_way.push(fetch_shard(shared, at.0, ShardId { stripe, index: at.1 }));
+                shared.suspect(late.into_iter());
+                if let Some(at) = next_candidate(shared, &mut candidates, &mut tried, &have, &asked) {
+                    asked.ask(shared, stripe, at);
                 } else if let Some(nodes) = look_further() {
                     candidates.extend(locate(shared, stripe, &nodes).await);
                 }
@@ -286,19 +294,59 @@ pub(crate) async fn gather(
     Ok(gathered)
 }
 
+/// A shard's number, and the shard with the space that it belongs to, or why it did not come.
+type Fetched = (u8, Result<(Shard, SpaceId), String>);
+
+/// The requests for shards of one stripe.
+#[derive(Default)]
+struct Asked {
+    under_way: FuturesUnordered<BoxFuture<'static, Fetched>>,
+    /// How many of them ask for a shard.
+    count: BTreeMap<u8, u32>,
+    /// Who was asked for it last, and how that gets on.
+    last: BTreeMap<u8, (NodeId, Arc<Course>)>,
+}
+
+impl Asked {
+    fn ask(&mut self, shared: &Arc<Shared>, stripe: StripeId, (node, index): (NodeId, u8)) {
+        let (shared, course) = (Arc::clone(shared), Arc::<Course>::default());
+        *self.count.entry(index).or_default() += 1;
+        self.last.insert(index, (node, Arc::clone(&course)));
+        let id = ShardId { stripe, index };
+        self.under_way
+            .push(async move { fetch_shard(&shared, node, id, &course).await }.boxed());
+    }
+
+    fn ended(&mut self, index: u8) {
+        self.count.entry(index).and_modify(|count| *count -= 1);
+        self.last.remove(&index);
+    }
+
+    /// Nodes that keep the reader waiting. Not those whose bytes come, slowly, by a way that has much to carry.
+    fn late(&self, shared: &Shared) -> Vec<NodeId> {
+        let is_late = |(node, course): &&(NodeId, Arc<Course>)| {
+            let quiet = course
+                .quiet()
+                .unwrap_or_else(|| shared.endpoint.quiet(*node, Protocol::Shard));
+            quiet >= limits::HEDGE_DELAY || course.age() >= Some(limits::SLOW_DELAY)
+        };
+        self.last.values().filter(is_late).map(|(node, _)| *node).collect()
+    }
+}
+
 /// The next place to ask: one that answered lately, for a shard that nobody was asked for, data shards first.
 fn next_candidate(
     shared: &Shared,
     candidates: &mut VecDeque<(NodeId, u8)>,
     tried: &mut BTreeSet<(NodeId, u8)>,
     have: &BTreeMap<u8, Shard>,
-    asked_for: &BTreeMap<u8, u32>,
+    asked: &Asked,
 ) -> Option<(NodeId, u8)> {
     candidates.retain(|at| !tried.contains(at) && !have.contains_key(&at.1));
     let best = candidates.iter().enumerate().min_by_key(|(_, (node, index))| {
         (
             shared.is_suspect(*node),
-            asked_for.get(index).copied().unwrap_or(0),
+            asked.count.get(index).copied().unwrap_or(0),
             *index,
         )
     });
@@ -335,14 +383,10 @@ pub(crate) async fn local_shard(shared: &Arc<Shared>, id: ShardId) -> Option<(Sh
     }
 }
 
-pub(crate) async fn fetch_shard(
-    shared: &Arc<Shared>,
-    node: NodeId,
-    id: ShardId,
-) -> (u8, Result<(Shard, SpaceId), String>) {
+pub(crate) async fn fetch_shard(shared: &Arc<Shared>, node: NodeId, id: ShardId, course: &Course) -> Fetched {
     let fetched = async {
         let (reply, payload) = shared
-            .ask_shard(node, &ShardRequest::Get(id), Bytes::new())
+            .ask_shard(node, &ShardRequest::Get(id), Bytes::new(), course)
             .await
             .map_err(|error| error.to_string())?;
         match reply {

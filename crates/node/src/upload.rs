@@ -17,7 +17,8 @@ use crate::{
 };
 use bytes::Bytes;
 use potluck_dag::{Chunks, Content, ManifestBuilder, Packer, Piece, Slot, Stripe, manifest, seal_piece};
-use potluck_placement::{default_survive, geometry, survivable};
+use potluck_net::Pace;
+use potluck_placement::{GeometryError, default_survive, survivable};
 use potluck_spaces::{Change, DirId, File, FileId, Liveness, Path, Pins, Tree, TreeError, Value};
 use potluck_types::{Geometry, StripeId, from_canonical, limits, to_canonical};
 use serde_bytes::ByteBuf;
@@ -25,6 +26,7 @@ use std::{
     collections::{HashMap, VecDeque},
     io::{self, Read},
     sync::Arc,
+    time::Duration,
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
@@ -36,6 +38,12 @@ use tokio::{
 const PACK_FILE_BYTES_MAX: usize = 256 << 10;
 /// How often stored bytes may have been coded anew for them still to be found.
 const RECODED_MAX: usize = 4;
+/// How often a piece is stored: each time some may turn out not to be here.
+const STORE_ATTEMPTS: u32 = 3;
+/// A stripe that is stored within this could have come with more others.
+const STRIPE_QUICK: Duration = Duration::from_secs(1);
+/// One that takes longer had better come with fewer.
+const STRIPE_SLOW: Duration = Duration::from_secs(4);
 /// What of a file is read to see whether it is one of those.
 const HEAD_BYTES: u64 = PACK_FILE_BYTES_MAX as u64 + 1;
 /// Stripes that one change names itself; longer lists come before it.
@@ -46,6 +54,8 @@ pub struct Upload {
     shared: Arc<Shared>,
     options: PutOptions,
     geometry: Geometry,
+    /// Stripes under way at once: fewer where they take long, so that each is whole soon.
+    pace: Pace,
     packer: Packer,
     packed: Vec<Packed>,
     packs: VecDeque<PackUnderWay>,
@@ -89,19 +99,12 @@ impl std::fmt::Debug for Upload {
 
 impl Upload {
     pub(crate) fn new(shared: Arc<Shared>, options: PutOptions) -> Result<Self, NodeError> {
-        let now = shared.now();
-        let domains = shared.with_control(|control| control.eligible_domains(now));
-        let survive = options.survive.unwrap_or_else(|| default_survive(domains));
-        let mut geometry = geometry(domains, survive)?;
-        // Others may be away for a moment: then it is coded for those that are here, and anew when they are back.
-        let here = shared.with_control(|control| control.domains_here(now));
-        if here < usize::from(geometry.k() + geometry.m().min(1)) && !options.strict {
-            geometry = potluck_placement::geometry(here, survive.min(survivable(here)))?;
-        }
+        let geometry = geometry_now(&shared, options)?;
         Ok(Self {
             shared,
             options,
             geometry,
+            pace: Pace::new(limits::WRITE_WINDOW_STRIPES, STRIPE_QUICK, STRIPE_SLOW),
             packer: Packer::new(),
             packed: Vec::new(),
             packs: VecDeque::new(),
@@ -260,8 +263,8 @@ impl Upload {
             len += chunk.len() as u64;
             self.report.bytes = bytes_before + len.max(head_len);
             under_way.push_back(self.begin_piece(chunk, true).await?);
-            if under_way.len() >= limits::WRITE_WINDOW_STRIPES {
-                let next = under_way.pop_front().expect("not empty");
+            while under_way.len() >= self.pace.size() {
+                let next = under_way.pop_front().expect("the pace is one at least");
                 self.append_piece(&mut builder, &mut uses, next).await?;
             }
         }
@@ -285,7 +288,7 @@ impl Upload {
         uses: &mut Uses,
     ) -> Result<Option<potluck_dag::Tree>, NodeError> {
         let mut nodes = Vec::new();
-        let (geometry, entropy) = (self.geometry, Arc::clone(&self.shared.entropy));
+        let (geometry, entropy) = (self.geometry_now(), Arc::clone(&self.shared.entropy));
         let tree = builder
             .finish(&mut |node| seal_node(node, geometry, &*entropy, &mut nodes))
             .map_err(building)?;
@@ -304,7 +307,7 @@ impl Upload {
         uses.claims.extend(finished.claim);
         uses.add(finished.piece.stripe(), &mut self.batch);
         let mut nodes = Vec::new();
-        let (geometry, entropy) = (self.geometry, Arc::clone(&self.shared.entropy));
+        let (geometry, entropy) = (self.geometry_now(), Arc::clone(&self.shared.entropy));
         builder
             .push(finished.piece, &mut |node| {
                 seal_node(node, geometry, &*entropy, &mut nodes)
@@ -332,16 +335,15 @@ impl Upload {
 
     /// Begins to store a chunk, unless the space has it already. Waits until there is room for it among the bytes under way.
     async fn begin_piece(&mut self, chunk: Bytes, dedup: bool) -> Result<PieceUnderWay, NodeError> {
-        let shared = Arc::clone(&self.shared);
+        let (shared, options, geometry) = (Arc::clone(&self.shared), self.options, self.geometry_now());
         let (fingerprint, known) = if dedup {
-            look_up(&shared, chunk.clone(), self.geometry).await?
+            look_up(&shared, chunk.clone(), geometry).await?
         } else {
             (None, None)
         };
         let cost = u32::try_from(chunk.len()).expect("a chunk is smaller");
         let window = Arc::clone(&shared.write_window);
         let permit = window.acquire_many_owned(cost).await.map_err(|_| NodeError::Stopping)?;
-        let (geometry, strict) = (self.geometry, self.options.strict);
         Ok(tokio::spawn(async move {
             if let Some((piece, claim)) = known
                 && stripes::is_there(&shared, piece.stripe(), piece.geometry()).await
@@ -353,7 +355,7 @@ impl Upload {
                     claim: Some(claim),
                 });
             }
-            let (piece, stored) = store_piece(&shared, chunk, geometry, strict, permit).await?;
+            let (piece, stored) = store_piece(&shared, chunk, geometry, options, permit).await?;
             Ok(Finished {
                 piece,
                 fingerprint,
@@ -372,7 +374,10 @@ impl Upload {
         // A stripe that is used again is pinned again: the pin of its first user may end first.
         self.batch.pins.push(finished.piece.stripe());
         match &finished.stored {
-            Some(stored) => self.count(stored),
+            Some(stored) => {
+                self.count(stored);
+                self.pace.learn(stored.begun, stored.ended, true);
+            }
             None => self.report.deduplicated += u64::from(finished.piece.len()),
         }
         if let Some(fingerprint) = finished.fingerprint {
@@ -384,10 +389,13 @@ impl Upload {
 
     fn count(&mut self, stored: &Stored) {
         self.report.stored += stored.bytes;
-        if stored.missing > 0 {
-            self.report.degraded += 1;
-            self.report.survives = self.report.survives.min(stored.survives);
-        }
+        self.report.degraded += u64::from(stored.missing > 0 || stored.survives < self.geometry.m());
+        self.report.survives = self.report.survives.min(stored.survives);
+    }
+
+    /// How what comes next is coded: machines come and go while a large file is put.
+    fn geometry_now(&self) -> Geometry {
+        geometry_now(&self.shared, self.options).unwrap_or(self.geometry)
     }
 
     async fn close_pack(&mut self) -> Result<(), NodeError> {
@@ -398,7 +406,7 @@ impl Upload {
         let piece = self.begin_piece(plain, true).await?;
         let files = std::mem::take(&mut self.packed);
         self.packs.push_back(PackUnderWay { piece, files });
-        if self.packs.len() >= limits::WRITE_WINDOW_STRIPES {
+        while self.packs.len() >= self.pace.size() {
             self.finish_pack().await?;
         }
         Ok(())
@@ -575,21 +583,43 @@ fn building(error: impl std::fmt::Display) -> NodeError {
     NodeError::Store(format!("the manifest cannot be built: {error}"))
 }
 
+/// How a stripe is to be coded for the machines that there are. Some may be away for a moment: then for those that are here, and anew when
+/// they are back.
+fn geometry_now(shared: &Shared, options: PutOptions) -> Result<Geometry, GeometryError> {
+    let now = shared.now();
+    let (domains, here) = shared.with_control(|control| (control.eligible_domains(now), control.domains_here(now)));
+    let survive = options.survive.unwrap_or_else(|| default_survive(domains));
+    let wanted = potluck_placement::geometry(domains, survive)?;
+    if options.strict || here >= usize::from(wanted.k() + wanted.m().min(1)) {
+        Ok(wanted)
+    } else {
+        potluck_placement::geometry(here, survive.min(survivable(here)))
+    }
+}
+
 async fn store_piece(
     shared: &Arc<Shared>,
     chunk: Bytes,
-    geometry: Geometry,
-    strict: bool,
+    mut geometry: Geometry,
+    options: PutOptions,
     _under_way: OwnedSemaphorePermit,
 ) -> Result<(Piece, Stored), NodeError> {
-    let entropy = Arc::clone(&shared.entropy);
-    let sealed = Shared::blocking(move || seal_piece(&chunk, geometry, &*entropy))
-        .await
-        .map_err(building)?;
-    let stored = stripes::store(shared, shared.space, sealed.stripe, strict)
-        .await
-        .map_err(|error: ShardsError| error)?;
-    Ok((sealed.piece, stored))
+    let mut attempts = 0;
+    loop {
+        let (plain, entropy) = (chunk.clone(), Arc::clone(&shared.entropy));
+        let sealed = Shared::blocking(move || seal_piece(&plain, geometry, &*entropy))
+            .await
+            .map_err(building)?;
+        attempts += 1;
+        match stripes::store(shared, shared.space, sealed.stripe, options.strict).await {
+            Ok(stored) => return Ok((sealed.piece, stored)),
+            // One that does not answer was taken for being here: once more, for those that are.
+            Err(ShardsError::TooFewDomains { .. }) if !options.strict && attempts < STORE_ATTEMPTS => {
+                geometry = geometry_now(shared, options)?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// The fingerprint of a chunk, and its piece when the space has it, live, and coded for as many losses.

@@ -22,6 +22,8 @@ pub struct PlannerOptions {
     pub retry_delay: Duration,
     /// How long after the last news of a stripe nothing is done for it: its other shards may be on their way.
     pub quiet: Duration,
+    /// The same for a stripe that was never whole: it is being written, perhaps by a narrow way.
+    pub writing: Duration,
 }
 
 impl Default for PlannerOptions {
@@ -32,6 +34,7 @@ impl Default for PlannerOptions {
             concurrent_max: 8,
             retry_delay: Duration::from_secs(5),
             quiet: Duration::from_secs(3),
+            writing: Duration::from_secs(30),
         }
     }
 }
@@ -130,6 +133,8 @@ struct Record {
     /// What was done last. If the same is due again at once, it had no effect, and is not done over and over.
     done: Option<Mend>,
     changed_at: Timestamp,
+    /// Whether it came into being under this planner's eyes, and was never whole since.
+    is_new: bool,
 }
 
 impl Record {
@@ -166,8 +171,16 @@ impl Planner {
         }
     }
 
-    /// A holder says that it has this shard, verified.
-    pub fn report(&mut self, now: Timestamp, from: NodeId, shard: ShardId, geometry: Geometry, shard_len: u32) {
+    /// A holder says that it has this shard, verified. `is_new` tells whether it has just stored it.
+    pub fn report(
+        &mut self,
+        now: Timestamp,
+        from: NodeId,
+        shard: ShardId,
+        geometry: Geometry,
+        shard_len: u32,
+        is_new: bool,
+    ) {
         let ShardId { stripe, index } = shard;
         let record = self.stripes.entry(stripe).or_insert_with(|| Record {
             geometry,
@@ -181,6 +194,7 @@ impl Planner {
             retry_at: None,
             done: None,
             changed_at: now,
+            is_new,
         });
         // A stripe's geometry is bound by its id; one who reports another is wrong about this shard.
         if record.geometry == geometry && index < geometry.n() && record.holders.insert((from, index)) {
@@ -334,6 +348,7 @@ impl Planner {
             };
             self.queue.remove(&(urgency(record), stripe));
             (record.health, record.verdict) = judge(stripe, record, view, now, &self.options);
+            record.is_new &= record.health != Health::Survives(record.geometry.m());
             if let (Verdict::Needs { mend, .. }, Some(done), None) = (&record.verdict, &record.done, record.retry_at)
                 && mend == done
                 && !self.mending.contains(&stripe)
@@ -418,7 +433,8 @@ fn judge(
             },
         );
     }
-    let quiet_until = record.changed_at + options.quiet;
+    let quiet = if record.is_new { options.writing } else { options.quiet };
+    let quiet_until = record.changed_at + quiet;
     if now < quiet_until && now >= record.changed_at && !(missing.is_empty() && counting.len() == kept.len()) {
         return (
             health,

@@ -172,6 +172,9 @@ pub(crate) enum Command {
         /// Leave at once: what only this node holds is lost
         #[arg(long)]
         force: bool,
+        /// Stay after all: what has moved away comes back where it belongs
+        #[arg(long, conflicts_with = "force")]
+        cancel: bool,
     },
     /// Take a machine of yours that is lost for good out of the pool
     Forget {

@@ -78,10 +78,13 @@ pub const PEER_BYTES_IN_FLIGHT_MAX: usize = 8 * SHARD_BYTES_MAX + MESSAGE_BYTES_
 /// Connections to one peer: one a transport, and one more while both ends dial.
 pub const CONNECTIONS_PER_PEER_MAX: u32 = 4;
 
-/// How long a peer may take to answer a request's first byte before another is asked too.
+/// How long a peer may send nothing of what it was asked for before another is asked too.
 pub const HEDGE_DELAY: Duration = Duration::from_millis(500);
-/// How long a request may go without a byte moving before it is given up.
-pub const STALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a peer may take for all of it before another is asked too: one that sends a byte now and then costs a reader no more than this.
+pub const SLOW_DELAY: Duration = Duration::from_secs(20);
+/// How long a request may go without anything moving before it is given up. What moves at a time is 128 KiB at most, so that a peer gets
+/// no less than 6 KiB a second: a share of the narrowest way.
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a dial may take.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 

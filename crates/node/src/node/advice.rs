@@ -4,8 +4,17 @@ use crate::api::{HealthInfo, NodeInfo, NodeStatus};
 use potluck_spaces::Path;
 
 /// One sentence for each thing.
-pub(super) fn advice(nodes: &[NodeInfo], health: &HealthInfo, domains: usize, unreadable: &[Path]) -> Vec<String> {
+pub(super) fn advice(
+    nodes: &[NodeInfo],
+    health: &HealthInfo,
+    domains: usize,
+    unreadable: &[Path],
+    is_leaving: bool,
+) -> Vec<String> {
     let mut advice = Vec::new();
+    if is_leaving {
+        advice.push("This node is leaving: `potluck leave --cancel` keeps it in the pool.".to_owned());
+    }
     let away: Vec<String> = nodes
         .iter()
         .filter(|info| info.status == NodeStatus::Away)

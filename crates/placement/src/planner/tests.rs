@@ -59,8 +59,14 @@ impl Pool {
 
     fn store(&mut self, node: NodeId, stripe: StripeId, index: u8) {
         self.disks.get_mut(&node).unwrap().insert((stripe, index));
-        self.planner
-            .report(self.now, node, ShardId { stripe, index }, self.geometry, SHARD_LEN);
+        self.planner.report(
+            self.now,
+            node,
+            ShardId { stripe, index },
+            self.geometry,
+            SHARD_LEN,
+            false,
+        );
     }
 
     fn set(&mut self, i: u8, presence: Presence) {
@@ -324,4 +330,46 @@ proptest! {
         let copies: usize = pool.disks.values().map(BTreeSet::len).sum();
         prop_assert_eq!(copies, 40 * usize::from(pool.geometry.n()));
     }
+}
+
+#[test]
+fn a_stripe_that_is_being_written_is_given_time_until_it_was_whole_once() {
+    let mut pool = Pool::new(4, 4, 0);
+    let (quiet, writing) = (Duration::from_secs(3), Duration::from_secs(30));
+    pool.planner = Planner::new(PlannerOptions {
+        quiet,
+        writing,
+        ..PlannerOptions::default()
+    });
+    let stripe = StripeId::from_bytes([7; 32]);
+    let order = rank(stripe, &pool.view);
+    let (geometry, n) = (pool.geometry, usize::from(pool.geometry.n()));
+    let report = |pool: &mut Pool, number: usize| {
+        let shard = ShardId {
+            stripe,
+            index: number as u8,
+        };
+        pool.planner
+            .report(pool.now, order[number], shard, geometry, SHARD_LEN, true);
+    };
+    (0..n - 1).for_each(|number| report(&mut pool, number));
+    pool.now = pool.now + quiet;
+    assert_eq!(pool.planner.next(pool.now, &pool.view), None);
+    report(&mut pool, n - 1);
+    assert_eq!(pool.planner.next(pool.now, &pool.view), None);
+    pool.planner.retract(order[0], stripe, 0);
+    pool.now = pool.now + quiet;
+    assert!(pool.planner.next(pool.now, &pool.view).is_some());
+}
+
+#[test]
+fn a_stripe_whose_writing_broke_off_is_mended_in_the_end() {
+    let mut pool = Pool::new(4, 4, 0);
+    let stripe = StripeId::from_bytes([7; 32]);
+    let first = rank(stripe, &pool.view)[0];
+    let shard = ShardId { stripe, index: 0 };
+    let geometry = Geometry::new(1, 2).unwrap();
+    pool.planner.report(pool.now, first, shard, geometry, SHARD_LEN, true);
+    pool.pass(1);
+    assert!(pool.planner.next(pool.now, &pool.view).is_some());
 }

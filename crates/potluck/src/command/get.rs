@@ -107,7 +107,7 @@ pub(super) fn run(
         Some(dest) => dest.to_owned(),
     };
     if is_file {
-        check_dest(place, &local)?;
+        make_room(place, &local)?;
     }
     let fsync = Settings::effective(Settings::default(), home)?.fsync.unwrap_or(true);
     let parts = Parts::default();
@@ -137,15 +137,12 @@ pub(super) fn run(
         .map_err(|complaint| complaint.hint("the same command again fetches what is missing"))
 }
 
-/// Refuses what a file cannot be written to, and what it would replace although it is more than a file: a link, a pipe, a device.
-fn check_dest(place: &Place, local: &Path) -> Result<(), Complaint> {
+/// Makes the folder that a file goes into. Refuses what it cannot be written to, and what it would replace although that is more than a
+/// file: a link, a pipe, a device.
+fn make_room(place: &Place, local: &Path) -> Result<(), Complaint> {
     let folder = local.parent().filter(|folder| !folder.as_os_str().is_empty());
-    if let Some(folder) = folder.filter(|folder| !folder.exists()) {
-        return Err(Complaint::new(
-            ComplaintKind::NotFound,
-            format!("there is no folder {}", folder.display()),
-        )
-        .hint(format!("make it first: mkdir -p {}", folder.display())));
+    if let Some(folder) = folder {
+        fs::create_dir_all(folder).map_err(|error| Complaint::io("cannot make the folder", folder, &error))?;
     }
     let Ok(there) = fs::symlink_metadata(local) else {
         return Ok(());

@@ -57,7 +57,8 @@ pub(crate) fn run(cli: Cli, terminal: Terminal) -> Result<(), Complaint> {
         Command::Stat { place } => files::stat(&home()?, &place, terminal),
         Command::Mv { from, to } => files::rename(&home()?, &from, &to, terminal),
         Command::Status { watch } => status::run(&home()?, watch, terminal),
-        Command::Leave { force } => pool::leave(&home()?, force, terminal),
+        Command::Leave { cancel: true, .. } => pool::stay(&home()?, terminal),
+        Command::Leave { force, .. } => pool::leave(&home()?, force, terminal),
         Command::Forget { node, force } => pool::forget(&home()?, &node, force, terminal),
         Command::Keys(Keys::Backup { file, passphrase }) => keys::backup(&home()?, &file, &passphrase, terminal),
         Command::Keys(Keys::Restore { file, passphrase, run }) => {

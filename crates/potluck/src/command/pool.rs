@@ -91,6 +91,15 @@ pub(super) fn leave(home: &Path, force: bool, terminal: Terminal) -> Result<(), 
     Ok(())
 }
 
+/// `potluck leave --cancel`.
+pub(super) fn stay(home: &Path, terminal: Terminal) -> Result<(), Complaint> {
+    client::call::<()>(home, &Request::Stay)?;
+    terminal.result(&serde_json::json!({ "left": false }), || {
+        "This node stays in the pool.".to_owned()
+    });
+    Ok(())
+}
+
 fn drain(home: &Path, terminal: Terminal) -> Result<(), Complaint> {
     let (mut least, mut recoding, mut moved, mut looks) = (u64::MAX, 0, Instant::now(), 0);
     loop {
@@ -148,7 +157,7 @@ fn stuck(left: u64, advice: Vec<String>) -> Complaint {
     };
     let complaint = advice
         .into_iter()
-        .fold(Complaint::new(Kind::Unreachable, message), Complaint::hint);
+        .fold(Complaint::new(Kind::Refused, message), Complaint::hint);
     complaint
         .hint("this node goes on trying; say `potluck leave` again later, or add a machine first: `potluck invite`")
         .hint("`potluck leave --force` leaves all the same")

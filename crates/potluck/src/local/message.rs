@@ -76,6 +76,8 @@ pub(crate) enum Request {
     },
     /// Begin to drain. Reply: nothing.
     Leave,
+    /// Drain no more. Reply: nothing.
+    Stay,
     /// Reply: `LeaveProgress`.
     LeaveProgress,
     /// How this node looks from the others. Reply: a list of `Probe`.

@@ -184,6 +184,10 @@ async fn answer(request: Request, service: &Service, frames: &mut Frames, replie
             node.leave().await?;
             replies.reply(&()).await
         }
+        Request::Stay => {
+            node.stay();
+            replies.reply(&()).await
+        }
         Request::LeaveProgress => replies.reply(&node.leave_progress().await?).await,
         Request::Probe => replies.reply(&node.probe().await).await,
         Request::Forget { node: gone } => {

@@ -23,6 +23,8 @@ pub struct Setup {
     pub grace: &'static str,
     /// Added to the environment of the daemon, not of the commands.
     pub environment: Vec<(&'static str, String)>,
+    /// The network namespace that the daemon runs in, and its address there; loopback when none.
+    pub place: Option<(String, String)>,
 }
 
 impl Setup {
@@ -32,6 +34,7 @@ impl Setup {
             capacity: "1GB",
             grace: "2s",
             environment: Vec::new(),
+            place: None,
         }
     }
 
@@ -85,7 +88,18 @@ impl Node {
 
     fn spawn(&mut self, how: &[&str]) {
         let mut command = potluck(&self.home);
-        command.args(how).args(["--listen", "127.0.0.1:0", "--no-mdns"]);
+        let mut address = "127.0.0.1";
+        if let Some((namespace, its_address)) = &self.setup.place {
+            let mut within = Command::new("ip");
+            within
+                .args(["netns", "exec", namespace])
+                .arg(command.get_program())
+                .args(command.get_args());
+            (command, address) = (within, its_address);
+        }
+        command
+            .args(how)
+            .args(["--listen", &format!("{address}:0"), "--no-mdns"]);
         command.args(["--capacity", self.setup.capacity, "--grace", self.setup.grace]);
         command.envs(self.setup.environment.iter().cloned());
         let log = OpenOptions::new().create(true).append(true).open(self.log_path());
