@@ -26,7 +26,7 @@ use std::{
     collections::{HashMap, VecDeque},
     io::{self, Read},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
@@ -40,6 +40,8 @@ const PACK_FILE_BYTES_MAX: usize = 256 << 10;
 const RECODED_MAX: usize = 4;
 /// How often a piece is stored: each time some may turn out not to be here.
 const STORE_ATTEMPTS: u32 = 3;
+/// How often what is stored of a file that is still being put is written down: what is lost of it when this node ends.
+const KEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// A stripe that is stored within this could have come with more others.
 const STRIPE_QUICK: Duration = Duration::from_secs(1);
 /// One that takes longer had better come with fewer.
@@ -60,6 +62,7 @@ pub struct Upload {
     packed: Vec<Packed>,
     packs: VecDeque<PackUnderWay>,
     batch: Batch,
+    written_at: Instant,
     directories: HashMap<Path, DirId>,
     replicating: Option<JoinHandle<Result<(), NodeError>>>,
     report: PutReport,
@@ -109,6 +112,7 @@ impl Upload {
             packed: Vec::new(),
             packs: VecDeque::new(),
             batch: Batch::default(),
+            written_at: Instant::now(),
             directories: HashMap::new(),
             replicating: None,
             report: PutReport {
@@ -314,7 +318,7 @@ impl Upload {
             })
             .map_err(building)?;
         self.store_nodes(nodes, uses).await?;
-        if self.batch.is_full() {
+        if self.batch.is_full() || self.written_at.elapsed() >= KEEP_INTERVAL {
             // What an entry pins, it says the use of: so a pin without a use was left behind.
             uses.write(&mut self.batch);
             self.write_batch().await?;
@@ -495,6 +499,7 @@ impl Upload {
         if self.batch.is_empty() {
             return Ok(());
         }
+        self.written_at = Instant::now();
         let batch = std::mem::take(&mut self.batch);
         let unpinned = names::write(&self.shared, batch).await?;
         if !unpinned.is_empty() {

@@ -15,7 +15,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
     time::{Duration, Instant},
@@ -40,6 +40,8 @@ struct Progress {
     files: AtomicU64,
     bytes: Arc<AtomicU64>,
     durable: Mutex<potluck_node::PutReport>,
+    /// Whether the client has gone away: nothing more is read, and what is under way is kept for the next time.
+    gone: Arc<AtomicBool>,
     failures: mpsc::Sender<PutFailed>,
 }
 
@@ -56,15 +58,19 @@ pub(super) async fn put(
         files: AtomicU64::new(0),
         bytes: Arc::default(),
         durable: Mutex::default(),
+        gone: Arc::default(),
         failures,
     };
     let mut taking = Box::pin(take(upload, frames, &progress));
     let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
     let report = loop {
-        tokio::select! {
+        let told = tokio::select! {
             report = &mut taking => break report?,
-            Some(failure) = failed.recv() => replies.json(FrameKind::Failed, &failure).await?,
-            _ = ticks.tick() => replies.item(&progress.now()).await?,
+            Some(failure) = failed.recv() => replies.json(FrameKind::Failed, &failure).await,
+            _ = ticks.tick() => replies.item(&progress.now()).await,
+        };
+        if told.is_err() {
+            progress.gone.store(true, Ordering::Relaxed);
         }
     };
     drop(taking);
@@ -211,11 +217,13 @@ async fn put_large(
     progress: &Progress,
 ) -> Result<Result<(), NodeError>, Ended> {
     let (sender, receiver) = mpsc::channel(FRAMES_AHEAD_MAX);
+    let end = sender.clone();
     let first = frames.read().await.map_err(gone)?;
     if first.kind == FrameKind::Handle {
         let reader = Counted {
             file: frames.handle().map_err(gone)?,
             bytes: Arc::clone(&progress.bytes),
+            gone: Arc::clone(&progress.gone),
         };
         return Ok(upload.put_blocking(path.clone(), meta, reader).await);
     }
@@ -245,17 +253,25 @@ async fn put_large(
     };
     let mut pump = Box::pin(pump);
     let mut putting = Box::pin(upload.put_file(path.clone(), meta, reader));
-    // A client that goes away ends the put at once; a file that fails waits for the rest of its frames.
+    // When the client goes away, what is under way is still stored; a file that fails waits for the rest of its frames.
     tokio::select! {
         pumped = &mut pump => {
-            pumped?;
-            Ok(putting.await)
+            if pumped.is_err() {
+                let _ = end.send(Err(client_gone())).await;
+            }
+            drop(end);
+            let put = putting.await;
+            pumped.map(|()| put)
         }
         put = &mut putting => {
             pump.await?;
             Ok(put)
         }
     }
+}
+
+fn client_gone() -> io::Error {
+    io::Error::new(io::ErrorKind::BrokenPipe, "the client went away")
 }
 
 /// Passes over the rest of a file.
@@ -268,10 +284,14 @@ async fn skip(frames: &mut Frames) -> Result<(), Ended> {
 struct Counted {
     file: File,
     bytes: Arc<AtomicU64>,
+    gone: Arc<AtomicBool>,
 }
 
 impl Read for Counted {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.gone.load(Ordering::Relaxed) {
+            return Err(client_gone());
+        }
         let len = self.file.read(buffer)?;
         self.bytes.fetch_add(len as u64, Ordering::Relaxed);
         Ok(len)
