@@ -3,6 +3,7 @@
 //! Small files gather in packs. What was stored is written to the log as it goes, so that an upload that breaks off and is begun again finds its
 //! chunks there.
 
+mod piece;
 mod recode;
 
 pub(crate) use recode::{Recoding, look};
@@ -10,17 +11,17 @@ pub(crate) use recode::{Recoding, look};
 use crate::{
     api::{FileMeta, PutOptions, PutReport},
     claims::Claim,
-    error::{MetaError, NodeError, ShardsError},
+    error::NodeError,
     names::{self, Batch},
     shared::Shared,
     stripes::{self, Stored},
 };
 use bytes::Bytes;
-use potluck_dag::{Chunks, Content, ManifestBuilder, Packer, Piece, Slot, Stripe, manifest, seal_piece};
+use piece::{Finished, PieceUnderWay, building, geometry_now, look_up, seal_node, store_piece};
+use potluck_dag::{Chunks, Content, ManifestBuilder, Packer, Slot, Stripe, manifest};
 use potluck_net::Pace;
-use potluck_placement::{GeometryError, default_survive, survivable};
-use potluck_spaces::{Change, DirId, File, FileId, Liveness, Path, Pins, Tree, TreeError, Value};
-use potluck_types::{Geometry, StripeId, from_canonical, limits, to_canonical};
+use potluck_spaces::{Change, DirId, File, FileId, Path, Tree, TreeError, Value};
+use potluck_types::{Geometry, StripeId, limits, to_canonical};
 use serde_bytes::ByteBuf;
 use std::{
     collections::{HashMap, VecDeque},
@@ -30,16 +31,12 @@ use std::{
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
-    sync::{OwnedSemaphorePermit, mpsc},
+    sync::mpsc,
     task::JoinHandle,
 };
 
 /// Files up to this are packed with others: below it, a stripe of its own costs more than its bytes.
 const PACK_FILE_BYTES_MAX: usize = 256 << 10;
-/// How often stored bytes may have been coded anew for them still to be found.
-const RECODED_MAX: usize = 4;
-/// How often a piece is stored: each time some may turn out not to be here.
-const STORE_ATTEMPTS: u32 = 3;
 /// How often what is stored of a file that is still being put is written down: what is lost of it when this node ends.
 const KEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// A stripe that is stored within this could have come with more others.
@@ -78,18 +75,6 @@ struct Packed {
 struct PackUnderWay {
     piece: PieceUnderWay,
     files: Vec<Packed>,
-}
-
-/// A piece that is being sealed and stored, or looked for where it was stored before.
-type PieceUnderWay = JoinHandle<Result<Finished, NodeError>>;
-
-/// A piece of a file, and what the log must say of it.
-struct Finished {
-    piece: Piece,
-    fingerprint: Option<[u8; 32]>,
-    stored: Option<Stored>,
-    /// Holds on to a stripe that was there already, until the log says that this file uses it too.
-    claim: Option<Claim<StripeId>>,
 }
 
 impl std::fmt::Debug for Upload {
@@ -571,106 +556,6 @@ impl Uses {
 
 fn inline(bytes: &[u8]) -> Option<Content> {
     (bytes.len() <= manifest::INLINE_BYTES_MAX).then(|| Content::Inline(Bytes::copy_from_slice(bytes)))
-}
-
-fn seal_node(
-    node: &[u8],
-    geometry: Geometry,
-    entropy: &dyn potluck_types::Entropy,
-    nodes: &mut Vec<Stripe>,
-) -> Result<Piece, potluck_dag::SealPieceError> {
-    let sealed = seal_piece(node, geometry, entropy)?;
-    nodes.push(sealed.stripe);
-    Ok(sealed.piece)
-}
-
-fn building(error: impl std::fmt::Display) -> NodeError {
-    NodeError::Store(format!("the manifest cannot be built: {error}"))
-}
-
-/// How a stripe is to be coded for the machines that there are. Some may be away for a moment: then for those that are here, and anew when
-/// they are back.
-fn geometry_now(shared: &Shared, options: PutOptions) -> Result<Geometry, GeometryError> {
-    let now = shared.now();
-    let (domains, here) = shared.with_control(|control| (control.eligible_domains(now), control.domains_here(now)));
-    let survive = options.survive.unwrap_or_else(|| default_survive(domains));
-    let wanted = potluck_placement::geometry(domains, survive)?;
-    if options.strict || here >= usize::from(wanted.k() + wanted.m().min(1)) {
-        Ok(wanted)
-    } else {
-        potluck_placement::geometry(here, survive.min(survivable(here)))
-    }
-}
-
-async fn store_piece(
-    shared: &Arc<Shared>,
-    chunk: Bytes,
-    mut geometry: Geometry,
-    options: PutOptions,
-    _under_way: OwnedSemaphorePermit,
-) -> Result<(Piece, Stored), NodeError> {
-    let mut attempts = 0;
-    loop {
-        let (plain, entropy) = (chunk.clone(), Arc::clone(&shared.entropy));
-        let sealed = Shared::blocking(move || seal_piece(&plain, geometry, &*entropy))
-            .await
-            .map_err(building)?;
-        attempts += 1;
-        match stripes::store(shared, shared.space, sealed.stripe, options.strict).await {
-            Ok(stored) => return Ok((sealed.piece, stored)),
-            // One that does not answer was taken for being here: once more, for those that are.
-            Err(ShardsError::TooFewDomains { .. }) if !options.strict && attempts < STORE_ATTEMPTS => {
-                geometry = geometry_now(shared, options)?;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-/// The fingerprint of a chunk, and its piece when the space has it, live, and coded for as many losses.
-async fn look_up(
-    shared: &Arc<Shared>,
-    chunk: Bytes,
-    geometry: Geometry,
-) -> Result<(Option<[u8; 32]>, Option<(Piece, Claim<StripeId>)>), NodeError> {
-    let shared = Arc::clone(shared);
-    Shared::blocking(move || {
-        let fingerprint = *shared.dedup_key.fingerprint(&chunk).as_bytes();
-        let fits = |piece: &Piece| piece.geometry().m() >= geometry.m() && piece.len() as usize == chunk.len();
-        let mut key = fingerprint;
-        // What was stored may lie in other stripes since.
-        for _ in 0..RECODED_MAX {
-            let Some(piece) = known_piece(&shared, &key)? else {
-                break;
-            };
-            if fits(&piece)
-                && let Some(claim) = claim_live(&shared, piece.stripe())?
-            {
-                return Ok((Some(fingerprint), Some((piece, claim))));
-            }
-            key = *piece.stripe().as_bytes();
-        }
-        Ok((Some(fingerprint), None))
-    })
-    .await
-}
-
-/// What was stored under a fingerprint, or in place of a stripe.
-fn known_piece(shared: &Shared, key: &[u8; 32]) -> Result<Option<Piece>, NodeError> {
-    let stored = shared.read()?.stored(key)?;
-    Ok(stored.and_then(|bytes| from_canonical(&bytes).ok()))
-}
-
-/// Claims a stripe if the log says that it is live.
-fn claim_live(shared: &Shared, stripe: StripeId) -> Result<Option<Claim<StripeId>>, NodeError> {
-    shared.claims.claim_if(stripe, || {
-        let state = Pins::of(shared.space).state(&shared.read()?, stripe);
-        let state = state.map_err(|source| MetaError {
-            action: "reading",
-            source,
-        })?;
-        Ok(state.liveness() == Liveness::Live)
-    })
 }
 
 /// Cuts a stream into chunks, on a thread of its own, a few ahead of who takes them.

@@ -14,6 +14,7 @@ use crate::{
     terminal::Terminal,
 };
 use potluck_node::{Identity, Node, NodeConfig};
+use potluck_types::ByteSize;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::{
     fs::{self, File, OpenOptions},
@@ -111,6 +112,15 @@ fn configure(home: &Path, run: &Run, terminal: Terminal) -> Result<(NodeConfig, 
         ));
     }
     let config = effective.node_config(home)?;
+    if let Some(free) = config::free_bytes(home)
+        .ok()
+        .filter(|free| config.capacity.0 > *free && !Node::has_pool(home))
+    {
+        let (capacity, free) = (config.capacity, ByteSize(free));
+        terminal.note(&format!(
+            "{capacity} are offered, and {free} are free: the pool counts on more than there is."
+        ));
+    }
     // What is free changes from day to day; what was promised to the pool does not.
     let kept = Settings {
         capacity: Some(config.capacity),

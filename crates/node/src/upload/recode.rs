@@ -4,7 +4,10 @@
 //! Only who holds the key to a space can do it, since manifests name stripes. Of a person's nodes one does it, the first in the space's order. The
 //! sealed bytes stay as they are: nothing is opened but manifests.
 
-use super::{Finished, PieceUnderWay, Upload, Uses, building, claim_live, known_piece};
+use super::{
+    Upload, Uses,
+    piece::{Finished, PieceUnderWay, building, claim_live, known_piece},
+};
 use crate::{
     api::PutOptions,
     control::Domains,

@@ -81,7 +81,7 @@ pub(super) fn run(home: &Path, terminal: Terminal) -> Result<(), Complaint> {
     if Node::has_pool(home) {
         checks.extend(node(home));
     } else {
-        checks.extend([disk(home, ByteSize(0)), nobody()]);
+        checks.extend([disk(home, None), nobody()]);
     }
     let failed = checks.iter().filter(|check| check.verdict == Verdict::Fail).count() as u64;
     terminal.result(&checks, || checks.iter().map(tell).collect::<Vec<_>>().join("\n"));
@@ -102,9 +102,15 @@ fn node(home: &Path) -> Vec<Check> {
                 format!("process {} answers, version {}", about.pid, about.version),
             ));
             checks.push(open_files(about.open_files_max));
-            checks.push(disk(home, about.capacity));
+            let status = status::ask(home);
+            let used = status.as_ref().ok().and_then(|status| status.nodes.first());
+            checks.push(disk(
+                home,
+                Some((about.capacity, used.map_or(ByteSize(0), |node| node.used))),
+            ));
+            checks.extend(store(home));
             checks.push(port(&about));
-            match status::ask(home) {
+            match status {
                 Ok(status) => {
                     checks.push(members(&status));
                     if status.nodes.iter().any(|node| node.status == NodeStatus::Live) {
@@ -118,7 +124,7 @@ fn node(home: &Path) -> Vec<Check> {
             }
         }
         Err(complaint) => {
-            checks.push(disk(home, ByteSize(0)));
+            checks.push(disk(home, None));
             checks.push(fail("daemon", complaint.message, complaint.hints.join("; ")));
         }
     }
@@ -237,7 +243,16 @@ fn open_files(most: u64) -> Check {
     }
 }
 
-fn disk(home: &Path, capacity: ByteSize) -> Check {
+/// The store of a daemon that runs: files that were deleted stay open, and look well until it ends.
+fn store(home: &Path) -> Option<Check> {
+    let folder = home.join("store");
+    let gone = format!("{} is gone, although the daemon works in it", folder.display());
+    let remedy = "put it back if it was moved, then `potluck stop` and `potluck up --detach`: what is lost is made anew from the others";
+    (!folder.is_dir()).then(|| fail("store", gone, remedy))
+}
+
+/// `promised`: what is offered, and what of it is in use.
+fn disk(home: &Path, promised: Option<(ByteSize, ByteSize)>) -> Check {
     match config::free_bytes(home) {
         Err(complaint) => fail("disk", complaint.message, complaint.hints.join("; ")),
         Ok(free) if free < FREE_BYTES_MIN => fail(
@@ -246,12 +261,19 @@ fn disk(home: &Path, capacity: ByteSize) -> Check {
             "make room, or offer less with `potluck up --capacity SIZE`",
         ),
         Ok(free) => {
-            let offered = if capacity.0 == 0 {
-                String::new()
-            } else {
-                format!(", {capacity} offered in all")
+            let Some((capacity, used)) = promised else {
+                return ok("disk", format!("{} free", ByteSize(free)));
             };
-            ok("disk", format!("{} free{offered}", ByteSize(free)))
+            let found = format!("{} free, {capacity} offered, of which {used} are used", ByteSize(free));
+            if capacity.0.saturating_sub(used.0) > free {
+                warn(
+                    "disk",
+                    found,
+                    "more is promised than there is room for: `potluck up --capacity SIZE`, or make room",
+                )
+            } else {
+                ok("disk", found)
+            }
         }
     }
 }
