@@ -20,6 +20,8 @@ const PAGE: usize = 1024;
 
 /// Gives up what was abandoned for this long.
 pub(crate) async fn collect(shared: &Arc<Shared>, after: Duration) -> Result<u64, NodeError> {
+    // What a file of another machine uses, and this one has not heard of, would look as if nobody used it.
+    names::catch_up(shared).await?;
     let mut given_up = end_uploads(shared, after).await?;
     given_up.extend(unpin_unused(shared, after).await?);
     let count = given_up.len() as u64;

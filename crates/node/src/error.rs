@@ -279,6 +279,14 @@ pub enum NodeError {
         /// Where the range starts.
         start: u64,
     },
+    /// Another node that keeps this person's names does not tell them.
+    #[error("node {node} does not tell all that it knows of your files: {reason}")]
+    Behind {
+        /// The node.
+        node: NodeId,
+        /// What came instead.
+        reason: String,
+    },
     /// A node that is to be taken out of the pool is another person's, or none.
     #[error("{0} is no machine of yours in this pool")]
     NotYours(NodeId),

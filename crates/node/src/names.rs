@@ -165,7 +165,7 @@ pub(crate) async fn take_entries(
             for bytes in &entries {
                 let signed = Signed::<Entry>::from_bytes(bytes).map_err(AppendError::from)?;
                 let device = NodeId::from_bytes(*signed.claimed_signer().as_bytes());
-                let owner = task.with_control(|control| control.roster.user_of(device));
+                let owner = task.with_control(|control| control.roster.owner_of(device));
                 if owner.map(private_space_id) != Some(space) {
                     return Err(AppendError::Foreign.into());
                 }
@@ -355,6 +355,24 @@ fn devices(shared: &Shared, space: SpaceId) -> Vec<NodeId> {
         let peers = control.live_peers().into_iter();
         peers.filter(|node| control.is_of(*node, space)).collect()
     })
+}
+
+/// Fetches what this node lacks of its person's logs from all that keep them and are here. After an error it may lack some.
+pub(crate) async fn catch_up(shared: &Arc<Shared>) -> Result<(), NodeError> {
+    let view = shared.present_view();
+    let keepers: BTreeSet<_> = custodians(shared.space, &view)
+        .into_iter()
+        .chain(devices(shared, shared.space))
+        .collect();
+    for node in keepers.into_iter().filter(|node| *node != shared.me()) {
+        let unpinned = pull(shared, node, shared.space)
+            .await
+            .map_err(|reason| NodeError::Behind { node, reason })?;
+        if !unpinned.is_empty() {
+            crate::sweep::announce(shared, unpinned);
+        }
+    }
+    Ok(())
 }
 
 /// Brings every space that is kept here to the nodes that should keep it now: its custodians, and its person's machines.

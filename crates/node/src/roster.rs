@@ -86,6 +86,11 @@ impl Roster {
             .map(|(user, _)| *user)
     }
 
+    /// Whose node this is, or was: what it wrote counts also after it has left.
+    pub(crate) fn owner_of(&self, node: NodeId) -> Option<UserId> {
+        self.certificates.get(&node).map(|(user, _)| *user)
+    }
+
     /// All nodes of members.
     pub(crate) fn nodes(&self) -> impl Iterator<Item = (NodeId, UserId)> {
         let active = self.certificates.iter().filter(|(_, (_, held))| held.value.active);

@@ -456,6 +456,21 @@ async fn a_machine_that_is_forgotten_counts_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_machine_wrote_is_there_for_those_that_come_after_it_was_forgotten() {
+    let mut pool = Pool::of(3, Duration::from_secs(2)).await;
+    let content = bytes(21, 3_000_000);
+    pool.put(2, "/file", &content).await;
+    let writer = pool.node(2).identity().node;
+    pool.kill(2).await;
+    pool.node(0).forget(writer).await.unwrap();
+    pool.add().await;
+    pool.all_see_each_other().await;
+    pool.holds(3, "/file", &content).await;
+    assert_eq!(pool.node(3).sweep(Duration::ZERO).await.unwrap(), 0);
+    pool.holds(0, "/file", &content).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_others_say_whether_they_reach_a_node_and_what_time_it_is() {
     let pool = Pool::of(2, GRACE).await;
     let probes = pool.node(0).probe().await;

@@ -250,6 +250,8 @@ impl From<NodeError> for Complaint {
             NodeError::TooFewCustodians { .. } => Self::new(Kind::Unreachable, message)
                 .hint("bring back a node that is away (`potluck status` names them), then run the same command again"),
             NodeError::Range { .. } => Self::usage(message).hint("the first byte is number 0"),
+            NodeError::Behind { .. } => Self::new(Kind::Unreachable, message)
+                .hint("without it nobody can say what no file uses; nothing was freed; try again in a moment"),
             NodeError::NotYours(_) => Self::new(Kind::Refused, message).hint("only its own person can take it out of the pool"),
             NodeError::ForgetSelf => Self::usage(message).hint("`potluck leave` moves its data to the others first"),
             NodeError::Kit(error) => error.into(),

@@ -224,7 +224,11 @@ fn a_place_is_taken_as_it_is_typed() {
     let said = node.fails(&["ls", "work:/"], 3);
     assert!(said.contains("hint: "), "{said}");
     node.fails(&["ls", "home:/.."], 2);
-    node.fails(&["get", "home:/other/name", "no/such/folder/name"], 3);
+    let fetched = folder.path().join("no/such/folder/name");
+    node.json(&["get", "home:/other/name", fetched.to_str().unwrap()]);
+    assert_eq!(fs::read(&fetched).unwrap(), b"1");
+    let within_a_file = fetched.join("name");
+    node.fails(&["get", "home:/other/name", within_a_file.to_str().unwrap()], 1);
     node.fails(&["invite", "--expires", "0s"], 2);
     check(&node.run(&["completions", "bash", "--json"]), 2, "not JSON");
     let said = node.fails(&["keys", "restore", file, "--passphrase-file", file], 1);

@@ -46,7 +46,7 @@ pub(super) fn advice(
                 .to_owned(),
         );
     }
-    if health.waiting.contains_key("grace") {
+    if health.waiting.contains_key("grace") && !away.is_empty() {
         advice.push(format!(
             "Waiting for {} to come back before making their shards anew.",
             away.join(", ")

@@ -63,12 +63,20 @@ pub(super) fn invite(home: &Path, uses: u32, expires: Span, mine: bool, terminal
 
 /// `potluck leave`.
 pub(super) fn leave(home: &Path, force: bool, terminal: Terminal) -> Result<(), Complaint> {
-    let question = if force {
-        "Leave the pool at once? What only this node holds is lost."
+    let status = status::ask(home)?;
+    let is_last = status
+        .nodes
+        .iter()
+        .all(|node| node.status == NodeStatus::Here || node.user != status.identity.user);
+    let mut question = if force {
+        "Leave the pool at once? What only this node holds is lost.".to_owned()
     } else {
-        "Leave the pool? This node's data moves to the others first."
+        "Leave the pool? This node's data moves to the others first.".to_owned()
     };
-    terminal.confirm(question)?;
+    if is_last {
+        question.push_str(" It is your last machine here: nobody can read your files without a recovery kit (`potluck keys backup FILE`).");
+    }
+    terminal.confirm(&question)?;
     client::call::<()>(home, &Request::Leave)?;
     if !force {
         drain(home, terminal)?;
@@ -86,7 +94,13 @@ pub(super) fn leave(home: &Path, force: bool, terminal: Terminal) -> Result<(), 
             1 => " One machine is left: nothing survives its loss.",
             _ => "",
         };
-        format!("This node has left the pool. {} may be deleted.{alone}", home.display())
+        let home = home.display();
+        let rest = if is_last {
+            format!("{home} holds your key: keep it, or a recovery kit; the rest of it may be deleted.")
+        } else {
+            format!("{home} may be deleted.")
+        };
+        format!("This node has left the pool. {rest}{alone}")
     });
     Ok(())
 }
