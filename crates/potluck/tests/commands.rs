@@ -224,6 +224,8 @@ fn a_place_is_taken_as_it_is_typed() {
     let said = node.fails(&["ls", "work:/"], 3);
     assert!(said.contains("hint: "), "{said}");
     node.fails(&["ls", "home:/.."], 2);
+    let said = node.fails(&["leave", "--yes"], 6);
+    assert!(said.contains("no other machine is here"), "{said}");
     let fetched = folder.path().join("no/such/folder/name");
     node.json(&["get", "home:/other/name", fetched.to_str().unwrap()]);
     assert_eq!(fs::read(&fetched).unwrap(), b"1");

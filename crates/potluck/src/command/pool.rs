@@ -64,6 +64,12 @@ pub(super) fn invite(home: &Path, uses: u32, expires: Span, mine: bool, terminal
 /// `potluck leave`.
 pub(super) fn leave(home: &Path, force: bool, terminal: Terminal) -> Result<(), Complaint> {
     let status = status::ask(home)?;
+    if !force && !status.nodes.iter().any(|node| node.status == NodeStatus::Live) {
+        let message = "no other machine is here to take what this node holds";
+        return Err(Complaint::new(Kind::Refused, message)
+            .hint("bring one back (`potluck status` shows them), or ask one in: `potluck invite`")
+            .hint("`potluck leave --force` leaves all the same"));
+    }
     let is_last = status
         .nodes
         .iter()
