@@ -357,14 +357,19 @@ fn devices(shared: &Shared, space: SpaceId) -> Vec<NodeId> {
     })
 }
 
+/// The other nodes that should have a space's logs: its custodians, and its person's machines that are here.
+fn keepers(shared: &Shared, space: SpaceId, view: &View) -> BTreeSet<NodeId> {
+    let mut keepers: BTreeSet<_> = custodians(space, view)
+        .into_iter()
+        .chain(devices(shared, space))
+        .collect();
+    keepers.remove(&shared.me());
+    keepers
+}
+
 /// Fetches what this node lacks of its person's logs from all that keep them and are here. After an error it may lack some.
 pub(crate) async fn catch_up(shared: &Arc<Shared>) -> Result<(), NodeError> {
-    let view = shared.present_view();
-    let keepers: BTreeSet<_> = custodians(shared.space, &view)
-        .into_iter()
-        .chain(devices(shared, shared.space))
-        .collect();
-    for node in keepers.into_iter().filter(|node| *node != shared.me()) {
+    for node in keepers(shared, shared.space, &shared.present_view()) {
         let unpinned = pull(shared, node, shared.space)
             .await
             .map_err(|reason| NodeError::Behind { node, reason })?;
@@ -386,11 +391,7 @@ pub(crate) async fn hand_out(shared: &Arc<Shared>) {
     };
     let view = shared.present_view();
     for space in spaces {
-        let keepers: BTreeSet<_> = custodians(space, &view)
-            .into_iter()
-            .chain(devices(shared, space))
-            .collect();
-        for node in keepers.into_iter().filter(|node| *node != shared.me()) {
+        for node in keepers(shared, space, &view) {
             if let Err(error) = push(shared, node, space).await {
                 tracing::debug!(node = %node.short(), error, "a custodian does not take a log");
             }

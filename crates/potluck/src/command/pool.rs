@@ -64,7 +64,7 @@ pub(super) fn invite(home: &Path, uses: u32, expires: Span, mine: bool, terminal
 /// `potluck leave`.
 pub(super) fn leave(home: &Path, force: bool, terminal: Terminal) -> Result<(), Complaint> {
     let status = status::ask(home)?;
-    if !force && !status.nodes.iter().any(|node| node.status == NodeStatus::Live) {
+    if !force && others_here(&status) == 0 {
         let message = "no other machine is here to take what this node holds";
         return Err(Complaint::new(Kind::Refused, message)
             .hint("bring one back (`potluck status` shows them), or ask one in: `potluck invite`")
@@ -87,12 +87,7 @@ pub(super) fn leave(home: &Path, force: bool, terminal: Terminal) -> Result<(), 
     if !force {
         drain(home, terminal)?;
     }
-    let status = status::ask(home)?;
-    let others = status
-        .nodes
-        .iter()
-        .filter(|node| node.status == NodeStatus::Live)
-        .count();
+    let others = others_here(&status::ask(home)?);
     client::call::<()>(home, &Request::Part)?;
     wait_for_end(home)?;
     terminal.result(&serde_json::json!({ "left": true, "remaining": others }), || {
@@ -148,6 +143,12 @@ fn drain(home: &Path, terminal: Terminal) -> Result<(), Complaint> {
     }
 }
 
+/// How many other nodes are here, and stay.
+fn others_here(status: &Status) -> usize {
+    let nodes = status.nodes.iter();
+    nodes.filter(|node| node.status == NodeStatus::Live).count()
+}
+
 /// Stripes that would suffer if this node went now. Where nobody else is here to say how the data is, or somebody does not say,
 /// there is at least one.
 fn unsettled(status: &Status) -> u64 {
@@ -159,12 +160,7 @@ fn unsettled(status: &Status) -> u64 {
         gathering,
         ..
     } = status.health;
-    let others = status
-        .nodes
-        .iter()
-        .filter(|node| node.status == NodeStatus::Live)
-        .count();
-    let is_alone = others == 0 && status.nodes.iter().any(|node| node.used.0 > 0);
+    let is_alone = others_here(status) == 0 && status.nodes.iter().any(|node| node.used.0 > 0);
     let in_the_dark = is_alone || gathering > 0 || !status.silent.is_empty();
     (unreadable + endangered + mending + queued).max(u64::from(in_the_dark))
 }
