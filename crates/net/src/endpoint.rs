@@ -22,6 +22,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 /// How long an answer may take to begin: a disk may have to wake up, and to sync. A process that is stopped looks the same from outside.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a goodbye may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What the network tells the node.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -100,6 +102,10 @@ pub(crate) enum Command {
         done: oneshot::Sender<Result<(), ConnectError>>,
     },
     Disconnect(NodeId),
+    /// Say goodbye to all; then nothing more.
+    Close {
+        done: oneshot::Sender<()>,
+    },
     Open {
         node: NodeId,
         protocol: Protocol,
@@ -262,6 +268,17 @@ impl Endpoint {
     /// Closes all connections to a node.
     pub async fn disconnect(&self, node: NodeId) {
         let _ = self.commands.send(Command::Disconnect(node)).await;
+    }
+
+    /// Closes all connections, and waits a moment until those at their other ends know. They would notice by themselves, later.
+    pub async fn close(&self) {
+        let (done, closed) = oneshot::channel();
+        let closing = async {
+            if self.commands.send(Command::Close { done }).await.is_ok() {
+                let _ = closed.await;
+            }
+        };
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, closing).await;
     }
 
     /// Sends a request to a connected node and waits for the answer.

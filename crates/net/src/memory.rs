@@ -117,7 +117,12 @@ impl MemoryNetwork {
     }
 
     async fn drive(self, id: NodeId, mut commands: mpsc::Receiver<Command>) {
+        let mut goodbye = None;
         while let Some(command) = commands.recv().await {
+            if let Command::Close { done } = command {
+                goodbye = Some(done);
+                break;
+            }
             self.on_command(id, command);
         }
         let mut hub = self.lock();
@@ -131,6 +136,9 @@ impl MemoryNetwork {
         for (a, b) in peers {
             hub.unlink(a, b);
         }
+        if let Some(done) = goodbye {
+            let _ = done.send(());
+        }
     }
 
     fn on_command(&self, id: NodeId, command: Command) {
@@ -140,6 +148,7 @@ impl MemoryNetwork {
                 let _ = done.send(Self::link(&mut hub, id, node));
             }
             Command::Disconnect(node) => hub.unlink(id, node),
+            Command::Close { .. } => unreachable!("taken by the loop"),
             Command::Open { node, protocol, done } => {
                 let port = hub.ports.get(&node).filter(|_| hub.links.contains(&pair(id, node)));
                 let Some(port) = port else {

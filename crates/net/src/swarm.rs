@@ -267,6 +267,11 @@ impl Driver {
                             });
                         }
                     }
+                    Some(Command::Close { done }) => {
+                        self.say_goodbye().await;
+                        let _ = done.send(());
+                        return;
+                    }
                     Some(command) => self.on_command(command),
                     None => return,
                 },
@@ -279,10 +284,21 @@ impl Driver {
         }
     }
 
+    /// QUIC tells the other end nothing when a process just ends.
+    async fn say_goodbye(&mut self) {
+        let peers: Vec<_> = self.swarm.connected_peers().copied().collect();
+        for peer in peers {
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
+        while self.swarm.connected_peers().next().is_some() {
+            self.swarm.next().await;
+        }
+    }
+
     fn on_command(&mut self, command: Command) {
         let behaviour = self.swarm.behaviour_mut();
         match command {
-            Command::Connect { .. } => unreachable!("taken by the loop"),
+            Command::Connect { .. } | Command::Close { .. } => unreachable!("taken by the loop"),
             Command::Disconnect(node) => {
                 let _ = self.swarm.disconnect_peer_id(peer_id(node));
             }
@@ -314,14 +330,19 @@ impl Driver {
         }
     }
 
+    /// Tells those who asked for a dial how it ended. The DHT dials, too: nobody asked for those.
     fn finish_dial(&mut self, peer: PeerId, error: Option<&DialError>) {
+        if !self.dials.contains_key(&peer) {
+            return;
+        }
         let outcome = match error {
             None => Ok(()),
             // Another dial or the peer's own is under way or done; its end will be reported.
             Some(DialError::DialPeerConditionFalse(_)) if !self.swarm.is_connected(&peer) => return,
             Some(DialError::DialPeerConditionFalse(_)) => Ok(()),
             Some(error) => {
-                // Perhaps a member knows where the node is now: the next dial will find it in the routing table.
+                // Perhaps a member knows where the node is now: the next dial will find it in the routing table. The query may dial the node itself, once,
+                // and that failure is nobody's.
                 self.swarm.behaviour_mut().kademlia.get_closest_peers(peer);
                 let node = node_id(&peer).map(|node| node.short()).unwrap_or_default();
                 Err(ConnectError::Unreachable {

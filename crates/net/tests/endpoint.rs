@@ -8,7 +8,7 @@ use potluck_net::{
     Address, Endpoint, Event, Inbox, MemoryNetwork, Message, NetworkConfig, Protocol, RequestError, start,
 };
 use potluck_types::{NodeId, limits};
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 struct Node {
     endpoint: Endpoint,
@@ -98,6 +98,15 @@ impl Kind {
     }
 }
 
+/// A handful of dials follow one that failed: other addresses, and what the routing table tries.
+const KNOCKS_MAX: usize = 20;
+
+fn tcp_port(address: &Address) -> Option<u16> {
+    let text = address.to_string();
+    let (_, port) = text.split_once("/tcp/")?;
+    port.parse().ok()
+}
+
 fn both() -> [Kind; 2] {
     [Kind::Sockets, Kind::Memory(MemoryNetwork::default())]
 }
@@ -159,6 +168,47 @@ async fn a_stranger_may_only_ask_to_join() {
             assert!(matches!(answer, Err(RequestError::NotAMember)), "{answer:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn one_that_ends_says_goodbye() {
+    for kind in both() {
+        let (mut a, b) = kind.pair().await;
+        b.endpoint.close().await;
+        let gone = Event::Disconnected(b.id());
+        let told = tokio::time::timeout(Duration::from_secs(5), a.event(|event| *event == gone)).await;
+        assert!(told.is_ok(), "the other end does not hear of it");
+    }
+}
+
+#[tokio::test]
+async fn one_that_is_gone_is_dialled_when_asked_and_not_over_and_over() {
+    let (a, b) = Kind::Sockets.pair().await;
+    let (gone, addresses) = (b.id(), b.addresses.clone());
+    // What it says of itself has arrived when it answers: its addresses are in the routing table.
+    let b = b.echo();
+    let message = Message::new(&b"hello"[..]);
+    a.endpoint.request(gone, Protocol::Pool, &message).await.unwrap();
+    b.close().await;
+    let port = addresses.iter().find_map(tcp_port).expect("it listens on TCP");
+    let listener = loop {
+        match tokio::net::TcpListener::bind(("127.0.0.1", port)).await {
+            Ok(listener) => break listener,
+            Err(_) => tokio::task::yield_now().await,
+        }
+    };
+    let knocks = tokio::spawn(async move {
+        let mut knocks = 0;
+        while knocks < KNOCKS_MAX
+            && let Ok(Ok(_refused)) = tokio::time::timeout(Duration::from_secs(1), listener.accept()).await
+        {
+            knocks += 1;
+        }
+        knocks
+    });
+    assert!(a.endpoint.connect(gone, addresses).await.is_err());
+    let knocks = knocks.await.unwrap();
+    assert!((1..KNOCKS_MAX).contains(&knocks), "{knocks} dials");
 }
 
 #[tokio::test]
