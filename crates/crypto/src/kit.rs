@@ -101,16 +101,14 @@ impl Kit {
         self.encrypt_with(passphrase, WORK_FACTOR)
     }
 
+    /// Whether this can be a kit's file, as far as that shows without the passphrase.
+    pub fn check(file: &[u8]) -> Result<(), KitError> {
+        decryptor(file).map(drop)
+    }
+
     /// Opens a kit's file. Takes about a second for a kit, and not much more for anything else.
     pub fn decrypt(file: &[u8], passphrase: &str) -> Result<Self, KitError> {
-        if file.len() > KIT_BYTES_MAX {
-            return Err(KitError::TooLarge { len: file.len() });
-        }
-        let kit_or = |error: KitError| if is_age_file(file) { error } else { KitError::NotAKit };
-        let decryptor = Decryptor::new_buffered(ArmoredReader::new(file)).map_err(|_| kit_or(KitError::Damaged))?;
-        if !decryptor.is_scrypt() {
-            return Err(KitError::NotAKit);
-        }
+        let decryptor = decryptor(file)?;
         let mut identity = age::scrypt::Identity::new(SecretString::from(passphrase));
         identity.set_max_work_factor(WORK_FACTOR_MAX);
         let mut reader = decryptor
@@ -156,6 +154,19 @@ impl Kit {
             members: record.members,
             made_at: record.made_at,
         })
+    }
+}
+
+fn decryptor(file: &[u8]) -> Result<Decryptor<impl Read + '_>, KitError> {
+    if file.len() > KIT_BYTES_MAX {
+        return Err(KitError::TooLarge { len: file.len() });
+    }
+    let kit_or = |error: KitError| if is_age_file(file) { error } else { KitError::NotAKit };
+    let decryptor = Decryptor::new_buffered(ArmoredReader::new(file)).map_err(|_| kit_or(KitError::Damaged))?;
+    if decryptor.is_scrypt() {
+        Ok(decryptor)
+    } else {
+        Err(KitError::NotAKit)
     }
 }
 

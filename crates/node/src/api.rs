@@ -291,6 +291,8 @@ pub struct PutReport {
     pub degraded: u64,
     /// How many losses the data survives from now on.
     pub survives: u8,
+    /// How many it will survive once all members are here and stay.
+    pub wanted: u8,
 }
 
 /// How a departure goes.

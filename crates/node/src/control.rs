@@ -36,8 +36,11 @@ const RECHECK_DELAY: Duration = Duration::from_secs(1);
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3 * CHECK_INTERVAL.as_secs());
 /// How long after a change of the view all others have seen it, too.
 const CERTAINTY: Duration = Duration::from_secs(10);
-/// How long an absent member is expected back before data is coded for a pool without it.
-const GONE_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How many grace periods an absent member is expected back before data is coded for a pool without it: a day, usually.
+const GONE_GRACES: u32 = 96;
+/// An absence longer than this is remembered over a restart. What was remembered counts once the node has run for as long: by then who is there is
+/// connected.
+const ABSENCE_NOTED: Duration = Duration::from_secs(60);
 /// How long after a change of the view the checks begin: changes come in bursts.
 const CHECK_DELAY: Duration = Duration::from_millis(500);
 
@@ -54,6 +57,8 @@ pub(crate) enum Event {
     Stored(Vec<Reported>),
     /// Shards are no longer here.
     Gone(Vec<ShardId>),
+    /// No file uses these stripes any more. Holders that are away still have shards of them, which are no cause for concern.
+    GivenUp(Vec<StripeId>),
     /// A holder reports to us, its steward.
     Reported {
         from: NodeId,
@@ -85,6 +90,10 @@ pub(crate) enum Action {
     SaveRecords,
     /// The layout changed: keep the last ones.
     SaveLayouts,
+    /// It changed who is away for long: keep that.
+    SaveAbsences,
+    /// This node is no member any more.
+    TakenOut,
     /// The members changed: only these may open protocols.
     SetMembers(HashSet<NodeId>),
     /// Tell all.
@@ -142,11 +151,23 @@ pub(crate) enum Check {
     OtherView,
 }
 
+/// Since when members are away that have been for long.
+pub(crate) type Absences = BTreeMap<NodeId, Timestamp>;
+
+/// What a node knew when it ended.
+#[derive(Default, Debug)]
+pub(crate) struct Remembered {
+    pub(crate) layouts: Layouts,
+    pub(crate) absences: Absences,
+}
+
 /// Failure domains of the pool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Domains {
-    /// Of all members, also those that are away for less than [`GONE_AFTER`]: they may come back. Without those that leave.
-    pub(crate) members: usize,
+    /// Of all members but those that leave.
+    pub(crate) all: usize,
+    /// Of those that are here, or not away for [`GONE_GRACES`]: they may come back.
+    pub(crate) expected: usize,
     /// Of those that can be given something now.
     pub(crate) here: usize,
 }
@@ -171,11 +192,16 @@ pub(crate) struct Control {
     grace: Duration,
     view: View,
     layouts: Layouts,
+    absences: Absences,
+    started: Timestamp,
     check_at: Option<Timestamp>,
     checked_at: Timestamp,
     /// Holders that have reported in full since the view last changed. Before all have, a shard that nobody reported is not known to be
     /// missing.
     confirmed: HashSet<NodeId>,
+    /// Whether a holder has reported what another node looks after as this one sees it: it may know already who is not here any more, and the
+    /// other holders have not reported it yet.
+    is_behind: bool,
     view_changed_at: Timestamp,
     repair_read: u64,
     repair_written: u64,
@@ -183,7 +209,8 @@ pub(crate) struct Control {
 }
 
 impl Control {
-    pub(crate) fn new(me: NodeId, roster: Roster, layouts: Layouts, grace: Duration, now: Timestamp) -> Self {
+    pub(crate) fn new(me: NodeId, roster: Roster, remembered: Remembered, grace: Duration, now: Timestamp) -> Self {
+        let Remembered { layouts, absences } = remembered;
         let usual = PlannerOptions::default();
         let planner = Planner::new(PlannerOptions {
             grace,
@@ -198,9 +225,12 @@ impl Control {
             grace,
             view: View::default(),
             layouts,
+            absences,
+            started: now,
             check_at: Some(now + CHECK_DELAY),
             checked_at: now,
             confirmed: HashSet::new(),
+            is_behind: false,
             view_changed_at: now,
             repair_read: 0,
             repair_written: 0,
@@ -239,6 +269,7 @@ impl Control {
             Event::Record(record) => self.on_record(now, &record, &mut actions),
             Event::Stored(shards) => self.report(now, shards, Vec::new(), &mut actions),
             Event::Gone(shards) => self.report(now, Vec::new(), shards, &mut actions),
+            Event::GivenUp(stripes) => stripes.into_iter().for_each(|stripe| self.planner.forget(stripe)),
             Event::Reported {
                 from,
                 first,
@@ -297,6 +328,9 @@ impl Control {
                     let greetings: Vec<_> = arrived.map(Action::Greet).collect();
                     for gone in members.difference(&new_members) {
                         self.planner.retract_all(*gone);
+                        if *gone == self.me {
+                            actions.push(Action::TakenOut);
+                        }
                     }
                     actions.push(Action::SetMembers(new_members));
                     actions.extend(greetings);
@@ -337,16 +371,42 @@ impl Control {
         }
     }
 
-    fn track_members(&mut self, now: Timestamp) {
-        let down = Link::Down {
-            since: now,
-            dialled_at: Timestamp::default(),
-            dials: 0,
+    pub(crate) fn absences(&self) -> &Absences {
+        &self.absences
+    }
+
+    /// Notes who has been away for long; whether that is news.
+    fn note_absences(&mut self, now: Timestamp) -> bool {
+        let long_away = |(node, link): (&NodeId, &Link)| match link {
+            Link::Down { since, .. } if now.since(*since) >= ABSENCE_NOTED && self.roster.user_of(*node).is_some() => {
+                Some((*node, *since))
+            }
+            _ => None,
         };
+        let absences: Absences = self.links.iter().filter_map(long_away).collect();
+        let is_news = absences != self.absences;
+        self.absences = absences;
+        is_news
+    }
+
+    fn track_members(&mut self, now: Timestamp) {
         for (node, _) in self.roster.nodes() {
             if node != self.me {
-                self.links.entry(node).or_insert(down);
+                self.links.entry(node).or_insert(Link::Down {
+                    since: self.absences.get(&node).map_or(now, |since| now.min(*since)),
+                    dialled_at: Timestamp::default(),
+                    dials: 0,
+                });
             }
+        }
+    }
+
+    /// Since when to count a node as away. Who was away when this node ended may be here, and not yet connected.
+    fn away_since(&self, now: Timestamp, since: Timestamp) -> Timestamp {
+        if now.since(self.started) < ABSENCE_NOTED {
+            since.max(self.started)
+        } else {
+            since
         }
     }
 
@@ -392,6 +452,9 @@ impl Control {
                 self.view_changed_at = now;
             }
             self.view = view;
+        }
+        if self.note_absences(now) {
+            actions.push(Action::SaveAbsences);
         }
         let due = self.check_at.is_some_and(|at| now >= at) || now.since(self.checked_at) >= CHECK_INTERVAL;
         if due {
@@ -445,6 +508,7 @@ impl Control {
 
     /// Gives up what another node looks after.
     fn hand_over(&mut self) {
+        self.is_behind = false;
         let elsewhere: Vec<_> = self
             .planner
             .stripes()
@@ -490,6 +554,7 @@ impl Control {
         } in shards
         {
             // A holder whose view is ahead of ours may know sooner that the stripe is ours: it is kept until the next hand-over.
+            self.is_behind |= steward(shard.stripe, &self.view) != Some(self.me);
             self.planner.report(now, from, shard, geometry, shard_len, is_new);
         }
         for shard in gone {
@@ -527,18 +592,17 @@ impl Control {
             let state = self.roster.state(node);
             let capacity = state.map_or(0, |state| state.capacity.0);
             let zone = state.and_then(|state| state.zone.clone());
-            let presence = match self.links.get(&node) {
-                _ if state.is_some_and(|state| state.leaving) => match self.links.get(&node) {
-                    Some(Link::Down { since, .. }) if node != self.me => Presence::Away { since: *since },
-                    _ => Presence::Leaving,
-                },
-                _ if node == self.me => Presence::Live,
-                Some(Link::Up) => Presence::Live,
-                Some(Link::Down { since, .. }) if settle > Duration::ZERO && now.since(*since) < settle => {
-                    Presence::Live
-                }
-                Some(Link::Down { since, .. }) => Presence::Away { since: *since },
-                None => Presence::Away { since: now },
+            let away = match self.links.get(&node) {
+                _ if node == self.me => None,
+                Some(Link::Up) => None,
+                Some(Link::Down { since, .. }) if settle > Duration::ZERO && now.since(*since) < settle => None,
+                Some(Link::Down { since, .. }) => Some(self.away_since(now, *since)),
+                None => Some(now),
+            };
+            let presence = match away {
+                Some(since) => Presence::Away { since },
+                None if state.is_some_and(|state| state.leaving) => Presence::Leaving,
+                None => Presence::Live,
             };
             NodeFacts {
                 domain: zone.map_or(Domain::Node(node), Domain::Zone),
@@ -554,6 +618,19 @@ impl Control {
 
     pub(crate) fn eligible_domains(&self, now: Timestamp) -> usize {
         self.present_view(now).eligible_domains(now, self.grace)
+    }
+
+    /// As [`Control::eligible_domains`] if nobody were about to leave.
+    pub(crate) fn usual_domains(&self, now: Timestamp) -> usize {
+        let mut view = self.present_view(now);
+        for facts in view
+            .nodes
+            .values_mut()
+            .filter(|facts| facts.presence == Presence::Leaving)
+        {
+            facts.presence = Presence::Live;
+        }
+        view.eligible_domains(now, self.grace)
     }
 
     /// The failure domains that can be given something this moment.
@@ -576,15 +653,34 @@ impl Control {
                 .filter(|facts| facts.weight > 0 && is_in(facts));
             members.map(|facts| &facts.domain).collect::<HashSet<_>>().len()
         };
-        let is_member = |facts: &NodeFacts| match facts.presence {
+        let is_expected = |facts: &NodeFacts| match facts.presence {
             Presence::Live => true,
-            Presence::Away { since } => now.since(since) < GONE_AFTER,
+            Presence::Away { since } => now.since(since) < self.gone_after(),
             Presence::Leaving => false,
         };
         Some(Domains {
-            members: count(&is_member),
+            all: count(&|facts| facts.presence != Presence::Leaving),
+            expected: count(&is_expected),
             here: count(&|facts| facts.presence == Presence::Live && !facts.full),
         })
+    }
+
+    /// How long an absent member is expected back before data is coded for a pool without it.
+    fn gone_after(&self) -> Duration {
+        self.grace.saturating_mul(GONE_GRACES)
+    }
+
+    /// How long it is until data is coded for a pool without any that are away now, when there are such.
+    pub(crate) fn until_gone(&self, now: Timestamp) -> Option<Duration> {
+        let left = |link: &Link| match link {
+            Link::Down { since, .. } => Some(self.gone_after().saturating_sub(now.since(*since))),
+            Link::Up => None,
+        };
+        let members = self
+            .links
+            .iter()
+            .filter(|(node, _)| self.roster.user_of(**node).is_some());
+        members.filter_map(|(_, link)| left(link)).max()
     }
 
     /// Since when the pool is as it is, if that is for long enough that all know it.
@@ -643,6 +739,12 @@ impl Control {
             .collect()
     }
 
+    /// Those of these stripes of which this node knows holders.
+    pub(crate) fn looked_after(&self, stripes: &[StripeId]) -> Vec<StripeId> {
+        let is_known = |stripe: &&StripeId| self.planner.holders(**stripe).next().is_some();
+        stripes.iter().filter(is_known).copied().collect()
+    }
+
     pub(crate) fn holders(&self, stripe: StripeId) -> Vec<(NodeId, u8)> {
         self.planner.holders(stripe).collect()
     }
@@ -651,7 +753,8 @@ impl Control {
     pub(crate) fn health(&mut self, now: Timestamp) -> HealthInfo {
         let present = self.present_view(now);
         let mut summary = self.planner.summary(now, &self.view, &present);
-        let is_gathering = !self.may_mend(now);
+        // Until who has vanished is planned without, others look after its stripes, and have not heard of all their shards.
+        let is_gathering = !self.may_mend(now) || self.is_behind || who(&present) != who(&self.view);
         if is_gathering {
             // Shards that nobody has reported yet are not known to be missing.
             summary.unreadable = 0;
@@ -691,8 +794,8 @@ impl Control {
                     Presence::Live => NodeStatus::Live,
                     Presence::Away { .. } => NodeStatus::Away,
                 },
-                away_since: match presence {
-                    Presence::Away { since } => Some(since),
+                away_since: match (presence, self.links.get(&node)) {
+                    (Presence::Away { .. }, Some(Link::Down { since, .. })) => Some(*since),
                     _ => None,
                 },
                 zone: state.and_then(|state| state.zone.clone()),

@@ -4,14 +4,14 @@ use crate::{
     collect::{self, ABANDONED_AFTER},
     control::{Action, Check, Event, ReportSum},
     names,
-    protocol::{BATCH_MAX, PoolReply, PoolRequest, Reported},
+    protocol::{self, BATCH_MAX, Credential, JoinReply, JoinRequest, PoolReply, PoolRequest, Reported},
     records::{NodeState, PoolRecord, VERSION, sign},
     serve,
-    shared::Shared,
+    shared::{AskError, Shared},
     sweep, upload, watch,
 };
 use bytes::Bytes;
-use potluck_net::{self as net, Address, Inbox};
+use potluck_net::{self as net, Address, Inbox, Protocol, RequestError};
 use potluck_placement::steward;
 use potluck_types::{ByteSize, NodeId, ShardId, limits};
 use std::{
@@ -201,6 +201,17 @@ impl Shared {
         }
     }
 
+    async fn save_absences(self: &Arc<Self>) {
+        let task = Arc::clone(self);
+        let saved = Self::blocking(move || {
+            let absences = task.with_control(|control| control.absences().clone());
+            task.meta.set_absences(&absences)
+        });
+        if let Err(error) = saved.await {
+            tracing::error!(%error, "who is away could not be kept");
+        }
+    }
+
     /// Says how this node is: to itself, and to all.
     pub(crate) fn announce_state(self: &Arc<Self>) {
         let state = self.own_state();
@@ -275,9 +286,12 @@ fn apply(shared: &Arc<Shared>, action: Action) {
                 }
             });
         }
-        Action::Greet(node) => drop(tokio::spawn(greet(shared, node))),
+        Action::Greet(node) => drop(shared.greetings.spawn(greet(Arc::clone(&shared), node))),
         Action::SaveRecords => drop(tokio::spawn(async move { shared.save_records().await })),
         Action::SaveLayouts => drop(tokio::spawn(async move { shared.save_layouts().await })),
+        Action::SaveAbsences => drop(tokio::spawn(async move { shared.save_absences().await })),
+        Action::TakenOut if shared.parting.load(Ordering::Relaxed) => {}
+        Action::TakenOut => shared.taken_out.cancel(),
         Action::SetMembers(members) => shared.endpoint.set_members(members),
         Action::Publish(record) => {
             tokio::spawn(async move { shared.endpoint.publish(Bytes::from(record.to_bytes())).await });
@@ -312,6 +326,9 @@ async fn greet(shared: Arc<Shared>, node: NodeId) {
         Ok(reply) => reply,
         Err(error) => {
             tracing::debug!(node = %node.short(), %error, "a member does not return the greeting");
+            if matches!(error, AskError::Request(RequestError::NotAMember)) {
+                ask_standing(&shared, node).await;
+            }
             return;
         }
     };
@@ -337,6 +354,19 @@ async fn greet(shared: Arc<Shared>, node: NodeId) {
         Ok(unpinned) if !unpinned.is_empty() => sweep::release(&shared, shared.space, unpinned).await,
         Ok(_) => {}
         Err(error) => tracing::debug!(node = %node.short(), error, "its log of the private space was not read"),
+    }
+}
+
+/// Whether this node is no member any more: its person took it out while it was away.
+async fn ask_standing(shared: &Arc<Shared>, node: NodeId) {
+    let request = protocol::encode(&JoinRequest {
+        pool: shared.with_control(|control| control.roster.pool()),
+        credential: Credential::Standing,
+    });
+    let reply = shared.endpoint.request(node, Protocol::Join, &request).await;
+    if let Ok(Ok(JoinReply::Standing(record))) = reply.map(|reply| protocol::decode(&reply)) {
+        // It counts if it is signed by who certified this node.
+        shared.introduce(record).await;
     }
 }
 

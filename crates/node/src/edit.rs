@@ -249,7 +249,7 @@ pub(crate) async fn rename(shared: &Arc<Shared>, from: &Path, to: &Path) -> Resu
         names::write(shared, batch).await?;
     }
     names::write(shared, batch).await?;
-    names::replicate(shared).await
+    names::replicate(shared).await.map(drop)
 }
 
 fn file_of(change: &Change) -> Option<FileId> {

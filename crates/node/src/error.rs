@@ -57,7 +57,7 @@ pub enum HomeError {
         pool: String,
     },
     /// Its node is no member any more: it left, or was taken out.
-    #[error("the node of {home} has left the pool `{pool}`")]
+    #[error("the node of {home} has left the pool `{pool}`, or was taken out of it")]
     Left {
         /// The home.
         home: PathBuf,

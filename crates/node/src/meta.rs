@@ -1,6 +1,10 @@
 //! The metadata database of a node: records of the pool, tickets, the tables of spaces, and what the private space has stored already.
 
-use crate::{error::MetaError, records::PoolRecord};
+use crate::{
+    control::{Absences, Remembered},
+    error::MetaError,
+    records::PoolRecord,
+};
 use potluck_placement::Layouts;
 use potluck_spaces::{FileId, Kv, KvError, Rows, Table};
 use potluck_types::{Hash, NodeId, Timestamp, from_canonical, to_canonical};
@@ -117,9 +121,16 @@ impl Meta {
         transaction.commit().map_err(failed("committing"))
     }
 
-    /// How the pool was laid out lately.
-    pub(crate) fn layouts(&self) -> Result<Layouts, MetaError> {
-        Ok(self.setting("layouts")?.unwrap_or_default())
+    /// What the node knew of the pool when it ended.
+    pub(crate) fn remembered(&self) -> Result<Remembered, MetaError> {
+        Ok(Remembered {
+            layouts: self.setting("layouts")?.unwrap_or_default(),
+            absences: self.setting("absences")?.unwrap_or_default(),
+        })
+    }
+
+    pub(crate) fn set_absences(&self, absences: &Absences) -> Result<(), MetaError> {
+        self.set_setting("absences", absences)
     }
 
     pub(crate) fn set_layouts(&self, layouts: &Layouts) -> Result<(), MetaError> {

@@ -301,8 +301,8 @@ pub(crate) async fn entries_after(
 }
 
 /// Makes all that this device has written durable on the space's custodians, *f* + 1 nodes; when one does not take it, on the next
-/// in order. With fewer at hand two suffice (one, in a pool of one).
-pub(crate) async fn replicate(shared: &Arc<Shared>) -> Result<(), NodeError> {
+/// in order. With fewer at hand two suffice (one, while no other domain is here): then this gives the losses that it survives.
+pub(crate) async fn replicate(shared: &Arc<Shared>) -> Result<Option<u8>, NodeError> {
     let view = shared.present_view();
     let custodians = custodians(shared.space, &view);
     let wanted = usize::from(default_survive(view.nodes.len())) + 1;
@@ -336,7 +336,13 @@ pub(crate) async fn replicate(shared: &Arc<Shared>) -> Result<(), NodeError> {
         }
     }
     let stored = domains.len();
-    if stored < wanted.min(2) {
+    // Who was here then and is not any more does not count: that is for them to take when they come back.
+    let now = shared.present_view();
+    let others = now
+        .nodes
+        .keys()
+        .filter(|node| now.counts(**node) && now.domain(**node) != now.domain(shared.me()));
+    if stored < wanted.min(2) && others.count() > 0 {
         return Err(NodeError::TooFewCustodians { stored, wanted });
     }
     // The person's other machines that are here learn of it now, too: what is acknowledged is listed by all of them. One that is slow is not waited
@@ -346,7 +352,8 @@ pub(crate) async fn replicate(shared: &Arc<Shared>) -> Result<(), NodeError> {
         tokio::spawn(async move { push(&shared, node, shared.space).await })
     });
     let _ = tokio::time::timeout(DEVICE_PATIENCE, futures::future::join_all(others)).await;
-    Ok(())
+    let losses = || u8::try_from(stored - 1).expect("fewer than custodians");
+    Ok((stored < wanted).then(losses))
 }
 
 /// The connected nodes of a private space's person, without this one.

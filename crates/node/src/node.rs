@@ -18,7 +18,7 @@ use crate::{
     sweep,
     upload::Upload,
 };
-use advice::advice;
+use advice::{Facts, advice};
 use potluck_crypto::{Kit, KitMember, Ticket};
 use potluck_placement::{default_survive, geometry, survivable};
 use potluck_spaces::{Name, Path};
@@ -30,8 +30,9 @@ use std::{
     time::Duration,
 };
 
-/// How long after its start a node may take to find the others.
+/// How long after its start a node may take to find the others, and to hear from those that it found what it lacks.
 const GATHER_TIME: Duration = Duration::from_secs(5);
+const CATCH_UP_TIME: Duration = Duration::from_secs(60);
 const GATHER_POLL: Duration = Duration::from_millis(20);
 /// How long a member may take to say how its stripes are.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -67,18 +68,28 @@ impl Node {
         }
     }
 
-    /// Waits until every member is connected, or the node has run for so long that those who are not are away. Right after a start, a write would
-    /// find nobody who takes its shards, and a read nobody who has them.
+    /// Waits until every member is connected and has told what this node lacks, or the node has run for so long that those who have not are away.
+    /// Right after a start, a write would find nobody who takes its shards, a read nobody who has them, and a list might lack names.
     pub async fn gathered(&self) {
         let is_incomplete = || {
             let (members, peers) = self
                 .shared
                 .with_control(|control| (control.roster.members().len(), control.live_peers().len()));
-            peers + 1 < members
+            let patience = match () {
+                () if peers + 1 < members => GATHER_TIME,
+                () if !self.shared.greetings.is_empty() => CATCH_UP_TIME,
+                () => Duration::ZERO,
+            };
+            self.shared.started.elapsed() < patience
         };
-        while is_incomplete() && self.shared.started.elapsed() < GATHER_TIME {
+        while is_incomplete() {
             tokio::time::sleep(GATHER_POLL).await;
         }
+    }
+
+    /// Ends when this node is no member any more, other than by [`Node::part`]: its person took it out of the pool.
+    pub async fn taken_out(&self) {
+        self.shared.taken_out.cancelled().await;
     }
 
     /// The pool as this node sees it; the counts of its health come from every live member.
@@ -107,12 +118,20 @@ impl Node {
         }
         let default = default_survive(domains);
         let geometry = geometry(domains, default)?;
-        let is_leaving = shared.leaving.load(Ordering::Relaxed);
         let (unreadable_files, unreadable_paths) = shared.watch.lock().expect("never poisoned").files(shared.space);
+        let facts = Facts {
+            nodes: &nodes,
+            health: &health,
+            domains,
+            unreadable: &unreadable_paths,
+            is_leaving: shared.leaving.load(Ordering::Relaxed),
+            until_gone: shared.with_control(|control| control.until_gone(now)),
+            has_changed: shared.with_control(|control| control.settled_since(now).is_none()),
+        };
         Ok(Status {
             identity: self.identity(),
             layout_epoch: shared.with_control(|control| control.layouts().epoch()),
-            advice: advice(&nodes, &health, domains, &unreadable_paths, is_leaving),
+            advice: advice(&facts),
             nodes,
             health,
             silent,
@@ -167,9 +186,9 @@ impl Node {
         Shared::blocking(move || edit::stat(&shared, &path)).await
     }
 
-    /// Begins to put files.
+    /// Begins to put files. With `strict`, all machines that they are to lie on must be here.
     pub fn upload(&self, options: PutOptions) -> Result<Upload, NodeError> {
-        Upload::new(Arc::clone(&self.shared), options)
+        Upload::begin(Arc::clone(&self.shared), options)
     }
 
     /// Begins to get a file, or a range of it; a range that goes beyond its end ends there.
@@ -282,6 +301,7 @@ impl Node {
 
     /// Ends this node's membership, whatever it still holds: that is lost to the pool. [`Node::leave_progress`] tells.
     pub async fn part(&self) -> Result<(), NodeError> {
+        self.shared.parting.store(true, Ordering::Relaxed);
         self.end_membership(self.shared.me()).await;
         Ok(())
     }
@@ -312,6 +332,7 @@ impl Node {
 
     /// Stops: no request is answered any more, and all is on disk when this returns.
     pub async fn stop(&self) {
+        self.shared.endpoint.close().await;
         self.shared.stopping.cancel();
         let store = self.shared.store.clone();
         Shared::blocking(move || store.close()).await;

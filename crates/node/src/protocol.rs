@@ -35,6 +35,8 @@ pub(crate) enum Credential {
     Member {
         certificate: Signed<crate::records::Certificate>,
     },
+    /// None: a node that took itself for a member, and gets no answers, asks whether it is one.
+    Standing,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -45,6 +47,8 @@ pub(crate) enum JoinReply {
         user_seed: Option<ByteBuf>,
     },
     Refused(Refusal),
+    /// The last certificate of the node that asks, which ended its membership.
+    Standing(PoolRecord),
 }
 
 /// One shard that its holder has, as its steward needs to know it.

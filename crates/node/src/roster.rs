@@ -105,6 +105,12 @@ impl Roster {
         self.states.get(&node).map(|held| &held.value)
     }
 
+    /// What ended the membership of a node that was a member's.
+    pub(crate) fn last_certificate(&self, node: NodeId) -> Option<&PoolRecord> {
+        let (_, held) = self.certificates.get(&node)?;
+        (!held.value.active).then_some(&held.record)
+    }
+
     /// The number of the last certificate of a node; the next one must have a greater one.
     pub(crate) fn certificate_seq(&self, node: NodeId) -> u64 {
         self.certificates.get(&node).map_or(0, |(_, held)| held.value.seq)

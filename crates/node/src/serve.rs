@@ -53,6 +53,10 @@ pub(crate) async fn serve(shared: Arc<Shared>, incoming: Incoming) {
 }
 
 async fn join(shared: &Arc<Shared>, node: NodeId, request: JoinRequest) -> JoinReply {
+    if matches!(request.credential, Credential::Standing) {
+        let last = shared.with_control(|control| control.roster.last_certificate(node).cloned());
+        return last.map_or(JoinReply::Refused(Refusal::NotAMember), JoinReply::Standing);
+    }
     match admit(shared, node, request).await {
         Ok((records, mine)) => {
             for record in records {
@@ -121,6 +125,7 @@ async fn admit(shared: &Arc<Shared>, node: NodeId, request: JoinRequest) -> Resu
                 Err(Refusal::NotAMember)
             }
         }
+        Credential::Standing => Err(Refusal::NotAMember),
     }
 }
 

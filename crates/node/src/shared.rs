@@ -26,7 +26,7 @@ use std::{
     time::Duration,
 };
 use tokio::sync::{Semaphore, mpsc};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How long a node that kept a reader waiting is asked after others: about what a lost connection takes to be noticed.
 const SUSPICION: Duration = Duration::from_secs(5);
@@ -73,9 +73,15 @@ pub(crate) struct Shared {
     pub(crate) zone: Option<Zone>,
     pub(crate) name: Option<MachineName>,
     pub(crate) leaving: AtomicBool,
+    /// It ends its membership itself.
+    pub(crate) parting: AtomicBool,
+    /// Whoever connects is greeted, and says what this node lacks.
+    pub(crate) greetings: TaskTracker,
     /// A member has given all its records since this node started.
     pub(crate) caught_up: AtomicBool,
     pub(crate) stopping: CancellationToken,
+    /// This node was a member, and is none any more.
+    pub(crate) taken_out: CancellationToken,
     pub(crate) started: tokio::time::Instant,
     /// Its lock ends with the node.
     pub(crate) home: Home,
@@ -144,10 +150,9 @@ impl Shared {
 
     /// Asks a member something.
     pub(crate) async fn ask(&self, node: NodeId, request: &PoolRequest) -> Result<PoolReply, AskError> {
-        let reply = self
-            .endpoint
-            .request(node, Protocol::Pool, &protocol::encode(request))
-            .await?;
+        let request = protocol::encode(request);
+        let asked = self.endpoint.request(node, Protocol::Pool, &request).await;
+        let reply = self.heard(node, asked).await?;
         match protocol::decode(&reply).map_err(|error| AskError::Nonsense(error.to_string()))? {
             PoolReply::Failed(reason) => Err(AskError::Refused(reason)),
             reply => Ok(reply),
@@ -163,14 +168,24 @@ impl Shared {
         course: &Course,
     ) -> Result<(ShardReply, Bytes), AskError> {
         let request = protocol::encode_with(request, body);
-        let reply = self
+        let asked = self
             .endpoint
             .request_watched(node, Protocol::Shard, &request, course)
-            .await?;
+            .await;
+        let reply = self.heard(node, asked).await?;
         match protocol::decode(&reply).map_err(|error| AskError::Nonsense(error.to_string()))? {
             ShardReply::Failed(reason) => Err(AskError::Refused(reason)),
             answer => Ok((answer, reply.body)),
         }
+    }
+
+    /// One that is silent is not here, whatever its sockets say, and nobody else should wait for it; one that is here after all comes back at once.
+    async fn heard<R>(&self, node: NodeId, outcome: Result<R, RequestError>) -> Result<R, AskError> {
+        let outcome = outcome.map_err(AskError::from);
+        if outcome.as_ref().is_err_and(AskError::is_silence) {
+            self.endpoint.disconnect(node).await;
+        }
+        outcome
     }
 
     /// Runs work that computes or waits for a disk off the async threads.
@@ -200,7 +215,7 @@ pub(crate) enum AskError {
 
 impl AskError {
     /// Whether the member neither answered nor refused.
-    pub(crate) fn is_silence(&self) -> bool {
+    fn is_silence(&self) -> bool {
         matches!(self, Self::Request(RequestError::Io(error)) if error.kind() == io::ErrorKind::TimedOut)
     }
 }

@@ -153,13 +153,7 @@ pub(crate) async fn put_shard(
         Ok((ShardReply::Stored, _)) => return Ok(()),
         Ok((ShardReply::Full, _)) => (format!("node {} has no room", node.short()), true),
         Ok((other, _)) => (format!("node {} answered {other:?}", node.short()), false),
-        Err(error) => {
-            if error.is_silence() {
-                // It is not here, whatever its sockets say; one that is comes back at once.
-                shared.endpoint.disconnect(node).await;
-            }
-            (format!("node {}: {error}", node.short()), false)
-        }
+        Err(error) => (format!("node {}: {error}", node.short()), false),
     };
     Err(NotTaken { reason, full })
 }

@@ -2,6 +2,7 @@
 //! up, or what no log has named for a day.
 
 use crate::{
+    control::Event,
     driver, mend,
     names::{self, custodians},
     protocol::{BATCH_MAX, PoolReply, PoolRequest},
@@ -47,12 +48,12 @@ pub(crate) fn announce(shared: &Arc<Shared>, stripes: Vec<StripeId>) {
     });
 }
 
-/// Frees the shards held here of those among these stripes that are given up indeed.
+/// Frees the shards held here of those among these stripes that are given up indeed, and looks after those no longer.
 pub(crate) async fn release(shared: &Arc<Shared>, space: SpaceId, stripes: Vec<StripeId>) {
-    let store = shared.store.clone();
+    let (store, named) = (shared.store.clone(), stripes.clone());
     let held = Shared::blocking(move || {
         let mut held = Vec::new();
-        for stripe in stripes {
+        for stripe in named {
             for index in store.indexes_of(stripe).unwrap_or_default() {
                 let id = ShardId { stripe, index };
                 if let Ok(Some(entry)) = store.entry(&id)
@@ -66,6 +67,14 @@ pub(crate) async fn release(shared: &Arc<Shared>, space: SpaceId, stripes: Vec<S
     })
     .await;
     free(shared, space, held).await;
+    let looked_after = shared.with_control(|control| control.looked_after(&stripes));
+    if !looked_after.is_empty()
+        && let Some(verdicts) = liveness(shared, space, &looked_after).await
+    {
+        let verdicts = looked_after.into_iter().zip(verdicts);
+        let dead = verdicts.filter(|(_, liveness)| *liveness == Liveness::Dead);
+        shared.tell(Event::GivenUp(dead.map(|(stripe, _)| stripe).collect()));
+    }
 }
 
 /// Goes through all shards held here, and frees those that are not used.

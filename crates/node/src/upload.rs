@@ -17,9 +17,10 @@ use crate::{
     stripes::{self, Stored},
 };
 use bytes::Bytes;
-use piece::{Finished, PieceUnderWay, building, geometry_now, look_up, seal_node, store_piece};
+use piece::{Finished, PieceUnderWay, building, geometry_now, look_up, refuse_degraded, seal_node, store_piece};
 use potluck_dag::{Chunks, Content, ManifestBuilder, Packer, Slot, Stripe, manifest};
 use potluck_net::Pace;
+use potluck_placement::default_survive;
 use potluck_spaces::{Change, DirId, File, FileId, Path, Tree, TreeError, Value};
 use potluck_types::{Geometry, StripeId, limits, to_canonical};
 use serde_bytes::ByteBuf;
@@ -61,7 +62,7 @@ pub struct Upload {
     batch: Batch,
     written_at: Instant,
     directories: HashMap<Path, DirId>,
-    replicating: Option<JoinHandle<Result<(), NodeError>>>,
+    replicating: Option<JoinHandle<Result<Option<u8>, NodeError>>>,
     report: PutReport,
 }
 
@@ -86,8 +87,21 @@ impl std::fmt::Debug for Upload {
 }
 
 impl Upload {
-    pub(crate) fn new(shared: Arc<Shared>, options: PutOptions) -> Result<Self, NodeError> {
+    /// For a person, who hears at once what cannot be.
+    pub(crate) fn begin(shared: Arc<Shared>, options: PutOptions) -> Result<Self, NodeError> {
+        let upload = Self::new(shared, options)?;
+        if options.strict {
+            refuse_degraded(&upload.shared, upload.geometry)?;
+        }
+        Ok(upload)
+    }
+
+    /// For pieces that are coded as the caller says.
+    fn new(shared: Arc<Shared>, options: PutOptions) -> Result<Self, NodeError> {
         let geometry = geometry_now(&shared, options)?;
+        let now = shared.now();
+        let usual = || default_survive(shared.with_control(|control| control.usual_domains(now)));
+        let wanted = options.survive.unwrap_or_else(usual);
         Ok(Self {
             shared,
             options,
@@ -102,6 +116,7 @@ impl Upload {
             replicating: None,
             report: PutReport {
                 survives: geometry.m(),
+                wanted,
                 ..PutReport::default()
             },
         })
@@ -208,9 +223,11 @@ impl Upload {
         }
         self.write_batch().await?;
         if let Some(replicating) = self.replicating.take() {
-            replicating.await.map_err(|_| NodeError::Stopping)??;
+            let _before = replicating.await.map_err(|_| NodeError::Stopping)??;
         }
-        names::replicate(&self.shared).await?;
+        if let Some(losses) = names::replicate(&self.shared).await? {
+            self.report.survives = self.report.survives.min(losses);
+        }
         Ok(self.report)
     }
 

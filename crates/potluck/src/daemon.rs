@@ -175,9 +175,9 @@ async fn live(node: Node, config: &NodeConfig, tied: bool, is_new: bool, termina
     terminal.result(&identity, || welcome(&identity, config, is_new));
     tracing::info!(node = %identity.node, pool = %identity.pool_name, addresses = ?identity.addresses, "up");
     let serving = tokio::spawn(server::serve(listener, Arc::clone(&service)));
-    let why = wait_for_end(&service.stop, tied).await?;
+    let why = wait_for_end(&node, &service.stop, tied).await?;
     tracing::info!(why, "stopping");
-    terminal.note("Stopping.");
+    terminal.note(&format!("Stopping: {why}."));
     socket::remove(&config.home);
     serving.abort();
     if tokio::time::timeout(STOP_TIMEOUT, node.stop()).await.is_err() {
@@ -186,7 +186,7 @@ async fn live(node: Node, config: &NodeConfig, tied: bool, is_new: bool, termina
     Ok(())
 }
 
-async fn wait_for_end(stop: &Notify, tied: bool) -> Result<&'static str, Complaint> {
+async fn wait_for_end(node: &Node, stop: &Notify, tied: bool) -> Result<&'static str, Complaint> {
     let failed = |error| Complaint::failed(format!("signals cannot be waited for: {error}"));
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
@@ -196,6 +196,7 @@ async fn wait_for_end(stop: &Notify, tied: bool) -> Result<&'static str, Complai
         _ = terminate.recv() => "terminated",
         _ = hangup.recv() => "hung up",
         () = stop.notified() => "a command said so",
+        () = node.taken_out() => "this node was taken out of the pool",
         () = input_ends(), if tied => "whoever started it ended",
     })
 }

@@ -17,6 +17,8 @@ use zeroize::Zeroizing;
 
 /// How often progress is told where there is no terminal to redraw.
 const LINE_INTERVAL: Duration = Duration::from_secs(2);
+/// What has not moved for so long is said to stand still.
+const STILL: Duration = Duration::from_secs(5);
 
 /// How to speak with the person.
 #[derive(Clone, Copy, Debug)]
@@ -149,6 +151,7 @@ impl Terminal {
             total: bytes,
             begun: now,
             told: now,
+            at: (0, now),
         }
     }
 }
@@ -181,28 +184,50 @@ pub(crate) struct Progress {
     total: Option<u64>,
     begun: Instant,
     told: Instant,
+    /// Where it is, and since when.
+    at: (u64, Instant),
 }
 
 impl Progress {
     /// So many bytes are done, and this besides.
     pub(crate) fn at(&mut self, bytes: u64, besides: &str) {
+        if self.at.0 != bytes {
+            self.at = (bytes, Instant::now());
+        }
         if let Some(bar) = &self.bar {
             bar.set_position(bytes);
             bar.set_message(besides.to_owned());
-        } else if !self.silent && self.told.elapsed() >= LINE_INTERVAL {
+        } else if !self.silent && self.told.elapsed() >= self.line_interval() {
             self.told = Instant::now();
-            let of = self
-                .total
-                .map(|total| format!(" of {}", ByteSize(total)))
-                .unwrap_or_default();
-            let rate = rate(bytes, self.begun.elapsed());
-            eprintln!(
-                "{} {}{of}, {rate}{}{besides}",
-                self.doing,
-                ByteSize(bytes),
-                if besides.is_empty() { "" } else { ", " }
-            );
+            let (of, left) = match self.total {
+                Some(total) => (format!(" of {}", ByteSize(total)), self.left(bytes, total)),
+                None => (String::new(), None),
+            };
+            let parts = [
+                Some(format!("{} {}{of}", self.doing, ByteSize(bytes))),
+                Some(rate(bytes, self.begun.elapsed())),
+                left.map(|left| format!("{} left", seconds(left))),
+                Some(besides.to_owned()).filter(|besides| !besides.is_empty()),
+            ];
+            eprintln!("{}", parts.into_iter().flatten().collect::<Vec<_>>().join(", "));
         }
+    }
+
+    /// How long nothing has moved, when that is long enough to wonder.
+    pub(crate) fn still(&self) -> Option<Duration> {
+        Some(self.at.1.elapsed()).filter(|still| *still >= STILL)
+    }
+
+    /// A line for what does not move is worth less.
+    fn line_interval(&self) -> Duration {
+        self.still().map_or(LINE_INTERVAL, |still| still.max(LINE_INTERVAL))
+    }
+
+    /// How long the rest takes at the rate so far.
+    fn left(&self, bytes: u64, total: u64) -> Option<Duration> {
+        let left = total.checked_sub(bytes)?;
+        let is_known = bytes > 0 && left > 0 && self.still().is_none();
+        is_known.then(|| self.begun.elapsed().mul_f64(left as f64 / bytes as f64))
     }
 
     /// The total is known better now.

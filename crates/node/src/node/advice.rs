@@ -2,15 +2,34 @@
 
 use crate::api::{HealthInfo, NodeInfo, NodeStatus};
 use potluck_spaces::Path;
+use std::time::Duration;
+
+/// What advice rests on.
+pub(super) struct Facts<'a> {
+    pub(super) nodes: &'a [NodeInfo],
+    pub(super) health: &'a HealthInfo,
+    /// Failure domains that new data is coded for.
+    pub(super) domains: usize,
+    /// Files of this person that cannot be read.
+    pub(super) unreadable: &'a [Path],
+    pub(super) is_leaving: bool,
+    /// How long those that are away now are still expected back.
+    pub(super) until_gone: Option<Duration>,
+    /// Whether somebody came or went just now.
+    pub(super) has_changed: bool,
+}
 
 /// One sentence for each thing.
-pub(super) fn advice(
-    nodes: &[NodeInfo],
-    health: &HealthInfo,
-    domains: usize,
-    unreadable: &[Path],
-    is_leaving: bool,
-) -> Vec<String> {
+pub(super) fn advice(facts: &Facts<'_>) -> Vec<String> {
+    let Facts {
+        nodes,
+        health,
+        domains,
+        unreadable,
+        is_leaving,
+        until_gone,
+        has_changed,
+    } = *facts;
     let mut advice = Vec::new();
     if is_leaving {
         advice.push("This node is leaving: `potluck leave --cancel` keeps it in the pool.".to_owned());
@@ -41,16 +60,26 @@ pub(super) fn advice(
         });
     }
     if health.waiting.contains_key("no-domain") {
-        advice.push(
-            "Some data has fewer copies than it was made for, and no machine is free to take more: add a machine, or bring one back. One of yours that is lost for good: `potluck forget NODE`."
-                .to_owned(),
-        );
+        let mut remedies = "add a machine, or bring one back".to_owned();
+        if let Some(left) = until_gone.filter(|left| !left.is_zero()) {
+            remedies.push_str(&format!(
+                "; in {} what is left of it is coded anew for the machines that are here. A machine of yours that is lost for good: `potluck forget NODE`",
+                in_words(left)
+            ));
+        }
+        advice.push(format!(
+            "Some data has fewer copies than it was made for, and no machine is free to take more: {remedies}."
+        ));
     }
     if health.waiting.contains_key("grace") && !away.is_empty() {
         advice.push(format!(
             "Waiting for {} to come back before making their shards anew.",
             away.join(", ")
         ));
+    }
+    if has_changed && nodes.len() > 1 && health.stripes() > 0 {
+        advice
+            .push("Who is here changed just now: what that means for older files is looked at in a moment.".to_owned());
     }
     if nodes.len() == 1 {
         advice
@@ -68,4 +97,13 @@ pub(super) fn advice(
         ));
     }
     advice
+}
+
+/// About how long, rounded up.
+fn in_words(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ 0..120 => format!("{} s", seconds + 1),
+        seconds @ 120..7200 => format!("{} min", seconds.div_ceil(60)),
+        seconds => format!("{} h", seconds.div_ceil(3600)),
+    }
 }

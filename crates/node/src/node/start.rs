@@ -15,8 +15,9 @@ use crate::{
     roster::Roster,
     shared::Shared,
 };
+use futures::{StreamExt, stream::FuturesUnordered};
 use potluck_crypto::{Kit, KitMember, Signed, SigningKey, Ticket, derive};
-use potluck_net::{Address, Endpoint, Inbox, Listen, NetworkConfig, Protocol};
+use potluck_net::{Address, Endpoint, Inbox, Listen, Message, NetworkConfig, Protocol};
 use potluck_store::{Options, Store};
 use potluck_types::{Clock, Entropy, NodeId, PoolId, SystemClock, SystemEntropy, limits};
 use std::{
@@ -26,7 +27,7 @@ use std::{
     time::Duration,
 };
 use tokio::sync::{Semaphore, mpsc};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use zeroize::Zeroizing;
 
 /// How long listening may take to be confirmed.
@@ -217,8 +218,13 @@ impl Node {
         let (events, events_receiver) = mpsc::unbounded_channel();
         let topic = roster.pool().to_string();
         endpoint.set_members(roster.members());
-        let layouts = meta.layouts()?;
-        let control = Control::new(node_key.node_id(), roster, layouts, config.grace, clock.now());
+        let control = Control::new(
+            node_key.node_id(),
+            roster,
+            meta.remembered()?,
+            config.grace,
+            clock.now(),
+        );
         let shared = Arc::new(Shared {
             space: derive::private_space_id(user_key.user_id()),
             dedup_key: derive::dedup_key(&space_key),
@@ -249,8 +255,11 @@ impl Node {
             zone: config.zone,
             name: config.name,
             leaving: AtomicBool::new(false),
+            parting: AtomicBool::new(false),
             caught_up: AtomicBool::new(false),
+            greetings: TaskTracker::new(),
             stopping: CancellationToken::new(),
+            taken_out: CancellationToken::new(),
             started: tokio::time::Instant::now(),
             home,
         });
@@ -309,7 +318,7 @@ fn own_certificate(user: &SigningKey, pool: PoolId, node: NodeId, seq: u64) -> P
     PoolRecord::Certificate(certificate(user, pool, node, seq))
 }
 
-/// Asks the members in turn, until one lets this node in.
+/// Asks the members, all at once, until one lets this node in: some may be away, and the others should not have to wait for that.
 async fn ask_to_join(
     parts: &Parts,
     pool: PoolId,
@@ -320,28 +329,20 @@ async fn ask_to_join(
     let request = protocol::encode(&JoinRequest { pool, credential });
     let mut reason = "no member's address is known".to_owned();
     let mut refusal: Option<Refusal> = None;
-    for member in members.iter().filter(|member| member.node != parts.node_key.node_id()) {
-        let addresses = member.addresses.iter().filter_map(|text| text.parse().ok()).collect();
-        if let Err(error) = parts.endpoint.connect(member.node, addresses).await {
-            reason = error.to_string();
-            continue;
-        }
-        let reply = match parts.endpoint.request(member.node, Protocol::Join, &request).await {
-            Ok(reply) => reply,
-            Err(error) => {
-                reason = error.to_string();
-                continue;
-            }
-        };
-        match protocol::decode(&reply).map_err(|error| JoinError::Nonsense(error.to_string()))? {
-            JoinReply::Welcome { records, user_seed } => {
+    let others = members.iter().filter(|member| member.node != parts.node_key.node_id());
+    let mut asked: FuturesUnordered<_> = others.map(|member| ask_member(parts, member, &request)).collect();
+    while let Some(answer) = asked.next().await {
+        match answer {
+            Ok(JoinReply::Welcome { records, user_seed }) => {
                 let seed = user_seed
                     .map(|seed| seed[..].try_into().map(Zeroizing::new))
                     .transpose();
                 let seed = seed.map_err(|_| JoinError::Nonsense("the user key has another length".to_owned()))?;
                 return Ok((welcome_roster(pool, &records)?, seed));
             }
-            JoinReply::Refused(why) => refusal = Some(why),
+            Ok(JoinReply::Refused(why)) => refusal = Some(why),
+            Ok(JoinReply::Standing(_)) => "it answers what was not asked".clone_into(&mut reason),
+            Err(why) => reason = why,
         }
     }
     let pool = pool_name.to_owned();
@@ -349,6 +350,15 @@ async fn ask_to_join(
         Some(refusal) => JoinError::Refused { pool, refusal },
         None => JoinError::Unreachable { pool, reason },
     })
+}
+
+async fn ask_member(parts: &Parts, member: &KitMember, request: &Message) -> Result<JoinReply, String> {
+    let addresses = member.addresses.iter().filter_map(|text| text.parse().ok()).collect();
+    let connected = parts.endpoint.connect(member.node, addresses).await;
+    connected.map_err(|error| error.to_string())?;
+    let reply = parts.endpoint.request(member.node, Protocol::Join, request).await;
+    let reply = reply.map_err(|error| error.to_string())?;
+    protocol::decode(&reply).map_err(|error| format!("its answer makes no sense: {error}"))
 }
 
 /// The roster from the records that a member sent: of the pool that was asked for, or it is none.

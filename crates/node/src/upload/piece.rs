@@ -61,6 +61,20 @@ pub(super) fn geometry_now(shared: &Shared, options: PutOptions) -> Result<Geome
     }
 }
 
+/// Refuses to begin what a strict upload would fail at.
+pub(super) fn refuse_degraded(shared: &Shared, geometry: Geometry) -> Result<(), ShardsError> {
+    let (now, wanted) = (shared.now(), geometry.n());
+    let here = shared.with_control(|control| control.domains_here(now));
+    if here >= wanted.into() {
+        return Ok(());
+    }
+    Err(ShardsError::TooFewDomains {
+        stored: u8::try_from(here).expect("fewer than a stripe has shards"),
+        wanted,
+        reason: "no other machine is here and has room".to_owned(),
+    })
+}
+
 pub(super) async fn store_piece(
     shared: &Arc<Shared>,
     chunk: Bytes,

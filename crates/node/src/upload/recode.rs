@@ -200,8 +200,9 @@ fn goal(sealed_len: usize, target: Geometry) -> Geometry {
     }
 }
 
-/// The coding that a file gets if this piece of it survives less than it could with who is here, or needs more domains than there are; or if it
-/// takes far more room than it must, and nobody is away: an absence alone is no reason to store everything anew.
+/// The coding that a file gets if this piece of it survives less than it could with who is here: because it was made so, or because it has more
+/// shards than there are domains for, and those missing are not expected back. Also if it has more than there are members; or if it takes far more room
+/// than it must, and nobody is away: an absence alone is no reason to store everything anew.
 fn better(piece: &Piece, file: &File, domains: Domains) -> Result<Option<Geometry>, NodeError> {
     if domains.here == 0 {
         return Ok(None);
@@ -209,10 +210,13 @@ fn better(piece: &Piece, file: &File, domains: Domains) -> Result<Option<Geometr
     let has = piece.geometry();
     let now = target(file, domains.here)?;
     let goal_now = goal(piece.sealed_len(), now);
-    if has.m() < goal_now.m() || (usize::from(has.n()) > domains.members.max(1) && has.n() > goal_now.n()) {
+    let too_many_for = |domains: usize| usize::from(has.n()) > domains.max(1) && has.n() > goal_now.n();
+    let survives_here = (usize::from(has.m()) + domains.here).saturating_sub(has.n().into());
+    let is_short = too_many_for(domains.expected) && survives_here < usize::from(goal_now.m());
+    if has.m() < goal_now.m() || is_short || too_many_for(domains.all) {
         return Ok(Some(now));
     }
-    if domains.here != domains.members {
+    if domains.here != domains.expected {
         return Ok(None);
     }
     let room = |geometry: Geometry, by: Geometry| usize::from(geometry.n()) * usize::from(by.k());

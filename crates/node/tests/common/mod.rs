@@ -128,6 +128,15 @@ impl Pool {
         }
     }
 
+    /// Until a node sees that so many members are away.
+    pub async fn are_away(&self, i: usize, number: usize) {
+        eventually("they are known to be away", || async {
+            let nodes = self.node(i).status().await.unwrap().nodes;
+            nodes.iter().filter(|info| info.away_since.is_some()).count() == number
+        })
+        .await;
+    }
+
     pub async fn kill(&mut self, i: usize) {
         self.members[i].node.take().expect("it runs").stop().await;
     }

@@ -433,6 +433,9 @@ fn data(status: &Status) -> Check {
                 remedy
             },
         )
+    } else if status.health.worst() == Some(0) && status.nodes.len() > 1 {
+        let soon = "files are coded anew when another machine has come: `potluck status --watch`";
+        warn("data", found, if remedy.is_empty() { soon.to_owned() } else { remedy })
     } else {
         ok("data", found)
     }

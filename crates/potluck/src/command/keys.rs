@@ -4,7 +4,8 @@ use crate::{
     cli::Passphrase,
     complaint::Complaint,
     local::{client, message::Request},
-    terminal::Terminal,
+    place::escape,
+    terminal::{Terminal, count},
 };
 use potluck_crypto::Kit;
 use potluck_types::limits::KIT_BYTES_MAX;
@@ -58,12 +59,20 @@ pub(super) fn open(
     File::open(file)
         .and_then(|kit| kit.take(KIT_BYTES_MAX as u64 + 1).read_to_end(&mut bytes))
         .map_err(|error| Complaint::io("cannot read", file, &error))?;
-    let passphrase = passphrase(source, false, terminal)?;
-    let kit = Kit::decrypt(&bytes, &passphrase).map_err(|error| {
+    let wrong = |error| {
         let complaint = Complaint::from(error);
         let message = format!("{}: {}", file.display(), complaint.message);
         Complaint { message, ..complaint }
-    })?;
+    };
+    // Before anybody types a passphrase for nothing.
+    Kit::check(&bytes).map_err(wrong)?;
+    let passphrase = passphrase(source, false, terminal)?;
+    let kit = Kit::decrypt(&bytes, &passphrase).map_err(wrong)?;
+    terminal.note(&format!(
+        "Asking {} of the pool `{}` to take this machine in.",
+        count(kit.members.len() as u64, "member"),
+        escape(&kit.pool_name)
+    ));
     Ok((kit, passphrase))
 }
 

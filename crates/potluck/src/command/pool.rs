@@ -137,7 +137,8 @@ fn drain(home: &Path, terminal: Terminal) -> Result<(), Complaint> {
             moved = Instant::now();
         }
         if moved.elapsed() > LEAVE_STILL {
-            return Err(stuck(left, status.advice));
+            client::call::<()>(home, &Request::Stay)?;
+            return Err(stuck(left, &status.health));
         }
         thread::sleep(LEAVE_POLL);
     }
@@ -165,17 +166,18 @@ fn unsettled(status: &Status) -> u64 {
     (unreadable + endangered + mending + queued).max(u64::from(in_the_dark))
 }
 
-/// Why a departure does not go on, and what would be lost.
-fn stuck(left: u64, advice: Vec<String>) -> Complaint {
+/// Why a departure was given up, and what would have been lost.
+fn stuck(left: u64, health: &HealthInfo) -> Complaint {
     let message = match left {
-        1 => "1 stripe cannot be moved: without this node it survives fewer losses, or is lost".to_owned(),
-        left => format!("{left} stripes cannot be moved: without this node they survive fewer losses, or are lost"),
+        1 => "1 stripe cannot be moved: without this node it survives fewer losses, or is lost. It stays".to_owned(),
+        left => format!(
+            "{left} stripes cannot be moved: without this node they survive fewer losses, or are lost. It stays"
+        ),
     };
-    let complaint = advice
-        .into_iter()
-        .fold(Complaint::new(Kind::Refused, message), Complaint::hint);
+    let causes = status::causes(health).into_iter();
+    let complaint = causes.fold(Complaint::new(Kind::Refused, message), Complaint::hint);
     complaint
-        .hint("this node goes on trying; say `potluck leave` again later, or add a machine first: `potluck invite`")
+        .hint("add a machine first (`potluck invite`), bring back one that is away, or try again later")
         .hint("`potluck leave --force` leaves all the same")
 }
 

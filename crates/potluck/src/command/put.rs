@@ -217,7 +217,12 @@ fn summary(outcome: &Outcome, sources: &[Source]) -> String {
             ByteSize(report.deduplicated)
         ));
     }
-    if report.degraded > 0 {
+    if report.survives < report.wanted {
+        text.push_str(&format!(
+            "\nIt is to survive {}, and will when the machines for that are here: `potluck status` shows who is not.",
+            report.wanted
+        ));
+    } else if report.degraded > 0 {
         text.push_str(&format!(
             "\n{} lie on fewer machines than wanted, and will be mended first: `potluck status` shows it.",
             count(report.degraded, "stripe")
@@ -239,6 +244,8 @@ struct Shared {
     skipped: Mutex<Vec<Skipped>>,
     failed: Mutex<Vec<Failure>>,
     over: AtomicBool,
+    /// The small file that is being read: one that is not of a disk may block.
+    reading: Mutex<Option<PathBuf>>,
 }
 
 /// Sends files to the daemon of a home, and waits until they are durable.
@@ -294,7 +301,7 @@ fn listen(
                 if is_known {
                     progress.of(shared.total.load(Ordering::Relaxed).max(at.bytes));
                 }
-                progress.at(at.bytes, &count(at.files, "file"));
+                progress.at(at.bytes, &besides(&at, shared, progress));
             }
             FrameKind::Failed => {
                 let PutFailed { path, complaint } = frame.json().map_err(|error| client::lost(&error))?;
@@ -306,11 +313,33 @@ fn listen(
     }
 }
 
+/// Files so far; when nothing moves, also what is waited for.
+fn besides(at: &PutProgress, shared: &Shared, progress: &Progress) -> String {
+    let files = count(at.files, "file");
+    let Some(still) = progress.still() else { return files };
+    let still = seconds(still);
+    let here = shared.reading.lock().ok().and_then(|reading| reading.clone());
+    match (here, &at.reading) {
+        (Some(local), _) => format!(
+            "{files}; {} has given no byte for {still}",
+            escape(&local.display().to_string())
+        ),
+        (None, Some(path)) => format!("{files}; nothing has moved for {still}, in {}", place_of(path)),
+        (None, None) => format!("{files}; nothing has moved for {still}"),
+    }
+}
+
 impl Shared {
     fn skip(&self, path: &Path, kind: &'static str) {
         if let Ok(mut skipped) = self.skipped.lock() {
             let path = path.display().to_string();
             skipped.push(Skipped { path, kind });
+        }
+    }
+
+    fn read(&self, local: Option<&Path>) {
+        if let Ok(mut reading) = self.reading.lock() {
+            *reading = local.map(Path::to_owned);
         }
     }
 
@@ -427,7 +456,10 @@ impl Walk<'_> {
         };
         if metadata.len() <= SMALL_FILE_BYTES_MAX {
             let mut head = Vec::with_capacity(usize::try_from(metadata.len() + 1).unwrap_or(0));
-            if let Err(error) = file.by_ref().take(SMALL_FILE_BYTES_MAX + 1).read_to_end(&mut head) {
+            self.shared.read(Some(local));
+            let read = file.by_ref().take(SMALL_FILE_BYTES_MAX + 1).read_to_end(&mut head);
+            self.shared.read(None);
+            if let Err(error) = read {
                 failed(error);
                 return Ok(());
             }

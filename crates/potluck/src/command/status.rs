@@ -171,9 +171,7 @@ pub(crate) fn health(health: &HealthInfo) -> Vec<String> {
     if health.mending + health.queued > 0 {
         sentences.push(format!("Under repair: {} now, {} next.", health.mending, health.queued));
     }
-    for (cause, number) in &health.waiting {
-        sentences.push(format!("{} waiting: {}.", is_are(*number), cause_in_words(cause)));
-    }
+    sentences.extend(causes(health));
     if health.repair_written > 0 {
         let (read, written) = (ByteSize(health.repair_read), ByteSize(health.repair_written));
         sentences.push(format!("Repairs have read {read} and written {written} so far."));
@@ -194,6 +192,14 @@ pub(crate) fn health(health: &HealthInfo) -> Vec<String> {
         sentences.push(format!("{} found damaged and dropped.", count(health.damaged, "shard")));
     }
     sentences
+}
+
+/// Why repairs wait.
+pub(super) fn causes(health: &HealthInfo) -> Vec<String> {
+    let waiting = health.waiting.iter();
+    waiting
+        .map(|(cause, number)| format!("{} waiting: {}.", is_are(*number), cause_in_words(cause)))
+        .collect()
 }
 
 fn losses(number: u8) -> String {

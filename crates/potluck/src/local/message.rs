@@ -150,7 +150,7 @@ pub(crate) enum PutItem {
 }
 
 /// How far a put is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PutProgress {
     /// Files taken in.
     pub(crate) files: u64,
@@ -158,6 +158,8 @@ pub(crate) struct PutProgress {
     pub(crate) bytes: u64,
     /// What is durable: nothing of it is lost when this machine dies now.
     pub(crate) durable: PutReport,
+    /// The large file that is being read.
+    pub(crate) reading: Option<Path>,
 }
 
 /// A file that could not be put; the others go on.

@@ -145,8 +145,14 @@ fn is_owner(stream: &UnixStream) -> bool {
 
 async fn answer(request: Request, service: &Service, frames: &mut Frames, replies: &mut Replies) -> Result<(), Ended> {
     let node = &service.node;
-    // These need the others, whom a node that was started just now has yet to find.
-    if let Request::Put { .. } | Request::Get | Request::Remove { .. } | Request::Rename { .. } = request {
+    // These need the others, or what they know, and a node that was started just now has yet to find them.
+    if let Request::Put { .. }
+    | Request::Get
+    | Request::List { .. }
+    | Request::Stat { .. }
+    | Request::Remove { .. }
+    | Request::Rename { .. } = request
+    {
         node.gathered().await;
     }
     match request {

@@ -40,6 +40,7 @@ struct Progress {
     files: AtomicU64,
     bytes: Arc<AtomicU64>,
     durable: Mutex<potluck_node::PutReport>,
+    reading: Mutex<Option<Path>>,
     /// Whether the client has gone away: nothing more is read, and what is under way is kept for the next time.
     gone: Arc<AtomicBool>,
     failures: mpsc::Sender<PutFailed>,
@@ -58,6 +59,7 @@ pub(super) async fn put(
         files: AtomicU64::new(0),
         bytes: Arc::default(),
         durable: Mutex::default(),
+        reading: Mutex::default(),
         gone: Arc::default(),
         failures,
     };
@@ -86,7 +88,12 @@ impl Progress {
             files: self.files.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
             durable: *self.durable.lock().expect("never poisoned"),
+            reading: self.reading.lock().expect("never poisoned").clone(),
         }
+    }
+
+    fn read(&self, path: Option<&Path>) {
+        *self.reading.lock().expect("never poisoned") = path.cloned();
     }
 }
 
@@ -124,7 +131,10 @@ async fn take_all(
                         let outcome = if small {
                             put_small(upload, &path, meta, frames, progress).await?
                         } else {
-                            put_large(upload, &path, meta, frames, progress).await?
+                            progress.read(Some(&path));
+                            let put = put_large(upload, &path, meta, frames, progress).await;
+                            progress.read(None);
+                            put?
                         };
                         (path, outcome)
                     }
