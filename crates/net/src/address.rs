@@ -177,6 +177,11 @@ impl fmt::Display for Listen {
     }
 }
 
+/// Whether an address is reached over TCP.
+pub(crate) fn is_tcp(address: &Multiaddr) -> bool {
+    address.iter().any(|part| matches!(part, multiaddr::Protocol::Tcp(_)))
+}
+
 pub(crate) fn peer_id(node: NodeId) -> libp2p::PeerId {
     node.to_string().parse().expect("a node id is written as a PeerId")
 }

@@ -17,6 +17,7 @@
 mod address;
 mod bulk;
 mod course;
+mod dials;
 mod endpoint;
 #[cfg(fuzzing)]
 pub mod fuzzing;

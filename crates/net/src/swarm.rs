@@ -2,8 +2,9 @@
 
 use crate::{
     Address, Listen,
-    address::{node_id, peer_id},
+    address::{is_tcp, node_id, peer_id},
     bulk,
+    dials::{Dials, Next},
     endpoint::{Command, ConnectError, Endpoint, Event, Inbox, Shared},
     serve::{self, Incoming},
     substreams::{self, Inbound, Placed},
@@ -13,7 +14,11 @@ use futures::StreamExt;
 use libp2p::{
     Multiaddr, PeerId, StreamProtocol, Swarm, connection_limits, gossipsub, identify, kad, mdns,
     memory_connection_limits, ping,
-    swarm::{DialError, NetworkBehaviour, SwarmEvent, behaviour::toggle::Toggle, dial_opts::DialOpts},
+    swarm::{
+        ConnectionId, DialError, NetworkBehaviour, SwarmEvent,
+        behaviour::toggle::Toggle,
+        dial_opts::{DialOpts, PeerCondition},
+    },
 };
 use potluck_crypto::SigningKey;
 use potluck_types::limits;
@@ -38,6 +43,8 @@ const REQUESTS_MAX: usize = 256;
 const GOSSIP_BYTES_MAX: usize = 64 << 10;
 /// How long one who is no member may stay connected: long enough to join.
 const STRANGER_TIMEOUT: Duration = Duration::from_secs(30);
+/// When other addresses are tried beside TCP: a handshake half around the world takes less.
+const WIDEN_DELAY: Duration = Duration::from_millis(700);
 /// How often strangers are looked for.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(10);
 /// How often a peer is pinged, and how long it may take: a process that is stopped, or a machine that sleeps, counts as gone after both.
@@ -146,6 +153,8 @@ pub async fn start(key: &SigningKey, config: &NetworkConfig) -> Result<(Endpoint
         }
         Err(error) => tracing::warn!(error, "no bulk lane: shards travel on streams"),
     }
+    // Names are looked up outside the loop: a slow resolver holds up its own dial only.
+    let (dial_news, dial_inbox) = mpsc::channel(COMMANDS_MAX);
     let driver = Driver {
         swarm,
         commands,
@@ -154,11 +163,12 @@ pub async fn start(key: &SigningKey, config: &NetworkConfig) -> Result<(Endpoint
         requests,
         shared: Arc::clone(&shared),
         topic: None,
-        dials: HashMap::new(),
+        dials: Dials::default(),
+        dial_news,
         strangers: HashMap::new(),
         _lanes: lanes,
     };
-    tokio::spawn(driver.run());
+    tokio::spawn(driver.run(dial_inbox));
     let endpoint = Endpoint::new(key.node_id(), commands_sender, shared);
     Ok((
         endpoint,
@@ -221,7 +231,13 @@ fn behaviour(
     })
 }
 
-type Dialled = oneshot::Sender<Result<(), ConnectError>>;
+/// What a dial waits for.
+enum DialNews {
+    /// The addresses of its names.
+    Resolved(PeerId, Vec<Multiaddr>),
+    /// It takes so long that other addresses are to be tried as well.
+    Late(PeerId),
+}
 
 struct Driver {
     swarm: Swarm<Behaviour>,
@@ -231,7 +247,9 @@ struct Driver {
     requests: mpsc::Sender<Incoming>,
     shared: Arc<Shared>,
     topic: Option<gossipsub::IdentTopic>,
-    dials: HashMap<PeerId, Vec<Dialled>>,
+    dials: Dials,
+    /// Of dials: what takes its time elsewhere comes back here.
+    dial_news: mpsc::Sender<DialNews>,
     strangers: HashMap<PeerId, Instant>,
     /// Ends with the driver.
     _lanes: JoinSet<()>,
@@ -239,10 +257,8 @@ struct Driver {
 
 impl Driver {
     /// Until the endpoint or its inbox is dropped.
-    async fn run(mut self) {
+    async fn run(mut self, mut dial_news: mpsc::Receiver<DialNews>) {
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING_INTERVAL);
-        // Names are looked up outside the loop: a slow resolver holds up its own dial only.
-        let (resolved_sender, mut resolved) = mpsc::channel::<(PeerId, Vec<Multiaddr>)>(COMMANDS_MAX);
         loop {
             tokio::select! {
                 event = self.swarm.select_next_some() => {
@@ -251,22 +267,7 @@ impl Driver {
                     }
                 }
                 command = self.commands.recv() => match command {
-                    Some(Command::Connect { node, addresses, done }) => {
-                        let peer = peer_id(node);
-                        if self.swarm.is_connected(&peer) {
-                            let _ = done.send(Ok(()));
-                            continue;
-                        }
-                        let dials = self.dials.entry(peer).or_default();
-                        dials.push(done);
-                        if dials.len() == 1 {
-                            let sender = resolved_sender.clone();
-                            tokio::spawn(async move {
-                                let found = futures::future::join_all(addresses.iter().map(Address::resolve)).await;
-                                let _ = sender.send((peer, found.concat())).await;
-                            });
-                        }
-                    }
+                    Some(Command::Connect { node, addresses, done }) => self.on_connect(peer_id(node), addresses, done),
                     Some(Command::Close { done }) => {
                         self.say_goodbye().await;
                         let _ = done.send(());
@@ -275,7 +276,10 @@ impl Driver {
                     Some(command) => self.on_command(command),
                     None => return,
                 },
-                Some((peer, addresses)) = resolved.recv() => self.dial(peer, addresses),
+                Some(news) = dial_news.recv() => match news {
+                    DialNews::Resolved(peer, addresses) => self.dial(peer, addresses),
+                    DialNews::Late(peer) => self.widen(peer),
+                },
                 Some(inbound) = self.inbound.recv() => self.on_inbound(inbound),
                 _ = housekeeping.tick() => self.dismiss_strangers(),
                 // A node that has stopped reading is gone: its connections must not look alive.
@@ -320,39 +324,67 @@ impl Driver {
         }
     }
 
-    fn dial(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
-        let options = DialOpts::peer_id(peer)
-            .addresses(addresses)
-            .extend_addresses_through_behaviour()
-            .build();
-        if let Err(error) = self.swarm.dial(options) {
-            self.finish_dial(peer, Some(&error));
+    fn on_connect(&mut self, peer: PeerId, addresses: Vec<Address>, done: oneshot::Sender<Result<(), ConnectError>>) {
+        if self.swarm.is_connected(&peer) {
+            let _ = done.send(Ok(()));
+        } else if self.dials.ask(peer, done) {
+            let news = self.dial_news.clone();
+            tokio::spawn(async move {
+                let found = futures::future::join_all(addresses.iter().map(Address::resolve)).await;
+                let _ = news.send(DialNews::Resolved(peer, found.concat())).await;
+                tokio::time::sleep(WIDEN_DELAY).await;
+                let _ = news.send(DialNews::Late(peer)).await;
+            });
         }
     }
 
-    /// Tells those who asked for a dial how it ended. The DHT dials, too: nobody asked for those.
-    fn finish_dial(&mut self, peer: PeerId, error: Option<&DialError>) {
-        if !self.dials.contains_key(&peer) {
+    fn dial(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
+        let first = self.dials.first(peer, addresses);
+        if first.is_empty() {
+            self.widen(peer);
+        } else {
+            let options = DialOpts::peer_id(peer).addresses(first);
+            self.attempt(peer, options.condition(PeerCondition::Disconnected).build());
+        }
+    }
+
+    fn widen(&mut self, peer: PeerId) {
+        if let Some(others) = self.dials.widen(peer) {
+            let options = DialOpts::peer_id(peer)
+                .addresses(others)
+                .extend_addresses_through_behaviour();
+            self.attempt(peer, options.condition(PeerCondition::Disconnected).build());
+        }
+    }
+
+    fn attempt(&mut self, peer: PeerId, options: DialOpts) {
+        let attempt = options.connection_id();
+        self.dials.began(peer, attempt);
+        if let Err(error) = self.swarm.dial(options) {
+            self.on_dial_error(peer, attempt, &error);
+        }
+    }
+
+    fn on_dial_error(&mut self, peer: PeerId, attempt: ConnectionId, error: &DialError) {
+        if self.swarm.is_connected(&peer) {
+            self.dials.finish(peer, |_| Ok(()));
             return;
         }
-        let outcome = match error {
-            None => Ok(()),
-            // Another dial or the peer's own is under way or done; its end will be reported.
-            Some(DialError::DialPeerConditionFalse(_)) if !self.swarm.is_connected(&peer) => return,
-            Some(DialError::DialPeerConditionFalse(_)) => Ok(()),
-            Some(error) => {
-                // Perhaps a member knows where the node is now: the next dial will find it in the routing table. The query may dial the node itself, once,
-                // and that failure is nobody's.
-                self.swarm.behaviour_mut().kademlia.get_closest_peers(peer);
+        match self.dials.failed(peer, attempt, plain_reason(error)) {
+            Next::Wait => {}
+            Next::Widen => self.widen(peer),
+            Next::GiveUp => {
                 let node = node_id(&peer).map(|node| node.short()).unwrap_or_default();
-                Err(ConnectError::Unreachable {
-                    node,
-                    reason: plain_reason(error),
-                })
+                self.dials.finish(peer, |reasons| {
+                    let reason = match reasons {
+                        [] => "no address of it is known".to_owned(),
+                        reasons => reasons.join("; "),
+                    };
+                    Err(ConnectError::Unreachable { node, reason })
+                });
+                // Perhaps a member knows where the node is now: the next dial will find it in the routing table.
+                self.swarm.behaviour_mut().kademlia.get_closest_peers(peer);
             }
-        };
-        for done in self.dials.remove(&peer).into_iter().flatten() {
-            let _ = done.send(outcome.clone());
         }
     }
 
@@ -384,7 +416,7 @@ impl Driver {
                 endpoint,
                 ..
             } => {
-                self.finish_dial(peer, None);
+                self.dials.finish(peer, |_| Ok(()));
                 let node = node_id(&peer)?;
                 if let Some(host) = direct_host(endpoint.get_remote_address()) {
                     self.shared.set_host(node, host);
@@ -406,10 +438,10 @@ impl Driver {
             }
             SwarmEvent::OutgoingConnectionError {
                 peer_id: Some(peer),
+                connection_id,
                 error,
-                ..
             } => {
-                self.finish_dial(peer, Some(&error));
+                self.on_dial_error(peer, connection_id, &error);
                 None
             }
             SwarmEvent::ListenerClosed { reason: Err(error), .. } | SwarmEvent::ListenerError { error, .. } => {
@@ -440,9 +472,10 @@ impl Driver {
                 }
                 None
             }
-            BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
-                // One event a call: of several addresses the first that fits is told, the others go to the table.
+            BehaviourEvent::Mdns(mdns::Event::Discovered(mut found)) => {
+                // One event a call: of several addresses the first that fits is told, TCP before others; all go to the table.
                 let mut told = None;
+                found.sort_by_key(|(_, address)| !is_tcp(address));
                 for (peer, address) in found {
                     if let Some(node) = node_id(&peer)
                         && let Some(plain) = Address::from_multiaddr(&address)
@@ -518,9 +551,10 @@ fn direct_host(address: &Multiaddr) -> Option<IpAddr> {
 }
 
 /// What a person can use of a dial error: the last cause, not the tree of attempts.
-fn plain_reason(error: &DialError) -> String {
-    match error {
-        DialError::NoAddresses => "no address of it is known".to_owned(),
+fn plain_reason(error: &DialError) -> Option<String> {
+    Some(match error {
+        // Beside those that failed.
+        DialError::NoAddresses => return None,
         DialError::WrongPeerId { .. } => "another node answers there".to_owned(),
         DialError::Transport(attempts) => {
             let mut reasons: Vec<_> = attempts
@@ -543,5 +577,5 @@ fn plain_reason(error: &DialError) -> String {
             reasons.join("; ")
         }
         other => other.to_string(),
-    }
+    })
 }

@@ -182,14 +182,25 @@ async fn one_that_ends_says_goodbye() {
 }
 
 #[tokio::test]
-async fn one_that_is_gone_is_dialled_when_asked_and_not_over_and_over() {
-    let (a, b) = Kind::Sockets.pair().await;
+async fn one_in_whose_place_is_another_is_dialled_when_asked_and_not_over_and_over() {
+    let (mut a, b) = Kind::Sockets.pair().await;
+    let other = Kind::Sockets.node(3).await;
+    let place = other.addresses.iter().find_map(tcp_port).expect("it listens on TCP");
+    let _other = other.echo();
     let (gone, addresses) = (b.id(), b.addresses.clone());
-    // What it says of itself has arrived when it answers: its addresses are in the routing table.
-    let b = b.echo();
-    let message = Message::new(&b"hello"[..]);
-    a.endpoint.request(gone, Protocol::Pool, &message).await.unwrap();
-    b.close().await;
+    // When its gossip arrives, so has what it says of itself: it is in the routing table.
+    let heard = a.event(|event| matches!(event, Event::Gossip { .. }));
+    let say = async {
+        loop {
+            b.endpoint.publish(Bytes::from_static(b"here")).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        () = heard => {}
+        () = say => {}
+    }
+    b.endpoint.close().await;
     let port = addresses.iter().find_map(tcp_port).expect("it listens on TCP");
     let listener = loop {
         match tokio::net::TcpListener::bind(("127.0.0.1", port)).await {
@@ -200,9 +211,13 @@ async fn one_that_is_gone_is_dialled_when_asked_and_not_over_and_over() {
     let knocks = tokio::spawn(async move {
         let mut knocks = 0;
         while knocks < KNOCKS_MAX
-            && let Ok(Ok(_refused)) = tokio::time::timeout(Duration::from_secs(1), listener.accept()).await
+            && let Ok(Ok((mut caller, _))) = tokio::time::timeout(Duration::from_secs(1), listener.accept()).await
         {
             knocks += 1;
+            tokio::spawn(async move {
+                let mut called = tokio::net::TcpStream::connect(("127.0.0.1", place)).await?;
+                tokio::io::copy_bidirectional(&mut caller, &mut called).await
+            });
         }
         knocks
     });

@@ -123,14 +123,17 @@ impl Meta {
 
     /// What the node knew of the pool when it ended.
     pub(crate) fn remembered(&self) -> Result<Remembered, MetaError> {
+        let absences: Vec<(NodeId, Timestamp)> = self.setting("absences")?.unwrap_or_default();
         Ok(Remembered {
             layouts: self.setting("layouts")?.unwrap_or_default(),
-            absences: self.setting("absences")?.unwrap_or_default(),
+            absences: absences.into_iter().collect(),
         })
     }
 
     pub(crate) fn set_absences(&self, absences: &Absences) -> Result<(), MetaError> {
-        self.set_setting("absences", absences)
+        // Keys of maps are text in this encoding.
+        let pairs: Vec<(NodeId, Timestamp)> = absences.iter().map(|(node, since)| (*node, *since)).collect();
+        self.set_setting("absences", &pairs)
     }
 
     pub(crate) fn set_layouts(&self, layouts: &Layouts) -> Result<(), MetaError> {

@@ -218,15 +218,16 @@ impl Progress {
         Some(self.at.1.elapsed()).filter(|still| *still >= STILL)
     }
 
-    /// A line for what does not move is worth less.
+    /// What does not move is told less and less often.
     fn line_interval(&self) -> Duration {
-        self.still().map_or(LINE_INTERVAL, |still| still.max(LINE_INTERVAL))
+        self.still().map_or(LINE_INTERVAL, |still| LINE_INTERVAL.max(still / 2))
     }
 
     /// How long the rest takes at the rate so far.
     fn left(&self, bytes: u64, total: u64) -> Option<Duration> {
         let left = total.checked_sub(bytes)?;
-        let is_known = bytes > 0 && left > 0 && self.still().is_none();
+        // Of the first hundredth nobody can tell.
+        let is_known = bytes >= total / 100 && bytes > 0 && left > 0 && self.still().is_none();
         is_known.then(|| self.begun.elapsed().mul_f64(left as f64 / bytes as f64))
     }
 
