@@ -284,6 +284,16 @@ pub(crate) struct Run {
     pub(crate) tied: bool,
 }
 
+impl Command {
+    /// Whether this process becomes a node.
+    pub(crate) fn runs_node(&self) -> bool {
+        match self {
+            Self::Up { run, .. } | Self::Join { run, .. } | Self::Keys(Keys::Restore { run, .. }) => !run.detach,
+            _ => false,
+        }
+    }
+}
+
 impl Run {
     /// What was typed.
     pub(crate) fn settings(&self) -> Settings {

@@ -5,6 +5,7 @@ use crate::{
     complaint::{Complaint, Kind, sentence},
     config::{self, Settings},
     fresh::Fresh,
+    heap,
     local::{
         client,
         message::{About, Request},
@@ -44,10 +45,6 @@ const LOG_LINES_SHOWN: usize = 15;
 /// Open files that a daemon asks for: packs, and connections to a thousand members.
 const OPEN_FILES_WANTED: u64 = 65_536;
 
-/// Freed blocks up to this stay with the process. More than a window of a file that is put, less than the 32 MiB at which glibc
-/// stops to learn.
-const KEPT_BLOCK_BYTES: usize = 24 << 20;
-
 /// How a node comes to its pool.
 #[derive(Debug)]
 pub(crate) enum Entrance {
@@ -66,7 +63,7 @@ pub(crate) fn run(home: &Path, run: &Run, entrance: Entrance, terminal: Terminal
         let _ = rustix::process::setsid();
     }
     raise_open_files();
-    keep_freed_blocks();
+    heap::keep_freed_blocks();
     refuse_running(home)?;
     let fresh = Fresh::look(home)?;
     let (config, kept) = configure(home, run, terminal)?;
@@ -240,13 +237,6 @@ fn welcome(identity: &Identity, config: &NodeConfig, is_new: bool) -> String {
         identity.node,
         config.capacity,
     )
-}
-
-/// Keeps the allocator from giving every large block back to the system, which zeroes it, page by page, for the next that asks: a
-/// twelfth of what a put takes in the kernel. glibc counts as large what is larger than the largest block that it gave back so far, so it gets one to
-/// give back. Other allocators take no notice.
-fn keep_freed_blocks() {
-    drop(std::hint::black_box(Vec::<u8>::with_capacity(KEPT_BLOCK_BYTES)));
 }
 
 fn raise_open_files() {

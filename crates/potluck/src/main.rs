@@ -3,7 +3,8 @@
 //! - [`cli`]: what a person types. [`command`]: what is done then. [`terminal`]: what is printed.
 //! - [`complaint`]: what a person is told when it fails, and the exit code.
 //! - [`config`], [`place`], [`span`]: configuration, places and times, as they are typed.
-//! - [`daemon`]: the node's process. [`fresh`]: a folder that becomes its home. [`local`]: the socket between it and the commands.
+//! - [`daemon`]: the node's process. [`heap`]: its allocator. [`fresh`]: a folder that becomes its home. [`local`]: the socket between it and the
+//!   commands.
 //! - [`demo`]: the main job in one command. [`mod@bench`]: how fast it is. [`machines`]: the pool of processes that both use.
 //!
 //! Only `Node` is known of the product, and no file of a person's is opened by the daemon: commands read and write them.
@@ -16,6 +17,7 @@ mod config;
 mod daemon;
 mod demo;
 mod fresh;
+mod heap;
 mod interrupt;
 mod local;
 mod machines;
@@ -37,6 +39,9 @@ fn main() -> ExitCode {
         Err(error) => return misunderstood(&error),
     };
     log(&cli);
+    if cli.command.runs_node() {
+        heap::share();
+    }
     let terminal = Terminal {
         json: cli.global.json,
         quiet: cli.global.quiet,
@@ -86,14 +91,9 @@ fn first_line(error: &clap::Error) -> String {
 
 /// Logs go to standard error: of the product what matters, of its libraries what warns. `RUST_LOG` says it in detail.
 fn log(cli: &Cli) {
-    let runs_node = match &cli.command {
-        cli::Command::Up { run, .. } | cli::Command::Join { run, .. } => !run.detach,
-        cli::Command::Keys(cli::Keys::Restore { run, .. }) => !run.detach,
-        _ => false,
-    };
     let default = match cli.global.verbose {
         _ if cli.global.quiet => "error",
-        0 if runs_node => "warn,libp2p_kad=error,potluck=info",
+        0 if cli.command.runs_node() => "warn,libp2p_kad=error,potluck=info",
         0 => "warn",
         1 => "info,potluck=debug",
         _ => "debug,potluck=trace",

@@ -116,11 +116,11 @@ pub(super) fn stay(home: &Path, terminal: Terminal) -> Result<(), Complaint> {
 }
 
 fn drain(home: &Path, terminal: Terminal) -> Result<(), Complaint> {
-    let (mut least, mut recoding, mut moved, mut looks) = (u64::MAX, 0, Instant::now(), 0);
+    let (mut least, mut work, mut moved, mut looks) = (u64::MAX, None, Instant::now(), 0);
     loop {
         let progress: LeaveProgress = client::call(home, &Request::LeaveProgress)?;
         let status: Status = client::call(home, &Request::Status)?;
-        let left = progress.shards_left.max(unsettled(&status));
+        let left = progress.shards_left;
         looks = if left == 0 { looks + 1 } else { 0 };
         if looks >= LEAVE_LOOKS {
             return Ok(());
@@ -132,8 +132,11 @@ fn drain(home: &Path, terminal: Terminal) -> Result<(), Complaint> {
                 terminal.note(&format!("{} left to move", count(least, "stripe")));
             }
         }
-        if status.health.recoding != recoding {
-            recoding = status.health.recoding;
+        // A large file that is coded anew, or much that is copied, shows here long before less is left.
+        let health = &status.health;
+        let now = Some((health.recoding, health.stripes(), health.repair_written));
+        if work != now {
+            work = now;
             moved = Instant::now();
         }
         if moved.elapsed() > LEAVE_STILL {
@@ -148,22 +151,6 @@ fn drain(home: &Path, terminal: Terminal) -> Result<(), Complaint> {
 fn others_here(status: &Status) -> usize {
     let nodes = status.nodes.iter();
     nodes.filter(|node| node.status == NodeStatus::Live).count()
-}
-
-/// Stripes that would suffer if this node went now. Where nobody else is here to say how the data is, or somebody does not say,
-/// there is at least one.
-fn unsettled(status: &Status) -> u64 {
-    let HealthInfo {
-        unreadable,
-        endangered,
-        mending,
-        queued,
-        gathering,
-        ..
-    } = status.health;
-    let is_alone = others_here(status) == 0 && status.nodes.iter().any(|node| node.used.0 > 0);
-    let in_the_dark = is_alone || gathering > 0 || !status.silent.is_empty();
-    (unreadable + endangered + mending + queued).max(u64::from(in_the_dark))
 }
 
 /// Why a departure was given up, and what would have been lost.

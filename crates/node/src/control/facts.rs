@@ -1,0 +1,304 @@
+//! What the core knows, for whoever reads, writes, codes anew, or asks on a person's behalf.
+
+use super::{CERTAINTY, Control, Link, who};
+use crate::{
+    api::{HealthInfo, NodeInfo, NodeStatus},
+    names::custodians,
+    protocol::Survival,
+    records::{NodeState, PoolRecord},
+};
+use potluck_crypto::derive::private_space_id;
+use potluck_placement::{Cause, Domain, NodeFacts, Presence, View, rank};
+use potluck_types::{ByteSize, Hash, NodeId, SpaceId, StripeId, Timestamp, UserId};
+use std::{collections::HashSet, time::Duration};
+
+/// How many grace periods an absent member is expected back before data is coded for a pool without it: a day, usually.
+const GONE_GRACES: u32 = 96;
+/// A node is full when the pool uses more of it than this share of what it offers, in percent.
+const FULL_PERCENT: u64 = 95;
+/// A connection that comes back within this was never lost: nothing is planned for it.
+const SETTLE: Duration = Duration::from_secs(3);
+
+/// Failure domains of the pool.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Domains {
+    /// Of all members but those that leave.
+    pub(crate) all: usize,
+    /// Of those that are here, or not away for [`GONE_GRACES`]: they may come back.
+    pub(crate) expected: usize,
+    /// Of those that can be given something now.
+    pub(crate) here: usize,
+}
+
+/// Who looks whether all live stripes of a space are there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Watcher {
+    /// This node, and what it finds counts.
+    First,
+    /// This node, too, to tell its person; another counts.
+    Also,
+    /// Not this node.
+    Another,
+}
+
+impl Control {
+    /// The pool as it was planned for last.
+    pub(crate) fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// The pool as it is this moment, for reads and writes: who is connected.
+    pub(crate) fn present_view(&self, now: Timestamp) -> View {
+        self.make_view(now, Duration::ZERO)
+    }
+
+    pub(super) fn settled_view(&self, now: Timestamp) -> View {
+        self.make_view(now, SETTLE)
+    }
+
+    fn make_view(&self, now: Timestamp, settle: Duration) -> View {
+        let facts = |node: NodeId| {
+            let state = self.roster.state(node);
+            let capacity = state.map_or(0, |state| state.capacity.0);
+            let zone = state.and_then(|state| state.zone.clone());
+            let away = match self.links.get(&node) {
+                _ if node == self.me => None,
+                Some(Link::Up) => None,
+                Some(Link::Down { since, .. }) if settle > Duration::ZERO && now.since(*since) < settle => None,
+                Some(Link::Down { since, .. }) => Some(self.away_since(now, *since)),
+                None => Some(now),
+            };
+            let presence = match away {
+                Some(since) => Presence::Away { since },
+                None if state.is_some_and(|state| state.leaving) => Presence::Leaving,
+                None => Presence::Live,
+            };
+            NodeFacts {
+                domain: zone.map_or(Domain::Node(node), Domain::Zone),
+                weight: capacity,
+                presence,
+                full: state.is_some_and(is_full),
+            }
+        };
+        View {
+            nodes: self.roster.nodes().map(|(node, _)| (node, facts(node))).collect(),
+        }
+    }
+
+    pub(crate) fn eligible_domains(&self, now: Timestamp) -> usize {
+        self.present_view(now).eligible_domains(now, self.grace)
+    }
+
+    /// As [`Control::eligible_domains`] if nobody were about to leave.
+    pub(crate) fn usual_domains(&self, now: Timestamp) -> usize {
+        let mut view = self.present_view(now);
+        for facts in view
+            .nodes
+            .values_mut()
+            .filter(|facts| facts.presence == Presence::Leaving)
+        {
+            facts.presence = Presence::Live;
+        }
+        view.eligible_domains(now, self.grace)
+    }
+
+    /// The failure domains that can be given something this moment.
+    pub(crate) fn domains_here(&self, now: Timestamp) -> usize {
+        self.present_view(now).eligible_domains(now, Duration::ZERO)
+    }
+
+    /// The failure domains that files are coded for, when this node is the one of its person's that looks after a space, and the pool has been as it
+    /// is for long enough that all know it.
+    pub(crate) fn settled_domains(&self, now: Timestamp, space: SpaceId) -> Option<Domains> {
+        self.settled_since(now)?;
+        if self.first_machine(space) != Some(self.me) {
+            return None;
+        }
+        let count = |is_in: &dyn Fn(&NodeFacts) -> bool| {
+            let members = self
+                .view
+                .nodes
+                .values()
+                .filter(|facts| facts.weight > 0 && is_in(facts));
+            members.map(|facts| &facts.domain).collect::<HashSet<_>>().len()
+        };
+        let is_expected = |facts: &NodeFacts| match facts.presence {
+            Presence::Live => true,
+            Presence::Away { since } => now.since(since) < self.gone_after(),
+            Presence::Leaving => false,
+        };
+        Some(Domains {
+            all: count(&|facts| facts.presence != Presence::Leaving),
+            expected: count(&is_expected),
+            here: count(&|facts| facts.presence == Presence::Live && !facts.full),
+        })
+    }
+
+    /// How long an absent member is expected back before data is coded for a pool without it.
+    fn gone_after(&self) -> Duration {
+        self.grace.saturating_mul(GONE_GRACES)
+    }
+
+    /// How long it is until data is coded for a pool without any that are away now, when there are such.
+    pub(crate) fn until_gone(&self, now: Timestamp) -> Option<Duration> {
+        let left = |link: &Link| match link {
+            Link::Down { since, .. } => Some(self.gone_after().saturating_sub(now.since(*since))),
+            Link::Up => None,
+        };
+        let members = self
+            .links
+            .iter()
+            .filter(|(node, _)| self.roster.user_of(**node).is_some());
+        members.filter_map(|(_, link)| left(link)).max()
+    }
+
+    /// Since when the pool is as it is, if that is for long enough that all know it.
+    pub(crate) fn settled_since(&self, now: Timestamp) -> Option<Timestamp> {
+        let since = self.view_changed_at;
+        (now.since(since) >= CERTAINTY).then_some(since)
+    }
+
+    /// Whether every member answers.
+    pub(crate) fn is_all_here(&self) -> bool {
+        self.view.nodes.keys().all(|node| self.view.answers(*node))
+    }
+
+    /// Whether a node is a machine of a private space's person.
+    pub(crate) fn is_of(&self, node: NodeId, space: SpaceId) -> bool {
+        self.roster.user_of(node).map(private_space_id) == Some(space)
+    }
+
+    /// Of the machines of a private space's person, the first in the space's order that answers.
+    fn first_machine(&self, space: SpaceId) -> Option<NodeId> {
+        rank(StripeId::from_bytes(*space.as_bytes()), &self.view)
+            .into_iter()
+            .find(|node| self.view.answers(*node) && self.is_of(*node, space))
+    }
+
+    /// Who watches a space: its person's machines, and while none of them is here, its first custodian.
+    pub(crate) fn watcher(&self, space: SpaceId) -> Watcher {
+        let first = self
+            .first_machine(space)
+            .or_else(|| custodians(space, &self.view).first().copied());
+        if first == Some(self.me) {
+            Watcher::First
+        } else if self.is_of(self.me, space) {
+            Watcher::Also
+        } else {
+            Watcher::Another
+        }
+    }
+
+    /// What stripes survive as far as this node, their steward, knows; `None` while it does not know yet what the others hold.
+    pub(crate) fn survivals(&self, stripes: &[StripeId], now: Timestamp) -> Option<Vec<Survival>> {
+        let present = self.present_view(now);
+        let survival = |stripe: &StripeId| match self.planner.survives(*stripe, &present) {
+            None => Survival::Unknown,
+            Some(None) => Survival::Unreadable,
+            Some(Some(losses)) => Survival::Survives(losses),
+        };
+        self.may_mend(now).then(|| stripes.iter().map(survival).collect())
+    }
+
+    /// Members that are connected now.
+    pub(crate) fn live_peers(&self) -> Vec<NodeId> {
+        let up = self.links.iter().filter(|(_, link)| matches!(link, Link::Up));
+        up.map(|(node, _)| *node)
+            .filter(|node| *node != self.me && self.roster.user_of(*node).is_some())
+            .collect()
+    }
+
+    /// Those of these stripes of which this node knows holders.
+    pub(crate) fn looked_after(&self, stripes: &[StripeId]) -> Vec<StripeId> {
+        let is_known = |stripe: &&StripeId| self.planner.holders(**stripe).next().is_some();
+        stripes.iter().filter(is_known).copied().collect()
+    }
+
+    pub(crate) fn holders(&self, stripe: StripeId) -> Vec<(NodeId, u8)> {
+        self.planner.holders(stripe).collect()
+    }
+
+    /// Counts of the stripes that this node looks after.
+    pub(crate) fn health(&mut self, now: Timestamp) -> HealthInfo {
+        let present = self.present_view(now);
+        let mut summary = self.planner.summary(now, &self.view, &present);
+        // Until who has vanished is planned without, others look after its stripes, and have not heard of all their shards.
+        let is_gathering = !self.may_mend(now) || self.is_behind || who(&present) != who(&self.view);
+        if is_gathering {
+            // Shards that nobody has reported yet are not known to be missing.
+            summary.unreadable = 0;
+            summary.waiting.remove(&Cause::TooFewShards);
+        }
+        HealthInfo {
+            survives: summary.survives,
+            unreadable: summary.unreadable,
+            endangered: summary.endangered,
+            mending: summary.mending,
+            queued: summary.queued,
+            waiting: summary
+                .waiting
+                .into_iter()
+                .map(|(cause, count)| (cause_name(cause).to_owned(), count))
+                .collect(),
+            repair_read: self.repair_read,
+            repair_written: self.repair_written,
+            damaged: self.damaged,
+            gathering: u64::from(is_gathering),
+            ..HealthInfo::default()
+        }
+    }
+
+    /// Every member, this node first.
+    pub(crate) fn nodes(&self, now: Timestamp) -> Vec<NodeInfo> {
+        let view = self.present_view(now);
+        let info = |(node, user): (NodeId, UserId)| {
+            let state = self.roster.state(node);
+            let presence = view.nodes[&node].presence;
+            NodeInfo {
+                id: node,
+                user,
+                status: match presence {
+                    Presence::Leaving => NodeStatus::Leaving,
+                    _ if node == self.me => NodeStatus::Here,
+                    Presence::Live => NodeStatus::Live,
+                    Presence::Away { .. } => NodeStatus::Away,
+                },
+                away_since: match (presence, self.links.get(&node)) {
+                    (Presence::Away { .. }, Some(Link::Down { since, .. })) => Some(*since),
+                    _ => None,
+                },
+                zone: state.and_then(|state| state.zone.clone()),
+                name: state.and_then(|state| state.name.clone()),
+                capacity: state.map_or(ByteSize(0), |state| state.capacity),
+                used: state.map_or(ByteSize(0), |state| state.used),
+                addresses: state.map(|state| state.addresses.clone()).unwrap_or_default(),
+                version: state.map(|state| state.software.clone()).unwrap_or_default(),
+            }
+        };
+        let mut nodes: Vec<_> = self.roster.nodes().map(info).collect();
+        nodes.sort_by_key(|info| (info.id != self.me, info.id));
+        nodes
+    }
+
+    pub(crate) fn digest(&self) -> Hash {
+        self.roster.digest()
+    }
+
+    pub(crate) fn own_state(&self) -> Option<PoolRecord> {
+        self.roster.records().find(|record| matches!(record, PoolRecord::State(signed) if *signed.claimed_signer().as_bytes() == *self.me.as_bytes())).cloned()
+    }
+}
+
+fn is_full(state: &NodeState) -> bool {
+    state.used.0.saturating_mul(100) >= state.capacity.0.saturating_mul(FULL_PERCENT)
+}
+
+fn cause_name(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Grace => "grace",
+        Cause::NoDomain => "no-domain",
+        Cause::TooFewShards => "too-few-shards",
+        Cause::Retry => "retry",
+        Cause::Settling => "settling",
+    }
+}
