@@ -302,6 +302,8 @@ pub struct LeaveProgress {
     pub shards_left: u64,
     /// Shards at the start.
     pub shards_total: u64,
+    /// Whether the node still means to leave: [`Node::stay`](crate::Node::stay) takes it back.
+    pub is_leaving: bool,
 }
 
 /// A map from numbers: an object where people read, pairs on the wire, where map keys are text.

@@ -52,6 +52,8 @@ pub(crate) enum Event {
     Gone(Vec<ShardId>),
     /// No file uses these stripes any more. Holders that are away still have shards of them, which are no cause for concern.
     GivenUp(Vec<StripeId>),
+    /// These cannot be read, and no log names them: what an upload left that was cut off.
+    Unnamed(HashSet<StripeId>),
     /// A holder reports to us, its steward.
     Reported {
         from: NodeId,
@@ -173,6 +175,8 @@ pub(crate) struct Control {
     /// Whether a holder has reported what another node looks after as this one sees it: it may know already who is not here any more, and the
     /// other holders have not reported it yet.
     is_behind: bool,
+    /// Stripes that are nobody's loss.
+    unnamed: HashSet<StripeId>,
     view_changed_at: Timestamp,
     repair_read: u64,
     repair_written: u64,
@@ -202,6 +206,7 @@ impl Control {
             checked_at: now,
             confirmed: HashSet::new(),
             is_behind: false,
+            unnamed: HashSet::new(),
             view_changed_at: now,
             repair_read: 0,
             repair_written: 0,
@@ -241,6 +246,7 @@ impl Control {
             Event::Stored(shards) => self.report(now, shards, Vec::new(), &mut actions),
             Event::Gone(shards) => self.report(now, Vec::new(), shards, &mut actions),
             Event::GivenUp(stripes) => stripes.into_iter().for_each(|stripe| self.planner.forget(stripe)),
+            Event::Unnamed(stripes) => self.unnamed = stripes,
             Event::Reported {
                 from,
                 first,

@@ -290,6 +290,15 @@ pub enum NodeError {
     /// A node that is to be taken out of the pool is another person's, or none.
     #[error("{0} is no machine of yours in this pool")]
     NotYours(NodeId),
+    /// The departure was taken back.
+    #[error("this node stays: its departure was taken back")]
+    NotLeaving,
+    /// The disk of the home is full: only what frees room is taken.
+    #[error("the disk of {home} is full")]
+    DiskFull {
+        /// The home.
+        home: PathBuf,
+    },
     /// It is this one.
     #[error("this node cannot forget itself")]
     ForgetSelf,

@@ -3,7 +3,8 @@
 //! ```text
 //! lock       held while a node runs
 //! node.key   the node's secret key      user.key   the person's
-//! meta.redb  records, names, tickets    store/     shards
+//! meta.redb  records, names, tickets    meta.reserve  room for removals
+//! store/     shards
 //! pool       the pool's id, written last: a home without it belongs to none yet
 //! ```
 
@@ -28,6 +29,7 @@ const LOCK_POLL: Duration = Duration::from_millis(20);
 const NODE_KEY: &str = "node.key";
 const USER_KEY: &str = "user.key";
 const META: &str = "meta.redb";
+const META_RESERVE: &str = "meta.reserve";
 const POOL: &str = "pool";
 const KEY_PREFIX: &str = "potluck-secret-key-1 ";
 
@@ -98,6 +100,10 @@ impl Home {
 
     pub(crate) fn meta_path(&self) -> PathBuf {
         self.path.join(META)
+    }
+
+    pub(crate) fn meta_reserve_path(&self) -> PathBuf {
+        self.path.join(META_RESERVE)
     }
 
     /// A home that belongs to a pool has all its files: one that is missing was lost, and is not made anew.

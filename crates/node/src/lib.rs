@@ -35,6 +35,7 @@ mod records;
 mod roster;
 mod serve;
 mod shared;
+mod spare;
 mod stripes;
 mod sweep;
 mod upload;

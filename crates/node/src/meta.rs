@@ -4,13 +4,17 @@ use crate::{
     control::{Absences, Remembered},
     error::MetaError,
     records::PoolRecord,
+    spare::{Reserve, Spared},
 };
 use potluck_placement::Layouts;
 use potluck_spaces::{FileId, Kv, KvError, Rows, Table};
 use potluck_types::{Hash, NodeId, Timestamp, from_canonical, to_canonical};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 type Bytes = &'static [u8];
 
@@ -52,7 +56,10 @@ pub(crate) struct Invite {
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Meta(Database);
+pub(crate) struct Meta {
+    database: Database,
+    reserve: Arc<Reserve>,
+}
 
 fn failed<E: std::error::Error + Send + Sync + 'static>(action: &'static str) -> impl FnOnce(E) -> MetaError {
     move |source| MetaError {
@@ -66,13 +73,15 @@ fn boxed(action: &'static str) -> impl FnOnce(KvError) -> MetaError {
 }
 
 impl Meta {
-    /// Opens the database, or makes it.
-    pub(crate) fn open(path: &Path) -> Result<Self, MetaError> {
+    /// Opens the database, or makes it; `reserve` is the file that keeps room for it.
+    pub(crate) fn open(path: &Path, reserve: PathBuf) -> Result<Self, MetaError> {
+        let reserve = Arc::new(Reserve::at(reserve));
+        let file = Spared::open(path, Arc::clone(&reserve)).map_err(failed("opening"))?;
         let database = Database::builder()
             .set_cache_size(CACHE_BYTES)
-            .create(path)
+            .create_with_backend(file)
             .map_err(failed("opening"))?;
-        let meta = Self(database);
+        let meta = Self { database, reserve };
         let found = meta.setting::<u32>("version")?;
         if let Some(version) = found.filter(|version| *version > VERSION) {
             let text = format!("it has version {version}, and this program knows up to {VERSION}: update it");
@@ -88,11 +97,16 @@ impl Meta {
         Ok(meta)
     }
 
+    /// Whether the disk has room for more than what frees some.
+    pub(crate) fn has_room(&self) -> bool {
+        self.reserve.restore()
+    }
+
     pub(crate) fn setting<T: Serialize + serde::de::DeserializeOwned>(
         &self,
         name: &'static str,
     ) -> Result<Option<T>, MetaError> {
-        let transaction = self.0.begin_read().map_err(failed("reading"))?;
+        let transaction = self.database.begin_read().map_err(failed("reading"))?;
         let table = match transaction.open_table(SETTINGS) {
             Ok(table) => table,
             Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
@@ -105,7 +119,7 @@ impl Meta {
     }
 
     pub(crate) fn set_setting<T: Serialize>(&self, name: &'static str, value: &T) -> Result<(), MetaError> {
-        let transaction = self.0.begin_write().map_err(failed("writing"))?;
+        let transaction = self.database.begin_write().map_err(failed("writing"))?;
         {
             // All tables are made with the first write, so that readers find them.
             for table in Table::ALL {
@@ -142,7 +156,7 @@ impl Meta {
 
     /// The records of the pool, in no order.
     pub(crate) fn records(&self) -> Result<Vec<PoolRecord>, MetaError> {
-        let transaction = self.0.begin_read().map_err(failed("reading"))?;
+        let transaction = self.database.begin_read().map_err(failed("reading"))?;
         let table = transaction.open_table(RECORDS).map_err(failed("reading"))?;
         let rows = table.iter().map_err(failed("reading"))?;
         rows.map(|row| {
@@ -154,7 +168,7 @@ impl Meta {
 
     /// Makes these the records of the pool.
     pub(crate) fn set_records<'a>(&self, records: impl Iterator<Item = &'a PoolRecord>) -> Result<(), MetaError> {
-        let transaction = self.0.begin_write().map_err(failed("writing"))?;
+        let transaction = self.database.begin_write().map_err(failed("writing"))?;
         transaction.delete_table(RECORDS).map_err(failed("writing"))?;
         {
             let mut table = transaction.open_table(RECORDS).map_err(failed("writing"))?;
@@ -174,7 +188,7 @@ impl Meta {
         secret_hash: Hash,
         change: impl FnOnce(&mut Option<Invite>) -> R,
     ) -> Result<R, MetaError> {
-        let transaction = self.0.begin_write().map_err(failed("writing"))?;
+        let transaction = self.database.begin_write().map_err(failed("writing"))?;
         let result = {
             let mut table = transaction.open_table(INVITES).map_err(failed("writing"))?;
             let key = &secret_hash.as_bytes()[..];
@@ -195,7 +209,7 @@ impl Meta {
 
     /// Versions that were begun and have no name, and when they were last written of.
     pub(crate) fn uploads(&self) -> Result<Vec<(FileId, Timestamp)>, MetaError> {
-        let transaction = self.0.begin_read().map_err(failed("reading"))?;
+        let transaction = self.database.begin_read().map_err(failed("reading"))?;
         let table = match transaction.open_table(UPLOADS) {
             Ok(table) => table,
             Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
@@ -212,7 +226,7 @@ impl Meta {
 
     /// Reads the tables of spaces.
     pub(crate) fn read(&self) -> Result<ReadKv, MetaError> {
-        let transaction = self.0.begin_read().map_err(failed("reading"))?;
+        let transaction = self.database.begin_read().map_err(failed("reading"))?;
         let open = |table| transaction.open_table(space_table(table)).map_err(failed("reading"));
         let tables = Table::ALL.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
         let dedup = transaction.open_table(DEDUP).map_err(failed("reading"))?;
@@ -224,7 +238,7 @@ impl Meta {
         &self,
         change: impl FnOnce(&mut WriteKv<'_>) -> Result<R, E>,
     ) -> Result<R, E> {
-        let transaction = self.0.begin_write().map_err(failed("writing"))?;
+        let transaction = self.database.begin_write().map_err(failed("writing"))?;
         let result = {
             let open = |table| transaction.open_table(space_table(table)).map_err(failed("writing"));
             let tables = Table::ALL.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;

@@ -97,8 +97,14 @@ impl Node {
         let shared = &self.shared;
         let now = shared.now();
         let mut health = shared.health(now);
-        let (mut nodes, peers, domains) =
-            shared.with_control(|control| (control.nodes(now), control.live_peers(), control.eligible_domains(now)));
+        let (mut nodes, peers, domains, expected) = shared.with_control(|control| {
+            (
+                control.nodes(now),
+                control.live_peers(),
+                control.eligible_domains(now),
+                control.expected_domains(now, false),
+            )
+        });
         let asked = peers.into_iter().map(|peer| async move {
             match tokio::time::timeout(HEALTH_TIMEOUT, shared.ask(peer, &PoolRequest::Health)).await {
                 Ok(Ok(PoolReply::Health(health))) => Ok(health),
@@ -116,7 +122,7 @@ impl Node {
         if let Some(own) = nodes.iter_mut().find(|node| node.id == shared.me()) {
             own.used = shared.store.stats().on_disk;
         }
-        let default = default_survive(domains);
+        let default = default_survive(expected).min(survivable(domains));
         let geometry = geometry(domains, default)?;
         let (unreadable_files, unreadable_paths) = shared.watch.lock().expect("never poisoned").files(shared.space);
         let facts = Facts {
@@ -278,6 +284,7 @@ impl Node {
         Ok(LeaveProgress {
             shards_left: if unsure { left.max(shards) } else { left },
             shards_total: shards,
+            is_leaving: self.shared.leaving.load(Ordering::Relaxed),
         })
     }
 
@@ -300,7 +307,11 @@ impl Node {
     }
 
     /// Ends this node's membership, whatever it still holds: that is lost to the pool. [`Node::leave_progress`] tells.
+    /// It must have been said before that it leaves, and not been taken back.
     pub async fn part(&self) -> Result<(), NodeError> {
+        if !self.shared.leaving.load(Ordering::Relaxed) {
+            return Err(NodeError::NotLeaving);
+        }
         self.shared.parting.store(true, Ordering::Relaxed);
         self.end_membership(self.shared.me()).await;
         Ok(())

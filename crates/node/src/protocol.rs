@@ -83,6 +83,8 @@ pub(crate) enum PoolRequest {
     },
     /// Which shards of these does the other hold?
     Locate { stripes: Vec<StripeId> },
+    /// For which space are shards of these held?
+    Spaces { stripes: Vec<StripeId> },
     /// Entries to be kept, in the order of each device's log.
     Append { space: SpaceId, entries: Vec<ByteBuf> },
     /// How far are the logs of this space known there?
@@ -116,6 +118,8 @@ pub(crate) enum PoolReply {
     OtherView,
     /// To `Locate`: for each stripe the shards held.
     Located(Vec<Vec<u8>>),
+    /// To `Spaces`: for each stripe, if one is held.
+    Spaces(Vec<Option<SpaceId>>),
     Frontier(Vec<(NodeId, Position)>),
     Entries(Vec<ByteBuf>),
     /// To `Liveness`: what the logs known there say of each.
@@ -179,7 +183,7 @@ pub(crate) enum ShardReply {
     Failed(String),
 }
 
-/// Stripes that one `Locate`, `Liveness`, `Released` or `Survival` names at most, and shards that one page of a report does.
+/// Stripes that one `Locate`, `Spaces`, `Liveness`, `Released` or `Survival` names at most, and shards that one page of a report does.
 pub(crate) const BATCH_MAX: usize = 4096;
 
 pub(crate) fn encode<T: Serialize>(value: &T) -> Message {
@@ -252,6 +256,7 @@ mod tests {
             },
             PoolRequest::Health,
             PoolRequest::Survival { stripes: vec![stripe] },
+            PoolRequest::Spaces { stripes: vec![stripe] },
             PoolRequest::Probe,
         ];
         for request in requests {
@@ -278,6 +283,7 @@ mod tests {
             PoolReply::Differs,
             PoolReply::OtherView,
             PoolReply::Located(vec![vec![0, 3]]),
+            PoolReply::Spaces(vec![None, Some(space)]),
             PoolReply::Frontier(vec![(device, position)]),
             PoolReply::Entries(vec![ByteBuf::from(vec![1])]),
             PoolReply::Liveness(vec![PinState::default()]),

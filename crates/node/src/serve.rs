@@ -217,6 +217,9 @@ async fn pool(shared: &Arc<Shared>, peer: NodeId, request: PoolRequest) -> PoolR
             };
             PoolReply::Located(Shared::blocking(find).await)
         }
+        PoolRequest::Spaces { stripes } if stripes.len() <= BATCH_MAX => {
+            PoolReply::Spaces(sweep::local_spaces(shared, stripes).await)
+        }
         PoolRequest::Append { space, entries } => match names::take_entries(shared, space, entries).await {
             Ok(_) => PoolReply::Done,
             Err(error) => PoolReply::Failed(error.to_string()),
@@ -253,6 +256,7 @@ async fn pool(shared: &Arc<Shared>, peer: NodeId, request: PoolRequest) -> PoolR
             now: shared.now(),
         },
         PoolRequest::Locate { .. }
+        | PoolRequest::Spaces { .. }
         | PoolRequest::Liveness { .. }
         | PoolRequest::Released { .. }
         | PoolRequest::Survival { .. } => PoolReply::Failed(format!("more than {BATCH_MAX} stripes in one request")),

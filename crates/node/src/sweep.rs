@@ -131,9 +131,19 @@ async fn free(shared: &Arc<Shared>, space: SpaceId, held: Vec<(ShardId, Timestam
     driver::compact(shared).await;
 }
 
+/// The spaces that shards of these stripes are held here for.
+pub(crate) async fn local_spaces(shared: &Arc<Shared>, stripes: Vec<StripeId>) -> Vec<Option<SpaceId>> {
+    let store = shared.store.clone();
+    let space_of = move |stripe| {
+        let index = *store.indexes_of(stripe).ok()?.first()?;
+        Some(store.entry(&ShardId { stripe, index }).ok()??.space)
+    };
+    Shared::blocking(move || stripes.into_iter().map(space_of).collect()).await
+}
+
 /// What the logs say, as the custodians that answer know them together: one that is behind takes nothing away. `None` when
 /// none answers: nothing is freed then.
-async fn liveness(shared: &Arc<Shared>, space: SpaceId, stripes: &[StripeId]) -> Option<Vec<Liveness>> {
+pub(crate) async fn liveness(shared: &Arc<Shared>, space: SpaceId, stripes: &[StripeId]) -> Option<Vec<Liveness>> {
     let view = shared.with_control(|control| control.view().clone());
     let mut states: Option<Vec<PinState>> = None;
     for node in custodians(space, &view) {

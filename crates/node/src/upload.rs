@@ -89,20 +89,23 @@ impl std::fmt::Debug for Upload {
 impl Upload {
     /// For a person, who hears at once what cannot be.
     pub(crate) fn begin(shared: Arc<Shared>, options: PutOptions) -> Result<Self, NodeError> {
-        let upload = Self::new(shared, options)?;
-        if options.strict {
-            refuse_degraded(&upload.shared, upload.geometry)?;
+        if !shared.meta.has_room() {
+            let home = shared.home.path().to_owned();
+            return Err(NodeError::DiskFull { home });
         }
-        Ok(upload)
+        if options.strict {
+            refuse_degraded(&shared, options)?;
+        }
+        let geometry = geometry_now(&shared, options)?;
+        Ok(Self::new(shared, options, geometry))
     }
 
-    /// For pieces that are coded as the caller says.
-    fn new(shared: Arc<Shared>, options: PutOptions) -> Result<Self, NodeError> {
-        let geometry = geometry_now(&shared, options)?;
+    /// For pieces that are coded in this way.
+    fn new(shared: Arc<Shared>, options: PutOptions, geometry: Geometry) -> Self {
         let now = shared.now();
-        let usual = || default_survive(shared.with_control(|control| control.usual_domains(now)));
+        let usual = || default_survive(shared.with_control(|control| control.expected_domains(now, true)));
         let wanted = options.survive.unwrap_or_else(usual);
-        Ok(Self {
+        Self {
             shared,
             options,
             geometry,
@@ -119,7 +122,7 @@ impl Upload {
                 wanted,
                 ..PutReport::default()
             },
-        })
+        }
     }
 
     /// What was done so far.

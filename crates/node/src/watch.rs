@@ -4,18 +4,19 @@
 //! through its pins, asks the stewards about each stripe, and everybody about those that no steward knows.
 
 use crate::{
-    control::Watcher,
+    control::{Event, Watcher},
     error::NodeError,
     files::Files,
     names,
     protocol::{BATCH_MAX, PoolReply, PoolRequest, Survival},
     shared::Shared,
+    sweep,
 };
 use potluck_placement::steward;
 use potluck_spaces::{Liveness, Path, Pins, Tree, TreeError};
 use potluck_types::{NodeId, SpaceId, StripeId, Timestamp};
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -108,6 +109,7 @@ pub(crate) async fn look(shared: &Arc<Shared>) {
         }
         watch.due = false;
     }
+    name_unreadable(shared).await;
     let found = match round(shared).await {
         Ok(found) => found,
         Err(reason) => {
@@ -119,6 +121,56 @@ pub(crate) async fn look(shared: &Arc<Shared>) {
     let mut watch = shared.watch.lock().expect("never poisoned");
     watch.last = Some((begun, shared.now().since(begun)));
     watch.missing = found;
+}
+
+/// Tells the core which of the stripes that cannot be read are no file's: given up, or left by an upload that was cut off before any log named them.
+async fn name_unreadable(shared: &Arc<Shared>) {
+    let now = shared.now();
+    let unreadable = shared.with_control(|control| control.unreadable(now, BATCH_MAX));
+    let (mut dead, mut unnamed) = (Vec::new(), HashSet::new());
+    for (space, stripes) in by_space(shared, unreadable).await {
+        let Some(verdicts) = sweep::liveness(shared, space, &stripes).await else {
+            continue;
+        };
+        for (stripe, liveness) in stripes.into_iter().zip(verdicts) {
+            match liveness {
+                Liveness::Live => {}
+                Liveness::Dead => dead.push(stripe),
+                Liveness::Unknown => _ = unnamed.insert(stripe),
+            }
+        }
+    }
+    shared.tell(Event::GivenUp(dead));
+    shared.tell(Event::Unnamed(unnamed));
+}
+
+/// Stripes by the space that holders say they are of; not those of which no holder is here.
+async fn by_space(shared: &Arc<Shared>, stripes: Vec<StripeId>) -> BTreeMap<SpaceId, Vec<StripeId>> {
+    let (mut sorted, mut left) = (BTreeMap::<_, Vec<_>>::new(), stripes);
+    let mut sort = |stripes: Vec<StripeId>, spaces: Vec<Option<SpaceId>>| {
+        let mut left = Vec::new();
+        for (stripe, space) in stripes.into_iter().zip(spaces) {
+            match space {
+                Some(space) => sorted.entry(space).or_default().push(stripe),
+                None => left.push(stripe),
+            }
+        }
+        left
+    };
+    let here = sweep::local_spaces(shared, left.clone()).await;
+    left = sort(left, here);
+    for peer in shared.with_control(|control| control.live_peers()) {
+        if left.is_empty() {
+            break;
+        }
+        let request = PoolRequest::Spaces { stripes: left.clone() };
+        if let Ok(PoolReply::Spaces(spaces)) = shared.ask(peer, &request).await
+            && spaces.len() == left.len()
+        {
+            left = sort(left, spaces);
+        }
+    }
+    sorted
 }
 
 async fn round(shared: &Arc<Shared>) -> Result<BTreeMap<SpaceId, Missing>, String> {

@@ -8,7 +8,7 @@ use common::{Member, Pool, bytes, config, eventually, put, within};
 use potluck_node::{
     FileMeta, HomeError, InviteOptions, JoinError, Node, NodeError, PutOptions, Refusal, ShardsError, StartError,
 };
-use potluck_types::Timestamp;
+use potluck_types::{Clock, SystemClock, Timestamp};
 use std::time::Duration;
 
 const GRACE: Duration = Duration::from_secs(3600);
@@ -521,9 +521,22 @@ async fn a_write_while_one_of_three_is_away_survives_a_loss_all_the_same() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_written_alone_is_said_to_survive_nothing_until_others_are_back() {
-    let mut pool = Pool::of(2, GRACE).await;
+    for grace in [GRACE, Duration::from_secs(2)] {
+        written_alone(grace).await;
+    }
+}
+
+/// The other is away for less than the grace period, or for more.
+async fn written_alone(grace: Duration) {
+    let mut pool = Pool::of(2, grace).await;
     pool.kill(1).await;
     pool.are_away(0, 1).await;
+    eventually("the grace period is over, if it is short", || async {
+        let nodes = pool.node(0).status().await.unwrap().nodes;
+        let since = nodes.iter().find_map(|info| info.away_since).unwrap();
+        grace == GRACE || SystemClock.now().since(since) > grace
+    })
+    .await;
     let (content, tiny) = (bytes(14, 3_000_000), bytes(15, 100));
     let report = pool.put(0, "/file", &content).await;
     assert_eq!((report.survives, report.wanted), (0, 1));
@@ -582,6 +595,13 @@ async fn a_node_that_was_forgotten_learns_of_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_home_whose_node_has_left_does_not_start_again() {
     let mut pool = Pool::of(2, GRACE).await;
+    assert!(matches!(pool.node(1).part().await, Err(NodeError::NotLeaving)));
+    pool.node(1).leave().await.unwrap();
+    assert!(pool.node(1).leave_progress().await.unwrap().is_leaving);
+    pool.node(1).stay();
+    assert!(!pool.node(1).leave_progress().await.unwrap().is_leaving);
+    assert!(matches!(pool.node(1).part().await, Err(NodeError::NotLeaving)));
+    pool.node(1).leave().await.unwrap();
     pool.node(1).part().await.unwrap();
     pool.kill(1).await;
     let config = config(&pool.members[1].home, GRACE);

@@ -4,7 +4,7 @@ use potluck_types::{Geometry, limits};
 
 /// Why a pool cannot give what was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the pool has {domains} machines or zones here: that survives the loss of {possible}, not of {asked}")]
+#[error("what is here (machines and zones: {domains}) survives the loss of {possible}, not of {asked}")]
 pub struct GeometryError {
     /// Losses that were to be survived.
     pub asked: u8,

@@ -230,7 +230,7 @@ impl From<NodeError> for Complaint {
                 Self::new(Kind::NotFound, message).hint("`potluck ls home:` shows what there is")
             }
             NodeError::Tree(TreeError::IsADirectory(_)) => {
-                Self::failed(message).hint("`get` fetches a directory, `rm -r` removes one; a file cannot take its name: rename one of them, or use another place")
+                Self::failed(message).hint("`get PLACE FOLDER` fetches a directory, `rm -r` removes one; a file cannot take its name: rename one of them, or use another place")
             }
             NodeError::Tree(TreeError::Exists(_)) => Self::failed(message).hint("remove or rename that one first"),
             NodeError::Shards(ShardsError::TooFewDomains { .. }) => Self::new(Kind::Unreachable, message)
@@ -253,6 +253,9 @@ impl From<NodeError> for Complaint {
             NodeError::Behind { .. } => Self::new(Kind::Unreachable, message)
                 .hint("without it nobody can say what no file uses; nothing was freed; try again in a moment"),
             NodeError::NotYours(_) => Self::new(Kind::Refused, message).hint("only its own person can take it out of the pool"),
+            NodeError::NotLeaving => Self::new(Kind::Refused, message).hint("`potluck leave` begins again"),
+            NodeError::DiskFull { .. } => Self::failed(message)
+                .hint("make room on it, or remove files of the pool: `potluck rm` works on a full disk too"),
             NodeError::ForgetSelf => Self::usage(message).hint("`potluck leave` moves its data to the others first"),
             NodeError::Kit(error) => error.into(),
             NodeError::Stopping => Self::new(Kind::NoDaemon, message).hint("start it again: `potluck up --detach`"),

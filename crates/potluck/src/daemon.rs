@@ -84,7 +84,7 @@ pub(crate) fn run(home: &Path, run: &Run, entrance: Entrance, terminal: Terminal
 }
 
 /// One that runs is told of at once, also when it hangs. One that is about to end answers no more, and its home is waited for.
-fn refuse_running(home: &Path) -> Result<(), Complaint> {
+pub(crate) fn refuse_running(home: &Path) -> Result<(), Complaint> {
     match client::call::<About>(home, &Request::About) {
         Ok(about) => Err(Complaint::new(
             Kind::Refused,

@@ -12,12 +12,13 @@ use std::{
 };
 
 /// All that a node makes in its home; while it is written a file may end in `.new`.
-const OURS: [&str; 10] = [
+const OURS: [&str; 11] = [
     "api.path",
     "api.sock",
     "config.toml",
     "log",
     "meta.redb",
+    "meta.reserve",
     "node.key",
     "pool",
     "store",

@@ -89,17 +89,15 @@ impl Control {
         self.present_view(now).eligible_domains(now, self.grace)
     }
 
-    /// As [`Control::eligible_domains`] if nobody were about to leave.
-    pub(crate) fn usual_domains(&self, now: Timestamp) -> usize {
+    /// The failure domains by which it goes how much data is to survive: also of those that are away for longer than the grace period, and may come back;
+    /// and of those that are about to leave, if they are asked for.
+    pub(crate) fn expected_domains(&self, now: Timestamp, with_leaving: bool) -> usize {
         let mut view = self.present_view(now);
-        for facts in view
-            .nodes
-            .values_mut()
-            .filter(|facts| facts.presence == Presence::Leaving)
-        {
+        let all = view.nodes.values_mut();
+        for facts in all.filter(|facts| with_leaving && facts.presence == Presence::Leaving) {
             facts.presence = Presence::Live;
         }
-        view.eligible_domains(now, self.grace)
+        view.eligible_domains(now, self.gone_after())
     }
 
     /// The failure domains that can be given something this moment.
@@ -200,6 +198,16 @@ impl Control {
         self.may_mend(now).then(|| stripes.iter().map(survival).collect())
     }
 
+    /// Stripes that this node looks after and that cannot be read, so many at most.
+    pub(crate) fn unreadable(&self, now: Timestamp, limit: usize) -> Vec<StripeId> {
+        let present = self.present_view(now);
+        let stripes = self.planner.stripes().map(|(stripe, _)| stripe);
+        stripes
+            .filter(|stripe| matches!(self.planner.survives(*stripe, &present), Some(None)))
+            .take(limit)
+            .collect()
+    }
+
     /// Members that are connected now.
     pub(crate) fn live_peers(&self) -> Vec<NodeId> {
         let up = self.links.iter().filter(|(_, link)| matches!(link, Link::Up));
@@ -222,6 +230,14 @@ impl Control {
     pub(crate) fn health(&mut self, now: Timestamp) -> HealthInfo {
         let present = self.present_view(now);
         let mut summary = self.planner.summary(now, &self.view, &present);
+        // What an upload left that was cut off is freed after a day; until then it is no loss to anybody.
+        let is_unreadable = |stripe: &&StripeId| matches!(self.planner.survives(**stripe, &present), Some(None));
+        let unnamed = self.unnamed.iter().filter(is_unreadable).count() as u64;
+        summary.unreadable = summary.unreadable.saturating_sub(unnamed);
+        if let Some(waiting) = summary.waiting.get_mut(&Cause::TooFewShards) {
+            *waiting = waiting.saturating_sub(unnamed);
+        }
+        summary.waiting.retain(|_, count| *count > 0);
         // Until who has vanished is planned without, others look after its stripes, and have not heard of all their shards.
         let is_gathering = !self.may_mend(now) || self.is_behind || who(&present) != who(&self.view);
         if is_gathering {

@@ -52,7 +52,13 @@ impl Parts {
         let home = Home::take_within(&config.home, LOCK_PATIENCE).await?;
         let node_key = home.node_key(&SystemEntropy)?;
         home.refuse_missing(&home.meta_path())?;
-        let meta = Meta::open(&home.meta_path())?;
+        let meta = Meta::open(&home.meta_path(), home.meta_reserve_path()).map_err(|error| match error.action {
+            "opening" => StartError::Home(HomeError::Damaged {
+                file: home.meta_path(),
+                reason: error.source.to_string(),
+            }),
+            _ => error.into(),
+        })?;
         let network = NetworkConfig {
             listen: listen.clone(),
             mdns: config.mdns,
@@ -290,10 +296,10 @@ fn load_roster(meta: &Meta) -> Result<Option<Roster>, StartError> {
 fn refuse_occupied(parts: &Parts) -> Result<(), StartError> {
     match load_roster(&parts.meta)? {
         Some(roster) => {
-            let pool = roster.pool_name().to_owned();
-            Err(HomeError::Occupied {
-                home: parts.home.path().to_owned(),
-                pool,
+            let (home, pool) = (parts.home.path().to_owned(), roster.pool_name().to_owned());
+            Err(match roster.user_of(parts.node_key.node_id()) {
+                Some(_) => HomeError::Occupied { home, pool },
+                None => HomeError::Left { home, pool },
             }
             .into())
         }

@@ -51,8 +51,19 @@ pub(super) fn building(error: impl std::fmt::Display) -> NodeError {
 /// they are back.
 pub(super) fn geometry_now(shared: &Shared, options: PutOptions) -> Result<Geometry, GeometryError> {
     let now = shared.now();
-    let (domains, here) = shared.with_control(|control| (control.eligible_domains(now), control.domains_here(now)));
-    let survive = options.survive.unwrap_or_else(|| default_survive(domains));
+    let (expected, domains, here) = shared.with_control(|control| {
+        (
+            control.expected_domains(now, false),
+            control.eligible_domains(now),
+            control.domains_here(now),
+        )
+    });
+    // What is usual is promised also while some are away, as far as it goes without them; what was asked for, or is to be strict, without a but.
+    let survive = match options.survive {
+        Some(asked) => asked,
+        None if options.strict => default_survive(expected),
+        None => default_survive(expected).min(survivable(domains)),
+    };
     let wanted = potluck_placement::geometry(domains, survive)?;
     if options.strict || here >= usize::from(wanted.k() + wanted.m().min(1)) {
         Ok(wanted)
@@ -61,18 +72,27 @@ pub(super) fn geometry_now(shared: &Shared, options: PutOptions) -> Result<Geome
     }
 }
 
-/// Refuses to begin what a strict upload would fail at.
-pub(super) fn refuse_degraded(shared: &Shared, geometry: Geometry) -> Result<(), ShardsError> {
-    let (now, wanted) = (shared.now(), geometry.n());
-    let here = shared.with_control(|control| control.domains_here(now));
-    if here >= wanted.into() {
+/// Refuses to begin what a strict upload would fail at, or survives less than it is to.
+pub(super) fn refuse_degraded(shared: &Shared, options: PutOptions) -> Result<(), NodeError> {
+    let now = shared.now();
+    let (expected, domains, here) = shared.with_control(|control| {
+        (
+            control.expected_domains(now, false),
+            control.eligible_domains(now),
+            control.domains_here(now),
+        )
+    });
+    let survive = options.survive.unwrap_or_else(|| default_survive(expected));
+    let wanted = potluck_placement::geometry(expected, survive)?.n();
+    let fits = || Ok::<_, GeometryError>(here >= potluck_placement::geometry(domains, survive)?.n().into());
+    if survivable(here) >= survive && fits()? {
         return Ok(());
     }
-    Err(ShardsError::TooFewDomains {
-        stored: u8::try_from(here).expect("fewer than a stripe has shards"),
+    Err(NodeError::Shards(ShardsError::TooFewDomains {
+        stored: u8::try_from(here).unwrap_or(u8::MAX),
         wanted,
         reason: "no other machine is here and has room".to_owned(),
-    })
+    }))
 }
 
 pub(super) async fn store_piece(

@@ -103,7 +103,7 @@ async fn all(shared: &Arc<Shared>, domains: Domains) -> Result<bool, NodeError> 
         survive: None,
         strict: true,
     };
-    let mut upload = Upload::new(Arc::clone(shared), options)?;
+    let mut upload = Upload::new(Arc::clone(shared), options, geometry(domains.here, 0)?);
     let mut failed = false;
     let mut search = Search::new(shared, domains);
     set_left(shared, left);

@@ -120,6 +120,12 @@ fn drain(home: &Path, terminal: Terminal) -> Result<(), Complaint> {
     loop {
         let progress: LeaveProgress = client::call(home, &Request::LeaveProgress)?;
         let status: Status = client::call(home, &Request::Status)?;
+        if !progress.is_leaving {
+            return Err(Complaint::new(
+                Kind::Refused,
+                "this node stays: its departure was taken back",
+            ));
+        }
         let left = progress.shards_left;
         looks = if left == 0 { looks + 1 } else { 0 };
         if looks >= LEAVE_LOOKS {
