@@ -16,6 +16,7 @@ struct Dial {
     waiting: Vec<Dialled>,
     others: Vec<Multiaddr>,
     attempts: Vec<ConnectionId>,
+    is_resolved: bool,
     is_wide: bool,
     reasons: Vec<String>,
 }
@@ -48,13 +49,15 @@ impl Dials {
         let (first, others) = addresses.into_iter().partition(is_tcp);
         if let Some(dial) = self.0.get_mut(&peer) {
             dial.others = others;
+            dial.is_resolved = true;
         }
         first
     }
 
     /// The addresses to try next, beside what the routing table knows: once.
     pub(crate) fn widen(&mut self, peer: PeerId) -> Option<Vec<Multiaddr>> {
-        let dial = self.0.get_mut(&peer).filter(|dial| !dial.is_wide)?;
+        // The news that one is late may be of a dial before this one.
+        let dial = self.0.get_mut(&peer).filter(|dial| dial.is_resolved && !dial.is_wide)?;
         dial.is_wide = true;
         Some(std::mem::take(&mut dial.others))
     }

@@ -23,7 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 /// How long an answer may take to begin: a disk may have to wake up, and to sync. A process that is stopped looks the same from outside.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a goodbye may take.
-const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
+pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What the network tells the node.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -278,7 +278,7 @@ impl Endpoint {
                 let _ = closed.await;
             }
         };
-        let _ = tokio::time::timeout(CLOSE_TIMEOUT, closing).await;
+        let _ = tokio::time::timeout(2 * CLOSE_TIMEOUT, closing).await;
     }
 
     /// Sends a request to a connected node and waits for the answer.

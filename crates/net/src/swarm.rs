@@ -5,7 +5,7 @@ use crate::{
     address::{is_tcp, node_id, peer_id},
     bulk,
     dials::{Dials, Next},
-    endpoint::{Command, ConnectError, Endpoint, Event, Inbox, Shared},
+    endpoint::{CLOSE_TIMEOUT, Command, ConnectError, Endpoint, Event, Inbox, Shared},
     serve::{self, Incoming},
     substreams::{self, Inbound, Placed},
 };
@@ -294,9 +294,12 @@ impl Driver {
         for peer in peers {
             let _ = self.swarm.disconnect_peer_id(peer);
         }
-        while self.swarm.connected_peers().next().is_some() {
-            self.swarm.next().await;
-        }
+        let ended = async {
+            while self.swarm.connected_peers().next().is_some() {
+                self.swarm.next().await;
+            }
+        };
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, ended).await;
     }
 
     fn on_command(&mut self, command: Command) {

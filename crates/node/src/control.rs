@@ -34,6 +34,10 @@ const CERTAINTY: Duration = Duration::from_secs(10);
 /// An absence longer than this is remembered over a restart. What was remembered counts once the node has run for as long: by then who is there is
 /// connected.
 const ABSENCE_NOTED: Duration = Duration::from_secs(60);
+/// How often it is noted that they still are.
+const ABSENCE_INTERVAL: Duration = Duration::from_secs(600);
+/// How long a holder may know of a change before this node does.
+const BEHIND_MAX: Duration = Duration::from_secs(15);
 /// How long after a change of the view the checks begin: changes come in bursts.
 const CHECK_DELAY: Duration = Duration::from_millis(500);
 
@@ -154,6 +158,8 @@ pub(crate) type Absences = BTreeMap<NodeId, Timestamp>;
 pub(crate) struct Remembered {
     pub(crate) layouts: Layouts,
     pub(crate) absences: Absences,
+    /// When that was so.
+    pub(crate) noted_at: Timestamp,
 }
 
 /// See the module.
@@ -166,15 +172,16 @@ pub(crate) struct Control {
     view: View,
     layouts: Layouts,
     absences: Absences,
+    noted_at: Timestamp,
     started: Timestamp,
     check_at: Option<Timestamp>,
     checked_at: Timestamp,
     /// Holders that have reported in full since the view last changed. Before all have, a shard that nobody reported is not known to be
     /// missing.
     confirmed: HashSet<NodeId>,
-    /// Whether a holder has reported what another node looks after as this one sees it: it may know already who is not here any more, and the
+    /// Since when a holder reports what another node looks after as this one sees it: it may know already who is not here any more, and the
     /// other holders have not reported it yet.
-    is_behind: bool,
+    behind_since: Option<Timestamp>,
     /// Stripes that are nobody's loss.
     unnamed: HashSet<StripeId>,
     view_changed_at: Timestamp,
@@ -185,7 +192,16 @@ pub(crate) struct Control {
 
 impl Control {
     pub(crate) fn new(me: NodeId, roster: Roster, remembered: Remembered, grace: Duration, now: Timestamp) -> Self {
-        let Remembered { layouts, absences } = remembered;
+        let Remembered {
+            layouts,
+            mut absences,
+            noted_at,
+        } = remembered;
+        // While this node was away itself, it cannot say who else was.
+        for since in absences.values_mut() {
+            let away = u64::try_from(noted_at.since(*since).as_millis()).unwrap_or(0);
+            *since = Timestamp::from_millis(now.as_millis().saturating_sub(away));
+        }
         let usual = PlannerOptions::default();
         let planner = Planner::new(PlannerOptions {
             grace,
@@ -201,11 +217,12 @@ impl Control {
             view: View::default(),
             layouts,
             absences,
+            noted_at: now,
             started: now,
             check_at: Some(now + CHECK_DELAY),
             checked_at: now,
             confirmed: HashSet::new(),
-            is_behind: false,
+            behind_since: None,
             unnamed: HashSet::new(),
             view_changed_at: now,
             repair_read: 0,
@@ -348,8 +365,9 @@ impl Control {
         }
     }
 
-    pub(crate) fn absences(&self) -> &Absences {
-        &self.absences
+    /// Who has been away for long, and when that was so.
+    pub(crate) fn absences(&self) -> (&Absences, Timestamp) {
+        (&self.absences, self.noted_at)
     }
 
     /// Notes who has been away for long; whether that is news.
@@ -361,8 +379,12 @@ impl Control {
             _ => None,
         };
         let absences: Absences = self.links.iter().filter_map(long_away).collect();
-        let is_news = absences != self.absences;
+        let is_old = !absences.is_empty() && now.since(self.noted_at) >= ABSENCE_INTERVAL;
+        let is_news = is_old || absences != self.absences;
         self.absences = absences;
+        if is_news {
+            self.noted_at = now;
+        }
         is_news
     }
 
@@ -426,6 +448,7 @@ impl Control {
             if who(&view) != who(&self.view) {
                 self.check_at = Some(now + CHECK_DELAY);
                 self.confirmed.clear();
+                self.behind_since = None;
                 self.view_changed_at = now;
             }
             self.view = view;
@@ -485,7 +508,6 @@ impl Control {
 
     /// Gives up what another node looks after.
     fn hand_over(&mut self) {
-        self.is_behind = false;
         let elsewhere: Vec<_> = self
             .planner
             .stripes()
@@ -531,7 +553,9 @@ impl Control {
         } in shards
         {
             // A holder whose view is ahead of ours may know sooner that the stripe is ours: it is kept until the next hand-over.
-            self.is_behind |= steward(shard.stripe, &self.view) != Some(self.me);
+            if self.behind_since.is_none() && steward(shard.stripe, &self.view) != Some(self.me) {
+                self.behind_since = Some(now);
+            }
             self.planner.report(now, from, shard, geometry, shard_len, is_new);
         }
         for shard in gone {

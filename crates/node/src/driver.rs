@@ -204,8 +204,11 @@ impl Shared {
     async fn save_absences(self: &Arc<Self>) {
         let task = Arc::clone(self);
         let saved = Self::blocking(move || {
-            let absences = task.with_control(|control| control.absences().clone());
-            task.meta.set_absences(&absences)
+            let (absences, noted_at) = task.with_control(|control| {
+                let (absences, noted_at) = control.absences();
+                (absences.clone(), noted_at)
+            });
+            task.meta.set_absences(&absences, noted_at)
         });
         if let Err(error) = saved.await {
             tracing::error!(%error, "who is away could not be kept");

@@ -137,17 +137,18 @@ impl Meta {
 
     /// What the node knew of the pool when it ended.
     pub(crate) fn remembered(&self) -> Result<Remembered, MetaError> {
-        let absences: Vec<(NodeId, Timestamp)> = self.setting("absences")?.unwrap_or_default();
+        let (noted_at, absences): (Timestamp, Vec<(NodeId, Timestamp)>) = self.setting("absences")?.unwrap_or_default();
         Ok(Remembered {
             layouts: self.setting("layouts")?.unwrap_or_default(),
             absences: absences.into_iter().collect(),
+            noted_at,
         })
     }
 
-    pub(crate) fn set_absences(&self, absences: &Absences) -> Result<(), MetaError> {
+    pub(crate) fn set_absences(&self, absences: &Absences, noted_at: Timestamp) -> Result<(), MetaError> {
         // Keys of maps are text in this encoding.
         let pairs: Vec<(NodeId, Timestamp)> = absences.iter().map(|(node, since)| (*node, *since)).collect();
-        self.set_setting("absences", &pairs)
+        self.set_setting("absences", &(noted_at, pairs))
     }
 
     pub(crate) fn set_layouts(&self, layouts: &Layouts) -> Result<(), MetaError> {

@@ -160,6 +160,9 @@ pub(crate) async fn take_entries(
 ) -> Result<Vec<StripeId>, NodeError> {
     let task = Arc::clone(shared);
     Shared::blocking(move || {
+        if entries.iter().any(|bytes| pins_something(bytes)) {
+            task.refuse_when_full()?;
+        }
         task.meta.write(|kv| {
             let mut unpinned = Vec::new();
             for bytes in &entries {
@@ -182,6 +185,13 @@ pub(crate) async fn take_entries(
         })
     })
     .await
+}
+
+fn pins_something(entry: &[u8]) -> bool {
+    let entry = Signed::<Entry>::from_bytes(entry)
+        .ok()
+        .and_then(|signed| signed.open().ok());
+    entry.is_some_and(|entry| !entry.value().pins.is_empty())
 }
 
 /// How far this node knows the logs of a space.
@@ -338,10 +348,8 @@ pub(crate) async fn replicate(shared: &Arc<Shared>) -> Result<Option<u8>, NodeEr
     let stored = domains.len();
     // Who was here then and is not any more does not count: that is for them to take when they come back.
     let now = shared.present_view();
-    let others = now
-        .nodes
-        .keys()
-        .filter(|node| now.counts(**node) && now.domain(**node) != now.domain(shared.me()));
+    let is_other = |node: &&NodeId| now.takes(**node) && now.domain(**node) != now.domain(shared.me());
+    let others = now.nodes.keys().filter(is_other);
     if stored < wanted.min(2) && others.count() > 0 {
         return Err(NodeError::TooFewCustodians { stored, wanted });
     }

@@ -76,8 +76,8 @@ impl Node {
                 .shared
                 .with_control(|control| (control.roster.members().len(), control.live_peers().len()));
             let patience = match () {
-                () if peers + 1 < members => GATHER_TIME,
                 () if !self.shared.greetings.is_empty() => CATCH_UP_TIME,
+                () if peers + 1 < members => GATHER_TIME,
                 () => Duration::ZERO,
             };
             self.shared.started.elapsed() < patience

@@ -5,7 +5,7 @@ use crate::{
     claims::Claims,
     control::{Action, Control, Event},
     download::PieceCache,
-    error::MetaError,
+    error::{MetaError, NodeError},
     home::Home,
     meta::Meta,
     protocol::{self, PoolReply, PoolRequest, ShardReply, ShardRequest},
@@ -194,6 +194,15 @@ impl Shared {
             Ok(result) => result,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
+    }
+
+    /// What the disk has room for yet is kept for removals.
+    pub(crate) fn refuse_when_full(&self) -> Result<(), NodeError> {
+        if self.meta.has_room() {
+            return Ok(());
+        }
+        let home = self.home.path().to_owned();
+        Err(NodeError::DiskFull { home })
     }
 
     /// Reads the tables of spaces.

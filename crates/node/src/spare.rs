@@ -7,10 +7,7 @@ use std::{
     io::{self, Write},
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex},
 };
 
 /// What is set aside: thousands of removals.
@@ -20,7 +17,7 @@ const RESERVE_BYTES: usize = 4 << 20;
 #[derive(Debug)]
 pub(crate) struct Reserve {
     path: PathBuf,
-    is_there: AtomicBool,
+    is_there: Mutex<bool>,
 }
 
 impl Reserve {
@@ -29,7 +26,7 @@ impl Reserve {
         let is_there = fs::metadata(&path).is_ok_and(|found| found.len() == RESERVE_BYTES as u64);
         let reserve = Self {
             path,
-            is_there: AtomicBool::new(is_there),
+            is_there: Mutex::new(is_there),
         };
         reserve.restore();
         reserve
@@ -37,7 +34,8 @@ impl Reserve {
 
     /// Whether the room is set aside, after trying to when it was not.
     pub(crate) fn restore(&self) -> bool {
-        if self.is_there.load(Ordering::Acquire) {
+        let mut is_there = self.is_there.lock().expect("never poisoned");
+        if *is_there {
             return true;
         }
         let made = OpenOptions::new()
@@ -50,13 +48,14 @@ impl Reserve {
         if made.is_err() {
             let _ = fs::remove_file(&self.path);
         }
-        self.is_there.store(made.is_ok(), Ordering::Release);
-        made.is_ok()
+        *is_there = made.is_ok();
+        *is_there
     }
 
     /// Gives the room up; whether there was any.
     fn release(&self) -> bool {
-        self.is_there.swap(false, Ordering::AcqRel) && fs::remove_file(&self.path).is_ok()
+        let mut is_there = self.is_there.lock().expect("never poisoned");
+        std::mem::take(&mut *is_there) && fs::remove_file(&self.path).is_ok()
     }
 }
 
@@ -81,10 +80,14 @@ impl Spared {
 
     fn with_reserve(&self, write: impl Fn() -> io::Result<()>) -> io::Result<()> {
         match write() {
-            Err(error) if error.kind() == io::ErrorKind::StorageFull && self.reserve.release() => write(),
+            Err(error) if is_full(&error) && self.reserve.release() => write(),
             done => done,
         }
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 impl StorageBackend for Spared {
@@ -132,7 +135,7 @@ mod tests {
         let spared = Spared::open(&folder.path().join("data"), Arc::clone(&reserve)).unwrap();
         let full = || Err(io::Error::from(io::ErrorKind::StorageFull));
         let fits = || {
-            if reserve.is_there.load(Ordering::Acquire) {
+            if *reserve.is_there.lock().unwrap() {
                 full()
             } else {
                 Ok(())

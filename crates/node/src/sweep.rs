@@ -143,9 +143,18 @@ pub(crate) async fn local_spaces(shared: &Arc<Shared>, stripes: Vec<StripeId>) -
 
 /// What the logs say, as the custodians that answer know them together: one that is behind takes nothing away. `None` when
 /// none answers: nothing is freed then.
-pub(crate) async fn liveness(shared: &Arc<Shared>, space: SpaceId, stripes: &[StripeId]) -> Option<Vec<Liveness>> {
+async fn liveness(shared: &Arc<Shared>, space: SpaceId, stripes: &[StripeId]) -> Option<Vec<Liveness>> {
+    Some(verdicts(shared, space, stripes).await?.0)
+}
+
+/// As the custodians that answer know it, and whether all did: else what none of them knows may be known to another.
+pub(crate) async fn verdicts(
+    shared: &Arc<Shared>,
+    space: SpaceId,
+    stripes: &[StripeId],
+) -> Option<(Vec<Liveness>, bool)> {
     let view = shared.with_control(|control| control.view().clone());
-    let mut states: Option<Vec<PinState>> = None;
+    let (mut states, mut all): (Option<Vec<PinState>>, bool) = (None, true);
     for node in custodians(space, &view) {
         let answer = if node == shared.me() {
             local_liveness(shared, space, stripes.to_vec()).await
@@ -153,6 +162,7 @@ pub(crate) async fn liveness(shared: &Arc<Shared>, space: SpaceId, stripes: &[St
             remote_liveness(shared, node, space, stripes).await
         };
         let Some(answer) = answer.filter(|answer| answer.len() == stripes.len()) else {
+            all = false;
             continue;
         };
         states = Some(match states {
@@ -160,7 +170,7 @@ pub(crate) async fn liveness(shared: &Arc<Shared>, space: SpaceId, stripes: &[St
             Some(known) => known.into_iter().zip(answer).map(|(a, b)| a.merge(b)).collect(),
         });
     }
-    states.map(|states| states.into_iter().map(PinState::liveness).collect())
+    states.map(|states| (states.into_iter().map(PinState::liveness).collect(), all))
 }
 
 async fn remote_liveness(

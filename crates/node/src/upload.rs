@@ -89,10 +89,7 @@ impl std::fmt::Debug for Upload {
 impl Upload {
     /// For a person, who hears at once what cannot be.
     pub(crate) fn begin(shared: Arc<Shared>, options: PutOptions) -> Result<Self, NodeError> {
-        if !shared.meta.has_room() {
-            let home = shared.home.path().to_owned();
-            return Err(NodeError::DiskFull { home });
-        }
+        shared.refuse_when_full()?;
         if options.strict {
             refuse_degraded(&shared, options)?;
         }
@@ -504,6 +501,8 @@ impl Upload {
         if self.batch.is_empty() {
             return Ok(());
         }
+        let shared = Arc::clone(&self.shared);
+        Shared::blocking(move || shared.refuse_when_full()).await?;
         self.written_at = Instant::now();
         let batch = std::mem::take(&mut self.batch);
         let unpinned = names::write(&self.shared, batch).await?;

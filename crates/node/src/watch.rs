@@ -129,14 +129,14 @@ async fn name_unreadable(shared: &Arc<Shared>) {
     let unreadable = shared.with_control(|control| control.unreadable(now, BATCH_MAX));
     let (mut dead, mut unnamed) = (Vec::new(), HashSet::new());
     for (space, stripes) in by_space(shared, unreadable).await {
-        let Some(verdicts) = sweep::liveness(shared, space, &stripes).await else {
+        let Some((verdicts, all)) = sweep::verdicts(shared, space, &stripes).await else {
             continue;
         };
         for (stripe, liveness) in stripes.into_iter().zip(verdicts) {
             match liveness {
-                Liveness::Live => {}
                 Liveness::Dead => dead.push(stripe),
-                Liveness::Unknown => _ = unnamed.insert(stripe),
+                Liveness::Unknown if all => _ = unnamed.insert(stripe),
+                Liveness::Live | Liveness::Unknown => {}
             }
         }
     }

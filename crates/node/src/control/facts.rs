@@ -1,6 +1,6 @@
 //! What the core knows, for whoever reads, writes, codes anew, or asks on a person's behalf.
 
-use super::{CERTAINTY, Control, Link, who};
+use super::{BEHIND_MAX, CERTAINTY, Control, Link, who};
 use crate::{
     api::{HealthInfo, NodeInfo, NodeStatus},
     names::custodians,
@@ -238,8 +238,10 @@ impl Control {
             *waiting = waiting.saturating_sub(unnamed);
         }
         summary.waiting.retain(|_, count| *count > 0);
+        // Some never see the same nodes: that is no reason to wait for ever.
+        let is_behind = self.behind_since.is_some_and(|since| now.since(since) < BEHIND_MAX);
         // Until who has vanished is planned without, others look after its stripes, and have not heard of all their shards.
-        let is_gathering = !self.may_mend(now) || self.is_behind || who(&present) != who(&self.view);
+        let is_gathering = !self.may_mend(now) || is_behind || who(&present) != who(&self.view);
         if is_gathering {
             // Shards that nobody has reported yet are not known to be missing.
             summary.unreadable = 0;

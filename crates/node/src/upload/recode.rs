@@ -64,6 +64,9 @@ pub(crate) async fn look(shared: &Arc<Shared>) {
     if !is_due {
         return;
     }
+    if shared.refuse_when_full().is_err() {
+        return;
+    }
     let done = match all(shared, domains).await {
         Ok(done) => done,
         Err(error) => {
