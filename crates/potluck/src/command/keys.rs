@@ -3,6 +3,7 @@
 use crate::{
     cli::Passphrase,
     complaint::Complaint,
+    daemon,
     local::{client, message::Request},
     place::escape,
     terminal::{Terminal, count},
@@ -51,6 +52,7 @@ pub(super) fn backup(home: &Path, file: &Path, source: &Passphrase, terminal: Te
 
 /// Opens a recovery kit; gives the passphrase too, for whom it is passed on to.
 pub(super) fn open(
+    home: &Path,
     file: &Path,
     source: &Passphrase,
     terminal: Terminal,
@@ -66,6 +68,7 @@ pub(super) fn open(
     };
     // Before anybody types a passphrase for nothing.
     Kit::check(&bytes).map_err(wrong)?;
+    daemon::refuse_running(home)?;
     let passphrase = passphrase(source, false, terminal)?;
     let kit = Kit::decrypt(&bytes, &passphrase).map_err(wrong)?;
     terminal.note(&format!(

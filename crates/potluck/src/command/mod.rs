@@ -62,8 +62,7 @@ pub(crate) fn run(cli: Cli, terminal: Terminal) -> Result<(), Complaint> {
         Command::Forget { node, force } => pool::forget(&home()?, &node, force, terminal),
         Command::Keys(Keys::Backup { file, passphrase }) => keys::backup(&home()?, &file, &passphrase, terminal),
         Command::Keys(Keys::Restore { file, passphrase, run }) => {
-            daemon::refuse_running(&home()?)?;
-            let (kit, passphrase) = keys::open(&file, &passphrase, terminal)?;
+            let (kit, passphrase) = keys::open(&home()?, &file, &passphrase, terminal)?;
             let again = [
                 OsString::from("keys"),
                 OsString::from("restore"),
