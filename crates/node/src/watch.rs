@@ -1,7 +1,8 @@
 //! Whether all that the logs call live is there.
 //!
 //! Stewards know what holders report, so a stripe of which nobody holds a shard is known to no steward. Therefore one node for each space goes
-//! through its pins, asks the stewards about each stripe, and everybody about those that no steward knows.
+//! through its pins, asks the stewards about each stripe, and everybody about those that no steward knows. A steward asks the other way round: whether what
+//! cannot be read is any file's.
 
 use crate::{
     control::{Event, Watcher},
