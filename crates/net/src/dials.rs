@@ -86,16 +86,15 @@ impl Dials {
         }
     }
 
-    /// Tells all who asked; gives whether anybody did.
-    pub(crate) fn finish(&mut self, peer: PeerId, outcome: impl FnOnce(&[String]) -> Result<(), ConnectError>) -> bool {
+    /// Tells all who asked, given why attempts failed.
+    pub(crate) fn finish(&mut self, peer: PeerId, outcome: impl FnOnce(&[String]) -> Result<(), ConnectError>) {
         let Some(dial) = self.0.remove(&peer) else {
-            return false;
+            return;
         };
         let outcome = outcome(&dial.reasons);
         for done in dial.waiting {
             let _ = done.send(outcome.clone());
         }
-        true
     }
 }
 
@@ -124,12 +123,12 @@ mod tests {
         assert_eq!(dials.widen(peer), None);
         dials.began(peer, attempts[1]);
         assert_eq!(dials.failed(peer, attempts[1], Some("silent".into())), Next::GiveUp);
-        assert!(dials.finish(peer, |reasons| {
+        dials.finish(peer, |reasons| {
             assert_eq!(reasons, ["refused", "silent"]);
             Ok(())
-        }));
+        });
         assert!(outcome.try_recv().is_ok());
-        assert!(!dials.finish(peer, |_| Ok(())), "nobody asks any more");
+        dials.finish(peer, |_| panic!("nobody asks any more"));
         assert_eq!(dials.failed(peer, attempts[1], Some("late".into())), Next::Wait);
     }
 

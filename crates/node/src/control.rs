@@ -5,7 +5,7 @@
 
 mod facts;
 
-pub(crate) use facts::{Domains, Watcher};
+pub(crate) use facts::{AtHand, Domains, Watcher};
 
 use crate::{
     error::RecordError,

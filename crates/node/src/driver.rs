@@ -3,6 +3,7 @@
 use crate::{
     collect::{self, ABANDONED_AFTER},
     control::{Action, Check, Event, ReportSum},
+    error::MetaError,
     names,
     protocol::{self, BATCH_MAX, Credential, JoinReply, JoinRequest, PoolReply, PoolRequest, Reported},
     records::{NodeState, PoolRecord, VERSION, sign},
@@ -179,39 +180,43 @@ impl Shared {
         }
     }
 
-    pub(crate) async fn save_records(self: &Arc<Self>) {
-        let task = Arc::clone(self);
-        let saved = Self::blocking(move || {
-            let records: Vec<_> = task.with_control(|control| control.roster.records().cloned().collect());
-            task.meta.set_records(records.iter())
-        });
-        if let Err(error) = saved.await {
-            tracing::error!(%error, "the pool's records could not be kept");
-        }
+    async fn save_records(self: &Arc<Self>) {
+        self.save("the pool's records", |shared| {
+            let records: Vec<_> = shared.with_control(|control| control.roster.records().cloned().collect());
+            shared.meta.set_records(records.iter())
+        })
+        .await;
     }
 
     async fn save_layouts(self: &Arc<Self>) {
-        let task = Arc::clone(self);
-        let saved = Self::blocking(move || {
-            let layouts = task.with_control(|control| control.layouts().clone());
-            task.meta.set_layouts(&layouts)
-        });
-        if let Err(error) = saved.await {
-            tracing::error!(%error, "the pool's layout could not be kept");
-        }
+        self.save("the pool's layout", |shared| {
+            let layouts = shared.with_control(|control| control.layouts().clone());
+            shared.meta.set_layouts(&layouts)
+        })
+        .await;
     }
 
     async fn save_absences(self: &Arc<Self>) {
-        let task = Arc::clone(self);
-        let saved = Self::blocking(move || {
-            let (absences, noted_at) = task.with_control(|control| {
+        self.save("who is away", |shared| {
+            let (absences, noted_at) = shared.with_control(|control| {
                 let (absences, noted_at) = control.absences();
                 (absences.clone(), noted_at)
             });
-            task.meta.set_absences(&absences, noted_at)
-        });
-        if let Err(error) = saved.await {
-            tracing::error!(%error, "who is away could not be kept");
+            shared.meta.set_absences(&absences, noted_at)
+        })
+        .await;
+    }
+
+    /// Looks what is so now and writes it down, one after the other: what is older never comes last.
+    async fn save(
+        self: &Arc<Self>,
+        what: &'static str,
+        write: impl FnOnce(&Self) -> Result<(), MetaError> + Send + 'static,
+    ) {
+        let _one_at_a_time = self.saving.lock().await;
+        let task = Arc::clone(self);
+        if let Err(error) = Self::blocking(move || write(&task)).await {
+            tracing::error!(%error, what, "this could not be kept");
         }
     }
 

@@ -6,6 +6,7 @@ mod start;
 use crate::{
     api::{Entry, Identity, Invitation, InviteOptions, LeaveProgress, NodeStatus, Probe, PutOptions, Stat, Status},
     collect,
+    control::AtHand,
     download::Download,
     driver, edit,
     error::NodeError,
@@ -97,14 +98,12 @@ impl Node {
         let shared = &self.shared;
         let now = shared.now();
         let mut health = shared.health(now);
-        let (mut nodes, peers, domains, expected) = shared.with_control(|control| {
-            (
-                control.nodes(now),
-                control.live_peers(),
-                control.eligible_domains(now),
-                control.expected_domains(now, false),
-            )
-        });
+        let (mut nodes, peers) = shared.with_control(|control| (control.nodes(now), control.live_peers()));
+        let AtHand {
+            expected,
+            eligible: domains,
+            ..
+        } = shared.at_hand();
         let asked = peers.into_iter().map(|peer| async move {
             match tokio::time::timeout(HEALTH_TIMEOUT, shared.ask(peer, &PoolRequest::Health)).await {
                 Ok(Ok(PoolReply::Health(health))) => Ok(health),

@@ -3,7 +3,7 @@
 use crate::{
     api::HealthInfo,
     claims::Claims,
-    control::{Action, Control, Event},
+    control::{Action, AtHand, Control, Event},
     download::PieceCache,
     error::{MetaError, NodeError},
     home::Home,
@@ -63,6 +63,8 @@ pub(crate) struct Shared {
     pub(crate) cache: PieceCache,
     /// Nodes that lately kept a reader waiting, and until when others are asked first.
     pub(crate) suspects: Mutex<BTreeMap<NodeId, Timestamp>>,
+    /// Held while what the core knows is written down.
+    pub(crate) saving: tokio::sync::Mutex<()>,
     /// Held while reports are compared.
     pub(crate) checking: tokio::sync::Mutex<()>,
     /// Where this node listens.
@@ -141,6 +143,12 @@ impl Shared {
             recoding: self.recoding.lock().expect("never poisoned").left,
             ..known
         }
+    }
+
+    /// The failure domains that new data is coded for this moment.
+    pub(crate) fn at_hand(&self) -> AtHand {
+        let now = self.now();
+        self.with_control(|control| control.at_hand(now))
     }
 
     pub(crate) fn present_view(&self) -> View {

@@ -100,7 +100,7 @@ impl Upload {
     /// For pieces that are coded in this way.
     fn new(shared: Arc<Shared>, options: PutOptions, geometry: Geometry) -> Self {
         let now = shared.now();
-        let usual = || default_survive(shared.with_control(|control| control.expected_domains(now, true)));
+        let usual = || default_survive(shared.with_control(|control| control.expected_if_all_stay(now)));
         let wanted = options.survive.unwrap_or_else(usual);
         Self {
             shared,

@@ -30,6 +30,17 @@ pub(crate) struct Domains {
     pub(crate) here: usize,
 }
 
+/// Failure domains that new data can be coded for: of members that have room and stay.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct AtHand {
+    /// Of those that are here, or not away for [`GONE_GRACES`]: how much data is to survive goes by these.
+    pub(crate) expected: usize,
+    /// Of those that are here, or away for less than the grace period: how it is coded goes by these.
+    pub(crate) eligible: usize,
+    /// Of those that are here.
+    pub(crate) here: usize,
+}
+
 /// Who looks whether all live stripes of a space are there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Watcher {
@@ -85,24 +96,25 @@ impl Control {
         }
     }
 
-    pub(crate) fn eligible_domains(&self, now: Timestamp) -> usize {
-        self.present_view(now).eligible_domains(now, self.grace)
+    /// The failure domains that new data is coded for.
+    pub(crate) fn at_hand(&self, now: Timestamp) -> AtHand {
+        let view = self.present_view(now);
+        AtHand {
+            expected: view.eligible_domains(now, self.gone_after()),
+            eligible: view.eligible_domains(now, self.grace),
+            here: view.eligible_domains(now, Duration::ZERO),
+        }
     }
 
-    /// The failure domains by which it goes how much data is to survive: also of those that are away for longer than the grace period, and may come back;
-    /// and of those that are about to leave, if they are asked for.
-    pub(crate) fn expected_domains(&self, now: Timestamp, with_leaving: bool) -> usize {
+    /// What [`AtHand::expected`] would be if nobody were about to leave.
+    pub(crate) fn expected_if_all_stay(&self, now: Timestamp) -> usize {
         let mut view = self.present_view(now);
-        let all = view.nodes.values_mut();
-        for facts in all.filter(|facts| with_leaving && facts.presence == Presence::Leaving) {
-            facts.presence = Presence::Live;
+        for facts in view.nodes.values_mut() {
+            if facts.presence == Presence::Leaving {
+                facts.presence = Presence::Live;
+            }
         }
         view.eligible_domains(now, self.gone_after())
-    }
-
-    /// The failure domains that can be given something this moment.
-    pub(crate) fn domains_here(&self, now: Timestamp) -> usize {
-        self.present_view(now).eligible_domains(now, Duration::ZERO)
     }
 
     /// The failure domains that files are coded for, when this node is the one of its person's that looks after a space, and the pool has been as it

@@ -254,6 +254,7 @@ impl Node {
             watch: Mutex::default(),
             cache: PieceCache::default(),
             suspects: Mutex::default(),
+            saving: tokio::sync::Mutex::new(()),
             checking: tokio::sync::Mutex::new(()),
             addresses: Mutex::new(addresses),
             announce,

@@ -3,6 +3,7 @@
 use crate::{
     api::PutOptions,
     claims::Claim,
+    control::AtHand,
     error::{MetaError, NodeError, ShardsError},
     shared::Shared,
     stripes::{self, Stored},
@@ -50,21 +51,18 @@ pub(super) fn building(error: impl std::fmt::Display) -> NodeError {
 /// How a stripe is to be coded for the machines that there are. Some may be away for a moment: then for those that are here, and anew when
 /// they are back.
 pub(super) fn geometry_now(shared: &Shared, options: PutOptions) -> Result<Geometry, GeometryError> {
-    let now = shared.now();
-    let (expected, domains, here) = shared.with_control(|control| {
-        (
-            control.expected_domains(now, false),
-            control.eligible_domains(now),
-            control.domains_here(now),
-        )
-    });
+    let AtHand {
+        expected,
+        eligible,
+        here,
+    } = shared.at_hand();
     // What is usual is promised also while some are away, as far as it goes without them; what was asked for, or is to be strict, without a but.
     let survive = match options.survive {
         Some(asked) => asked,
         None if options.strict => default_survive(expected),
-        None => default_survive(expected).min(survivable(domains)),
+        None => default_survive(expected).min(survivable(eligible)),
     };
-    let wanted = potluck_placement::geometry(domains, survive)?;
+    let wanted = potluck_placement::geometry(eligible, survive)?;
     if options.strict || here >= usize::from(wanted.k() + wanted.m().min(1)) {
         Ok(wanted)
     } else {
@@ -74,17 +72,14 @@ pub(super) fn geometry_now(shared: &Shared, options: PutOptions) -> Result<Geome
 
 /// Refuses to begin what a strict upload would fail at, or survives less than it is to.
 pub(super) fn refuse_degraded(shared: &Shared, options: PutOptions) -> Result<(), NodeError> {
-    let now = shared.now();
-    let (expected, domains, here) = shared.with_control(|control| {
-        (
-            control.expected_domains(now, false),
-            control.eligible_domains(now),
-            control.domains_here(now),
-        )
-    });
+    let AtHand {
+        expected,
+        eligible,
+        here,
+    } = shared.at_hand();
     let survive = options.survive.unwrap_or_else(|| default_survive(expected));
     let wanted = potluck_placement::geometry(expected, survive)?.n();
-    let fits = || Ok::<_, GeometryError>(here >= potluck_placement::geometry(domains, survive)?.n().into());
+    let fits = || Ok::<_, GeometryError>(here >= potluck_placement::geometry(eligible, survive)?.n().into());
     if survivable(here) >= survive && fits()? {
         return Ok(());
     }
