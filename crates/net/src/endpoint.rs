@@ -128,7 +128,7 @@ pub(crate) struct Shared {
 /// The streams to one peer by one protocol: places for those in use, and those that wait for the next request. There are
 /// never more of the latter than there were places.
 struct Streams {
-    window: Window,
+    window: Arc<Window>,
     /// Of all requests together.
     course: Course,
     idle: Mutex<Vec<BoxStream>>,
@@ -171,10 +171,10 @@ impl Shared {
     fn streams(&self, peer: NodeId, protocol: Protocol) -> Arc<Streams> {
         let new = || {
             Arc::new(Streams {
-                window: match protocol {
-                    Protocol::Shard => Window::adapting(protocol.requests_max()),
+                window: Arc::new(match protocol {
+                    Protocol::Shard => Window::of_requests(protocol.requests_max()),
                     _ => Window::fixed(protocol.requests_max()),
-                },
+                }),
                 course: Course::default(),
                 idle: Mutex::default(),
             })
@@ -320,12 +320,13 @@ impl Endpoint {
                 Err(error) if !is_new && error.kind() != io::ErrorKind::TimedOut => continue,
                 Err(error) => return Err(error.into()),
             };
-            place.answered();
+            // Before the place is free, so that who gets it finds the stream.
+            if status == Status::Ok {
+                streams.idle.lock().expect("never poisoned").push(stream);
+            }
+            place.done();
             return match status {
-                Status::Ok => {
-                    streams.idle.lock().expect("never poisoned").push(stream);
-                    Ok(answer)
-                }
+                Status::Ok => Ok(answer),
                 Status::NotAMember => Err(RequestError::NotAMember),
                 Status::Unanswered => Err(RequestError::Unanswered),
             };

@@ -35,5 +35,5 @@ pub use endpoint::{ConnectError, Endpoint, Event, Inbox, RequestError};
 pub use memory::MemoryNetwork;
 pub use serve::{Incoming, Reply};
 pub use swarm::{NetworkConfig, StartError, start};
-pub use window::Pace;
+pub use window::{Pace, Place, Window};
 pub use wire::{Message, Protocol};

@@ -1,12 +1,12 @@
-//! How many requests one peer gets at a time. Few enough that each is over soon, also where the way to the peer is narrow: what waits then
-//! waits here, in order, and neither at the peer's door, where it counts as stalled, nor in the way of what is urgent. Enough that none of
-//! it is idle.
+//! How much is under way at a time: requests to one peer, stripes of one upload. Little enough that each is over soon, also where the way to the
+//! peer is narrow: what waits then waits here, in order, and neither at the peer's door, where it counts as stalled, nor in the way of what is
+//! urgent. Enough that nobody is idle.
 
 use std::{
-    sync::Mutex,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Where a window that adapts begins.
 const SIZE_AT_FIRST: usize = 4;
@@ -39,13 +39,8 @@ impl Pace {
         }
     }
 
-    /// How many may be under way now: 1 at least.
-    pub fn size(&self) -> usize {
-        self.size
-    }
-
     /// One of them ended. `full` tells whether there was more to do than was under way.
-    pub fn learn(&mut self, begun: Instant, ended: Instant, full: bool) {
+    fn learn(&mut self, begun: Instant, ended: Instant, full: bool) {
         let taken = ended.saturating_duration_since(begun);
         if taken > self.slow && self.halved_at.is_none_or(|at| begun >= at) {
             self.size = (self.size / 2).max(1);
@@ -56,10 +51,10 @@ impl Pace {
     }
 }
 
-/// The places for requests to one peer.
+/// The places for work of one kind: each piece of it takes one while it is under way.
 #[derive(Debug)]
-pub(crate) struct Window {
-    places: Semaphore,
+pub struct Window {
+    places: Arc<Semaphore>,
     /// None when it does not adapt.
     state: Option<Mutex<State>>,
 }
@@ -72,43 +67,50 @@ struct State {
 }
 
 impl Window {
+    /// One that always has as many.
     pub(crate) fn fixed(size: usize) -> Self {
         Self {
-            places: Semaphore::new(size),
+            places: Arc::new(Semaphore::new(size)),
             state: None,
         }
     }
 
-    pub(crate) fn adapting(max: usize) -> Self {
-        let pace = Pace::new(max, QUICK, SLOW);
+    /// One for requests to a peer.
+    pub(crate) fn of_requests(max: usize) -> Self {
+        Self::adapting(Pace::new(max, QUICK, SLOW))
+    }
+
+    /// One that has as many as the pace allows.
+    pub fn adapting(pace: Pace) -> Self {
         let permits = pace.size;
         Self {
-            places: Semaphore::new(permits),
+            places: Arc::new(Semaphore::new(permits)),
             state: Some(Mutex::new(State { pace, permits })),
         }
     }
 
     /// Waits for a place.
-    pub(crate) async fn place(&self) -> Place<'_> {
-        let permit = self.places.acquire().await.expect("never closed");
+    pub async fn place(self: &Arc<Self>) -> Place {
+        let permit = Arc::clone(&self.places).acquire_owned().await.expect("never closed");
         Place {
-            window: self,
+            window: Arc::clone(self),
             permit: Some(permit),
             begun: Instant::now(),
         }
     }
 }
 
-/// A place for one request, free again when it is dropped.
-pub(crate) struct Place<'a> {
-    window: &'a Window,
-    permit: Option<SemaphorePermit<'a>>,
+/// A place for one piece of work, free again when it is dropped.
+#[derive(Debug)]
+pub struct Place {
+    window: Arc<Window>,
+    permit: Option<OwnedSemaphorePermit>,
     begun: Instant,
 }
 
-impl Place<'_> {
-    /// The request was answered.
-    pub(crate) fn answered(&self) {
+impl Place {
+    /// The work was done, and took all the time since there was a place for it. What failed says nothing of how long it would have taken.
+    pub fn done(self) {
         if let Some(state) = &self.window.state {
             let full = self.window.places.available_permits() == 0;
             let pace = &mut state.lock().expect("never poisoned").pace;
@@ -117,7 +119,7 @@ impl Place<'_> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Place {
     fn drop(&mut self) {
         let (Some(permit), Some(state)) = (self.permit.take(), &self.window.state) else {
             return;
@@ -169,7 +171,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_window_that_shrinks_takes_back_the_places_in_use() {
-        let window = Window::adapting(36);
+        let window = Arc::new(Window::of_requests(36));
         let places = [
             window.place().await,
             window.place().await,

@@ -136,7 +136,14 @@ pub fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
             "survival",
             to_canonical(&PoolReply::Survival(Some(vec![Survival::Survives(2)]))),
         ),
-        ("message", "health", to_canonical(&PoolReply::Health(health))),
+        (
+            "message",
+            "health",
+            to_canonical(&PoolReply::Health {
+                counts: health,
+                used: ByteSize(7),
+            }),
+        ),
         ("message", "put", to_canonical(&put)),
         ("message", "get", to_canonical(&ShardRequest::Get(shard))),
         ("message", "stored", to_canonical(&ShardReply::Stored)),

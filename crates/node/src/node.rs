@@ -25,6 +25,7 @@ use potluck_placement::{default_survive, geometry, survivable};
 use potluck_spaces::{Name, Path};
 use potluck_types::NodeId;
 use std::{
+    collections::BTreeMap,
     ops::Range,
     path::Path as FilePath,
     sync::{Arc, atomic::Ordering},
@@ -106,20 +107,24 @@ impl Node {
         } = shared.at_hand();
         let asked = peers.into_iter().map(|peer| async move {
             match tokio::time::timeout(HEALTH_TIMEOUT, shared.ask(peer, &PoolRequest::Health)).await {
-                Ok(Ok(PoolReply::Health(health))) => Ok(health),
+                Ok(Ok(PoolReply::Health { counts, used })) => Ok((peer, counts, used)),
                 _ => Err(peer),
             }
         });
         let mut silent = Vec::new();
+        // What nodes told the pool of their disks is some seconds old.
+        let mut used_now = BTreeMap::from([(shared.me(), shared.store.stats().on_disk)]);
         for answer in futures::future::join_all(asked).await {
             match answer {
-                Ok(theirs) => health.add(&theirs),
+                Ok((peer, counts, used)) => {
+                    health.add(&counts);
+                    used_now.insert(peer, used);
+                }
                 Err(peer) => silent.push(peer),
             }
         }
-        // What this node told the pool is some seconds old.
-        if let Some(own) = nodes.iter_mut().find(|node| node.id == shared.me()) {
-            own.used = shared.store.stats().on_disk;
+        for node in &mut nodes {
+            node.used = used_now.get(&node.id).copied().unwrap_or(node.used);
         }
         let default = default_survive(expected).min(survivable(domains));
         let geometry = geometry(domains, default)?;

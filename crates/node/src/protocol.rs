@@ -6,7 +6,8 @@ use potluck_crypto::Signed;
 use potluck_net::Message;
 use potluck_spaces::{PinState, Position};
 use potluck_types::{
-    CodecError, Geometry, Hash, NodeId, PoolId, ShardId, SpaceId, StripeId, Timestamp, from_canonical, to_canonical,
+    ByteSize, CodecError, Geometry, Hash, NodeId, PoolId, ShardId, SpaceId, StripeId, Timestamp, from_canonical,
+    to_canonical,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
@@ -124,7 +125,11 @@ pub(crate) enum PoolReply {
     Entries(Vec<ByteBuf>),
     /// To `Liveness`: what the logs known there say of each.
     Liveness(Vec<PinState>),
-    Health(HealthInfo),
+    /// To `Health`: the other's counts, and the bytes that it uses of its disk now.
+    Health {
+        counts: HealthInfo,
+        used: ByteSize,
+    },
     /// To `Survival`: for each stripe; nothing while the other does not know yet what all hold.
     Survival(Option<Vec<Survival>>),
     /// To `Probe`: each TCP address of the asker, and whether something takes connections there.
@@ -287,7 +292,10 @@ mod tests {
             PoolReply::Frontier(vec![(device, position)]),
             PoolReply::Entries(vec![ByteBuf::from(vec![1])]),
             PoolReply::Liveness(vec![PinState::default()]),
-            PoolReply::Health(health),
+            PoolReply::Health {
+                counts: health,
+                used: ByteSize(7),
+            },
             PoolReply::Survival(None),
             PoolReply::Probe {
                 now: Timestamp::from_millis(5),

@@ -245,7 +245,10 @@ async fn pool(shared: &Arc<Shared>, peer: NodeId, request: PoolRequest) -> PoolR
         }
         PoolRequest::Health => {
             let now = shared.now();
-            PoolReply::Health(shared.health(now))
+            PoolReply::Health {
+                counts: shared.health(now),
+                used: shared.store.stats().on_disk,
+            }
         }
         PoolRequest::Survival { stripes } if stripes.len() <= BATCH_MAX => {
             let now = shared.now();

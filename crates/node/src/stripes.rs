@@ -17,7 +17,7 @@ use serde_bytes::ByteBuf;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::sync::oneshot;
 
@@ -34,9 +34,6 @@ pub(crate) struct Stored {
     pub(crate) missing: u8,
     /// Losses that it survives now.
     pub(crate) survives: u8,
-    /// When it began, and when it was done.
-    pub(crate) begun: Instant,
-    pub(crate) ended: Instant,
 }
 
 /// Why a node did not take a shard.
@@ -70,7 +67,6 @@ pub(crate) async fn store(
     stripe: Stripe,
     strict: bool,
 ) -> Result<Stored, ShardsError> {
-    let begun = Instant::now();
     let view = shared.present_view();
     let geometry = stripe.descriptor.geometry();
     let mut stand_ins: VecDeque<_> = one_of_each_domain(stripe.id, &view, |node| view.takes(node)).into();
@@ -120,8 +116,6 @@ pub(crate) async fn store(
         bytes,
         missing: wanted - stored,
         survives: stored - geometry.k(),
-        begun,
-        ended: Instant::now(),
     })
 }
 

@@ -19,7 +19,7 @@ use crate::{
 use bytes::Bytes;
 use piece::{Finished, PieceUnderWay, building, geometry_now, look_up, refuse_degraded, seal_node, store_piece};
 use potluck_dag::{Chunks, Content, ManifestBuilder, Packer, Slot, Stripe, manifest};
-use potluck_net::Pace;
+use potluck_net::{Pace, Window};
 use potluck_placement::default_survive;
 use potluck_spaces::{Change, DirId, File, FileId, Path, Tree, TreeError, Value};
 use potluck_types::{Geometry, StripeId, limits, to_canonical};
@@ -46,6 +46,8 @@ const STRIPE_QUICK: Duration = Duration::from_secs(1);
 const STRIPE_SLOW: Duration = Duration::from_secs(4);
 /// What of a file is read to see whether it is one of those.
 const HEAD_BYTES: u64 = PACK_FILE_BYTES_MAX as u64 + 1;
+/// Pieces that wait for an earlier one of their file to be stored, with those that are being stored: each is a reference of some hundred bytes by then.
+const PIECES_AHEAD_MAX: usize = 4 * limits::WRITE_WINDOW_STRIPES;
 /// Stripes that one change names itself; longer lists come before it.
 const USES_INLINE_MAX: usize = 16;
 
@@ -55,7 +57,7 @@ pub struct Upload {
     options: PutOptions,
     geometry: Geometry,
     /// Stripes under way at once: fewer where they take long, so that each is whole soon.
-    pace: Pace,
+    window: Arc<Window>,
     packer: Packer,
     packed: Vec<Packed>,
     packs: VecDeque<PackUnderWay>,
@@ -106,7 +108,11 @@ impl Upload {
             shared,
             options,
             geometry,
-            pace: Pace::new(limits::WRITE_WINDOW_STRIPES, STRIPE_QUICK, STRIPE_SLOW),
+            window: Arc::new(Window::adapting(Pace::new(
+                limits::WRITE_WINDOW_STRIPES,
+                STRIPE_QUICK,
+                STRIPE_SLOW,
+            ))),
             packer: Packer::new(),
             packed: Vec::new(),
             packs: VecDeque::new(),
@@ -218,8 +224,8 @@ impl Upload {
     /// Everything put so far is durable and has its names when this returns.
     pub async fn flush(&mut self) -> Result<PutReport, NodeError> {
         self.close_pack().await?;
-        while !self.packs.is_empty() {
-            self.finish_pack().await?;
+        while let Some(pack) = self.packs.pop_front() {
+            self.finish_pack(pack).await?;
         }
         self.write_batch().await?;
         if let Some(replicating) = self.replicating.take() {
@@ -269,8 +275,7 @@ impl Upload {
             len += chunk.len() as u64;
             self.report.bytes = bytes_before + len.max(head_len);
             under_way.push_back(self.begin_piece(chunk, true).await?);
-            while under_way.len() >= self.pace.size() {
-                let next = under_way.pop_front().expect("the pace is one at least");
+            while let Some(next) = due(&mut under_way, |piece| piece) {
                 self.append_piece(&mut builder, &mut uses, next).await?;
             }
         }
@@ -350,6 +355,7 @@ impl Upload {
         let cost = u32::try_from(chunk.len()).expect("a chunk is smaller");
         let window = Arc::clone(&shared.write_window);
         let permit = window.acquire_many_owned(cost).await.map_err(|_| NodeError::Stopping)?;
+        let place = self.window.place().await;
         Ok(tokio::spawn(async move {
             if let Some((piece, claim)) = known
                 && stripes::is_there(&shared, piece.stripe(), piece.geometry()).await
@@ -362,6 +368,7 @@ impl Upload {
                 });
             }
             let (piece, stored) = store_piece(&shared, chunk, geometry, options, permit).await?;
+            place.done();
             Ok(Finished {
                 piece,
                 fingerprint,
@@ -380,10 +387,7 @@ impl Upload {
         // A stripe that is used again is pinned again: the pin of its first user may end first.
         self.batch.pins.push(finished.piece.stripe());
         match &finished.stored {
-            Some(stored) => {
-                self.count(stored);
-                self.pace.learn(stored.begun, stored.ended, true);
-            }
+            Some(stored) => self.count(stored),
             None => self.report.deduplicated += u64::from(finished.piece.len()),
         }
         if let Some(fingerprint) = finished.fingerprint {
@@ -412,16 +416,14 @@ impl Upload {
         let piece = self.begin_piece(plain, true).await?;
         let files = std::mem::take(&mut self.packed);
         self.packs.push_back(PackUnderWay { piece, files });
-        while self.packs.len() >= self.pace.size() {
-            self.finish_pack().await?;
+        while let Some(pack) = due(&mut self.packs, |pack| &pack.piece) {
+            self.finish_pack(pack).await?;
         }
         Ok(())
     }
 
-    async fn finish_pack(&mut self) -> Result<(), NodeError> {
-        let Some(PackUnderWay { piece, files }) = self.packs.pop_front() else {
-            return Ok(());
-        };
+    async fn finish_pack(&mut self, pack: PackUnderWay) -> Result<(), NodeError> {
+        let PackUnderWay { piece, files } = pack;
         let finished = self.finish_piece(piece).await?;
         self.note(&finished);
         for Packed { path, meta, slot } in files {
@@ -571,6 +573,12 @@ impl Uses {
         self.write(batch);
         Vec::new()
     }
+}
+
+/// The next in order, once it is stored, or when too many wait for it. One that takes long keeps no others from being stored meanwhile.
+fn due<T>(under_way: &mut VecDeque<T>, piece: impl Fn(&T) -> &PieceUnderWay) -> Option<T> {
+    let is_full = under_way.len() >= PIECES_AHEAD_MAX;
+    under_way.pop_front_if(|next| is_full || piece(next).is_finished())
 }
 
 fn inline(bytes: &[u8]) -> Option<Content> {

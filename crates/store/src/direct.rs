@@ -1,33 +1,56 @@
-//! Large writes past the system's page cache (`O_DIRECT`): a shard that is stored is seldom read soon, and what the cache takes to copy it,
-//! and to find room for it, is more than all else that storing it takes. A direct write needs its place, its length and its memory aligned,
-//! so what lies before the first border and behind the last is written through the cache as ever. Where the file system knows no direct
-//! writes, everything is.
+//! Large reads and writes past the system's page cache (`O_DIRECT`): a shard that is stored is seldom read soon, and one that is read is seldom
+//! read again, while what the cache takes to copy it, and to find room for it, is more than all else that it takes, and pushes out what others
+//! use. What is read again goes through the cache, which keeps it from then on.
+//!
+//! Direct work needs place, length and memory aligned. So what of a write lies before the first border and behind the last goes through the cache
+//! as ever, and of a read more is fetched than is wanted. Where the file system knows nothing of this, everything goes through the cache.
 
 use std::{
+    collections::HashSet,
     fs::File,
     io,
+    os::unix::fs::FileExt,
     sync::{
-        OnceLock,
+        Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
 
-/// Place, length and memory of a direct write are multiples of this: no disk of today has larger blocks.
+/// Place, length and memory of direct work are multiples of this: no disk of today has larger blocks.
 const ALIGNMENT: usize = 4096;
-/// From this length on, writes are direct.
-const DIRECT_BYTES_MIN: usize = 1 << 20;
-/// What is written at a time, and copied for that to where memory is aligned.
-const BLOCK_BYTES: usize = 4 << 20;
+/// From this length on it is direct: below it the cache costs less than what an end off the alignment does.
+const DIRECT_BYTES_MIN: usize = 128 << 10;
+/// What is read or written at a time, and copied for that to where memory is aligned: what a disk takes at once.
+const BLOCK_BYTES: usize = 1 << 20;
+/// Blocks that are kept when nobody uses them. Memory that the system has to zero first, page by page, costs as much as the copy.
+const BLOCKS_KEPT: usize = 2;
+/// Places of a file that are remembered as read: a pack has as many shards of a chunk that is coded twice over.
+const READ_PLACES_MAX: usize = 512;
 
-/// A file's way past the cache, opened by the first large write.
+/// A file's way past the cache, opened when it is first wanted.
 #[derive(Debug, Default)]
 pub(crate) struct Direct {
     file: OnceLock<Option<File>>,
-    /// Set by the first direct write that the file system does not take.
+    /// Set by the first direct work that the file system does not take.
     refused: AtomicBool,
+    /// Where it was read past the cache lately.
+    read: Mutex<HashSet<u64>>,
 }
 
 impl Direct {
+    /// Fills the buffer from there on.
+    pub(crate) fn read(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        if let Some(direct) = self.handle(file, buffer.len())
+            && self.is_first(offset)
+        {
+            match read_blocks(direct, buffer, offset) {
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => self.refuse(),
+                read => return read,
+            }
+        }
+        file.read_exact_at(buffer, offset)
+    }
+
     /// Writes all parts to `file`, one after the other: directly what can be, the rest with `cached`.
     pub(crate) fn write(
         &self,
@@ -50,7 +73,7 @@ impl Direct {
         let start = offset + head as u64;
         match write_blocks(direct, &aligned, start) {
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                self.refused.store(true, Ordering::Relaxed);
+                self.refuse();
                 cached(&aligned, start)?;
             }
             written => written?,
@@ -67,6 +90,19 @@ impl Direct {
         }
         self.file.get_or_init(|| reopen(file)).as_ref()
     }
+
+    fn refuse(&self) {
+        self.refused.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether this place was not read lately; it was from now on.
+    fn is_first(&self, offset: u64) -> bool {
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        if read.len() >= READ_PLACES_MAX {
+            read.clear();
+        }
+        read.insert(offset)
+    }
 }
 
 /// The same file once more, whatever its name is by now.
@@ -74,6 +110,7 @@ impl Direct {
 fn reopen(file: &File) -> Option<File> {
     use std::os::{fd::AsRawFd, unix::fs::OpenOptionsExt};
     File::options()
+        .read(true)
         .write(true)
         .custom_flags(rustix::fs::OFlags::DIRECT.bits().cast_signed())
         .open(format!("/proc/self/fd/{}", file.as_raw_fd()))
@@ -97,38 +134,72 @@ fn split<'a>(parts: &[&'a [u8]], mut len: usize) -> (Vec<&'a [u8]>, Vec<&'a [u8]
     (first, rest)
 }
 
+/// Lends [`BLOCK_BYTES`] of aligned memory. What is in them is of no meaning.
+fn with_block<R>(work: impl FnOnce(&mut [u8]) -> R) -> R {
+    static BLOCKS: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+    let blocks = || BLOCKS.lock().unwrap_or_else(PoisonError::into_inner);
+    let kept = blocks().pop();
+    let mut memory = kept.unwrap_or_else(|| vec![0; BLOCK_BYTES + ALIGNMENT]);
+    let start = memory.as_ptr().align_offset(ALIGNMENT);
+    let outcome = work(&mut memory[start..start + BLOCK_BYTES]);
+    let mut blocks = blocks();
+    if blocks.len() < BLOCKS_KEPT {
+        blocks.push(memory);
+    }
+    outcome
+}
+
+/// Reads whole blocks, and of these what is wanted.
+fn read_blocks(file: &File, buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
+    with_block(|block| {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            let missing = &mut buffer[filled..];
+            let skipped = (offset % ALIGNMENT as u64) as usize;
+            let wanted = missing.len().min(block.len() - skipped);
+            let len = (skipped + wanted).next_multiple_of(ALIGNMENT);
+            let read = match file.read_at(&mut block[..len], offset - skipped as u64) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                read => read?.min(skipped + wanted),
+            };
+            // It ends off the alignment at the end of the file only.
+            if read <= skipped {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let now = read - skipped;
+            missing[..now].copy_from_slice(&block[skipped..read]);
+            filled += now;
+            offset += now as u64;
+        }
+        Ok(())
+    })
+}
+
 /// Writes parts that are a multiple of the alignment together, at a multiple of it.
 fn write_blocks(file: &File, parts: &[&[u8]], mut offset: u64) -> io::Result<()> {
-    let mut memory = Vec::<u8>::with_capacity(BLOCK_BYTES + ALIGNMENT);
-    let start = memory.as_ptr().align_offset(ALIGNMENT);
-    memory.resize(start, 0);
-    let mut write = |memory: &mut Vec<u8>| {
-        let block = &memory[start..];
-        std::os::unix::fs::FileExt::write_all_at(file, block, offset)?;
-        offset += block.len() as u64;
-        memory.truncate(start);
-        io::Result::Ok(())
-    };
-    for part in parts {
-        let mut part = *part;
-        while !part.is_empty() {
-            let room = start + BLOCK_BYTES - memory.len();
-            let (now, later) = part.split_at(room.min(part.len()));
-            memory.extend_from_slice(now);
-            part = later;
-            if memory.len() == start + BLOCK_BYTES {
-                write(&mut memory)?;
+    with_block(|block| {
+        let mut filled = 0;
+        for part in parts {
+            let mut part = *part;
+            while !part.is_empty() {
+                let (now, later) = part.split_at(part.len().min(block.len() - filled));
+                block[filled..filled + now.len()].copy_from_slice(now);
+                filled += now.len();
+                part = later;
+                if filled == block.len() {
+                    file.write_all_at(block, offset)?;
+                    offset += filled as u64;
+                    filled = 0;
+                }
             }
         }
-    }
-    if memory.len() > start {
-        write(&mut memory)?;
-    }
-    Ok(())
+        file.write_all_at(&block[..filled], offset)
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use super::DIRECT_BYTES_MIN;
     use crate::disk::{Disk, OpenMode, OsDisk};
     use proptest::prelude::*;
 
@@ -141,8 +212,9 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(16))]
 
         #[test]
-        fn large_and_small_writes_in_turn_leave_what_was_written(
-            writes in prop::collection::vec(prop::collection::vec(prop_oneof![0..9000usize, 1_000_000..3_000_000usize], 0..4), 1..6),
+        fn what_was_written_is_read_in_large_parts_and_in_small_ones(
+            writes in prop::collection::vec(prop::collection::vec(prop_oneof![0..9000usize, 100_000..3_000_000usize], 0..4), 1..6),
+            (from, part) in (0..500_000usize, DIRECT_BYTES_MIN..1_500_000usize),
         ) {
             let folder = tempfile::tempdir().unwrap();
             let file = OsDisk::new(folder.path()).unwrap().open("file", OpenMode::New).unwrap();
@@ -160,10 +232,16 @@ mod tests {
                 file.write_at(&parts, (len - written) as u64).unwrap();
                 prop_assert_eq!(file.len().unwrap(), len as u64);
                 // Between two writes the cache is filled, and must not show what was there before.
-                let mut all = vec![0; len];
-                file.read_at(&mut all, 0).unwrap();
-                prop_assert!(all == bytes(0, len));
+                for step in [DIRECT_BYTES_MIN - 1, part] {
+                    for from in (from.min(len)..len).step_by(step) {
+                        let mut read = vec![0; step.min(len - from)];
+                        file.read_at(&mut read, from as u64).unwrap();
+                        prop_assert!(read == bytes(from, read.len()));
+                    }
+                }
             }
+            let beyond = file.read_at(&mut vec![0; len + 1], 0).unwrap_err();
+            prop_assert_eq!(beyond.kind(), std::io::ErrorKind::UnexpectedEof);
         }
     }
 }

@@ -135,7 +135,7 @@ struct OsFile {
     file: File,
     /// The same open file; its cursor is used by writes of several parts only, one at a time.
     appender: Mutex<File>,
-    /// For large writes.
+    /// For what is large.
     direct: Direct,
 }
 
@@ -168,7 +168,7 @@ impl DiskFile for OsFile {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        std::os::unix::fs::FileExt::read_exact_at(&self.file, buffer, offset)
+        self.direct.read(&self.file, buffer, offset)
     }
 
     fn write_at(&self, parts: &[&[u8]], offset: u64) -> io::Result<()> {

@@ -108,8 +108,8 @@ pub const STORE_GROUP_BYTES_MAX: usize = 16 * MIB;
 /// Below this a group that is part of a stream waits for more, at most [`STORE_GATHER_TIME`]: a sync of 4 MiB costs a fast disk as much
 /// time for its bytes as for itself.
 pub const STORE_GATHER_BYTES: usize = 4 * MIB;
-/// See [`STORE_GATHER_BYTES`]: a tenth of what a stripe waits anyway while 48 MiB of others are under way.
-pub const STORE_GATHER_TIME: Duration = Duration::from_millis(5);
+/// See [`STORE_GATHER_BYTES`]: a fifth of what a stripe waits anyway while 16 of them are under way.
+pub const STORE_GATHER_TIME: Duration = Duration::from_millis(20);
 /// Changes that the index keeps in memory, at 200 bytes each, before they are written to its file.
 pub const STORE_INDEX_CHANGES_MAX: usize = 8192;
 /// The same while the index cannot be written, on a full disk say: then puts are refused, later deletes too.

@@ -18,6 +18,9 @@ use std::{
 };
 use zeroize::Zeroizing;
 
+/// Shorter passphrases are remarked on: a person's own choice of fewer characters is within reach of guessing, scrypt or not.
+const PASSPHRASE_CHARS: usize = 12;
+
 /// `potluck keys backup`.
 pub(super) fn backup(home: &Path, file: &Path, source: &Passphrase, terminal: Terminal) -> Result<(), Complaint> {
     if file.exists() {
@@ -26,6 +29,11 @@ pub(super) fn backup(home: &Path, file: &Path, source: &Passphrase, terminal: Te
     let passphrase = passphrase(source, true, terminal)?;
     if passphrase.is_empty() {
         return Err(Complaint::usage("the passphrase is empty").hint("five or six random words make a good one"));
+    }
+    if passphrase.chars().count() < PASSPHRASE_CHARS {
+        terminal.note(&format!(
+            "The passphrase has under {PASSPHRASE_CHARS} characters: whoever finds the file may guess it. Five or six random words make a good one."
+        ));
     }
     let kit: String = client::call(
         home,

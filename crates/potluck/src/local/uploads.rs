@@ -121,10 +121,10 @@ async fn take_all(
                 let item: PutItem = frame
                     .json()
                     .map_err(|error| Complaint::failed(format!("an item is unreadable: {error}")))?;
-                let (path, outcome) = match item {
+                let (path, outcome, files) = match item {
                     PutItem::Directory(path) => {
                         let outcome = upload.make_directory(&path).await;
-                        (path, outcome)
+                        (path, outcome, 0)
                     }
                     PutItem::File { path, meta, len } => {
                         let small = len.is_some_and(|len| len <= SMALL_FILE_BYTES_MAX);
@@ -136,11 +136,11 @@ async fn take_all(
                             progress.read(None);
                             put?
                         };
-                        (path, outcome)
+                        (path, outcome, 1)
                     }
                 };
                 match outcome {
-                    Ok(()) => _ = progress.files.fetch_add(1, Ordering::Relaxed),
+                    Ok(()) => _ = progress.files.fetch_add(files, Ordering::Relaxed),
                     Err(error) if concerns_only(&error, &path) => {
                         let failure = PutFailed {
                             path,
