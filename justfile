@@ -12,10 +12,11 @@ test *arguments:
 tidy:
     cargo xtask tidy
 
-# Speed of the coding pipeline and of the store. A benchmark of a whole pool is not there yet.
+# Speed of the coding pipeline, of the store, and of a whole pool.
 bench:
     cargo bench --package potluck-dag
     cargo bench --package potluck-store
+    cargo run --release -- bench
 
 # The main job in one command.
 demo *arguments:

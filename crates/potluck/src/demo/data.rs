@@ -4,7 +4,7 @@ use crate::{command::put::modified, complaint::Complaint};
 use potluck_types::Timestamp;
 use std::{
     fs::{self, File},
-    io::{self, BufReader, BufWriter, Read, Write},
+    io::{self, BufWriter, Read, Write},
     path::{Path, PathBuf},
 };
 
@@ -116,9 +116,10 @@ pub(crate) fn survey(local: &Path, name: &Path, exclude: &[String], files: &mut 
 /// Compares every byte.
 pub(crate) fn compare(files: &[Stored], fetched: &Path) -> Comparison {
     let mut comparison = Comparison::default();
+    let mut blocks = [vec![0; BLOCK_BYTES], vec![0; BLOCK_BYTES]];
     for file in files {
         let name = file.relative.display().to_string();
-        let is_same = same(&file.original, &fetched.join(&file.relative)).unwrap_or(false);
+        let is_same = same(&file.original, &fetched.join(&file.relative), &mut blocks).unwrap_or(false);
         let now = fs::metadata(&file.original).ok();
         let is_unchanged = now.is_some_and(|now| now.len() == file.len && modified(&now) == file.modified);
         match (is_same, is_unchanged) {
@@ -133,12 +134,10 @@ pub(crate) fn compare(files: &[Stored], fetched: &Path) -> Comparison {
     comparison
 }
 
-fn same(one: &Path, other: &Path) -> io::Result<bool> {
-    let open = |path| File::open(path).map(|file| BufReader::with_capacity(BLOCK_BYTES, file));
-    let (mut one, mut other) = (open(one)?, open(other)?);
-    let (mut left, mut right) = (vec![0; BLOCK_BYTES], vec![0; BLOCK_BYTES]);
+fn same(one: &Path, other: &Path, [left, right]: &mut [Vec<u8>; 2]) -> io::Result<bool> {
+    let (mut one, mut other) = (File::open(one)?, File::open(other)?);
     loop {
-        let (a, b) = (fill(&mut one, &mut left)?, fill(&mut other, &mut right)?);
+        let (a, b) = (fill(&mut one, left)?, fill(&mut other, right)?);
         if left[..a] != right[..b] {
             return Ok(false);
         }
