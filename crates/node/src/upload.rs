@@ -275,7 +275,7 @@ impl Upload {
             len += chunk.len() as u64;
             self.report.bytes = bytes_before + len.max(head_len);
             under_way.push_back(self.begin_piece(chunk, true).await?);
-            while let Some(next) = due(&mut under_way, |piece| piece) {
+            while let Some(next) = due(&mut under_way, PieceUnderWay::is_finished) {
                 self.append_piece(&mut builder, &mut uses, next).await?;
             }
         }
@@ -416,7 +416,7 @@ impl Upload {
         let piece = self.begin_piece(plain, true).await?;
         let files = std::mem::take(&mut self.packed);
         self.packs.push_back(PackUnderWay { piece, files });
-        while let Some(pack) = due(&mut self.packs, |pack| &pack.piece) {
+        while let Some(pack) = due(&mut self.packs, |pack| pack.piece.is_finished()) {
             self.finish_pack(pack).await?;
         }
         Ok(())
@@ -576,9 +576,9 @@ impl Uses {
 }
 
 /// The next in order, once it is stored, or when too many wait for it. One that takes long keeps no others from being stored meanwhile.
-fn due<T>(under_way: &mut VecDeque<T>, piece: impl Fn(&T) -> &PieceUnderWay) -> Option<T> {
+fn due<T>(under_way: &mut VecDeque<T>, is_stored: impl Fn(&T) -> bool) -> Option<T> {
     let is_full = under_way.len() >= PIECES_AHEAD_MAX;
-    under_way.pop_front_if(|next| is_full || piece(next).is_finished())
+    under_way.pop_front_if(|next| is_full || is_stored(next))
 }
 
 fn inline(bytes: &[u8]) -> Option<Content> {
@@ -597,4 +597,22 @@ fn chunks(shared: Arc<Shared>, head: Vec<u8>, reader: impl Read + Send + 'static
         }
     });
     receiver
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_come_in_order_and_a_slow_one_keeps_a_bounded_number_waiting() {
+        let mut stored = VecDeque::from([true, true, false]);
+        assert_eq!(due(&mut stored, |is_stored| *is_stored), Some(true));
+        assert_eq!(due(&mut stored, |is_stored| *is_stored), Some(true));
+        while stored.len() < PIECES_AHEAD_MAX {
+            assert_eq!(due(&mut stored, |is_stored| *is_stored), None);
+            stored.push_back(true);
+        }
+        assert_eq!(due(&mut stored, |is_stored| *is_stored), Some(false));
+        assert_eq!(due(&mut stored, |is_stored| *is_stored), Some(true));
+    }
 }
