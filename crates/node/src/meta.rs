@@ -12,8 +12,10 @@ use potluck_types::{Hash, NodeId, Timestamp, from_canonical, to_canonical};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 use std::{
+    cell::Cell,
+    panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Once},
 };
 
 type Bytes = &'static [u8];
@@ -72,17 +74,47 @@ fn boxed(action: &'static str) -> impl FnOnce(KvError) -> MetaError {
     move |source| MetaError { action, source }
 }
 
+/// Does what reads a database that may be damaged. redb tells of most damage by an error, and of some, which no checksum of its own covers, by
+/// a panic: that is an error here, and nothing is printed of it.
+fn sound<R>(work: impl FnOnce() -> Result<R, MetaError>) -> Result<R, MetaError> {
+    thread_local! {
+        static IS_CAUGHT: Cell<bool> = const { Cell::new(false) };
+    }
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let usual = panic::take_hook();
+        panic::set_hook(Box::new(move |about| {
+            if !IS_CAUGHT.get() {
+                usual(about);
+            }
+        }));
+    });
+    IS_CAUGHT.set(true);
+    let outcome = panic::catch_unwind(AssertUnwindSafe(work));
+    IS_CAUGHT.set(false);
+    outcome.unwrap_or_else(|_| {
+        Err(MetaError {
+            action: "opening",
+            source: "its content contradicts itself".into(),
+        })
+    })
+}
+
 impl Meta {
     /// Opens the database, or makes it; `reserve` is the file that keeps room for it.
     pub(crate) fn open(path: &Path, reserve: PathBuf) -> Result<Self, MetaError> {
         let reserve = Arc::new(Reserve::at(reserve));
         let file = Spared::open(path, Arc::clone(&reserve)).map_err(failed("opening"))?;
-        let database = Database::builder()
-            .set_cache_size(CACHE_BYTES)
-            .create_with_backend(file)
-            .map_err(failed("opening"))?;
-        let meta = Self { database, reserve };
-        let found = meta.setting::<u32>("version")?;
+        let opened = sound(|| {
+            let database = Database::builder()
+                .set_cache_size(CACHE_BYTES)
+                .create_with_backend(file)
+                .map_err(failed("opening"))?;
+            let meta = Self { database, reserve };
+            let found = meta.setting::<u32>("version")?;
+            Ok((meta, found))
+        });
+        let (meta, found) = opened?;
         if let Some(version) = found.filter(|version| *version > VERSION) {
             let text = format!("it has version {version}, and this program knows up to {VERSION}: update it");
             return Err(MetaError {

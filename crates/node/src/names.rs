@@ -158,6 +158,33 @@ pub(crate) async fn take_entries(
     space: SpaceId,
     entries: Vec<ByteBuf>,
 ) -> Result<Vec<StripeId>, NodeError> {
+    let taken = append_entries(shared, space, entries).await;
+    if space == shared.space
+        && let Err(error @ (NodeError::Meta(_) | NodeError::DiskFull { .. })) = &taken
+    {
+        *shared.lacking.lock().expect("never poisoned") = Some(error.to_string());
+    }
+    taken
+}
+
+/// Why this node may not know all names of its person, if so: it could not write down what others told it. What it can fetch by now, it does first.
+pub(crate) async fn lacking(shared: &Arc<Shared>) -> Option<String> {
+    let lacking = || shared.lacking.lock().expect("never poisoned");
+    let reason = lacking().clone()?;
+    match tokio::time::timeout(limits::STALL_TIMEOUT, catch_up(shared)).await {
+        Ok(Ok(())) => {
+            *lacking() = None;
+            None
+        }
+        Ok(Err(_)) | Err(_) => Some(reason),
+    }
+}
+
+async fn append_entries(
+    shared: &Arc<Shared>,
+    space: SpaceId,
+    entries: Vec<ByteBuf>,
+) -> Result<Vec<StripeId>, NodeError> {
     let task = Arc::clone(shared);
     Shared::blocking(move || {
         if entries.iter().any(|bytes| pins_something(bytes)) {

@@ -17,11 +17,11 @@ use crate::{
     serve,
     shared::Shared,
     sweep,
-    upload::Upload,
+    upload::{Upload, geometry_now},
 };
 use advice::{Facts, advice};
 use potluck_crypto::{Kit, KitMember, Ticket};
-use potluck_placement::{default_survive, geometry, survivable};
+use potluck_placement::survivable;
 use potluck_spaces::{Name, Path};
 use potluck_types::NodeId;
 use std::{
@@ -74,12 +74,10 @@ impl Node {
     /// Right after a start, a write would find nobody who takes its shards, a read nobody who has them, and a list might lack names.
     pub async fn gathered(&self) {
         let is_incomplete = || {
-            let (members, peers) = self
-                .shared
-                .with_control(|control| (control.roster.members().len(), control.live_peers().len()));
+            let awaited = self.shared.with_control(|control| control.awaited());
             let patience = match () {
                 () if !self.shared.greetings.is_empty() => CATCH_UP_TIME,
-                () if peers + 1 < members => GATHER_TIME,
+                () if awaited > 0 => GATHER_TIME,
                 () => Duration::ZERO,
             };
             self.shared.started.elapsed() < patience
@@ -100,11 +98,7 @@ impl Node {
         let now = shared.now();
         let mut health = shared.health(now);
         let (mut nodes, peers) = shared.with_control(|control| (control.nodes(now), control.live_peers()));
-        let AtHand {
-            expected,
-            eligible: domains,
-            ..
-        } = shared.at_hand();
+        let AtHand { eligible: domains, .. } = shared.at_hand();
         let asked = peers.into_iter().map(|peer| async move {
             match tokio::time::timeout(HEALTH_TIMEOUT, shared.ask(peer, &PoolRequest::Health)).await {
                 Ok(Ok(PoolReply::Health { counts, used })) => Ok((peer, counts, used)),
@@ -126,8 +120,7 @@ impl Node {
         for node in &mut nodes {
             node.used = used_now.get(&node.id).copied().unwrap_or(node.used);
         }
-        let default = default_survive(expected).min(survivable(domains));
-        let geometry = geometry(domains, default)?;
+        let geometry = geometry_now(shared, PutOptions::default())?;
         let (unreadable_files, unreadable_paths) = shared.watch.lock().expect("never poisoned").files(shared.space);
         let facts = Facts {
             nodes: &nodes,
@@ -147,7 +140,7 @@ impl Node {
             silent,
             unreadable_files,
             unreadable_paths,
-            default_survive: default,
+            default_survive: geometry.m(),
             survivable: survivable(domains),
             geometry: (geometry.k(), geometry.m()),
         })
@@ -188,6 +181,11 @@ impl Node {
     pub async fn list(&self, path: &Path, after: Option<&Name>, limit: usize) -> Result<Vec<Entry>, NodeError> {
         let (shared, path, after) = (Arc::clone(&self.shared), path.clone(), after.cloned());
         Shared::blocking(move || edit::list(&shared, &path, after.as_ref(), limit)).await
+    }
+
+    /// Why lists may lack names that this person's other machines have, if so.
+    pub async fn lacking(&self) -> Option<String> {
+        names::lacking(&self.shared).await
     }
 
     /// A file or directory in detail.

@@ -52,6 +52,8 @@ pub(crate) struct Shared {
     pub(crate) names: tokio::sync::Mutex<()>,
     /// Stripes that uploads found stored already and have not named yet.
     pub(crate) claims: Claims<StripeId>,
+    /// Why names that others told could not be written down, since when some may be missing here.
+    pub(crate) lacking: Mutex<Option<String>>,
     /// Versions that uploads are writing.
     pub(crate) writing: Claims<FileId>,
     /// Held while older files are coded anew.
@@ -136,10 +138,13 @@ impl Shared {
     /// How the stripes are that this node looks after, and what it does about files.
     pub(crate) fn health(&self, now: Timestamp) -> HealthInfo {
         let known = self.with_control(|control| control.health(now));
-        let (lost, unreadable) = self.watch.lock().expect("never poisoned").counted();
+        let watch = self.watch.lock().expect("never poisoned");
+        let (lost, unreadable) = watch.counted();
         HealthInfo {
             lost,
             unreadable: known.unreadable + unreadable,
+            // What was dropped as damaged is in nobody's report: until the next round it is not known whether any stripe went with it.
+            gathering: known.gathering.max(u64::from(known.damaged > 0 && watch.is_due())),
             recoding: self.recoding.lock().expect("never poisoned").left,
             ..known
         }

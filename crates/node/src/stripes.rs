@@ -30,8 +30,6 @@ const BUSY_ATTEMPTS: u32 = 250;
 pub(crate) struct Stored {
     /// Bytes of the shards that were stored.
     pub(crate) bytes: u64,
-    /// Shards that are missing.
-    pub(crate) missing: u8,
     /// Losses that it survives now.
     pub(crate) survives: u8,
 }
@@ -114,7 +112,6 @@ pub(crate) async fn store(
     }
     Ok(Stored {
         bytes,
-        missing: wanted - stored,
         survives: stored - geometry.k(),
     })
 }
@@ -403,17 +400,24 @@ pub(crate) async fn fetch_shard(shared: &Arc<Shared>, node: NodeId, id: ShardId,
     (id.index, fetched.await)
 }
 
-/// Whether a stripe can be read now, as far as those say who should hold it.
-pub(crate) async fn is_there(shared: &Arc<Shared>, stripe: StripeId, geometry: Geometry) -> bool {
-    let need = usize::from(geometry.k());
-    let mut found: BTreeSet<u8> = local_indexes(shared, stripe).await.into_iter().collect();
+/// How many losses a stripe survives now, as far as those say who should hold it; `None` when it cannot be read. When that is too little,
+/// everybody is asked.
+pub(crate) async fn survival(shared: &Arc<Shared>, stripe: StripeId, geometry: Geometry) -> Option<u8> {
+    let me = shared.me();
+    let mut found: Vec<(NodeId, u8)> = local_indexes(shared, stripe)
+        .await
+        .into_iter()
+        .map(|index| (me, index))
+        .collect();
+    let mut survives = None;
     for nodes in shared.with_control(|control| control.whereabouts(stripe, geometry.n())) {
-        if found.len() < need {
-            let located = locate(shared, stripe, &nodes).await;
-            found.extend(located.into_iter().map(|(_, index)| index));
+        found.extend(locate(shared, stripe, &nodes).await);
+        survives = potluck_placement::survives(geometry, &found, &shared.present_view());
+        if survives >= Some(geometry.m()) {
+            break;
         }
     }
-    found.len() >= need
+    survives
 }
 
 /// Asks members which shards of a stripe they hold.

@@ -17,7 +17,8 @@ use crate::{
     stripes::{self, Stored},
 };
 use bytes::Bytes;
-use piece::{Finished, PieceUnderWay, building, geometry_now, look_up, refuse_degraded, seal_node, store_piece};
+pub(crate) use piece::geometry_now;
+use piece::{Became, Finished, PieceUnderWay, building, look_up, refuse_degraded, seal_node, store_piece};
 use potluck_dag::{Chunks, Content, ManifestBuilder, Packer, Slot, Stripe, manifest};
 use potluck_net::{Pace, Window};
 use potluck_placement::default_survive;
@@ -315,7 +316,7 @@ impl Upload {
     ) -> Result<(), NodeError> {
         let finished = self.finish_piece(piece).await?;
         self.note(&finished);
-        uses.claims.extend(finished.claim);
+        uses.claims.extend(finished.became.into_claim());
         uses.add(finished.piece.stripe(), &mut self.batch);
         let mut nodes = Vec::new();
         let (geometry, entropy) = (self.geometry_now(), Arc::clone(&self.shared.entropy));
@@ -358,13 +359,13 @@ impl Upload {
         let place = self.window.place().await;
         Ok(tokio::spawn(async move {
             if let Some((piece, claim)) = known
-                && stripes::is_there(&shared, piece.stripe(), piece.geometry()).await
+                && let Some(survives) = stripes::survival(&shared, piece.stripe(), piece.geometry()).await
+                && (survives >= geometry.m() || !options.strict)
             {
                 return Ok(Finished {
                     piece,
                     fingerprint: None,
-                    stored: None,
-                    claim: Some(claim),
+                    became: Became::Found { survives, claim },
                 });
             }
             let (piece, stored) = store_piece(&shared, chunk, geometry, options, permit).await?;
@@ -372,8 +373,7 @@ impl Upload {
             Ok(Finished {
                 piece,
                 fingerprint,
-                stored: Some(stored),
-                claim: None,
+                became: Became::Stored(stored),
             })
         }))
     }
@@ -386,9 +386,13 @@ impl Upload {
     fn note(&mut self, finished: &Finished) {
         // A stripe that is used again is pinned again: the pin of its first user may end first.
         self.batch.pins.push(finished.piece.stripe());
-        match &finished.stored {
-            Some(stored) => self.count(stored),
-            None => self.report.deduplicated += u64::from(finished.piece.len()),
+        match &finished.became {
+            Became::Stored(stored) => self.count(stored),
+            // It may lie on fewer machines than it did: those that were away then may be here, and its shards not made anew yet.
+            Became::Found { survives, .. } => {
+                self.report.deduplicated += u64::from(finished.piece.len());
+                self.count_survival(*survives);
+            }
         }
         if let Some(fingerprint) = finished.fingerprint {
             self.batch
@@ -399,8 +403,12 @@ impl Upload {
 
     fn count(&mut self, stored: &Stored) {
         self.report.stored += stored.bytes;
-        self.report.degraded += u64::from(stored.missing > 0 || stored.survives < self.geometry.m());
-        self.report.survives = self.report.survives.min(stored.survives);
+        self.count_survival(stored.survives);
+    }
+
+    fn count_survival(&mut self, survives: u8) {
+        self.report.degraded += u64::from(survives < self.geometry.m());
+        self.report.survives = self.report.survives.min(survives);
     }
 
     /// How what comes next is coded: machines come and go while a large file is put.
@@ -433,7 +441,7 @@ impl Upload {
             let id = FileId::generate(&*self.shared.entropy);
             self.name_file(&path, &meta, id, &content, vec![stripe]).await?;
         }
-        self.batch.claims.extend(finished.claim);
+        self.batch.claims.extend(finished.became.into_claim());
         Ok(())
     }
 

@@ -69,6 +69,11 @@ impl Watch {
             .any(|missing| missing.lost + missing.unreadable + missing.files.0 > 0);
     }
 
+    /// Whether a round is called for and has not ended yet.
+    pub(crate) fn is_due(&self) -> bool {
+        self.due || self.last.is_none()
+    }
+
     /// Stripes that are lost, and that cannot be read now, beside those that stewards know of.
     pub(crate) fn counted(&self) -> (u64, u64) {
         let counting = self.missing.values().filter(|missing| missing.counts);

@@ -127,6 +127,26 @@ async fn a_node_that_returns_is_whole_again_without_repair() {
     pool.holds(3, "/file", &content).await;
 }
 
+/// A put that found its content stored already said that it survives two losses because four machines were here, although only two had it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_put_says_of_content_that_was_there_already_is_true() {
+    let mut pool = Pool::of(4, GRACE).await;
+    pool.kill(2).await;
+    pool.kill(3).await;
+    pool.are_away(0, 2).await;
+    let content = bytes(19, 20_000_000);
+    assert!(pool.put(0, "/first", &content).await.survives < 2);
+    pool.restart(2).await;
+    pool.restart(3).await;
+    pool.all_see_each_other().await;
+    let again = pool.put(0, "/again", &content).await;
+    assert_eq!(again.deduplicated, content.len() as u64);
+    for holder in 0..again.survives {
+        pool.kill(holder.into()).await;
+    }
+    pool.holds(3, "/again", &content).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_removed_frees_its_shards_everywhere() {
     let pool = Pool::of(3, GRACE).await;

@@ -18,7 +18,7 @@ pub struct PlannerOptions {
     pub grace: Duration,
     /// Stripes under repair at once.
     pub concurrent_max: usize,
-    /// How long a stripe whose repair failed is left alone.
+    /// How long a stripe whose repair failed is left alone; twice as long after each further failure, up to [`RETRY_DOUBLINGS_MAX`] times.
     pub retry_delay: Duration,
     /// How long after the last news of a stripe nothing is done for it: its other shards may be on their way.
     pub quiet: Duration,
@@ -38,6 +38,9 @@ impl Default for PlannerOptions {
         }
     }
 }
+
+/// From five seconds to ten minutes: a holder that takes nothing, and does not say that it is full, costs no more than its stripes' reads in that time.
+const RETRY_DOUBLINGS_MAX: u32 = 7;
 
 /// Why a stripe that ought to be mended is not.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -130,6 +133,8 @@ struct Record {
     verdict: Verdict,
     /// When it may be tried again, and why not before.
     retry_at: Option<(Timestamp, Cause)>,
+    /// Attempts that failed one after the other.
+    failures: u32,
     /// What was done last. If the same is due again at once, it had no effect, and is not done over and over.
     done: Option<Mend>,
     changed_at: Timestamp,
@@ -192,6 +197,7 @@ impl Planner {
             },
             verdict: Verdict::Whole,
             retry_at: None,
+            failures: 0,
             done: None,
             changed_at: now,
             is_new,
@@ -297,9 +303,14 @@ impl Planner {
         self.mending.remove(&stripe);
         if let Some(record) = self.stripes.get_mut(&stripe) {
             // Also after a success: the reports of the new holders are under way, and come before this.
+            let delay = self.options.retry_delay.saturating_mul(1 << record.failures);
+            record.failures = match outcome {
+                Outcome::Failed => RETRY_DOUBLINGS_MAX.min(record.failures + 1),
+                Outcome::Done | Outcome::Early => 0,
+            };
             record.retry_at = match outcome {
                 Outcome::Done => None,
-                Outcome::Failed => Some((now + self.options.retry_delay, Cause::Retry)),
+                Outcome::Failed => Some((now + delay, Cause::Retry)),
                 Outcome::Early => Some((now + self.options.retry_delay, Cause::Settling)),
             };
             self.dirty.insert(stripe);
@@ -336,9 +347,16 @@ impl Planner {
     }
 
     fn refresh(&mut self, now: Timestamp, view: &View) {
-        let all = self.view != *view || self.deadline.is_some_and(|deadline| now >= deadline);
-        if all {
+        let changed = self.view != *view;
+        if changed {
             self.view.clone_from(view);
+            // Who comes may be whom it takes.
+            for record in self.stripes.values_mut().filter(|record| record.failures > 0) {
+                record.failures = 0;
+                record.retry_at = Some((now, Cause::Retry));
+            }
+        }
+        if changed || self.deadline.is_some_and(|deadline| now >= deadline) {
             self.deadline = None;
             self.dirty.extend(self.stripes.keys());
         }

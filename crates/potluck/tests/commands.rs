@@ -160,6 +160,48 @@ fn one_that_is_missing_does_not_keep_the_others() {
 }
 
 #[test]
+fn two_files_of_one_put_do_not_take_one_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = node_in(folder.path());
+    let both = ["a/same", "b/same"].map(|name| folder.path().join(name));
+    for source in &both {
+        fs::create_dir_all(source).unwrap();
+        fs::write(source.join("file"), source.to_str().unwrap()).unwrap();
+    }
+    let [a, b] = both.each_ref().map(|source| source.to_str().unwrap());
+    let said = node.fails(&["put", a, b, "home:/"], 2);
+    assert!(said.contains("would both be home:/same"), "{said}");
+    assert!(node.run(&["ls"]).stdout.is_empty());
+}
+
+#[test]
+fn what_cannot_be_fetched_is_counted_once_and_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = node_in(folder.path());
+    let tree = folder.path().join("tree");
+    fs::create_dir_all(tree.join("below")).unwrap();
+    for name in ["one", "below/two", "below/three"] {
+        fs::write(tree.join(name), name).unwrap();
+    }
+    node.json(&["put", tree.to_str().unwrap(), "home:/"]);
+    let fetched = folder.path().join("fetched");
+    fs::create_dir(&fetched).unwrap();
+    fs::write(fetched.join("below"), "in the way").unwrap();
+    let output = node.run(&["get", "home:/tree", fetched.to_str().unwrap(), "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(said["files"], 1);
+    let failed = said["failed"].as_array().unwrap();
+    let failed: Vec<&str> = failed.iter().map(|failure| failure["path"].as_str().unwrap()).collect();
+    assert!(
+        failed.contains(&"/tree/below/two") && failed.contains(&"/tree/below/three"),
+        "{failed:?}"
+    );
+    fs::remove_file(fetched.join("below")).unwrap();
+    assert_eq!(node.json(&["get", "home:/tree", fetched.to_str().unwrap()])["files"], 2);
+}
+
+#[test]
 fn what_a_space_has_none_of_is_skipped_and_named() {
     let folder = tempfile::tempdir().unwrap();
     let node = node_in(folder.path());

@@ -228,6 +228,16 @@ impl Control {
             .collect()
     }
 
+    /// Members that are not connected, and were not known to be away when this node started: they may be on their way.
+    pub(crate) fn awaited(&self) -> usize {
+        let members = self.roster.nodes().map(|(node, _)| node);
+        let is_awaited = |node: &NodeId| {
+            let is_up = matches!(self.links.get(node), Some(Link::Up));
+            *node != self.me && !is_up && !self.absences.contains_key(node)
+        };
+        members.filter(is_awaited).count()
+    }
+
     /// Those of these stripes of which this node knows holders.
     pub(crate) fn looked_after(&self, stripes: &[StripeId]) -> Vec<StripeId> {
         let is_known = |stripe: &&StripeId| self.planner.holders(**stripe).next().is_some();

@@ -266,6 +266,7 @@ impl Node {
             caught_up: AtomicBool::new(false),
             greetings: TaskTracker::new(),
             stopping: CancellationToken::new(),
+            lacking: Mutex::default(),
             taken_out: CancellationToken::new(),
             started: tokio::time::Instant::now(),
             home,

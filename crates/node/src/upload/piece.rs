@@ -28,9 +28,29 @@ pub(super) type PieceUnderWay = JoinHandle<Result<Finished, NodeError>>;
 pub(super) struct Finished {
     pub(super) piece: Piece,
     pub(super) fingerprint: Option<[u8; 32]>,
-    pub(super) stored: Option<Stored>,
-    /// Holds on to a stripe that was there already, until the log says that this file uses it too.
-    pub(super) claim: Option<Claim<StripeId>>,
+    pub(super) became: Became,
+}
+
+/// What became of it.
+pub(super) enum Became {
+    /// Its stripe is new.
+    Stored(Stored),
+    /// Its stripe was there already.
+    Found {
+        /// Losses that it survives now.
+        survives: u8,
+        /// Holds on to it until the log says that this file uses it too.
+        claim: Claim<StripeId>,
+    },
+}
+
+impl Became {
+    pub(super) fn into_claim(self) -> Option<Claim<StripeId>> {
+        match self {
+            Self::Stored(_) => None,
+            Self::Found { claim, .. } => Some(claim),
+        }
+    }
 }
 
 pub(super) fn seal_node(
@@ -50,7 +70,7 @@ pub(super) fn building(error: impl std::fmt::Display) -> NodeError {
 
 /// How a stripe is to be coded for the machines that there are. Some may be away for a moment: then for those that are here, and anew when
 /// they are back.
-pub(super) fn geometry_now(shared: &Shared, options: PutOptions) -> Result<Geometry, GeometryError> {
+pub(crate) fn geometry_now(shared: &Shared, options: PutOptions) -> Result<Geometry, GeometryError> {
     let AtHand {
         expected,
         eligible,

@@ -6,7 +6,7 @@
 
 use super::{
     Upload, Uses,
-    piece::{Finished, PieceUnderWay, building, claim_live, known_piece},
+    piece::{Became, Finished, PieceUnderWay, building, claim_live, known_piece},
 };
 use crate::{
     api::PutOptions,
@@ -241,7 +241,7 @@ impl Upload {
             let under_way = self.begin_recode(manifest.root().clone()).await?;
             let finished = self.finish_piece(under_way).await?;
             self.note(&finished);
-            uses.claims.extend(finished.claim);
+            uses.claims.extend(finished.became.into_claim());
             uses.add(finished.piece.stripe(), &mut self.batch);
             Manifest::leaf(finished.piece).map_err(building)?
         } else {
@@ -302,13 +302,12 @@ impl Upload {
             let again = known_piece(&shared, old.as_bytes())?.filter(|other| other.geometry() == goal);
             if let Some(other) = again
                 && let Some(claim) = claim_live(&shared, other.stripe())?
-                && stripes::is_there(&shared, other.stripe(), goal).await
+                && let Some(survives) = stripes::survival(&shared, other.stripe(), goal).await
             {
                 return Ok(Finished {
                     piece: piece.recoded(other.stripe(), goal),
                     fingerprint: None,
-                    stored: None,
-                    claim: Some(claim),
+                    became: Became::Found { survives, claim },
                 });
             }
             let gathered = stripes::gather(&shared, old, piece.geometry(), &[]).await?;
@@ -330,8 +329,7 @@ impl Upload {
             Ok(Finished {
                 piece,
                 fingerprint: Some(*old.as_bytes()),
-                stored: Some(stored),
-                claim: None,
+                became: Became::Stored(stored),
             })
         }))
     }

@@ -298,6 +298,22 @@ fn a_failed_attempt_is_tried_again_later() {
     assert_eq!(pool.planner.next(pool.now, &pool.view), None);
     pool.now = pool.now + Duration::from_secs(6);
     assert!(pool.planner.next(pool.now, &pool.view).is_some());
+    // One that keeps failing is left alone for longer and longer: trying costs the reading of its other shards.
+    let begun = pool.now;
+    let mut attempts = 1;
+    while pool.now.since(begun) < Duration::from_secs(3600) {
+        pool.planner.finished(stripe, Outcome::Failed, pool.now);
+        while pool.planner.next(pool.now, &pool.view).is_none() {
+            pool.now = pool.now + Duration::from_secs(1);
+        }
+        attempts += 1;
+    }
+    assert!((10..=14).contains(&attempts), "{attempts} attempts in an hour");
+    // Until somebody comes or goes.
+    pool.planner.finished(stripe, Outcome::Failed, pool.now);
+    assert_eq!(pool.planner.next(pool.now, &pool.view), None);
+    pool.set(holder.as_bytes()[0], Presence::Live);
+    assert!(!pool.summary().waiting.contains_key(&Cause::Retry));
 }
 
 proptest! {

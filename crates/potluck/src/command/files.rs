@@ -15,13 +15,13 @@ use potluck_node::{Entry, Kind};
 use potluck_spaces::Path as SpacePath;
 use std::path::Path;
 
-/// Asks for the names of a directory, a page at a time.
+/// Asks for the names of a directory, a page at a time. Tells why there may be more of them, if so.
 pub(crate) fn pages(
     home: &Path,
     path: &SpacePath,
     recursive: bool,
     mut each: impl FnMut(Page) -> Result<(), Complaint>,
-) -> Result<(), Complaint> {
+) -> Result<Option<Complaint>, Complaint> {
     let (_sender, mut receiver) = client::open(
         home,
         &Request::List {
@@ -33,7 +33,7 @@ pub(crate) fn pages(
         let frame = receiver.frame()?;
         match frame.kind {
             FrameKind::Item => each(frame.json().map_err(|error| client::lost(&error))?)?,
-            FrameKind::Reply => return Ok(()),
+            FrameKind::Reply => return frame.json().map_err(|error| client::lost(&error)),
             other => return Err(client::unexpected(other)),
         }
     }
@@ -47,7 +47,7 @@ pub(super) fn list(
     recursive: bool,
     terminal: Terminal,
 ) -> Result<(), Complaint> {
-    pages(home, &place.path, recursive, |page| {
+    let lacking = pages(home, &place.path, recursive, |page| {
         if terminal.json {
             for entry in &page.entries {
                 let path = page.directory.join(entry.name.clone());
@@ -79,7 +79,8 @@ pub(super) fn list(
             terminal.line(&names.join("\n"));
         }
         Ok(())
-    })
+    })?;
+    lacking.map_or(Ok(()), Err)
 }
 
 fn long_row(entry: &Entry, name: String) -> Vec<String> {

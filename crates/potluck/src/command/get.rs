@@ -15,7 +15,7 @@ use crate::{
     local::{
         client::{self, Receiver, Sender},
         frame::FrameKind,
-        message::{FileStat, GetFile, GetItem, Request},
+        message::{FileStat, GetFile, GetItem, Page, Request},
     },
     place::{ByteRange, HOME_SPACE, Place, escape},
     terminal::{Progress, Terminal, count, rate, seconds},
@@ -270,6 +270,8 @@ struct Shared<'a> {
     parts: &'a Parts,
     wanted_bytes: AtomicU64,
     unchanged: AtomicU64,
+    /// Files that came, and could not be written to their end.
+    unfinished: AtomicU64,
     failed: Mutex<Vec<Failure>>,
 }
 
@@ -281,6 +283,7 @@ pub(crate) fn fetch(home: &Path, target: &Target, parts: &Parts, terminal: Termi
         parts,
         wanted_bytes: AtomicU64::new(0),
         unchanged: AtomicU64::new(0),
+        unfinished: AtomicU64::new(0),
         failed: Mutex::default(),
     };
     let mut progress = terminal.progress("fetching", Some(0));
@@ -306,9 +309,8 @@ pub(crate) fn fetch(home: &Path, target: &Target, parts: &Parts, terminal: Termi
     })?;
     let seconds = progress.done().as_secs_f64();
     let failed = shared.failed.into_inner().unwrap_or_default();
-    let bad = failed.len() as u64;
     Ok(Outcome {
-        files: outcome.files.saturating_sub(bad.min(outcome.files)),
+        files: outcome.files - shared.unfinished.into_inner(),
         unchanged: shared.unchanged.into_inner(),
         failed,
         seconds,
@@ -363,8 +365,9 @@ impl Shared<'_> {
                 }
                 fs::create_dir_all(&target.local)
                     .map_err(|error| Complaint::io("cannot make", &target.local, &error))?;
-                files::pages(home, &target.path, true, |page| {
+                let lacking = files::pages(home, &target.path, true, |page| {
                     let Some(folder) = self.folder(&page.directory)? else {
+                        self.refuse_all(&page);
                         return Ok(());
                     };
                     for entry in &page.entries {
@@ -394,6 +397,9 @@ impl Shared<'_> {
                     }
                     sender.flush().map_err(lost)
                 })?;
+                if let Some(complaint) = lacking {
+                    self.fail(&target.path, complaint);
+                }
             }
         }
         sender.end().and_then(|()| sender.flush()).map_err(lost)
@@ -429,6 +435,15 @@ impl Shared<'_> {
         }
     }
 
+    /// Files whose folder cannot be made.
+    fn refuse_all(&self, page: &Page) {
+        for entry in page.entries.iter().filter(|entry| entry.kind == Kind::File) {
+            let complaint =
+                Complaint::failed("something else is where its folder should be").hint("remove or rename that first");
+            self.fail(&page.directory.join(entry.name.clone()), complaint);
+        }
+    }
+
     fn fail(&self, path: &SpacePath, complaint: Complaint) {
         if let Ok(mut failed) = self.failed.lock() {
             failed.push(Failure {
@@ -452,6 +467,7 @@ impl Shared<'_> {
             scope.spawn(move || {
                 while let Some((path, part)) = next_job.lock().ok().and_then(|jobs| jobs.recv().ok()) {
                     if let Err(complaint) = part.finish(self) {
+                        self.unfinished.fetch_add(1, Ordering::Relaxed);
                         self.fail(&path, complaint);
                     }
                 }

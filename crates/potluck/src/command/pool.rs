@@ -3,6 +3,7 @@
 use super::status;
 use crate::{
     complaint::{Complaint, Kind},
+    interrupt,
     local::{client, message::Request},
     place::escape,
     span::Span,
@@ -79,12 +80,18 @@ pub(super) fn leave(home: &Path, force: bool, terminal: Terminal) -> Result<(), 
     } else {
         "Leave the pool? This node's data moves to the others first.".to_owned()
     };
+    if others_here(&status) == 1 {
+        question.push_str(" One machine is left then: nothing survives its loss.");
+    }
     if is_last {
         question.push_str(" It is your last machine here: nobody can read your files without a recovery kit (`potluck keys backup FILE`).");
     }
     terminal.confirm(&question)?;
     client::call::<()>(home, &Request::Leave)?;
     if !force {
+        interrupt::on_interrupt(move || {
+            terminal.note("\nInterrupted. This node goes on handing over what it holds, and stays until `potluck leave` is said again; `potluck leave --cancel` takes it back.");
+        });
         drain(home, terminal)?;
     }
     let others = others_here(&status::ask(home)?);

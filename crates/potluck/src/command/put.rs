@@ -20,6 +20,7 @@ use potluck_spaces::{Name, Path as SpacePath};
 use potluck_types::{ByteSize, Clock, SystemClock, Timestamp};
 use serde::Serialize;
 use std::{
+    collections::HashMap,
     fs::{self, File, FileType, Metadata},
     io::{self, Read, Seek},
     os::unix::fs::{FileTypeExt, PermissionsExt},
@@ -146,7 +147,23 @@ fn sources(put: &Put) -> Result<Vec<Source>, Complaint> {
             local: Some(real),
         })
     };
-    put.paths.iter().map(source).collect()
+    let sources: Vec<Source> = put.paths.iter().map(source).collect::<Result<_, _>>()?;
+    let mut places = HashMap::new();
+    for Source { local, path } in &sources {
+        let local = local.as_deref().unwrap_or(Path::new("-"));
+        if let Some(other) = places.insert(path, local) {
+            let message = format!(
+                "{} and {} would both be {}",
+                other.display(),
+                local.display(),
+                place_of(path)
+            );
+            return Err(
+                Complaint::usage(message).hint("put them one after the other, each into a directory of its own")
+            );
+        }
+    }
+    Ok(sources)
 }
 
 fn unnamed(what: &str, place: &Place) -> Complaint {
@@ -219,7 +236,7 @@ fn summary(outcome: &Outcome, sources: &[Source]) -> String {
     }
     if report.survives < report.wanted {
         text.push_str(&format!(
-            "\nIt is to survive {}, and will when the machines for that are here: `potluck status` shows who is not.",
+            "\nIt is to survive {}, and will once it is mended and the machines for that are here: `potluck status` shows how far that is.",
             report.wanted
         ));
     } else if report.degraded > 0 {

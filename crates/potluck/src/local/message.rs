@@ -28,7 +28,7 @@ pub(crate) enum Request {
         /// What kind.
         options: InviteOptions,
     },
-    /// Items: [`Page`]. Reply: nothing.
+    /// Items: [`Page`]. Reply: why there may be more names than those, if so.
     List {
         /// A directory, or a file, which is then listed alone.
         path: Path,

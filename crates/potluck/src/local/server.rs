@@ -166,8 +166,8 @@ async fn answer(request: Request, service: &Service, frames: &mut Frames, replie
         Request::Status => replies.reply(&node.status().await?).await,
         Request::Invite { options } => replies.reply(&node.invite(options).await?).await,
         Request::List { path, recursive } => {
-            list(node, path, recursive, replies).await?;
-            replies.reply(&()).await
+            let lacking = list(node, path, recursive, replies).await?;
+            replies.reply(&lacking).await
         }
         Request::Stat { path } => replies.reply(&stat(node, path).await?).await,
         Request::Put { options } => uploads::put(node, options, frames, replies).await,
@@ -249,17 +249,25 @@ async fn make_parent(node: &Node, from: &Path, to: &Path) -> Result<(), NodeErro
     upload.flush().await.map(drop)
 }
 
-/// Sends the names of a directory, and of those below it when that is asked for, each directory whole before the next.
-async fn list(node: &Node, path: Path, recursive: bool, replies: &mut Replies) -> Result<(), Ended> {
+/// Sends the names of a directory, and of those below it when that is asked for, each directory whole before the next. Tells
+/// why there may be more, if so.
+async fn list(node: &Node, path: Path, recursive: bool, replies: &mut Replies) -> Result<Option<Complaint>, Ended> {
+    let lacking = node.lacking().await.map(|reason| {
+        Complaint::failed(format!(
+            "this machine may not know all names, as it could not write them down: {reason}"
+        ))
+        .hint("make room on its disk; other machines of yours list them all")
+    });
     if let Some((parent, _)) = path.split() {
         let entry = node.stat(&path).await?.entry;
         if entry.kind == EntryKind::File {
-            return replies
+            replies
                 .item(&Page {
                     directory: parent,
                     entries: vec![entry],
                 })
-                .await;
+                .await?;
+            return Ok(lacking);
         }
     }
     let mut waiting = vec![path];
@@ -287,7 +295,7 @@ async fn list(node: &Node, path: Path, recursive: bool, replies: &mut Replies) -
         }
         waiting.extend(below.into_iter().rev());
     }
-    Ok(())
+    Ok(lacking)
 }
 
 impl Frames {
