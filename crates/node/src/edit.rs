@@ -202,7 +202,7 @@ impl Editor<'_> {
 /// Gives a file or directory another name. A directory keeps its id, so however much is in it, nothing else changes.
 pub(crate) async fn rename(shared: &Arc<Shared>, from: &Path, to: &Path) -> Result<(), NodeError> {
     if to.is_within(from) {
-        return Err(TreeError::IntoItself(to.clone()).into());
+        return Err(TreeError::IntoItself(from.clone()).into());
     }
     let (uses, batch) = {
         let kv = shared.read()?;
