@@ -33,6 +33,8 @@ const USED_STEP: ByteSize = ByteSize(1 << 20);
 /// How soon, and how much later for each node that is told: gossip stays in proportion.
 const USED_INTERVAL: Duration = Duration::from_secs(5);
 const USED_INTERVAL_PER_NODE: Duration = Duration::from_millis(20);
+/// Steps in which it is told how much others have filled of the disk, as parts of the capacity.
+const FILLED_STEPS: u64 = 64;
 /// How often a step of scrub and compaction is taken.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(60);
 /// Steps of scrub that go through everything: at one a minute, two weeks.
@@ -239,7 +241,17 @@ impl Shared {
         };
         let interval = USED_INTERVAL.max(USED_INTERVAL_PER_NODE * u32::try_from(members).unwrap_or(u32::MAX));
         let since = Duration::from_millis(self.now().as_millis().saturating_sub(at));
-        since >= interval && self.store.stats().on_disk.0.abs_diff(used.0) >= USED_STEP.0
+        since >= interval && self.taken().0.abs_diff(used.0) >= USED_STEP.0
+    }
+
+    /// What of the capacity is not to be had: what the store takes, and what others have filled of its disk. So one whose disk is full is given
+    /// nothing, as one that is full itself. In steps, since what others do on a disk is no news each time.
+    fn taken(&self) -> ByteSize {
+        let (capacity, used) = (self.capacity.0, self.store.stats().on_disk);
+        let free = self.store.free_space().map_or(u64::MAX, |free| free.0);
+        let filled = capacity.saturating_sub(free);
+        let step = (capacity / FILLED_STEPS).max(1);
+        ByteSize(filled.div_ceil(step).saturating_mul(step).min(capacity)).max(used)
     }
 
     fn own_state(&self) -> NodeState {
@@ -249,14 +261,13 @@ impl Shared {
             let is_moved = (last.capacity, &last.zone) != (self.capacity, &self.zone);
             (last.seq, last.revision + u64::from(is_moved || last.revision == 0))
         });
-        let stats = self.store.stats();
         NodeState {
             version: VERSION,
             pool,
             // The clock makes numbers of a restarted node greater than those before; a clock that went back does no harm.
             seq: self.now().as_millis().max(last_seq + 1),
             capacity: self.capacity,
-            used: stats.on_disk,
+            used: self.taken(),
             zone: self.zone.clone(),
             addresses: self.announced_addresses(),
             leaving: self.leaving.load(Ordering::Relaxed),

@@ -6,6 +6,7 @@ use crate::{
     meta::WriteKv,
     protocol::{PoolReply, PoolRequest},
     shared::Shared,
+    spare::RESERVE_BYTES,
 };
 use potluck_crypto::{Signed, derive::private_space_id};
 use potluck_placement::{View, default_survive, rank};
@@ -42,10 +43,14 @@ const DEVICE_PATIENCE: Duration = Duration::from_secs(1);
 /// An entry holds this much of changes and pins, and what is added before [`Batch::is_full`] is asked again.
 const BATCH_BYTES: usize = 40 << 10;
 const BATCH_PINS: usize = 512;
+/// Entries that are taken in one transaction, in bytes. It writes a few times as much, and that must fit in the room that a full disk keeps for removals.
+const TRANSACTION_BYTES: usize = 512 << 10;
 /// What an entry gives up at most, beside what it says.
 const UNPINS_PER_ENTRY: usize = 256;
 
 const _: () = assert!(2 * BATCH_BYTES + (2 * BATCH_PINS + UNPINS_PER_ENTRY) * 36 <= limits::ENTRY_BYTES_MAX);
+
+const _: () = assert!(TRANSACTION_BYTES >= limits::ENTRY_BYTES_MAX && 6 * TRANSACTION_BYTES <= RESERVE_BYTES);
 
 /// The nodes that keep a space's log: the first *f* + 1 in its order that count, in distinct domains.
 pub(crate) fn custodians(space: SpaceId, view: &View) -> Vec<NodeId> {
@@ -187,38 +192,56 @@ async fn append_entries(
 ) -> Result<Vec<StripeId>, NodeError> {
     let task = Arc::clone(shared);
     Shared::blocking(move || {
-        if entries.iter().any(|bytes| pins_something(bytes)) {
-            task.refuse_when_full()?;
-        }
-        task.meta.write(|kv| {
-            let mut unpinned = Vec::new();
-            for bytes in &entries {
-                let signed = Signed::<Entry>::from_bytes(bytes).map_err(AppendError::from)?;
-                let device = NodeId::from_bytes(*signed.claimed_signer().as_bytes());
-                let owner = task.with_control(|control| control.roster.owner_of(device));
-                if owner.map(private_space_id) != Some(space) {
-                    return Err(AppendError::Foreign.into());
-                }
-                let append = if space == task.space {
-                    take(&task, kv, &signed)?
-                } else {
-                    Log::of(space).append(kv, &signed)?.0
-                };
-                if append == Append::New {
-                    unpinned.extend(signed.open().map_err(AppendError::from)?.into_value().unpins);
-                }
+        let mut unpinned = Vec::new();
+        let mut left = &entries[..];
+        while !left.is_empty() {
+            let mut bytes = 0;
+            let fits = |entry: &&ByteBuf| {
+                bytes += entry.len();
+                bytes <= TRANSACTION_BYTES
+            };
+            let (now, later) = left.split_at(left.iter().take_while(fits).count().max(1));
+            if now.iter().any(|bytes| takes_room(bytes)) {
+                task.refuse_when_full()?;
             }
-            Ok(unpinned)
-        })
+            unpinned.extend(append_together(&task, space, now)?);
+            left = later;
+        }
+        Ok(unpinned)
     })
     .await
 }
 
-fn pins_something(entry: &[u8]) -> bool {
-    let entry = Signed::<Entry>::from_bytes(entry)
-        .ok()
-        .and_then(|signed| signed.open().ok());
-    entry.is_some_and(|entry| !entry.value().pins.is_empty())
+fn append_together(shared: &Shared, space: SpaceId, entries: &[ByteBuf]) -> Result<Vec<StripeId>, NodeError> {
+    shared.meta.write(|kv| {
+        let mut unpinned = Vec::new();
+        for bytes in entries {
+            let signed = Signed::<Entry>::from_bytes(bytes).map_err(AppendError::from)?;
+            let device = NodeId::from_bytes(*signed.claimed_signer().as_bytes());
+            let owner = shared.with_control(|control| control.roster.owner_of(device));
+            if owner.map(private_space_id) != Some(space) {
+                return Err(AppendError::Foreign.into());
+            }
+            let append = if space == shared.space {
+                take(shared, kv, &signed)?
+            } else {
+                Log::of(space).append(kv, &signed)?.0
+            };
+            if append == Append::New {
+                unpinned.extend(signed.open().map_err(AppendError::from)?.into_value().unpins);
+            }
+        }
+        Ok(unpinned)
+    })
+}
+
+/// Whether an entry is more than a removal: it pins something, or is as long as one with a file in it and unpins nothing.
+fn takes_room(entry: &[u8]) -> bool {
+    let signed = Signed::<Entry>::from_bytes(entry).ok();
+    let opened = signed.and_then(|signed| Some(signed.open().ok()?.into_value()));
+    opened.is_some_and(|opened| {
+        !opened.pins.is_empty() || (opened.unpins.is_empty() && entry.len() > limits::INLINE_SEALED_BYTES_MAX)
+    })
 }
 
 /// How far this node knows the logs of a space.

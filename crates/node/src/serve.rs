@@ -293,6 +293,7 @@ async fn shard(shared: &Arc<Shared>, peer: NodeId, request: ShardRequest, body: 
             let answer = match stripes::keep(shared, space, shard).await {
                 Ok(()) => ShardReply::Stored,
                 Err(PutError::Full { .. }) => ShardReply::Full,
+                Err(PutError::Disk(error)) if error.is_full() => ShardReply::Full,
                 Err(error) => ShardReply::Failed(error.to_string()),
             };
             (answer, none)

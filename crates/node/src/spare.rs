@@ -11,7 +11,7 @@ use std::{
 };
 
 /// What is set aside: thousands of removals.
-const RESERVE_BYTES: usize = 4 << 20;
+pub(crate) const RESERVE_BYTES: usize = 4 << 20;
 
 /// Room on the disk that only removals use: a file that is deleted when nothing else is left.
 #[derive(Debug)]

@@ -318,6 +318,11 @@ impl Store {
         self.shared().stats()
     }
 
+    /// How many more bytes the disk has room for, if that can be known.
+    pub fn free_space(&self) -> Option<ByteSize> {
+        self.shared().disk.free_space().ok().map(ByteSize)
+    }
+
     /// Changes what the store may use. Less than it uses is no error: puts are refused until there is room.
     pub fn set_capacity(&self, capacity: ByteSize) {
         self.shared().capacity.store(capacity.0, Ordering::Relaxed);
