@@ -18,7 +18,7 @@ pub struct PlannerOptions {
     pub grace: Duration,
     /// Stripes under repair at once.
     pub concurrent_max: usize,
-    /// How long a stripe whose repair failed is left alone; twice as long after each further failure, up to [`RETRY_DOUBLINGS_MAX`] times.
+    /// How long a stripe whose repair failed is left alone; twice as long after each further failure, seven times at most.
     pub retry_delay: Duration,
     /// How long after the last news of a stripe nothing is done for it: its other shards may be on their way.
     pub quiet: Duration,
