@@ -70,7 +70,7 @@ impl Node {
         }
     }
 
-    /// Waits until every member is connected and has told what this node lacks, or the node has run for so long that those who have not are away.
+    /// Waits until every member that is not known to be away is connected and has told what this node lacks, or the node has run for so long that those who have not are away.
     /// Right after a start, a write would find nobody who takes its shards, a read nobody who has them, and a list might lack names.
     pub async fn gathered(&self) {
         let is_incomplete = || {

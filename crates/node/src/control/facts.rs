@@ -228,7 +228,7 @@ impl Control {
             .collect()
     }
 
-    /// Members that are not connected, and were not known to be away when this node started: they may be on their way.
+    /// Members that are not connected, and are not known to be away for long: they may be on their way.
     pub(crate) fn awaited(&self) -> usize {
         let members = self.roster.nodes().map(|(node, _)| node);
         let is_awaited = |node: &NodeId| {
