@@ -42,6 +42,9 @@ impl Default for PlannerOptions {
 /// From five seconds to ten minutes: a holder that takes nothing, and does not say that it is full, costs no more than its stripes' reads in that time.
 const RETRY_DOUBLINGS_MAX: u32 = 7;
 
+/// How long a stripe that no log names is left alone: an upload may be under way, which says so within seconds, or never.
+const UNNAMED_DELAY: Duration = Duration::from_secs(600);
+
 /// Why a stripe that ought to be mended is not.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Cause {
@@ -55,6 +58,8 @@ pub enum Cause {
     Retry,
     /// News of it, or of the pool, came just now; more may follow.
     Settling,
+    /// No log names it: it is nobody's yet, or never will be.
+    Unnamed,
 }
 
 /// What to do for one stripe.
@@ -104,6 +109,8 @@ pub enum Outcome {
     Failed,
     /// Not yet: somebody who has to agree does not see the pool as this node does.
     Early,
+    /// No log names the stripe: it is not worth a repair, and nobody's loss.
+    Unnamed,
 }
 
 /// The state of all stripes that this node looks after.
@@ -143,6 +150,10 @@ struct Record {
 }
 
 impl Record {
+    fn is_unnamed(&self) -> bool {
+        matches!(self.retry_at, Some((_, Cause::Unnamed)))
+    }
+
     /// How many losses it survives while who is here is as in this view; none when it cannot be read.
     fn survives(&self, present: &View) -> Option<u8> {
         let counting: Vec<_> = self
@@ -205,6 +216,8 @@ impl Planner {
         // A stripe's geometry is bound by its id; one who reports another is wrong about this shard.
         if record.geometry == geometry && index < geometry.n() && record.holders.insert((from, index)) {
             record.changed_at = now;
+            // Who stores it may have named it since.
+            record.retry_at = record.retry_at.filter(|(_, cause)| *cause != Cause::Unnamed);
             self.dirty.insert(stripe);
         }
     }
@@ -306,12 +319,13 @@ impl Planner {
             let delay = self.options.retry_delay.saturating_mul(1 << record.failures);
             record.failures = match outcome {
                 Outcome::Failed => RETRY_DOUBLINGS_MAX.min(record.failures + 1),
-                Outcome::Done | Outcome::Early => 0,
+                Outcome::Done | Outcome::Early | Outcome::Unnamed => 0,
             };
             record.retry_at = match outcome {
                 Outcome::Done => None,
                 Outcome::Failed => Some((now + delay, Cause::Retry)),
                 Outcome::Early => Some((now + self.options.retry_delay, Cause::Settling)),
+                Outcome::Unnamed => Some((now + UNNAMED_DELAY, Cause::Unnamed)),
             };
             self.dirty.insert(stripe);
         }
@@ -333,6 +347,7 @@ impl Planner {
         };
         for record in self.stripes.values() {
             match record.survives(present) {
+                _ if record.is_unnamed() => {}
                 None => summary.unreadable += 1,
                 Some(losses) => {
                     *summary.survives.entry(losses).or_default() += 1;
@@ -519,12 +534,15 @@ fn judge(
 }
 
 /// One holder for each shard, each in a domain of its own: what health rests on. As many shards as possible are kept, by
-/// the best ranked domains: a maximum matching of domains and shards, grown by augmenting paths (Kuhn, 1955), which
+/// the domains of the best ranked holders (one that holds nothing lends its domain no rank, or what was moved to a better place would be moved back): a maximum matching of domains and shards, grown by augmenting paths (Kuhn, 1955), which
 /// never drops a domain once it has one.
 fn keep(order: &[NodeId], counting: &[(NodeId, u8)], view: &View) -> Vec<(NodeId, u8)> {
     let mut held: Vec<(Domain, Vec<(NodeId, u8)>)> = Vec::new();
     for node in order {
-        let shards = counting.iter().copied().filter(|(holder, _)| holder == node);
+        let mut shards = counting.iter().copied().filter(|(holder, _)| holder == node).peekable();
+        if shards.peek().is_none() {
+            continue;
+        }
         let domain = view.domain(*node);
         match held.iter_mut().find(|(other, _)| *other == domain) {
             Some((_, together)) => together.extend(shards),

@@ -1,6 +1,9 @@
 //! The pool as this node knows it now: the facts that every decision is made from.
 
-use potluck_types::{NodeId, Timestamp, Zone};
+use potluck_types::{
+    NodeId, Timestamp, Zone,
+    sabotage::{self, Bug},
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -64,13 +67,17 @@ impl View {
 
     /// Whether a node may be given a shard now.
     pub fn takes(&self, node: NodeId) -> bool {
-        self.nodes
-            .get(&node)
-            .is_some_and(|facts| facts.presence == Presence::Live && !facts.full && facts.weight > 0)
+        self.nodes.get(&node).is_some_and(|facts| {
+            let has_room = !facts.full || sabotage::is_planted(Bug::RepairToFull);
+            facts.presence == Presence::Live && has_room && facts.weight > 0
+        })
     }
 
     /// What a node fails with.
     pub fn domain(&self, node: NodeId) -> Domain {
+        if sabotage::is_planted(Bug::CountZoneTwice) {
+            return Domain::Node(node);
+        }
         self.nodes
             .get(&node)
             .map_or(Domain::Node(node), |facts| facts.domain.clone())

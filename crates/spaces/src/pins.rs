@@ -1,7 +1,11 @@
 //! What is live: the public half of the entries. Custodians answer holders from it.
 
 use crate::{Entry, Kv, KvError, Table};
-use potluck_types::{SpaceId, StripeId, Timestamp, from_canonical, to_canonical};
+use potluck_types::{
+    SpaceId, StripeId, Timestamp, from_canonical,
+    sabotage::{self, Bug},
+    to_canonical,
+};
 use serde::{Deserialize, Serialize};
 
 /// What the known logs say of a stripe.
@@ -77,6 +81,9 @@ impl Pins {
                     unpinned: None,
                 },
             )?;
+        }
+        if sabotage::is_planted(Bug::DropUnpin) {
+            return Ok(());
         }
         for stripe in &entry.unpins {
             self.add(

@@ -7,7 +7,7 @@
 //!   is stored again is dropped, because that later put already outranks the old one.
 
 use crate::{
-    error::ChangeError,
+    error::{ChangeError, DiskError, tells_of_damage},
     format::{PACK_HEADER_BYTES, PackId, Place, PutHeader, RecordKind},
     packs::PackInfo,
     scan::{BodyError, Scanned, Scanner, read_tombstone, read_verified},
@@ -16,6 +16,7 @@ use crate::{
 use potluck_types::{ByteSize, ShardId};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
     sync::atomic::Ordering,
 };
 
@@ -25,13 +26,15 @@ const LIVE_PERCENT_MAX: u64 = 50;
 const SEALED_EARLY_PART: u64 = 64;
 
 /// What a step of compaction did.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct Compaction {
     /// Bytes copied to the current pack.
     pub copied: ByteSize,
     /// Bytes given back to the disk.
     pub freed: ByteSize,
+    /// Shards that were to be copied and are damaged. They are no longer listed.
+    pub damaged: Vec<ShardId>,
     /// Whether there is nothing worth compacting now.
     pub idle: bool,
 }
@@ -121,10 +124,15 @@ impl Writer {
         let before = self.shared.counters.written.load(Ordering::Relaxed);
         let oldest = self.shared.packs.infos().keys().next() == Some(&job.pack);
         let mut batch = Batch::default();
-        let mut undone = BTreeSet::new();
-        // A pack whose file is gone has nothing to copy; its entries are dropped when the store is opened.
+        let (mut undone, mut damaged) = (BTreeSet::new(), Vec::new());
         let shared = std::sync::Arc::clone(&self.shared);
-        if let Ok(file) = shared.packs.open(job.pack) {
+        let file = match shared.packs.open(job.pack) {
+            Ok(file) => Some(file),
+            // A pack whose file is gone has nothing to copy.
+            Err(error) if error.tells_of_damage() => None,
+            Err(error) => return Err(error.into()),
+        };
+        if let Some(file) = file {
             let mut scanner = Scanner {
                 file: &*file,
                 key: &shared.key,
@@ -142,7 +150,7 @@ impl Writer {
                             let entry = self.entry(&batch, &put.id)?;
                             if entry.is_some_and(|entry| entry.place() == place(offset)) {
                                 let shard = read_verified(&*file, offset, &put);
-                                self.copy(&mut batch, put, shard)?;
+                                self.copy(&mut batch, put, shard, &mut damaged)?;
                             }
                         }
                         RecordKind::Tombstone { .. } if oldest => {}
@@ -160,13 +168,14 @@ impl Writer {
         self.carry(&mut batch, undone)?;
         let done = job.offset >= job.end;
         if done {
-            self.rescue(&mut batch, job.pack)?;
+            self.rescue(&mut batch, job.pack, &mut damaged)?;
         }
         self.commit(batch)?;
         let copied = self.shared.counters.written.load(Ordering::Relaxed) - before;
         self.shared.counters.compacted.fetch_add(copied, Ordering::Relaxed);
         let mut step = Compaction {
             copied: ByteSize(copied),
+            damaged,
             ..Compaction::default()
         };
         if done {
@@ -182,6 +191,7 @@ impl Writer {
         batch: &mut Batch,
         put: PutHeader,
         shard: Result<potluck_types::Shard, BodyError>,
+        damaged: &mut Vec<ShardId>,
     ) -> Result<(), ChangeError> {
         match shard {
             Ok(shard) => {
@@ -189,7 +199,9 @@ impl Writer {
                 let indexed = self.shared.index.entry(&put.id)?;
                 self.append_put(batch, put, &descriptor, &shard, indexed)
             }
+            Err(BodyError::Io(error)) if !tells_of_damage(&error) => Err(DiskError::at("read", "a pack")(error).into()),
             Err(reason) => {
+                damaged.push(put.id);
                 tracing::warn!(stripe = %put.id.stripe.short(), index = put.id.index, %reason, "a damaged shard is given up");
                 self.shared.counters.damaged.fetch_add(1, Ordering::Relaxed);
                 self.append_tombstones(batch, &[put.id])
@@ -209,7 +221,7 @@ impl Writer {
     }
 
     /// Copies what the index has in the pack although the scan did not meet it: records with damaged headers.
-    fn rescue(&mut self, batch: &mut Batch, pack: PackId) -> Result<(), ChangeError> {
+    fn rescue(&mut self, batch: &mut Batch, pack: PackId, damaged: &mut Vec<ShardId>) -> Result<(), ChangeError> {
         let met: u64 = batch.moved_from(pack);
         if self
             .shared
@@ -233,9 +245,10 @@ impl Writer {
             };
             let shard = match self.shared.packs.open(pack) {
                 Ok(file) => read_verified(&*file, entry.offset, &put),
-                Err(error) => Err(BodyError::Io(std::io::Error::other(error))),
+                Err(error) if error.tells_of_damage() => Err(BodyError::Io(io::ErrorKind::NotFound.into())),
+                Err(error) => return Err(error.into()),
             };
-            self.copy(batch, put, shard)?;
+            self.copy(batch, put, shard, damaged)?;
         }
         Ok(())
     }

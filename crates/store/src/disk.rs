@@ -9,6 +9,7 @@ use crate::direct::Direct;
 use std::{
     fs::{self, File},
     io::{self, IoSlice, Seek, SeekFrom, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -27,6 +28,50 @@ pub trait Disk: Send + Sync + 'static {
     fn sync_dir(&self) -> io::Result<()>;
     /// How many more bytes would fit.
     fn free_space(&self) -> io::Result<u64>;
+    /// Whether nobody but its owner can read a file.
+    fn is_private(&self, name: &str) -> io::Result<bool>;
+}
+
+impl dyn Disk + '_ {
+    /// All of a small file.
+    pub fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+        let file = self.open(name, OpenMode::Existing)?;
+        let len = usize::try_from(file.len()?).map_err(io::Error::other)?;
+        let mut bytes = vec![0; len];
+        file.read_at(&mut bytes, 0)?;
+        Ok(bytes)
+    }
+
+    /// Whether there is a file of this name.
+    pub fn contains(&self, name: &str) -> io::Result<bool> {
+        match self.open(name, OpenMode::Existing) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens a file, and makes it when there is none.
+    pub fn open_or_make(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        match self.open(name, OpenMode::Existing) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.open(name, OpenMode::New),
+            opened => opened,
+        }
+    }
+
+    /// Makes these all the bytes of a file, durably: written beside, synced, and renamed, so that there is a whole file or none.
+    pub fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let beside = format!("{name}.new");
+        match self.remove(&beside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = self.open(&beside, OpenMode::New)?;
+        file.write_at(&[bytes], 0)?;
+        file.sync_data()?;
+        self.rename(&beside, name)?;
+        self.sync_dir()
+    }
 }
 
 /// Whether a file is expected to be there.
@@ -75,9 +120,9 @@ pub struct OsDisk {
 }
 
 impl OsDisk {
-    /// On this directory, which is created when it is not there.
+    /// On this directory, which is created when it is not there, for its owner alone.
     pub fn new(directory: &Path) -> io::Result<Self> {
-        fs::create_dir_all(directory)?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         Ok(Self {
             directory: directory.to_owned(),
         })
@@ -90,6 +135,7 @@ impl Disk for OsDisk {
             .read(true)
             .write(true)
             .create_new(mode == OpenMode::New)
+            .mode(0o600)
             .open(self.directory.join(name))?;
         Ok(Arc::new(OsFile {
             appender: Mutex::new(file.try_clone()?),
@@ -128,6 +174,11 @@ impl Disk for OsDisk {
     fn free_space(&self) -> io::Result<u64> {
         let stat = rustix::fs::statvfs(&self.directory)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn is_private(&self, name: &str) -> io::Result<bool> {
+        let mode = fs::metadata(self.directory.join(name))?.permissions().mode();
+        Ok(mode & 0o077 == 0)
     }
 }
 

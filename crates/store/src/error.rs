@@ -17,7 +17,25 @@ pub struct DiskError {
     pub source: Arc<io::Error>,
 }
 
+/// Whether an error says that the bytes themselves are gone: the medium cannot read them, or the file is not there or ends before them. Others say nothing of the
+/// bytes: that too many files are open, say.
+pub(crate) fn tells_of_damage(error: &io::Error) -> bool {
+    const OF_THE_MEDIUM: [rustix::io::Errno; 3] = [
+        rustix::io::Errno::IO,
+        rustix::io::Errno::BADMSG,
+        rustix::io::Errno::UCLEAN,
+    ];
+    let is_of_the_medium = |code| OF_THE_MEDIUM.iter().any(|errno| errno.raw_os_error() == code);
+    matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::NotFound)
+        || error.raw_os_error().is_some_and(is_of_the_medium)
+}
+
 impl DiskError {
+    /// Whether it says that what was to be read is gone.
+    pub(crate) fn tells_of_damage(&self) -> bool {
+        tells_of_damage(&self.source)
+    }
+
     /// Whether the disk has no room left.
     pub fn is_full(&self) -> bool {
         matches!(

@@ -6,7 +6,7 @@
 //!   missed and repaired.
 //! - [`Store::compact_step`] gives dead space back.
 //!
-//! Every byte on disk is described in `docs/format.md`. The parts: [`Disk`] is what is below; `format` the bytes;
+//! Every byte on disk is described in `docs/format.md`. The parts: [`Disk`] is what is below, and `memory` its twin for tests and simulations; `format` the bytes;
 //! `scan` reads a pack; `index` says where each shard is; `writer` is the only one that changes anything;
 //! `recover` opens.
 //!
@@ -20,6 +20,7 @@ mod format;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod index;
+mod memory;
 mod packs;
 mod queue;
 mod recover;
@@ -34,6 +35,7 @@ pub use disk::{Disk, DiskFile, FileInfo, OpenMode, OsDisk};
 pub use error::{ChangeError, DiskError, FormatError, GetError, IndexError, OpenError, PutError};
 pub use format::{FORMAT_VERSION, PackId};
 pub use index::Entry;
+pub use memory::{Crash, Dice, MemoryDisk, Mishap};
 pub use recover::Recovery;
 pub use scrub::{ScrubError, ScrubProgress};
 pub use shared::Stats;

@@ -6,7 +6,7 @@
 //! with each checkpoint.
 
 use crate::{
-    error::{DiskError, IndexError},
+    error::{DiskError, IndexError, tells_of_damage},
     format::{PACK_HEADER_BYTES, PackId, Place, RecordKind},
     index::Entry,
     scan::{BodyError, Scanned, Scanner, read_verified},
@@ -34,6 +34,9 @@ pub enum ScrubError {
     /// The index refused.
     #[error(transparent)]
     Index(#[from] IndexError),
+    /// A pack cannot be opened, for a reason that says nothing of what is in it.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// The damage could not be recorded.
     #[error(transparent)]
     Change(#[from] crate::error::ChangeError),
@@ -48,7 +51,7 @@ pub(crate) struct Walk {
 }
 
 /// Reads on from the scrub's place, about `bytes_max` bytes.
-pub(crate) fn walk(shared: &Shared, bytes_max: u64) -> Result<Walk, IndexError> {
+pub(crate) fn walk(shared: &Shared, bytes_max: u64) -> Result<Walk, ScrubError> {
     let mut walk = Walk {
         next: shared.scrub_place(),
         ..Walk::default()
@@ -82,10 +85,11 @@ pub(crate) fn walk(shared: &Shared, bytes_max: u64) -> Result<Walk, IndexError> 
     Ok(walk)
 }
 
-fn walk_pack(shared: &Shared, walk: &mut Walk, end: u64, bytes_max: u64) -> Result<(), IndexError> {
+fn walk_pack(shared: &Shared, walk: &mut Walk, end: u64, bytes_max: u64) -> Result<(), ScrubError> {
     let pack = walk.next.pack;
     let file = match shared.packs.open(pack) {
         Ok(file) => file,
+        Err(error) if !error.tells_of_damage() => return Err(error.into()),
         Err(error) => {
             // Compaction removes emptied packs at any time.
             missed(shared, walk, pack, 0, end, &error)?;
@@ -119,6 +123,9 @@ fn walk_pack(shared: &Shared, walk: &mut Walk, end: u64, bytes_max: u64) -> Resu
                 walk.progress.bytes.0 += u64::from(put.payload_len);
                 match read_verified(&*file, offset, &put) {
                     Ok(_) => {}
+                    Err(BodyError::Io(error)) if !tells_of_damage(&error) => {
+                        return Err(DiskError::at("read", pack.file_name())(error).into());
+                    }
                     Err(BodyError::Shard(_) | BodyError::Io(_)) => walk.damaged.push((put.id, place)),
                 }
             }

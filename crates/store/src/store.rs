@@ -17,7 +17,6 @@ use potluck_types::{
     ByteSize, Clock, Entropy, Shard, ShardId, SpaceId, StripeId, SystemClock, SystemEntropy, UnverifiedShard, limits,
 };
 use std::{
-    io,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::Path,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering, mpsc},
@@ -280,10 +279,7 @@ impl Store {
             if attempt < READ_ATTEMPTS && shared.index.entry(id)? != Some(entry) {
                 continue;
             }
-            if matches!(
-                error.source.kind(),
-                io::ErrorKind::UnexpectedEof | io::ErrorKind::NotFound
-            ) {
+            if error.tells_of_damage() {
                 self.quarantine(*id, entry.place());
                 return Err(GetError::Damaged { id: *id, source: None });
             }

@@ -20,7 +20,10 @@ use crate::{
     shared::Shared,
 };
 use bytes::Bytes;
-use potluck_types::{ByteSize, Geometry, Shard, ShardId, SpaceId, limits};
+use potluck_types::{
+    ByteSize, Geometry, Shard, ShardId, SpaceId, limits,
+    sabotage::{self, Bug},
+};
 use std::{
     collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
@@ -316,7 +319,9 @@ impl Writer {
             return Err(error);
         }
         counters.syncs.fetch_add(1, Ordering::Relaxed);
-        if let Err(error) = file.sync_data().map_err(DiskError::at("sync", id.file_name())) {
+        if !sabotage::is_planted(Bug::AcknowledgeBeforeSync)
+            && let Err(error) = file.sync_data().map_err(DiskError::at("sync", id.file_name()))
+        {
             self.abandon();
             return Err(error);
         }

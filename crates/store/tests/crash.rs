@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Crash, CrashDisk, Dice, SPACE, audit, open, options, shard};
+use common::{Crash, Dice, MemoryDisk, SPACE, audit, open, options, shard};
 use potluck_store::Store;
 use potluck_types::{ByteSize, Shard, ShardId};
 use std::{
@@ -81,7 +81,7 @@ impl Promises {
 }
 
 /// Puts, deletes, compacts, scrubs, checkpoints and reopens; what is acknowledged becomes a promise.
-fn workload(disk: &CrashDisk, seed: u64, promises: &Promises) {
+fn workload(disk: &MemoryDisk, seed: u64, promises: &Promises) {
     let mut dice = Dice(seed);
     let Ok((mut store, _)) = Store::open(Arc::new(disk.clone()), options()) else {
         return;
@@ -147,7 +147,7 @@ fn workload(disk: &CrashDisk, seed: u64, promises: &Promises) {
 
 /// The store works after the crash: it takes, gives, deletes, compacts, and survives another restart and the loss
 /// of its index with the same content.
-fn goes_on(disk: &CrashDisk, store: Store, held: &[ShardId], context: &str) {
+fn goes_on(disk: &MemoryDisk, store: Store, held: &[ShardId], context: &str) {
     let extra = shard(1000, LEN_MAX);
     store.put_wait(extra.clone(), SPACE).unwrap();
     let mut expected: Vec<ShardId> = held.to_vec();
@@ -175,13 +175,13 @@ fn goes_on(disk: &CrashDisk, store: Store, held: &[ShardId], context: &str) {
 }
 
 fn cut_everywhere(seed: u64, stride: u64) {
-    let disk = CrashDisk::default();
+    let disk = MemoryDisk::default();
     let promises = Promises::new();
     workload(&disk, seed, &promises);
     let steps = disk.steps();
     assert!(steps > 100, "the workload does something");
     for step in (1..=steps).step_by(stride as usize) {
-        let disk = CrashDisk::default();
+        let disk = MemoryDisk::default();
         disk.cut_at(step);
         let promises = Promises::new();
         workload(&disk, seed, &promises);
@@ -223,11 +223,11 @@ fn other_workloads_cut_here_and_there() {
 /// The machine loses its power again while it recovers from the first loss.
 #[test]
 fn a_cut_during_recovery_is_no_worse() {
-    let disk = CrashDisk::default();
+    let disk = MemoryDisk::default();
     workload(&disk, 3, &Promises::new());
     let steps = disk.steps();
     for first in (steps / 4..steps).step_by(41) {
-        let disk = CrashDisk::default();
+        let disk = MemoryDisk::default();
         disk.cut_at(first);
         let promises = Promises::new();
         workload(&disk, 3, &promises);
@@ -250,9 +250,9 @@ fn a_cut_during_recovery_is_no_worse() {
 #[test]
 fn one_seed_makes_one_trace() {
     let run = || {
-        let disk = CrashDisk::default();
+        let disk = MemoryDisk::default();
         workload(&disk, 7, &Promises::new());
-        let packs: Vec<Vec<u8>> = disk.packs().iter().map(|name| disk.bytes(name)).collect();
+        let packs: Vec<Vec<u8>> = disk.packs().iter().map(|name| disk.bytes(name).unwrap()).collect();
         (disk.steps(), packs)
     };
     assert_eq!(run(), run());

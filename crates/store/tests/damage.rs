@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Crash, CrashDisk, SPACE, audit, open, options, shard, shard_of};
+use common::{Crash, MemoryDisk, Mishap, SPACE, audit, open, options, shard, shard_of};
 use potluck_store::{ChangeError, GetError, OpenError, Options, PutError, Store};
 use potluck_types::{ByteSize, Shard, ShardId};
 use std::sync::Arc;
@@ -19,8 +19,8 @@ fn fill(store: &Store, numbers: std::ops::Range<u64>) -> Vec<Shard> {
 }
 
 /// A store of some shards in some packs, closed.
-fn filled(count: u64) -> (CrashDisk, Vec<Shard>) {
-    let disk = CrashDisk::default();
+fn filled(count: u64) -> (MemoryDisk, Vec<Shard>) {
+    let disk = MemoryDisk::default();
     let (store, _) = open(&disk);
     let shards = fill(&store, 0..count);
     (disk, shards)
@@ -117,7 +117,7 @@ fn a_lost_or_garbled_index_is_made_anew() {
     let gone = shards.remove(3).id();
     store.delete(&[gone]).unwrap();
     drop(store);
-    let garble: [&dyn Fn(&CrashDisk); 5] = [
+    let garble: [&dyn Fn(&MemoryDisk); 5] = [
         &|disk| potluck_store::Disk::remove(disk, "index.redb").unwrap(),
         &|disk| disk.tamper("index.redb", Vec::clear),
         &|disk| disk.tamper("index.redb", |bytes| bytes.fill(0x5a)),
@@ -144,7 +144,7 @@ fn a_lost_or_garbled_index_is_made_anew() {
 #[test]
 fn an_index_that_rots_page_by_page_never_tells_lies() {
     let (sound, shards) = filled(30);
-    let len = sound.bytes("index.redb").len();
+    let len = sound.bytes("index.redb").unwrap().len();
     for at in (0..len).step_by(len / 400) {
         let disk = sound.crash(Crash::LoseAll);
         disk.tamper("index.redb", |bytes| bytes[at] ^= 0x40);
@@ -170,16 +170,16 @@ fn a_rebuild_skips_what_rotted_in_the_middle() {
 #[test]
 fn a_payload_that_imitates_a_tombstone_deletes_nothing() {
     // A member stores a shard whose payload is the pack of another store: records, tombstones and all.
-    let other = CrashDisk::default();
+    let other = MemoryDisk::default();
     let (store, _) = Store::open(Arc::new(other.clone()), options()).unwrap();
     let victims = fill(&store, 0..3);
     store
         .delete(&victims.iter().map(Shard::id).collect::<Vec<_>>())
         .unwrap();
     drop(store);
-    let imitation = other.bytes(&other.packs()[0]);
+    let imitation = other.bytes(&other.packs()[0]).unwrap();
 
-    let disk = CrashDisk::default();
+    let disk = MemoryDisk::default();
     let (store, _) = open(&disk);
     for victim in &victims {
         store.put_wait(victim.clone(), SPACE).unwrap();
@@ -260,11 +260,11 @@ fn a_lost_superblock_is_made_anew_from_the_packs() {
 /// may be lost; nothing later may rest on it.
 #[test]
 fn a_failed_sync_is_never_believed() {
-    let disk = CrashDisk::default();
+    let disk = MemoryDisk::default();
     let (store, _) = open(&disk);
     let before = fill(&store, 0..3);
     let victim = shard(50, 3000);
-    disk.fail_syncs(".pack", 1);
+    disk.befall(Mishap::Syncs(".pack".to_owned(), 1));
     let error = store.put_wait(victim.clone(), SPACE).unwrap_err();
     assert!(matches!(error, PutError::Disk(_)), "{error}");
     assert_eq!(store.get(&victim.id()).unwrap(), None);
@@ -272,7 +272,7 @@ fn a_failed_sync_is_never_believed() {
     store.put_wait(victim.clone(), SPACE).unwrap();
     let after = fill(&store, 10..13);
     let deleted = before[0].id();
-    disk.fail_syncs(".pack", 1);
+    disk.befall(Mishap::Syncs(".pack".to_owned(), 1));
     assert!(matches!(store.delete(&[deleted]), Err(ChangeError::Disk(_))));
     assert!(store.get(&deleted).unwrap().is_some());
     store.delete(&[deleted]).unwrap();
@@ -287,12 +287,12 @@ fn a_failed_sync_is_never_believed() {
 /// no write: it must not come back from the abandoned tail.
 #[test]
 fn an_answer_without_a_write_does_not_rest_on_an_abandoned_tail() {
-    let disk = CrashDisk::default();
+    let disk = MemoryDisk::default();
     let (store, _) = open(&disk);
     fill(&store, 0..2);
     let victim = shard(50, 3000);
-    disk.fail_syncs(".pack", 1);
-    disk.fail_cuts();
+    disk.befall(Mishap::Syncs(".pack".to_owned(), 1));
+    disk.befall(Mishap::Cuts);
     store.put_wait(victim.clone(), SPACE).unwrap_err();
     assert_eq!(store.delete(&[victim.id()]).unwrap(), 0);
     for crash in [Crash::LoseAll, Crash::KeepAll, Crash::Torn(3), Crash::Scattered(4)] {
@@ -311,7 +311,7 @@ fn an_answer_without_a_write_does_not_rest_on_an_abandoned_tail() {
 /// says "stored already": that must be true when the power goes.
 #[test]
 fn what_a_killed_process_left_in_memory_is_synced_before_it_is_relied_on() {
-    let disk = CrashDisk::default();
+    let disk = MemoryDisk::default();
     let (store, _) = open(&disk);
     let shards = fill(&store, 0..2);
     // The next change is the write, the one after it the sync.
@@ -329,12 +329,15 @@ fn what_a_killed_process_left_in_memory_is_synced_before_it_is_relied_on() {
 
 #[test]
 fn a_bad_sector_is_an_error_to_readers_and_damage_to_the_scrub() {
-    let disk = CrashDisk::default();
+    let disk = MemoryDisk::default();
     let (store, _) = open(&disk);
     let shards = fill(&store, 0..3);
     let id = shards[1].id();
     let entry = store.entry(&id).unwrap().unwrap();
-    disk.fail_reads(".pack", entry.offset + 300..entry.offset + 301);
+    disk.befall(Mishap::Reads(
+        ".pack".to_owned(),
+        entry.offset + 300..entry.offset + 301,
+    ));
     assert!(matches!(store.get(&id), Err(GetError::Disk(_))));
     assert_eq!(store.scrub_step(ALL).unwrap().damaged, [id]);
     check_missing(&store, &shards, &[id]);
@@ -342,7 +345,7 @@ fn a_bad_sector_is_an_error_to_readers_and_damage_to_the_scrub() {
 
 #[test]
 fn a_full_disk_reads_deletes_and_recovers() {
-    let disk = CrashDisk::default();
+    let disk = MemoryDisk::default();
     let (store, _) = open(&disk);
     let mut shards = fill(&store, 0..20);
     disk.leave_free(Some(700));
@@ -368,7 +371,7 @@ fn a_full_disk_reads_deletes_and_recovers() {
 
 #[test]
 fn a_full_disk_in_the_middle_of_a_group_keeps_the_deletes() {
-    let disk = CrashDisk::default();
+    let disk = MemoryDisk::default();
     let (store, _) = open(&disk);
     let shards = fill(&store, 0..2);
     disk.leave_free(Some(500));
@@ -387,7 +390,7 @@ fn a_full_disk_in_the_middle_of_a_group_keeps_the_deletes() {
 
 #[test]
 fn the_quota_refuses_puts_and_lets_deletes_through() {
-    let disk = CrashDisk::default();
+    let disk = MemoryDisk::default();
     let capacity = ByteSize(4 << 20);
     let (store, _) = Store::open(Arc::new(disk), Options { capacity, ..options() }).unwrap();
     let mut stored = Vec::new();
@@ -412,7 +415,7 @@ fn the_quota_refuses_puts_and_lets_deletes_through() {
 
 #[test]
 fn what_waits_is_bounded() {
-    let disk = CrashDisk::default();
+    let disk = MemoryDisk::default();
     let (store, _) = open(&disk);
     let shard = shard_of(1, 4 << 20);
     let (sender, outcomes) = std::sync::mpsc::channel();

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{CrashDisk, SPACE, audit, open, shard, shard_of};
+use common::{MemoryDisk, SPACE, audit, open, shard, shard_of};
 use potluck_store::{Options, Store};
 use potluck_types::{ByteSize, Shard, ShardId};
 use proptest::prelude::*;
@@ -45,7 +45,7 @@ proptest! {
 
     #[test]
     fn the_store_is_a_map(ops in proptest::collection::vec(op(), 1..60)) {
-        let disk = CrashDisk::default();
+        let disk = MemoryDisk::default();
         let (mut store, _) = open(&disk);
         let mut model: BTreeMap<ShardId, Shard> = BTreeMap::new();
         for op in ops {
@@ -152,7 +152,7 @@ fn readers_are_not_disturbed_by_compaction() {
 /// Everything was removed, and the pack that was written to last kept its length: 256 MiB at most, for ever.
 #[test]
 fn a_store_from_which_everything_was_deleted_is_small() {
-    let disk = CrashDisk::default();
+    let disk = MemoryDisk::default();
     let (store, _) = open(&disk);
     // All in the pack that is written to.
     let shards: Vec<Shard> = (0..10).map(|number| shard_of(number, 1000)).collect();

@@ -1,0 +1,54 @@
+//! Bugs to be planted, one at a time, so that it can be seen whether the simulation finds them. Without the feature `sabotage`, which nothing that ships has, none can be:
+//! the compiler leaves out what asks for them.
+
+/// What may be planted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Bug {
+    /// A shard is acknowledged before it is synced.
+    AcknowledgeBeforeSync,
+    /// A shard is taken for what it says it is.
+    AcceptWrongShard,
+    /// Two machines of one zone count as two.
+    CountZoneTwice,
+    /// Shards are freed of stripes that are in use.
+    CollectPinned,
+    /// That a stripe is no longer in use is not taken note of.
+    DropUnpin,
+    /// Full machines are given shards.
+    RepairToFull,
+}
+
+impl Bug {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::AcknowledgeBeforeSync,
+        Self::AcceptWrongShard,
+        Self::CountZoneTwice,
+        Self::CollectPinned,
+        Self::DropUnpin,
+        Self::RepairToFull,
+    ];
+}
+
+#[cfg(feature = "sabotage")]
+thread_local! {
+    static PLANTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
+}
+
+/// Plants a bug in everything that this thread runs, in place of the one before.
+#[cfg(feature = "sabotage")]
+pub fn plant(bug: Option<Bug>) {
+    PLANTED.set(bug);
+}
+
+/// Whether this bug is planted here.
+#[cfg(feature = "sabotage")]
+pub fn is_planted(bug: Bug) -> bool {
+    PLANTED.get() == Some(bug)
+}
+
+/// Whether this bug is planted here: never.
+#[cfg(not(feature = "sabotage"))]
+pub const fn is_planted(_: Bug) -> bool {
+    false
+}
