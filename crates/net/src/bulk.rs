@@ -440,7 +440,7 @@ impl ClientCertVerifier for Verifier {
 mod tests {
     use super::*;
     use crate::wire::{self, Message, Status};
-    use std::collections::HashSet;
+    use std::collections::BTreeSet;
 
     const HOST: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
@@ -473,7 +473,7 @@ mod tests {
         let announcement = theirs.announcement();
         let shared = Arc::new(Shared::default());
         shared.set_bulk(theirs);
-        shared.set_members(HashSet::from([me]));
+        shared.set_members(BTreeSet::from([me]));
         let (requests, mut receiver) = mpsc::channel(1);
         for listener in listeners {
             tokio::spawn(accept(listener, Arc::clone(&shared), requests.clone()));

@@ -6,8 +6,9 @@ use std::{
     pin::Pin,
     sync::{Mutex, PoisonError},
     task::{Context, Poll, ready},
-    time::{Duration, Instant},
+    time::Duration,
 };
+use tokio::time::Instant;
 
 /// What is known of a request that is under way, for whoever waits for it.
 #[derive(Debug, Default)]

@@ -12,7 +12,7 @@ use crate::{
 use bytes::Bytes;
 use potluck_types::{NodeId, limits};
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap},
     fmt, io,
     net::IpAddr,
     sync::{Arc, Mutex, OnceLock, RwLock},
@@ -118,7 +118,7 @@ pub(crate) enum Command {
 /// What handle, backend and serving tasks share.
 #[derive(Default)]
 pub(crate) struct Shared {
-    members: RwLock<HashSet<NodeId>>,
+    members: RwLock<BTreeSet<NodeId>>,
     budgets: Mutex<HashMap<NodeId, Arc<Semaphore>>>,
     streams: Mutex<HashMap<(NodeId, Protocol), Arc<Streams>>>,
     hosts: Mutex<HashMap<NodeId, IpAddr>>,
@@ -135,7 +135,7 @@ struct Streams {
 }
 
 impl Shared {
-    pub(crate) fn set_members(&self, members: HashSet<NodeId>) {
+    pub(crate) fn set_members(&self, members: BTreeSet<NodeId>) {
         *self.members.write().expect("never poisoned") = members;
     }
 
@@ -241,7 +241,7 @@ impl Endpoint {
     }
 
     /// Says who belongs to the pool. All others reach [`Protocol::Join`] only, and their gossip is dropped.
-    pub fn set_members(&self, members: HashSet<NodeId>) {
+    pub fn set_members(&self, members: BTreeSet<NodeId>) {
         self.shared.set_members(members);
     }
 

@@ -32,7 +32,7 @@ mod wire;
 pub use address::{Address, Listen, ParseAddressError};
 pub use course::Course;
 pub use endpoint::{ConnectError, Endpoint, Event, Inbox, RequestError};
-pub use memory::MemoryNetwork;
+pub use memory::{MemoryNetwork, Weather};
 pub use serve::{Incoming, Reply};
 pub use swarm::{NetworkConfig, StartError, start};
 pub use window::{Pace, Place, Window};

@@ -8,7 +8,7 @@ use potluck_net::{
     Address, Endpoint, Event, Inbox, MemoryNetwork, Message, NetworkConfig, Protocol, RequestError, start,
 };
 use potluck_types::{NodeId, limits};
-use std::{collections::HashSet, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 struct Node {
     endpoint: Endpoint,
@@ -85,7 +85,7 @@ impl Kind {
     /// Two nodes of one pool, connected.
     async fn pair(&self) -> (Node, Node) {
         let (mut a, mut b) = (self.node(1).await, self.node(2).await);
-        let members = HashSet::from([a.id(), b.id()]);
+        let members = BTreeSet::from([a.id(), b.id()]);
         for node in [&a, &b] {
             node.endpoint.set_members(members.clone());
             node.endpoint.subscribe("pool".to_owned()).await;

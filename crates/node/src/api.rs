@@ -1,7 +1,8 @@
 //! What the façade takes and gives: plain data, so that command line, web page, S3 and tests all speak it alike.
 
+use crate::world::World;
 use potluck_spaces::{Name, Path};
-use potluck_types::{ByteSize, MachineName, NodeId, PoolId, Timestamp, UserId, Zone};
+use potluck_types::{ByteSize, Geometry, MachineName, NodeId, PoolId, ShardId, SpaceId, Timestamp, UserId, Zone};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -24,6 +25,8 @@ pub struct NodeConfig {
     pub mdns: bool,
     /// How long an absent node is waited for before its shards are made anew elsewhere.
     pub grace: Duration,
+    /// What it stands on.
+    pub world: World,
 }
 
 /// Who and where a node is, known before it runs and printed first.
@@ -39,6 +42,17 @@ pub struct Identity {
     pub pool_name: String,
     /// Where it listens.
     pub addresses: Vec<String>,
+}
+
+/// A shard that a node holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Held {
+    /// Which.
+    pub shard: ShardId,
+    /// How its stripe is coded.
+    pub geometry: Geometry,
+    /// For which space.
+    pub space: SpaceId,
 }
 
 /// What kind of invitation.
@@ -128,7 +142,7 @@ pub struct HealthInfo {
     pub mending: u64,
     /// Stripes that will be, next.
     pub queued: u64,
-    /// Stripes that wait, by cause: `grace`, `no-domain`, `too-few-shards`, `retry`, `settling`.
+    /// Stripes that wait, by cause: `grace`, `no-domain`, `too-few-shards`, `retry`, `settling`, `unnamed`.
     pub waiting: BTreeMap<String, u64>,
     /// Bytes that repairs have read from shards since the nodes started.
     pub repair_read: u64,

@@ -5,6 +5,7 @@
 
 mod facts;
 
+use facts::SETTLE;
 pub(crate) use facts::{AtHand, Domains, Watcher};
 
 use crate::{
@@ -16,17 +17,22 @@ use crate::{
 use potluck_placement::{Layout, Layouts, Mend, Outcome, Planner, PlannerOptions, Presence, View, steward};
 use potluck_types::{Hash, NodeId, ShardId, StripeId, Timestamp, to_canonical};
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     time::Duration,
 };
 
-/// How often an absent member is dialled, at first and at last.
+/// How often an absent member is dialled, at first and at last; in between, whenever its absence has grown by a sixteenth, so that it is noticed soon,
+/// measured by how long it was, that it is back. Who comes back dials, too.
 const DIAL_INTERVAL_MIN: Duration = Duration::from_secs(1);
-const DIAL_INTERVAL_MAX: Duration = Duration::from_secs(60);
-/// How often holders check that their stewards know all that they hold.
+const DIAL_INTERVAL_MAX: Duration = Duration::from_secs(600);
+const DIALS_PER_ABSENCE: u32 = 16;
+/// How often holders check that their stewards know all that they hold: at first, each time after twice as long, and at last. What changes is reported at once; a
+/// report that is lost is missed by its holder, and calls for a check.
 const CHECK_INTERVAL: Duration = Duration::from_secs(30);
-/// How long after two nodes were found to see other nodes they compare again.
+const CHECK_INTERVAL_MAX: Duration = Duration::from_secs(6 * 3600);
+/// How long after a check in which not all agreed there is another: at first, each time after twice as long, and at last. Some never see the same nodes.
 const RECHECK_DELAY: Duration = Duration::from_secs(1);
+const RECHECK_DELAY_MAX: Duration = Duration::from_secs(300);
 /// How long a steward waits for the reports of a holder that does not see the pool as it does.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3 * CHECK_INTERVAL.as_secs());
 /// How long after a change of the view all others have seen it, too.
@@ -38,13 +44,15 @@ const ABSENCE_NOTED: Duration = Duration::from_secs(60);
 const ABSENCE_INTERVAL: Duration = Duration::from_secs(600);
 /// How long a holder may know of a change before this node does.
 const BEHIND_MAX: Duration = Duration::from_secs(15);
+/// The shortest time.
+const TICK: Duration = Duration::from_millis(1);
 /// How long after a change of the view the checks begin: changes come in bursts.
 const CHECK_DELAY: Duration = Duration::from_millis(500);
 
 /// What happens.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// Time has passed. Comes about once a second, and after every deadline.
+    /// Time has passed: see [`Control::wake_at`].
     Tick,
     Connected(NodeId),
     Disconnected(NodeId),
@@ -74,8 +82,12 @@ pub(crate) enum Event {
     },
     /// Shards were found damaged and dropped.
     Damaged(u64),
-    /// A steward sees other nodes than this one does: compare again shortly.
-    OtherView,
+    /// What is held here was compared with what the stewards know, and logs with what their keepers have; whether all have it.
+    Checked {
+        agreed: bool,
+    },
+    /// A report did not arrive.
+    Unreported,
 }
 
 /// What to do.
@@ -94,7 +106,7 @@ pub(crate) enum Action {
     /// This node is no member any more.
     TakenOut,
     /// The members changed: only these may open protocols.
-    SetMembers(HashSet<NodeId>),
+    SetMembers(BTreeSet<NodeId>),
     /// Tell all.
     Publish(PoolRecord),
     /// Tell a steward what changed here.
@@ -114,9 +126,23 @@ enum Link {
     Up,
     Down {
         since: Timestamp,
-        dialled_at: Timestamp,
-        dials: u32,
+        dialled_at: Option<Timestamp>,
     },
+}
+
+impl Link {
+    /// When it is dialled next.
+    fn dial_at(&self) -> Timestamp {
+        let (since, dialled_at) = match self {
+            Self::Down {
+                since,
+                dialled_at: Some(dialled_at),
+            } => (since, dialled_at),
+            _ => return Timestamp::default(),
+        };
+        let absence = dialled_at.since(*since);
+        *dialled_at + (absence / DIALS_PER_ABSENCE).clamp(DIAL_INTERVAL_MIN, DIAL_INTERVAL_MAX)
+    }
 }
 
 /// The count and the sum of what a holder has reported. Equal sets have equal sums; other sets, hardly ever.
@@ -176,6 +202,9 @@ pub(crate) struct Control {
     started: Timestamp,
     check_at: Option<Timestamp>,
     checked_at: Timestamp,
+    /// Checks since something called for one, and those of them in which not all agreed.
+    checks: u32,
+    rechecks: u32,
     /// Holders that have reported in full since the view last changed. Before all have, a shard that nobody reported is not known to be
     /// missing.
     confirmed: HashSet<NodeId>,
@@ -221,6 +250,8 @@ impl Control {
             started: now,
             check_at: Some(now + CHECK_DELAY),
             checked_at: now,
+            checks: 0,
+            rechecks: 0,
             confirmed: HashSet::new(),
             behind_since: None,
             unnamed: HashSet::new(),
@@ -244,7 +275,10 @@ impl Control {
                 self.links.insert(node, Link::Up);
                 // It may have been restarted, and know nothing of what is held here.
                 self.confirmed.remove(&node);
-                self.check_at.get_or_insert(now + CHECK_DELAY);
+                self.checks = 0;
+                self.check_within(now, CHECK_DELAY);
+                // Where one is reached again others may be, too.
+                self.dial_all_anew();
                 if self.roster.user_of(node).is_some() {
                     actions.push(Action::Greet(node));
                 }
@@ -254,8 +288,7 @@ impl Control {
                     node,
                     Link::Down {
                         since: now,
-                        dialled_at: now,
-                        dials: 0,
+                        dialled_at: Some(now),
                     },
                 );
             }
@@ -286,9 +319,15 @@ impl Control {
                 self.planner.finished(stripe, outcome, now);
             }
             Event::Damaged(count) => self.damaged += count,
-            Event::OtherView => {
-                self.check_at.get_or_insert(now + RECHECK_DELAY);
+            Event::Checked { agreed } => {
+                self.checks += 1;
+                if !agreed {
+                    let delay = RECHECK_DELAY.saturating_mul(1 << self.rechecks.min(16));
+                    self.rechecks += 1;
+                    self.check_within(now, delay.min(RECHECK_DELAY_MAX));
+                }
             }
+            Event::Unreported => self.checks = 0,
         }
         self.settle(now, &mut actions);
         actions
@@ -358,11 +397,64 @@ impl Control {
         [first, others]
     }
 
+    fn check_within(&mut self, now: Timestamp, delay: Duration) {
+        let at = now + delay;
+        self.check_at = Some(self.check_at.map_or(at, |known| known.min(at)));
+    }
+
     /// An absent node that says where it is now has not been dialled there yet.
     fn dial_anew(&mut self, node: NodeId) {
-        if let Some(Link::Down { dialled_at, dials, .. }) = self.links.get_mut(&node) {
-            (*dialled_at, *dials) = (Timestamp::default(), 0);
+        if let Some(Link::Down { dialled_at, .. }) = self.links.get_mut(&node) {
+            *dialled_at = None;
         }
+    }
+
+    fn dial_all_anew(&mut self) {
+        for link in self.links.values_mut() {
+            if let Link::Down { since, dialled_at } = link {
+                *dialled_at = dialled_at.filter(|at| at.since(*since) < DIAL_INTERVAL_MAX);
+            }
+        }
+    }
+
+    /// When [`Event::Tick`] is due, if nothing happens before.
+    pub(crate) fn wake_at(&self, now: Timestamp) -> Timestamp {
+        let members = self
+            .links
+            .iter()
+            .filter(|(node, _)| self.roster.user_of(**node).is_some());
+        let links = members.filter_map(|(_, link)| match link {
+            Link::Up => None,
+            Link::Down { since, .. } => {
+                let dial_at = link.dial_at().max(now + TICK);
+                Some([dial_at, *since + SETTLE, *since + ABSENCE_NOTED])
+            }
+        });
+        let is_noting = !self.absences.is_empty();
+        let own = [
+            self.checked_at + self.check_interval(),
+            self.started + ABSENCE_NOTED,
+            self.view_changed_at + CONFIRM_TIMEOUT,
+        ];
+        let sometimes = [
+            self.check_at,
+            self.planner.deadline(),
+            is_noting.then(|| self.noted_at + ABSENCE_INTERVAL),
+        ];
+        let all = links.flatten().chain(own).chain(sometimes.into_iter().flatten());
+        // What is past was done, or waits for something else.
+        all.filter(|at| *at > now).min().unwrap_or(now + CHECK_INTERVAL_MAX)
+    }
+
+    fn check_interval(&self) -> Duration {
+        CHECK_INTERVAL
+            .saturating_mul(1 << self.checks.min(16))
+            .min(CHECK_INTERVAL_MAX)
+    }
+
+    /// When who is here has changed last.
+    pub(crate) fn view_changed_at(&self) -> Timestamp {
+        self.view_changed_at
     }
 
     /// Who has been away for long, and when that was so.
@@ -393,8 +485,7 @@ impl Control {
             if node != self.me {
                 self.links.entry(node).or_insert(Link::Down {
                     since: self.absences.get(&node).map_or(now, |since| now.min(*since)),
-                    dialled_at: Timestamp::default(),
-                    dials: 0,
+                    dialled_at: None,
                 });
             }
         }
@@ -411,26 +502,15 @@ impl Control {
 
     fn dial_absent(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
         for (node, link) in &mut self.links {
-            let Link::Down {
-                since,
-                dialled_at,
-                dials,
-            } = link
-            else {
+            let dial_at = link.dial_at();
+            let Link::Down { dialled_at, .. } = link else {
                 continue;
             };
             if self.roster.user_of(*node).is_none() {
                 continue;
             }
-            let interval = DIAL_INTERVAL_MIN
-                .saturating_mul(1 << (*dials).min(6))
-                .min(DIAL_INTERVAL_MAX);
-            if now.since(*dialled_at) >= interval || *dialled_at > now {
-                *link = Link::Down {
-                    since: *since,
-                    dialled_at: now,
-                    dials: *dials + 1,
-                };
+            if now >= dial_at {
+                *dialled_at = Some(now);
                 let addresses = self
                     .roster
                     .state(*node)
@@ -447,6 +527,7 @@ impl Control {
         if view != self.view {
             if who(&view) != who(&self.view) {
                 self.check_at = Some(now + CHECK_DELAY);
+                (self.checks, self.rechecks) = (0, 0);
                 self.confirmed.clear();
                 self.behind_since = None;
                 self.view_changed_at = now;
@@ -456,7 +537,7 @@ impl Control {
         if self.note_absences(now) {
             actions.push(Action::SaveAbsences);
         }
-        let due = self.check_at.is_some_and(|at| now >= at) || now.since(self.checked_at) >= CHECK_INTERVAL;
+        let due = self.check_at.is_some_and(|at| now >= at) || now.since(self.checked_at) >= self.check_interval();
         if due {
             self.check_at = None;
             self.checked_at = now;
@@ -484,9 +565,14 @@ impl Control {
         all || now.since(self.view_changed_at) >= CONFIRM_TIMEOUT
     }
 
+    /// Whether a node looks after a stripe, as far as this one knows.
+    pub(crate) fn is_steward(&self, stripe: StripeId, node: NodeId) -> bool {
+        steward(stripe, &self.view) == Some(node)
+    }
+
     /// Whether a node looks after a stripe, and has for long enough that all know it.
     pub(crate) fn is_sure_of_steward(&self, stripe: StripeId, node: NodeId, now: Timestamp) -> bool {
-        now.since(self.view_changed_at) >= CERTAINTY && steward(stripe, &self.view) == Some(node)
+        now.since(self.view_changed_at) >= CERTAINTY && self.is_steward(stripe, node)
     }
 
     /// What this node knows of who is here, as one hash.
@@ -494,15 +580,14 @@ impl Control {
         Hash::of(&to_canonical(&who(&self.view)))
     }
 
-    /// Compares what a holder has reported with what it says that it holds for us to look after.
-    pub(crate) fn check(&mut self, holder: NodeId, sum: ReportSum, view: Hash) -> Check {
+    /// Compares what a holder has reported with what it says that it holds for us to look after; and whether that is the first time since something changed.
+    pub(crate) fn check(&mut self, holder: NodeId, sum: ReportSum, view: Hash) -> (Check, bool) {
         if self.reports_of(holder) != sum {
-            Check::Differs
+            (Check::Differs, false)
         } else if view == self.view_digest() {
-            self.confirmed.insert(holder);
-            Check::Agrees
+            (Check::Agrees, self.confirmed.insert(holder))
         } else {
-            Check::OtherView
+            (Check::OtherView, false)
         }
     }
 
@@ -520,7 +605,7 @@ impl Control {
     }
 
     fn report(&mut self, now: Timestamp, shards: Vec<Reported>, gone: Vec<ShardId>, actions: &mut Vec<Action>) {
-        let mut outgoing: HashMap<NodeId, (Vec<Reported>, Vec<ShardId>)> = HashMap::new();
+        let mut outgoing: BTreeMap<NodeId, (Vec<Reported>, Vec<ShardId>)> = BTreeMap::new();
         for shard in shards {
             if let Some(node) = steward(shard.shard.stripe, &self.view) {
                 outgoing.entry(node).or_default().0.push(shard);

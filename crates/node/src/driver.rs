@@ -1,101 +1,69 @@
 //! The driver: select an event, let the core handle it, apply its actions. All decisions are elsewhere.
 
+mod reports;
+mod state;
+mod upkeep;
+
+pub(crate) use upkeep::compact;
+
 use crate::{
     collect::{self, ABANDONED_AFTER},
-    control::{Action, Check, Event, ReportSum},
+    control::{Action, Event},
+    due::Due,
     error::MetaError,
     names,
-    protocol::{self, BATCH_MAX, Credential, JoinReply, JoinRequest, PoolReply, PoolRequest, Reported},
-    records::{NodeState, PoolRecord, VERSION, sign},
+    protocol::{self, BATCH_MAX, Credential, JoinReply, JoinRequest, PoolReply, PoolRequest},
+    records::PoolRecord,
     serve,
     shared::{AskError, Shared},
     sweep, upload, watch,
 };
 use bytes::Bytes;
-use potluck_net::{self as net, Address, Inbox, Protocol, RequestError};
-use potluck_placement::steward;
-use potluck_types::{ByteSize, NodeId, ShardId, limits};
+use potluck_net::{self as net, Inbox, Protocol, RequestError};
+use potluck_types::{NodeId, Timestamp};
+use state::{state_interval, used_interval};
 use std::{
-    collections::HashMap,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
-use tokio::{sync::mpsc, time::interval};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
 
-/// How often the core is told that time has passed.
-const TICK: Duration = Duration::from_millis(500);
-/// How often the node says how it is, if nothing changed.
-const STATE_INTERVAL: Duration = Duration::from_secs(30);
-/// How often it is looked whether the pool has changed so that files should be coded anew, or looked for.
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
-/// A change of what is used that is told sooner.
-const USED_STEP: ByteSize = ByteSize(1 << 20);
-/// How soon, and how much later for each node that is told: gossip stays in proportion.
-const USED_INTERVAL: Duration = Duration::from_secs(5);
-const USED_INTERVAL_PER_NODE: Duration = Duration::from_millis(20);
-/// Steps in which it is told how much others have filled of the disk, as parts of the capacity.
-const FILLED_STEPS: u64 = 64;
-/// How often a step of scrub and compaction is taken.
-const UPKEEP_INTERVAL: Duration = Duration::from_secs(60);
-/// Steps of scrub that go through everything: at one a minute, two weeks.
-const SCRUB_STEPS: u64 = 20_000;
-const SCRUB_STEP_MIN: ByteSize = ByteSize(16 << 20);
-const COMPACT_STEP: ByteSize = ByteSize(64 << 20);
-/// Compaction steps in one round.
-const COMPACT_STEPS_MAX: usize = 16;
-/// How often all shards are checked for being used.
+/// The core is told that time has passed when it asked for it, at least so often, and no more often.
+const TICK_MAX: Duration = Duration::from_secs(600);
+const TICK_MIN: Duration = Duration::from_millis(100);
+/// How soon after something has happened it is looked whether files should be coded anew, or whether any are missing.
+const LOOK_DELAY: Duration = Duration::from_secs(5);
+/// How long it takes until who is here is settled; then it is looked again.
+const LOOK_SETTLED: Duration = Duration::from_secs(15);
+/// How often all shards are checked for being used: at first, and when nothing was found for long. What is given up is told at once; this is for what was not heard.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
+const SWEEP_INTERVAL_MAX: Duration = Duration::from_secs(8 * 3600);
 /// When the first sweep begins: what was given up while this node was away must not wait an hour.
 const SWEEP_DELAY: Duration = Duration::from_secs(20);
-/// Shards that one step of a report reads.
-const PAGE: usize = 1024;
 
 /// Runs the node until it is stopped.
 pub(crate) async fn run(shared: Arc<Shared>, mut inbox: Inbox, mut events: mpsc::UnboundedReceiver<Event>) {
-    let mut tick = interval(TICK);
-    let mut state = interval(STATE_INTERVAL);
-    let mut upkeep = interval(UPKEEP_INTERVAL);
-    let mut looking = interval(LOOK_INTERVAL);
-    let mut sweeping = tokio::time::interval_at(tokio::time::Instant::now() + SWEEP_DELAY, SWEEP_INTERVAL);
-    for timer in [&mut tick, &mut state, &mut upkeep, &mut looking, &mut sweeping] {
-        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    for (work, first) in [
+        (Work::Upkeep, upkeep::FIRST_STEP),
+        (Work::Sweep, SWEEP_DELAY),
+        (Work::Watch, LOOK_DELAY),
+        (Work::Recode, LOOK_DELAY),
+    ] {
+        tokio::spawn(again_and_again(Arc::clone(&shared), work, first));
     }
+    let mut timers = Timers::new(&shared);
     loop {
         tokio::select! {
             // Timers are never late; and that a peer is here is known before what it says is taken, else its reports would be forgotten as
             // those of before.
             biased;
             () = shared.stopping.cancelled() => return,
-            _ = tick.tick() => {
-                shared.run_event(Event::Tick);
-                if shared.is_state_stale() {
-                    shared.announce_state();
-                }
-            }
-            _ = state.tick() => shared.announce_state(),
-            _ = upkeep.tick() => drop(tokio::spawn(keep_up(Arc::clone(&shared)))),
-            _ = looking.tick() => {
-                let watching = Arc::clone(&shared);
-                tokio::spawn(async move { watch::look(&watching).await });
-                let shared = Arc::clone(&shared);
-                let is_leaving = shared.leaving.load(std::sync::atomic::Ordering::Relaxed);
-                tokio::spawn(async move {
-                    upload::look(&shared).await;
-                    // What nobody uses any more must not keep it.
-                    if is_leaving {
-                        sweep::sweep(&shared).await;
-                    }
-                });
-            }
-            _ = sweeping.tick() => {
-                let shared = Arc::clone(&shared);
-                tokio::spawn(async move {
-                    if let Err(error) = collect::collect(&shared, ABANDONED_AFTER).await {
-                        tracing::warn!(%error, "what abandoned uploads have left is not collected yet");
-                    }
-                    sweep::sweep(&shared).await;
-                });
-            }
+            () = sleep_until(timers.next()) => timers.ring(&shared),
+            () = shared.news.notified() => timers.was_said(&shared, 0),
+            () = shared.handled.notified() => {}
             event = inbox.events.recv() => match event {
                 Some(event) => on_network(&shared, event),
                 None => return,
@@ -107,12 +75,17 @@ pub(crate) async fn run(shared: Arc<Shared>, mut inbox: Inbox, mut events: mpsc:
                 while let Some(event) = next {
                     match event {
                         Event::Stored(shards) => stored.extend(shards),
-                        other => shared.run_event(other),
+                        other => {
+                            timers.note(&other);
+                            shared.run_event(other);
+                        }
                     }
                     next = events.try_recv().ok().filter(|_| stored.len() < BATCH_MAX);
                 }
                 if !stored.is_empty() {
-                    shared.run_event(Event::Stored(stored));
+                    let stored = Event::Stored(stored);
+                    timers.note(&stored);
+                    shared.run_event(stored);
                 }
             }
             request = inbox.requests.recv() => match request {
@@ -120,7 +93,143 @@ pub(crate) async fn run(shared: Arc<Shared>, mut inbox: Inbox, mut events: mpsc:
                 None => return,
             },
         }
+        timers.follow(&shared);
     }
+}
+
+/// When the driver does something of itself.
+struct Timers {
+    /// The core wants to be told that time has passed.
+    tick: Instant,
+    /// How this node is is said again, and how often it was since it changed.
+    state: Instant,
+    said: u32,
+    said_at: Instant,
+    /// What is used of the disk has changed: it is looked whether others should know.
+    used: Option<Instant>,
+    view_changed_at: Timestamp,
+}
+
+impl Timers {
+    fn new(shared: &Shared) -> Self {
+        let now = Instant::now();
+        let mut timers = Self {
+            tick: now,
+            state: now,
+            said: 0,
+            said_at: now,
+            used: None,
+            view_changed_at: Timestamp::default(),
+        };
+        timers.was_said(shared, 0);
+        timers
+    }
+
+    fn next(&self) -> Instant {
+        let next = self.tick.min(self.state);
+        self.used.map_or(next, |used| used.min(next))
+    }
+
+    fn ring(&mut self, shared: &Arc<Shared>) {
+        let now = Instant::now();
+        if now >= self.tick {
+            shared.run_event(Event::Tick);
+        }
+        let is_stale = self.used.is_some_and(|used| now >= used) && shared.is_state_stale();
+        if is_stale {
+            shared.say_state();
+            self.was_said(shared, 0);
+        } else if now >= self.state {
+            shared.say_state();
+            self.was_said(shared, self.said + 1);
+        }
+        self.used = self.used.filter(|used| now < *used);
+    }
+
+    /// How this node is was told just now, for so many times since it changed.
+    fn was_said(&mut self, shared: &Shared, said: u32) {
+        let members = shared.with_control(|control| control.roster.nodes().count());
+        self.said = said;
+        self.said_at = Instant::now();
+        self.state = self.said_at + state_interval(said, members);
+    }
+
+    /// What is used changes with what is stored.
+    fn note(&mut self, event: &Event) {
+        if matches!(event, Event::Stored(_) | Event::Gone(_)) && self.used.is_none() {
+            self.used = Some(self.said_at + used_interval(0));
+        }
+    }
+
+    /// The core has handled something: when it wants to be called, and whether who is here has changed.
+    fn follow(&mut self, shared: &Shared) {
+        let now = shared.steady();
+        let (wake_at, changed_at) = shared.with_control(|control| (control.wake_at(now), control.view_changed_at()));
+        self.tick = Instant::now() + wake_at.since(now).clamp(TICK_MIN, TICK_MAX);
+        if changed_at != self.view_changed_at {
+            self.view_changed_at = changed_at;
+            shared.look_within(LOOK_SETTLED);
+        }
+    }
+}
+
+/// What is done over and over, each in its own time.
+#[derive(Clone, Copy)]
+enum Work {
+    Upkeep,
+    Sweep,
+    Watch,
+    Recode,
+}
+
+async fn again_and_again(shared: Arc<Shared>, work: Work, first: Duration) {
+    let alone = Due::after(first);
+    let due = match work {
+        Work::Upkeep | Work::Sweep => &alone,
+        Work::Watch => &shared.watch_due,
+        Work::Recode => &shared.recode_due,
+    };
+    due.within(first);
+    let mut quiet = 0;
+    loop {
+        tokio::select! {
+            biased;
+            () = shared.stopping.cancelled() => return,
+            () = due.wait() => {}
+        }
+        let next = match work {
+            Work::Upkeep => upkeep::keep_up(&shared).await,
+            Work::Sweep => {
+                quiet = if sweep_all(&shared).await { 0 } else { quiet + 1 };
+                SWEEP_INTERVAL
+                    .saturating_mul(1 << quiet.min(16))
+                    .min(SWEEP_INTERVAL_MAX)
+            }
+            Work::Watch => watch::look(&shared).await,
+            Work::Recode => recode(&shared).await,
+        };
+        due.within(next);
+    }
+}
+
+/// Gives up what was abandoned, and frees what is not used. Whether there was anything, or not all could be looked at.
+async fn sweep_all(shared: &Arc<Shared>) -> bool {
+    let given_up = collect::collect(shared, ABANDONED_AFTER).await;
+    if let Err(error) = &given_up {
+        tracing::warn!(%error, "what abandoned uploads have left is not collected yet");
+    }
+    let freed = sweep::sweep(shared).await;
+    freed != Some(0) || given_up.unwrap_or(1) > 0
+}
+
+async fn recode(shared: &Arc<Shared>) -> Duration {
+    let next = upload::look(shared).await;
+    if !shared.leaving.load(Ordering::Relaxed) {
+        return next;
+    }
+    // What nobody uses any more must not keep it.
+    sweep::sweep(shared).await;
+    LOOK_DELAY
 }
 
 fn on_network(shared: &Arc<Shared>, event: net::Event) {
@@ -129,6 +238,7 @@ fn on_network(shared: &Arc<Shared>, event: net::Event) {
             shared.run_event(Event::Connected(node));
             // It may hold less than it did when it was here last.
             shared.watch.lock().expect("never poisoned").call();
+            shared.look_within(LOOK_SETTLED);
         }
         net::Event::Disconnected(node) => shared.run_event(Event::Disconnected(node)),
         net::Event::Listening(address) => {
@@ -221,77 +331,6 @@ impl Shared {
             tracing::error!(%error, what, "this could not be kept");
         }
     }
-
-    /// Says how this node is: to itself, and to all.
-    pub(crate) fn announce_state(self: &Arc<Self>) {
-        let state = self.own_state();
-        let record = PoolRecord::State(sign(&self.node_key, &state));
-        self.run_event(Event::Record(record.clone()));
-        apply(self, Action::Publish(record));
-    }
-
-    /// Whether others think that much less or more of this disk is used than is, and were not told just now.
-    fn is_state_stale(&self) -> bool {
-        let told = self.with_control(|control| {
-            let state = control.roster.state(self.me())?;
-            Some((state.used, state.seq, control.roster.members().len()))
-        });
-        let Some((used, at, members)) = told else {
-            return false;
-        };
-        let interval = USED_INTERVAL.max(USED_INTERVAL_PER_NODE * u32::try_from(members).unwrap_or(u32::MAX));
-        let since = Duration::from_millis(self.now().as_millis().saturating_sub(at));
-        since >= interval && self.taken().0.abs_diff(used.0) >= USED_STEP.0
-    }
-
-    /// What of the capacity is not to be had: what the store takes, and what others have filled of its disk. So one whose disk is full is given
-    /// nothing, as one that is full itself. In steps, since what others do on a disk is no news each time.
-    fn taken(&self) -> ByteSize {
-        let (capacity, used) = (self.capacity.0, self.store.stats().on_disk);
-        let free = self.store.free_space().map_or(u64::MAX, |free| free.0);
-        let filled = capacity.saturating_sub(free);
-        let step = (capacity / FILLED_STEPS).max(1);
-        ByteSize(filled.div_ceil(step).saturating_mul(step).min(capacity)).max(used)
-    }
-
-    fn own_state(&self) -> NodeState {
-        let (pool, last) =
-            self.with_control(|control| (control.roster.pool(), control.roster.state(self.me()).cloned()));
-        let (last_seq, revision) = last.map_or((0, 1), |last| {
-            let is_moved = (last.capacity, &last.zone) != (self.capacity, &self.zone);
-            (last.seq, last.revision + u64::from(is_moved || last.revision == 0))
-        });
-        NodeState {
-            version: VERSION,
-            pool,
-            // The clock makes numbers of a restarted node greater than those before; a clock that went back does no harm.
-            seq: self.now().as_millis().max(last_seq + 1),
-            capacity: self.capacity,
-            used: self.taken(),
-            zone: self.zone.clone(),
-            addresses: self.announced_addresses(),
-            leaving: self.leaving.load(Ordering::Relaxed),
-            software: env!("CARGO_PKG_VERSION").to_owned(),
-            name: self.name.clone(),
-            revision,
-        }
-    }
-
-    /// Where others can reach this node: what was configured, and what it listens on; loopback only when there is nothing else.
-    pub(crate) fn announced_addresses(&self) -> Vec<String> {
-        let found = self.addresses.lock().expect("never poisoned");
-        let reachable: Vec<&Address> = found.iter().filter(|address| !address.is_loopback()).collect();
-        let listening = if reachable.is_empty() {
-            found.iter().collect()
-        } else {
-            reachable
-        };
-        let mut addresses: Vec<String> = self.announce.iter().chain(listening).map(ToString::to_string).collect();
-        let mut seen = std::collections::HashSet::new();
-        addresses.retain(|address| seen.insert(address.clone()));
-        addresses.truncate(limits::ADDRESSES_MAX);
-        addresses
-    }
 }
 
 fn apply(shared: &Arc<Shared>, action: Action) {
@@ -330,10 +369,11 @@ fn apply(shared: &Arc<Shared>, action: Action) {
                     .await
                 {
                     tracing::debug!(to = %to.short(), %error, "a report did not arrive");
+                    shared.tell(Event::Unreported);
                 }
             });
         }
-        Action::CheckReports => drop(tokio::spawn(check_reports(shared))),
+        Action::CheckReports => drop(tokio::spawn(reports::check_reports(shared))),
         Action::Mend(mend) => drop(tokio::spawn(crate::mend::mend(shared, mend))),
     }
 }
@@ -386,185 +426,5 @@ async fn ask_standing(shared: &Arc<Shared>, node: NodeId) {
     if let Ok(Ok(JoinReply::Standing(record))) = reply.map(|reply| protocol::decode(&reply)) {
         // It counts if it is signed by who certified this node.
         shared.introduce(record).await;
-    }
-}
-
-/// Compares all that is held here with what the stewards know, and reports in full to those who know something else. Brings logs to
-/// their custodians, too: both follow from who is here.
-async fn check_reports(shared: Arc<Shared>) {
-    let Ok(_one_at_a_time) = shared.checking.try_lock() else {
-        return;
-    };
-    let task = Arc::clone(&shared);
-    let sums = Shared::blocking(move || {
-        let view = task.with_control(|control| control.view().clone());
-        let mut sums: HashMap<NodeId, ReportSum> = HashMap::new();
-        each_shard(&task, |page| {
-            for shard in page {
-                if let Some(node) = steward(shard.shard.stripe, &view) {
-                    sums.entry(node).or_default().add(shard.shard);
-                }
-            }
-        });
-        sums
-    })
-    .await;
-    let peers = shared.with_control(|control| control.live_peers());
-    for node in peers.into_iter().chain([shared.me()]) {
-        let ours = sums.get(&node).copied().unwrap_or_default();
-        let mut outcome = check(&shared, node, ours).await;
-        if outcome == Some(Check::Differs) {
-            report_all(&shared, node).await;
-            outcome = check(&shared, node, ours).await;
-        }
-        if matches!(outcome, Some(Check::OtherView | Check::Differs)) {
-            shared.tell(Event::OtherView);
-        }
-    }
-    names::hand_out(&shared).await;
-}
-
-/// Whether a steward knows what this node holds for it; `None` when it does not answer.
-async fn check(shared: &Arc<Shared>, steward: NodeId, ours: ReportSum) -> Option<Check> {
-    let view = shared.with_control(|control| control.view_digest());
-    if steward == shared.me() {
-        return Some(shared.with_control(|control| control.check(steward, ours, view)));
-    }
-    let request = PoolRequest::CheckReports {
-        count: ours.count,
-        sum: ours.sum.to_le_bytes(),
-        view,
-    };
-    match shared.ask(steward, &request).await {
-        Ok(PoolReply::Done) => Some(Check::Agrees),
-        Ok(PoolReply::Differs) => Some(Check::Differs),
-        Ok(PoolReply::OtherView) => Some(Check::OtherView),
-        _ => None,
-    }
-}
-
-/// Reports all shards held here that a node looks after.
-async fn report_all(shared: &Arc<Shared>, to: NodeId) {
-    let (sender, mut pages) = mpsc::channel::<Vec<Reported>>(2);
-    let task = Arc::clone(shared);
-    let reader = tokio::task::spawn_blocking(move || {
-        let view = task.with_control(|control| control.view().clone());
-        each_shard(&task, |page| {
-            let theirs: Vec<_> = page
-                .iter()
-                .filter(|shard| steward(shard.shard.stripe, &view) == Some(to))
-                .copied()
-                .collect();
-            if !theirs.is_empty() {
-                let _ = sender.blocking_send(theirs);
-            }
-        });
-    });
-    let mut first = true;
-    loop {
-        let page = pages.recv().await;
-        let is_last = page.is_none();
-        if is_last && !first {
-            break;
-        }
-        let shards = page.unwrap_or_default();
-        if to == shared.me() {
-            shared.run_event(Event::Reported {
-                from: to,
-                first,
-                shards,
-                gone: Vec::new(),
-            });
-        } else if let Err(error) = shared
-            .ask(
-                to,
-                &PoolRequest::Report {
-                    first,
-                    shards,
-                    gone: Vec::new(),
-                },
-            )
-            .await
-        {
-            tracing::debug!(to = %to.short(), %error, "a full report did not arrive");
-            break;
-        }
-        first = false;
-        if is_last {
-            break;
-        }
-    }
-    drop(pages);
-    let _ = reader.await;
-}
-
-fn each_shard(shared: &Shared, mut look: impl FnMut(&[Reported])) {
-    let mut after: Option<ShardId> = None;
-    loop {
-        let page = match shared.store.entries(after, PAGE) {
-            Ok(page) => page,
-            Err(error) => {
-                tracing::warn!(%error, "the shards held here cannot be listed");
-                return;
-            }
-        };
-        let Some((last, _)) = page.last() else { return };
-        after = Some(*last);
-        let page: Vec<_> = page
-            .iter()
-            .map(|(shard, entry)| Reported {
-                shard: *shard,
-                geometry: entry.geometry,
-                shard_len: entry.payload_len,
-            })
-            .collect();
-        look(&page);
-    }
-}
-
-/// A step of scrub, and compaction as far as it is worth it.
-/// Gives room back that deleted shards take, a bounded number of steps.
-pub(crate) async fn compact(shared: &Arc<Shared>) {
-    let store = shared.store.clone();
-    Shared::blocking(move || {
-        for _ in 0..COMPACT_STEPS_MAX {
-            match store.compact_step(COMPACT_STEP) {
-                Ok(step) if !step.idle => {}
-                Ok(_) => break,
-                Err(error) => {
-                    tracing::warn!(%error, "compaction does not get on");
-                    break;
-                }
-            }
-        }
-    })
-    .await;
-}
-
-async fn keep_up(shared: Arc<Shared>) {
-    let store = shared.store.clone();
-    let damaged = Shared::blocking(move || {
-        let step = ByteSize((store.stats().on_disk.0 / SCRUB_STEPS).max(SCRUB_STEP_MIN.0));
-        let scrubbed = match store.scrub_step(step) {
-            // It had come to the end before: this round begins at the start.
-            Ok(progress) if progress.wrapped && progress.bytes.0 == 0 => store.scrub_step(step),
-            scrubbed => scrubbed,
-        };
-        match scrubbed {
-            Ok(progress) => progress.damaged,
-            Err(error) => {
-                tracing::warn!(%error, "the scrub cannot read");
-                Vec::new()
-            }
-        }
-    })
-    .await;
-    compact(&shared).await;
-    if !damaged.is_empty() {
-        tracing::warn!(
-            shards = damaged.len(),
-            "shards of this node are damaged: they are dropped and will be made anew"
-        );
-        shared.lose(damaged);
     }
 }

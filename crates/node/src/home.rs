@@ -8,15 +8,14 @@
 //! pool       the pool's id, written last: a home without it belongs to none yet
 //! ```
 
-use crate::error::HomeError;
+use crate::{error::HomeError, world::Storage};
 use potluck_crypto::SigningKey;
+use potluck_store::{Disk, DiskFile};
 use potluck_types::{Entropy, PoolId};
-use rustix::fs::{FlockOperation, flock};
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 use zeroize::Zeroizing;
@@ -26,18 +25,22 @@ pub(crate) const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 /// How often it is tried meanwhile.
 const LOCK_POLL: Duration = Duration::from_millis(20);
 
+const LOCK: &str = "lock";
 const NODE_KEY: &str = "node.key";
 const USER_KEY: &str = "user.key";
-const META: &str = "meta.redb";
-const META_RESERVE: &str = "meta.reserve";
 const POOL: &str = "pool";
+const STORE: &str = "store";
 const KEY_PREFIX: &str = "potluck-secret-key-1 ";
+/// The metadata database, and the file that keeps room for it.
+pub(crate) const META: &str = "meta.redb";
+pub(crate) const META_RESERVE: &str = "meta.reserve";
 
 /// A home that no other process uses.
-#[derive(Debug)]
 pub(crate) struct Home {
     path: PathBuf,
-    _lock: File,
+    disk: Arc<dyn Disk>,
+    /// Held, not used: the lock ends with it.
+    _lock: Arc<dyn DiskFile>,
 }
 
 fn failed(action: &'static str, file: &Path) -> impl FnOnce(io::Error) -> HomeError {
@@ -47,35 +50,26 @@ fn failed(action: &'static str, file: &Path) -> impl FnOnce(io::Error) -> HomeEr
 
 impl Home {
     /// Takes a home, and makes its folder if there is none.
-    pub(crate) fn take(path: &Path) -> Result<Self, HomeError> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .map_err(failed("cannot make", path))?;
-        let lock_path = path.join("lock");
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&lock_path)
-            .map_err(failed("cannot open", &lock_path))?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self {
+    pub(crate) fn take(path: &Path, storage: &dyn Storage) -> Result<Self, HomeError> {
+        let disk = storage.folder(path).map_err(failed("cannot make", path))?;
+        let file = path.join(LOCK);
+        let lock = disk.open_or_make(LOCK).map_err(failed("cannot open", &file))?;
+        match lock.try_lock() {
+            Ok(true) => Ok(Self {
                 path: path.to_owned(),
+                disk,
                 _lock: lock,
             }),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(HomeError::Locked { home: path.to_owned() }),
-            Err(error) => Err(failed("cannot lock", &lock_path)(error.into())),
+            Ok(false) => Err(HomeError::Locked { home: path.to_owned() }),
+            Err(error) => Err(failed("cannot lock", &file)(error)),
         }
     }
 
     /// As [`Home::take`], but waits a while for a process that is about to let go of it.
-    pub(crate) async fn take_within(path: &Path, patience: Duration) -> Result<Self, HomeError> {
+    pub(crate) async fn take_within(path: &Path, storage: &dyn Storage, patience: Duration) -> Result<Self, HomeError> {
         let deadline = tokio::time::Instant::now() + patience;
         loop {
-            match Self::take(path) {
+            match Self::take(path, storage) {
                 Err(HomeError::Locked { .. }) if tokio::time::Instant::now() < deadline => {
                     tokio::time::sleep(LOCK_POLL).await;
                 }
@@ -84,9 +78,14 @@ impl Home {
         }
     }
 
-    /// Whether a pool was made or joined here.
-    pub(crate) fn has_pool(path: &Path) -> bool {
+    /// Whether a pool was made or joined there.
+    pub(crate) fn is_of_a_pool(path: &Path) -> bool {
         path.join(POOL).exists()
+    }
+
+    /// Whether a pool was made or joined here.
+    pub(crate) fn has_pool(&self) -> bool {
+        self.disk.contains(POOL).unwrap_or(true)
     }
 
     /// Makes this the home of a node of that pool; all else was written before.
@@ -98,19 +97,21 @@ impl Home {
         &self.path
     }
 
+    pub(crate) fn disk(&self) -> Arc<dyn Disk> {
+        Arc::clone(&self.disk)
+    }
+
     pub(crate) fn meta_path(&self) -> PathBuf {
         self.path.join(META)
     }
 
-    pub(crate) fn meta_reserve_path(&self) -> PathBuf {
-        self.path.join(META_RESERVE)
-    }
-
     /// A home that belongs to a pool has all its files: one that is missing was lost, and is not made anew.
-    pub(crate) fn refuse_missing(&self, file: &Path) -> Result<(), HomeError> {
-        if Self::has_pool(&self.path) && !file.exists() {
+    pub(crate) fn refuse_missing(&self, name: &str) -> Result<(), HomeError> {
+        let file = self.path.join(name);
+        let is_there = self.disk.contains(name).map_err(failed("cannot open", &file))?;
+        if self.has_pool() && !is_there {
             return Err(HomeError::Damaged {
-                file: file.to_owned(),
+                file,
                 reason: "it is missing".to_owned(),
             });
         }
@@ -118,7 +119,7 @@ impl Home {
     }
 
     pub(crate) fn store_path(&self) -> PathBuf {
-        self.path.join("store")
+        self.path.join(STORE)
     }
 
     /// The node's key; made when there is none.
@@ -133,12 +134,12 @@ impl Home {
 
     fn key(&self, name: &str, entropy: &dyn Entropy) -> Result<SigningKey, HomeError> {
         let file = self.path.join(name);
-        if !file.exists() {
+        if !self.disk.contains(name).map_err(failed("cannot open", &file))? {
             // With a new key this would be another node, or another person with nothing stored.
-            self.refuse_missing(&file)?;
+            self.refuse_missing(name)?;
             self.write_key(name, &SigningKey::generate(entropy))?;
         }
-        read_key(&file)
+        self.read_key(name)
     }
 
     /// Makes this the person's key, in place of one that was never used.
@@ -151,44 +152,26 @@ impl Home {
         self.write_file(name, text.as_bytes())
     }
 
-    /// Written beside, synced, and renamed: there is a whole file or none.
     fn write_file(&self, name: &str, content: &[u8]) -> Result<(), HomeError> {
-        let (file, beside) = (self.path.join(name), self.path.join(format!("{name}.new")));
-        let write = || -> io::Result<()> {
-            let mut out = OpenOptions::new()
-                .create(true)
-                .truncate(true)
-                .write(true)
-                .mode(0o600)
-                .open(&beside)?;
-            out.write_all(content)?;
-            out.sync_all()?;
-            fs::rename(&beside, &file)?;
-            File::open(&self.path)?.sync_all()
-        };
-        write().map_err(failed("cannot write", &file))
+        let written = self.disk.replace(name, content);
+        written.map_err(failed("cannot write", &self.path.join(name)))
     }
-}
 
-fn read_key(file: &Path) -> Result<SigningKey, HomeError> {
-    let read = failed("cannot read", file);
-    let mut text = Zeroizing::new(String::new());
-    let mut open = || -> io::Result<u32> {
-        let mut source = File::open(file)?;
-        let mode = source.metadata()?.permissions().mode();
-        Read::take(&mut source, 1024).read_to_string(&mut text)?;
-        Ok(mode)
-    };
-    let mode = open().map_err(read)?;
-    if mode & 0o077 != 0 {
-        return Err(HomeError::Exposed { file: file.to_owned() });
+    fn read_key(&self, name: &str) -> Result<SigningKey, HomeError> {
+        let file = self.path.join(name);
+        let is_private = self.disk.is_private(name).map_err(failed("cannot read", &file))?;
+        if !is_private {
+            return Err(HomeError::Exposed { file });
+        }
+        let bytes = Zeroizing::new(self.disk.read(name).map_err(failed("cannot read", &file))?);
+        let text = std::str::from_utf8(&bytes).ok();
+        let seed = text.and_then(|text| unhex(text.trim_end().strip_prefix(KEY_PREFIX)?));
+        seed.map(|seed| SigningKey::from_seed(&seed))
+            .ok_or_else(|| HomeError::Damaged {
+                file,
+                reason: "it is no key that this program wrote".to_owned(),
+            })
     }
-    let seed = text.trim_end().strip_prefix(KEY_PREFIX).and_then(unhex);
-    seed.map(|seed| SigningKey::from_seed(&seed))
-        .ok_or_else(|| HomeError::Damaged {
-            file: file.to_owned(),
-            reason: "it is no key that this program wrote".to_owned(),
-        })
 }
 
 fn hex(bytes: &[u8; 32]) -> Zeroizing<String> {
@@ -218,15 +201,20 @@ fn unhex(text: &str) -> Option<Zeroizing<[u8; 32]>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::world::SystemStorage;
     use potluck_types::SystemEntropy;
+    use std::{fs, os::unix::fs::PermissionsExt};
 
     #[test]
     fn keys_are_made_once_and_guarded() {
         let folder = tempfile::tempdir().unwrap();
-        let home = Home::take(folder.path()).unwrap();
+        let home = Home::take(folder.path(), &SystemStorage).unwrap();
         let key = home.node_key(&SystemEntropy).unwrap();
         assert_eq!(home.node_key(&SystemEntropy).unwrap().node_id(), key.node_id());
-        assert!(matches!(Home::take(folder.path()), Err(HomeError::Locked { .. })));
+        assert!(matches!(
+            Home::take(folder.path(), &SystemStorage),
+            Err(HomeError::Locked { .. })
+        ));
         let file = folder.path().join(NODE_KEY);
         fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
         assert!(matches!(home.node_key(&SystemEntropy), Err(HomeError::Exposed { .. })));
@@ -238,7 +226,7 @@ mod tests {
     #[test]
     fn a_key_that_was_lost_is_not_made_anew() {
         let folder = tempfile::tempdir().unwrap();
-        let home = Home::take(folder.path()).unwrap();
+        let home = Home::take(folder.path(), &SystemStorage).unwrap();
         home.user_key(&SystemEntropy).unwrap();
         home.set_pool(PoolId::from_bytes([1; 32])).unwrap();
         fs::remove_file(folder.path().join(USER_KEY)).unwrap();
@@ -250,13 +238,13 @@ mod tests {
     #[tokio::test]
     async fn a_home_that_is_being_let_go_of_is_waited_for() {
         let folder = tempfile::tempdir().unwrap();
-        let dying = Home::take(folder.path()).unwrap();
-        let (waiting, _) = tokio::join!(Home::take_within(folder.path(), LOCK_PATIENCE), async {
+        let dying = Home::take(folder.path(), &SystemStorage).unwrap();
+        let (waiting, _) = tokio::join!(Home::take_within(folder.path(), &SystemStorage, LOCK_PATIENCE), async {
             tokio::time::sleep(2 * LOCK_POLL).await;
             drop(dying);
         });
         let _alive = waiting.unwrap();
-        let refused = Home::take_within(folder.path(), 2 * LOCK_POLL).await;
+        let refused = Home::take_within(folder.path(), &SystemStorage, 2 * LOCK_POLL).await;
         assert!(matches!(refused, Err(HomeError::Locked { .. })));
     }
 }

@@ -2,13 +2,13 @@
 //!
 //! Parts:
 //! - `control`: the synchronous core. Events and the time in, actions out. `roster` is who belongs, from signed `records`.
-//! - `driver`: selects an event, lets the core handle it, applies its actions.
+//! - `driver`: selects an event, lets the core handle it, applies its actions. `due` is when something is done next.
 //! - `stripes`: shards to nodes and back. `upload` and `download` make streams of it; `mend` repairs.
 //! - `names` and `edit`: the private space and its log. `sweep` frees what no file uses; `claims` and `collect` are about uploads that have not ended, or
 //!   never did. `upload::recode` codes older files anew when the pool has changed.
 //! - `serve`: answers to other nodes, in the words of `protocol`.
 //! - [`yardstick`]: what the machine can do at best, for benchmarks.
-//! - `home` and `meta`: what is kept on disk beside the shards.
+//! - `home` and `meta`: what is kept on disk beside the shards. `world` is what all of it stands on, and what a simulation replaces.
 //!
 //! Guarantees: what is acknowledged is durable on the nodes that its redundancy needs; what does not verify is never served or used; memory is
 //! bounded by [`potluck_types::limits`]. HTTP, S3 and terminals are not known here.
@@ -19,6 +19,7 @@ mod collect;
 mod control;
 mod download;
 mod driver;
+mod due;
 mod edit;
 mod error;
 mod files;
@@ -40,14 +41,16 @@ mod stripes;
 mod sweep;
 mod upload;
 mod watch;
+mod world;
 pub mod yardstick;
 
 pub use api::{
-    Entry, FileMeta, HealthInfo, Identity, Invitation, InviteOptions, Kind, LeaveProgress, NodeConfig, NodeInfo,
+    Entry, FileMeta, HealthInfo, Held, Identity, Invitation, InviteOptions, Kind, LeaveProgress, NodeConfig, NodeInfo,
     NodeStatus, Probe, PutOptions, PutReport, Stat, Status,
 };
 pub use download::Download;
 pub use error::{HomeError, JoinError, MetaError, NodeError, RecordError, Refusal, ShardsError, StartError};
 pub use node::Node;
-pub use potluck_spaces::{Name, Path, PathError};
+pub use potluck_spaces::{Name, Path, PathError, TreeError};
 pub use upload::Upload;
+pub use world::{Network, Storage, SystemStorage, World};

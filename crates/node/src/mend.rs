@@ -6,12 +6,13 @@ use crate::{
     error::ShardsError,
     protocol::{PoolReply, PoolRequest, Reported, ShardReply, ShardRequest},
     shared::Shared,
-    stripes,
+    stripes, sweep,
 };
 use bytes::Bytes;
 use potluck_dag::stripe;
 use potluck_net::Course;
 use potluck_placement::{Mend, Outcome};
+use potluck_spaces::Liveness;
 use potluck_types::{NodeId, Shard, ShardId, SpaceId};
 use std::sync::Arc;
 
@@ -29,7 +30,14 @@ pub(crate) async fn mend(shared: Arc<Shared>, mend: Mend) {
     let outcome = if mend.place.is_empty() {
         drop_surplus(&shared, &mend).await
     } else {
-        place(&shared, &mend, &mut traffic).await.map(|()| Outcome::Done)
+        match worth(&shared, &mend).await {
+            Worth::Mending => place(&shared, &mend, &mut traffic).await.map(|()| Outcome::Done),
+            Worth::Releasing(space) => {
+                sweep::release_together(&shared, space, &mend).await;
+                Ok(Outcome::Done)
+            }
+            Worth::Waiting => Ok(Outcome::Unnamed),
+        }
     };
     let outcome = outcome.unwrap_or_else(|error| {
         tracing::info!(stripe = %mend.stripe.short(), error, "a repair did not succeed and will be tried again");
@@ -41,6 +49,47 @@ pub(crate) async fn mend(shared: Arc<Shared>, mend: Mend) {
         read: traffic.read,
         written: traffic.written,
     });
+}
+
+/// What is to be done for a stripe that has too few shards.
+enum Worth {
+    Mending,
+    /// It is given up. A holder that knows has freed its shard; the others would do so one after the other, and each be given it again.
+    Releasing(SpaceId),
+    /// No log names it.
+    Waiting,
+}
+
+async fn worth(shared: &Arc<Shared>, mend: &Mend) -> Worth {
+    let Some(space) = space_of(shared, mend).await else {
+        return Worth::Mending;
+    };
+    match sweep::verdicts(shared, space, &[mend.stripe]).await {
+        Some((verdicts, all)) => match verdicts[..] {
+            [Liveness::Dead] => Worth::Releasing(space),
+            [Liveness::Unknown] if all => Worth::Waiting,
+            _ => Worth::Mending,
+        },
+        None => Worth::Mending,
+    }
+}
+
+/// The space that a stripe is stored for, as the first holder that answers says.
+async fn space_of(shared: &Arc<Shared>, mend: &Mend) -> Option<SpaceId> {
+    let stripes = vec![mend.stripe];
+    let here = sweep::local_spaces(shared, stripes.clone()).await;
+    if let [Some(space)] = here[..] {
+        return Some(space);
+    }
+    let request = PoolRequest::Spaces { stripes };
+    for (node, _) in mend.sources.iter().filter(|(node, _)| *node != shared.me()) {
+        if let Ok(PoolReply::Spaces(spaces)) = shared.ask(*node, &request).await
+            && let [Some(space)] = spaces[..]
+        {
+            return Some(space);
+        }
+    }
+    None
 }
 
 async fn place(shared: &Arc<Shared>, mend: &Mend, traffic: &mut Traffic) -> Result<(), String> {

@@ -3,18 +3,19 @@
 use crate::{
     control::{Absences, Remembered},
     error::MetaError,
+    home::{META, META_RESERVE},
     records::PoolRecord,
     spare::{Reserve, Spared},
 };
 use potluck_placement::Layouts;
 use potluck_spaces::{FileId, Kv, KvError, Rows, Table};
+use potluck_store::Disk;
 use potluck_types::{Hash, NodeId, Timestamp, from_canonical, to_canonical};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 use std::{
-    cell::Cell,
+    cell::{Cell, OnceCell},
     panic::{self, AssertUnwindSafe},
-    path::{Path, PathBuf},
     sync::{Arc, Once},
 };
 
@@ -101,10 +102,10 @@ fn sound<R>(work: impl FnOnce() -> Result<R, MetaError>) -> Result<R, MetaError>
 }
 
 impl Meta {
-    /// Opens the database, or makes it; `reserve` is the file that keeps room for it.
-    pub(crate) fn open(path: &Path, reserve: PathBuf) -> Result<Self, MetaError> {
-        let reserve = Arc::new(Reserve::at(reserve));
-        let file = Spared::open(path, Arc::clone(&reserve)).map_err(failed("opening"))?;
+    /// Opens the database of a home, or makes it, and the file that keeps room for it.
+    pub(crate) fn open(disk: Arc<dyn Disk>) -> Result<Self, MetaError> {
+        let reserve = Arc::new(Reserve::at(disk, META_RESERVE));
+        let file = Spared::open(META, Arc::clone(&reserve)).map_err(failed("opening"))?;
         let opened = sound(|| {
             let database = Database::builder()
                 .set_cache_size(CACHE_BYTES)
@@ -123,10 +124,15 @@ impl Meta {
             });
         }
         // A new one, or one of a version that had fewer tables.
-        if found.is_none() || meta.read().is_err() {
+        if found.is_none() || !meta.has_all_tables() {
             meta.set_setting("version", &VERSION)?;
         }
         Ok(meta)
+    }
+
+    fn has_all_tables(&self) -> bool {
+        let Ok(kv) = self.read() else { return false };
+        Table::ALL.into_iter().all(|table| kv.table(table).is_ok())
     }
 
     /// Whether the disk has room for more than what frees some.
@@ -260,10 +266,10 @@ impl Meta {
     /// Reads the tables of spaces.
     pub(crate) fn read(&self) -> Result<ReadKv, MetaError> {
         let transaction = self.database.begin_read().map_err(failed("reading"))?;
-        let open = |table| transaction.open_table(space_table(table)).map_err(failed("reading"));
-        let tables = Table::ALL.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
-        let dedup = transaction.open_table(DEDUP).map_err(failed("reading"))?;
-        Ok(ReadKv { tables, dedup })
+        Ok(ReadKv {
+            transaction,
+            tables: Default::default(),
+        })
     }
 
     /// Changes the tables of spaces: all of it, or nothing when `change` fails. Durable when this returns.
@@ -324,22 +330,34 @@ fn scan(
     Ok(rows)
 }
 
-/// A snapshot of the tables of spaces.
+/// A snapshot of the tables of spaces. Each is opened when it is first read.
 pub(crate) struct ReadKv {
-    tables: Vec<redb::ReadOnlyTable<Bytes, Bytes>>,
-    dedup: redb::ReadOnlyTable<Bytes, Bytes>,
+    transaction: redb::ReadTransaction,
+    tables: [OnceCell<redb::ReadOnlyTable<Bytes, Bytes>>; Table::ALL.len()],
+}
+
+impl ReadKv {
+    fn table(&self, table: Table) -> Result<&redb::ReadOnlyTable<Bytes, Bytes>, KvError> {
+        let cell = &self.tables[at(table)];
+        if let Some(opened) = cell.get() {
+            return Ok(opened);
+        }
+        let opened = self.transaction.open_table(space_table(table))?;
+        Ok(cell.get_or_init(|| opened))
+    }
 }
 
 impl ReadKv {
     /// What was stored for a chunk with this fingerprint.
     pub(crate) fn stored(&self, fingerprint: &[u8]) -> Result<Option<Vec<u8>>, MetaError> {
-        get(&self.dedup, fingerprint).map_err(boxed("reading"))
+        let dedup = self.transaction.open_table(DEDUP).map_err(failed("reading"))?;
+        get(&dedup, fingerprint).map_err(boxed("reading"))
     }
 }
 
 impl Kv for ReadKv {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
-        get(&self.tables[at(table)], key)
+        get(self.table(table)?, key)
     }
 
     fn put(&mut self, _: Table, _: &[u8], _: &[u8]) -> Result<(), KvError> {
@@ -351,7 +369,7 @@ impl Kv for ReadKv {
     }
 
     fn scan(&self, table: Table, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Rows, KvError> {
-        scan(&self.tables[at(table)], prefix, after, limit)
+        scan(self.table(table)?, prefix, after, limit)
     }
 }
 

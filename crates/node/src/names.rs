@@ -446,20 +446,24 @@ pub(crate) async fn catch_up(shared: &Arc<Shared>) -> Result<(), NodeError> {
 }
 
 /// Brings every space that is kept here to the nodes that should keep it now: its custodians, and its person's machines.
-pub(crate) async fn hand_out(shared: &Arc<Shared>) {
+/// Whether all of them have it now.
+pub(crate) async fn hand_out(shared: &Arc<Shared>) -> bool {
     let spaces = match spaces(shared).await {
         Ok(spaces) => spaces,
         Err(error) => {
             tracing::warn!(%error, "the spaces kept here cannot be listed");
-            return;
+            return false;
         }
     };
     let view = shared.present_view();
+    let mut all = true;
     for space in spaces {
         for node in keepers(shared, space, &view) {
             if let Err(error) = push(shared, node, space).await {
                 tracing::debug!(node = %node.short(), error, "a custodian does not take a log");
+                all = false;
             }
         }
     }
+    all
 }

@@ -4,7 +4,9 @@ mod advice;
 mod start;
 
 use crate::{
-    api::{Entry, Identity, Invitation, InviteOptions, LeaveProgress, NodeStatus, Probe, PutOptions, Stat, Status},
+    api::{
+        Entry, Held, Identity, Invitation, InviteOptions, LeaveProgress, NodeStatus, Probe, PutOptions, Stat, Status,
+    },
     collect,
     control::AtHand,
     download::Download,
@@ -22,8 +24,8 @@ use crate::{
 use advice::{Facts, advice};
 use potluck_crypto::{Kit, KitMember, Ticket};
 use potluck_placement::survivable;
-use potluck_spaces::{Name, Path};
-use potluck_types::NodeId;
+use potluck_spaces::{Liveness, Name, Path};
+use potluck_types::{NodeId, ShardId, SpaceId, StripeId};
 use std::{
     collections::BTreeMap,
     ops::Range,
@@ -95,7 +97,7 @@ impl Node {
     /// The pool as this node sees it; the counts of its health come from every live member.
     pub async fn status(&self) -> Result<Status, NodeError> {
         let shared = &self.shared;
-        let now = shared.now();
+        let now = shared.steady();
         let mut health = shared.health(now);
         let (mut nodes, peers) = shared.with_control(|control| (control.nodes(now), control.live_peers()));
         let AtHand { eligible: domains, .. } = shared.at_hand();
@@ -241,7 +243,8 @@ impl Node {
     pub async fn kit(&self) -> Result<Kit, NodeError> {
         let now = self.shared.now();
         let identity = self.identity();
-        let nodes = self.shared.with_control(|control| control.nodes(now));
+        let steady = self.shared.steady();
+        let nodes = self.shared.with_control(|control| control.nodes(steady));
         let members = nodes
             .into_iter()
             .filter(|info| !info.addresses.is_empty())
@@ -349,6 +352,30 @@ impl Node {
         self.shared.stopping.cancel();
         let store = self.shared.store.clone();
         Shared::blocking(move || store.close()).await;
+    }
+
+    /// Ends at once, as when the process is killed: nobody is told, nothing is put in order. For simulations, whose disks lose their power in the same moment.
+    pub fn halt(&self) {
+        self.shared.stopping.cancel();
+    }
+
+    /// Up to `limit` shards that this node holds, in the order of their ids, behind `after`. For whoever checks the books.
+    pub async fn held(&self, after: Option<ShardId>, limit: usize) -> Result<Vec<Held>, NodeError> {
+        let store = self.shared.store.clone();
+        let entries = Shared::blocking(move || store.entries(after, limit)).await;
+        let entries = entries.map_err(|error| NodeError::Store(error.to_string()))?;
+        let held = |(shard, entry): (ShardId, potluck_store::Entry)| Held {
+            shard,
+            geometry: entry.geometry,
+            space: entry.space,
+        };
+        Ok(entries.into_iter().map(held).collect())
+    }
+
+    /// Which of these stripes of a space are in use, as its custodians know it; nothing when none of them says.
+    pub async fn in_use(&self, space: SpaceId, stripes: &[StripeId]) -> Option<Vec<bool>> {
+        let (verdicts, _) = sweep::verdicts(&self.shared, space, stripes).await?;
+        Some(verdicts.into_iter().map(|verdict| verdict == Liveness::Live).collect())
     }
 
     /// Reads every shard of this node and drops what is damaged; gives how many were. The pool makes them anew.

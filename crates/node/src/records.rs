@@ -81,7 +81,7 @@ impl Record for NodeState {
 pub(crate) const VERSION: u8 = 1;
 
 /// A record of any kind with its signature, as it is stored and sent. Nothing in it is checked yet.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) enum PoolRecord {
     Genesis(Signed<Genesis>),
     Admission(Signed<Admission>),

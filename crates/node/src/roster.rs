@@ -9,7 +9,7 @@ use crate::{
 };
 use potluck_crypto::Signed;
 use potluck_types::{Hash, NodeId, PoolId, UserId, limits};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Records whose signer is not known yet: as many as a whole pool's would be.
 const PENDING_MAX: usize = 2 * limits::POOL_NODES_MAX;
@@ -41,6 +41,8 @@ pub(crate) struct Roster {
     certificates: BTreeMap<NodeId, (UserId, Held<Certificate>)>,
     states: BTreeMap<NodeId, Held<NodeState>>,
     pending: Vec<PoolRecord>,
+    /// Lasting records that were taken once: who sends them again costs no check of a signature.
+    taken: BTreeSet<Hash>,
 }
 
 impl Roster {
@@ -63,6 +65,7 @@ impl Roster {
             certificates: BTreeMap::new(),
             states: BTreeMap::new(),
             pending: Vec::new(),
+            taken: BTreeSet::new(),
         })
     }
 
@@ -97,7 +100,7 @@ impl Roster {
         active.map(|(node, (user, _))| (*node, *user))
     }
 
-    pub(crate) fn members(&self) -> HashSet<NodeId> {
+    pub(crate) fn members(&self) -> BTreeSet<NodeId> {
         self.nodes().map(|(node, _)| node).collect()
     }
 
@@ -140,6 +143,9 @@ impl Roster {
 
     /// Takes a record that anyone may have sent. One that nothing leads to yet is kept aside.
     pub(crate) fn merge(&mut self, record: &PoolRecord) -> Result<Merged, RecordError> {
+        if self.is_taken(record) {
+            return Ok(Merged::Known);
+        }
         let merged = self.merge_one(record);
         match merged {
             Ok(Merged::New) => {
@@ -158,6 +164,16 @@ impl Roster {
             _ => {}
         }
         merged
+    }
+
+    fn is_taken(&self, record: &PoolRecord) -> bool {
+        match record {
+            PoolRecord::State(signed) => self
+                .states
+                .get(&node_of(signed.claimed_signer()))
+                .is_some_and(|held| held.record == *record),
+            _ => self.taken.contains(&record.hash()),
+        }
     }
 
     fn first_ready(&self) -> Option<usize> {
@@ -188,6 +204,7 @@ impl Roster {
                     }
                 }
                 self.admissions.insert(user, record.clone());
+                self.taken.insert(record.hash());
                 Ok(Merged::New)
             }
             PoolRecord::Certificate(signed) => {
@@ -198,6 +215,7 @@ impl Roster {
                     return Err(RecordError::UnknownSigner);
                 }
                 let value = verified.into_value();
+                self.taken.insert(record.hash());
                 match self.certificates.get(&value.node) {
                     // A node is the first person's who said so; another cannot take it over.
                     Some((owner, _)) if *owner != user => return Err(RecordError::NotTheirs),
@@ -332,7 +350,7 @@ mod tests {
             state(pool, 13, 5),
             certificate(pool, 1, 11, 1, true),
         ];
-        let digests: HashSet<_> = [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [3, 0, 4, 2, 1], [1, 3, 2, 0, 4]]
+        let digests: BTreeSet<_> = [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [3, 0, 4, 2, 1], [1, 3, 2, 0, 4]]
             .iter()
             .map(|order| {
                 let mut roster = roster();

@@ -10,9 +10,9 @@ use crate::{
     stripes, sweep,
 };
 use bytes::Bytes;
-use potluck_crypto::{Signed, TicketSecret, derive::private_space_id};
+use potluck_crypto::{Signed, TicketSecret};
 use potluck_net::{Incoming, Message, Protocol};
-use potluck_store::PutError;
+use potluck_store::{GetError, PutError};
 use potluck_types::{Entropy, Hash, NodeId, ShardId, SpaceId, UnverifiedShard, UserId, limits};
 use serde_bytes::ByteBuf;
 use std::sync::Arc;
@@ -201,7 +201,7 @@ async fn pool(shared: &Arc<Shared>, peer: NodeId, request: PoolRequest) -> PoolR
                 count,
                 sum: u128::from_le_bytes(sum),
             };
-            match shared.with_control(|control| control.check(peer, sum, view)) {
+            match shared.check(peer, sum, view) {
                 Check::Agrees => PoolReply::Done,
                 Check::Differs => PoolReply::Differs,
                 Check::OtherView => PoolReply::OtherView,
@@ -236,22 +236,26 @@ async fn pool(shared: &Arc<Shared>, peer: NodeId, request: PoolRequest) -> PoolR
             }
         }
         PoolRequest::Released { space, stripes } if stripes.len() <= BATCH_MAX => {
-            let owner = shared.with_control(|control| control.roster.user_of(peer));
-            if owner.map(private_space_id) == Some(space) {
+            // It is a hint, which costs a question to the custodians: for those who have a reason to know.
+            let has_reason = shared.with_control(|control| {
+                let is_owner = control.is_of(peer, space);
+                is_owner || stripes.iter().all(|stripe| control.is_steward(*stripe, peer))
+            });
+            if has_reason {
                 let shared = Arc::clone(shared);
                 tokio::spawn(async move { sweep::release(&shared, space, stripes).await });
             }
             PoolReply::Done
         }
         PoolRequest::Health => {
-            let now = shared.now();
+            let now = shared.steady();
             PoolReply::Health {
                 counts: shared.health(now),
                 used: shared.store.stats().on_disk,
             }
         }
         PoolRequest::Survival { stripes } if stripes.len() <= BATCH_MAX => {
-            let now = shared.now();
+            let now = shared.steady();
             PoolReply::Survival(shared.with_control(|control| control.survivals(&stripes, now)))
         }
         PoolRequest::Probe => PoolReply::Probe {
@@ -318,7 +322,12 @@ async fn shard(shared: &Arc<Shared>, peer: NodeId, request: ShardRequest, body: 
                     )
                 }
                 (Ok(_), _) => (ShardReply::Absent, none),
-                (Err(error), _) => (ShardReply::Failed(error.to_string()), none),
+                (Err(error), _) => {
+                    if matches!(error, GetError::Damaged { .. }) {
+                        shared.lose(vec![id]);
+                    }
+                    (ShardReply::Failed(error.to_string()), none)
+                }
             }
         }
         ShardRequest::Drop(id) => (drop_copy(shared, peer, id).await, none),
@@ -328,7 +337,7 @@ async fn shard(shared: &Arc<Shared>, peer: NodeId, request: ShardRequest, body: 
 /// Only the stripe's steward, as this node sees it, may say that a copy is not needed; and only while who is here has not just
 /// changed: two that both believe to be the steward could each drop the copy that the other keeps.
 async fn drop_copy(shared: &Arc<Shared>, peer: NodeId, id: ShardId) -> ShardReply {
-    let now = shared.now();
+    let now = shared.steady();
     if !shared.with_control(|control| control.is_sure_of_steward(id.stripe, peer, now)) {
         return ShardReply::Early;
     }

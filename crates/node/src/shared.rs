@@ -3,8 +3,9 @@
 use crate::{
     api::HealthInfo,
     claims::Claims,
-    control::{Action, AtHand, Control, Event},
+    control::{Action, AtHand, Check, Control, Event, ReportSum},
     download::PieceCache,
+    due::Due,
     error::{MetaError, NodeError},
     home::Home,
     meta::Meta,
@@ -18,18 +19,23 @@ use potluck_net::{Address, Course, Endpoint, Protocol, RequestError};
 use potluck_placement::View;
 use potluck_spaces::FileId;
 use potluck_store::Store;
-use potluck_types::{ByteSize, Clock, Entropy, MachineName, NodeId, ShardId, SpaceId, StripeId, Timestamp, Zone};
+use potluck_types::{ByteSize, Clock, Entropy, Hash, MachineName, NodeId, ShardId, SpaceId, StripeId, Timestamp, Zone};
 use std::{
     collections::BTreeMap,
     io,
     sync::{Arc, Mutex, atomic::AtomicBool},
     time::Duration,
 };
-use tokio::sync::{Semaphore, mpsc};
+use tokio::{
+    runtime::{Handle, RuntimeFlavor},
+    sync::{Notify, Semaphore, mpsc},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How long a node that kept a reader waiting is asked after others: about what a lost connection takes to be noticed.
 const SUSPICION: Duration = Duration::from_secs(5);
+/// How soon it is looked what a loss means.
+const LOOK_DELAY: Duration = Duration::from_secs(5);
 
 /// See the module.
 pub(crate) struct Shared {
@@ -56,11 +62,7 @@ pub(crate) struct Shared {
     pub(crate) lacking: Mutex<Option<String>>,
     /// Versions that uploads are writing.
     pub(crate) writing: Claims<FileId>,
-    /// Held while older files are coded anew.
-    pub(crate) recoding_alone: tokio::sync::Mutex<()>,
     pub(crate) recoding: Mutex<Recoding>,
-    /// Held while it is looked whether all live stripes are there.
-    pub(crate) watching_alone: tokio::sync::Mutex<()>,
     pub(crate) watch: Mutex<Watch>,
     pub(crate) cache: PieceCache,
     /// Nodes that lately kept a reader waiting, and until when others are asked first.
@@ -87,6 +89,15 @@ pub(crate) struct Shared {
     /// This node was a member, and is none any more.
     pub(crate) taken_out: CancellationToken,
     pub(crate) started: tokio::time::Instant,
+    /// What time it was then.
+    pub(crate) started_at: Timestamp,
+    /// When it is looked next whether all live stripes are there, and whether some should be coded anew.
+    pub(crate) watch_due: Due,
+    pub(crate) recode_due: Due,
+    /// What this node says of itself has changed and was told.
+    pub(crate) news: Notify,
+    /// The core has handled something: it may want to be called at another time.
+    pub(crate) handled: Notify,
     /// Its lock ends with the node.
     pub(crate) home: Home,
 }
@@ -94,7 +105,7 @@ pub(crate) struct Shared {
 impl Shared {
     /// Others are asked first, for a while.
     pub(crate) fn suspect(&self, nodes: impl Iterator<Item = NodeId>) {
-        let until = self.now() + SUSPICION;
+        let until = self.steady() + SUSPICION;
         self.suspects
             .lock()
             .expect("never poisoned")
@@ -103,15 +114,36 @@ impl Shared {
 
     pub(crate) fn is_suspect(&self, node: NodeId) -> bool {
         let until = self.suspects.lock().expect("never poisoned").get(&node).copied();
-        until.is_some_and(|until| self.now() < until)
+        until.is_some_and(|until| self.steady() < until)
     }
 
     pub(crate) fn me(&self) -> NodeId {
         self.endpoint.id()
     }
 
+    /// The time of the day, for what others read. It may jump.
     pub(crate) fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    /// The time by which absences are counted and work is planned: it goes on from when this node started, whatever happens to its clock.
+    pub(crate) fn steady(&self) -> Timestamp {
+        self.started_at + self.started.elapsed()
+    }
+
+    /// Asks for a look soon: whether any files are missing, and whether some should be coded anew.
+    pub(crate) fn look_within(&self, delay: Duration) {
+        self.watch_due.within(delay);
+        self.recode_due.within(delay);
+    }
+
+    /// Compares what a holder has with what it has reported, and tells the driver when that lets something begin.
+    pub(crate) fn check(&self, holder: NodeId, sum: ReportSum, view: Hash) -> Check {
+        let (check, is_news) = self.with_control(|control| control.check(holder, sum, view));
+        if is_news {
+            self.tell(Event::Tick);
+        }
+        check
     }
 
     /// Tells the core, through the driver. Never blocks: an event is small, and each stands for work that was bounded before.
@@ -124,6 +156,7 @@ impl Shared {
         self.tell(Event::Damaged(damaged.len() as u64));
         self.tell(Event::Gone(damaged));
         self.watch.lock().expect("never poisoned").call();
+        self.look_within(LOOK_DELAY);
     }
 
     pub(crate) fn with_control<R>(&self, look: impl FnOnce(&mut Control) -> R) -> R {
@@ -131,8 +164,10 @@ impl Shared {
     }
 
     pub(crate) fn handle(&self, event: Event) -> Vec<Action> {
-        let now = self.now();
-        self.with_control(|control| control.handle(now, event))
+        let now = self.steady();
+        let actions = self.with_control(|control| control.handle(now, event));
+        self.handled.notify_one();
+        actions
     }
 
     /// How the stripes are that this node looks after, and what it does about files.
@@ -152,12 +187,12 @@ impl Shared {
 
     /// The failure domains that new data is coded for this moment.
     pub(crate) fn at_hand(&self) -> AtHand {
-        let now = self.now();
+        let now = self.steady();
         self.with_control(|control| control.at_hand(now))
     }
 
     pub(crate) fn present_view(&self) -> View {
-        let now = self.now();
+        let now = self.steady();
         self.with_control(|control| control.present_view(now))
     }
 
@@ -201,8 +236,12 @@ impl Shared {
         outcome
     }
 
-    /// Runs work that computes or waits for a disk off the async threads.
+    /// Runs work that computes or waits for a disk off the async threads; where there is but one thread, as in a simulation, on that.
     pub(crate) async fn blocking<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
+        if Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread {
+            tokio::task::yield_now().await;
+            return work();
+        }
         match tokio::task::spawn_blocking(work).await {
             Ok(result) => result,
             Err(error) => std::panic::resume_unwind(error.into_panic()),

@@ -1,12 +1,10 @@
 //! The file of the metadata database, with room set aside: what frees space must not fail for want of it, and a database whose write failed once takes
 //! no more until it is opened again.
 
+use potluck_store::{Disk, DiskFile, OpenMode};
 use redb::StorageBackend;
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{FileExt, OpenOptionsExt},
-    path::{Path, PathBuf},
+    fmt, io,
     sync::{Arc, Mutex},
 };
 
@@ -14,19 +12,28 @@ use std::{
 pub(crate) const RESERVE_BYTES: usize = 4 << 20;
 
 /// Room on the disk that only removals use: a file that is deleted when nothing else is left.
-#[derive(Debug)]
 pub(crate) struct Reserve {
-    path: PathBuf,
+    disk: Arc<dyn Disk>,
+    name: &'static str,
     is_there: Mutex<bool>,
+}
+
+impl fmt::Debug for Reserve {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reserve")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Reserve {
     /// The reserve in this file; made if there is room.
-    pub(crate) fn at(path: PathBuf) -> Self {
-        let is_there = fs::metadata(&path).is_ok_and(|found| found.len() == RESERVE_BYTES as u64);
+    pub(crate) fn at(disk: Arc<dyn Disk>, name: &'static str) -> Self {
+        let len = disk.open(name, OpenMode::Existing).and_then(|file| file.len());
         let reserve = Self {
-            path,
-            is_there: Mutex::new(is_there),
+            disk,
+            name,
+            is_there: Mutex::new(len.is_ok_and(|len| len == RESERVE_BYTES as u64)),
         };
         reserve.restore();
         reserve
@@ -38,15 +45,13 @@ impl Reserve {
         if *is_there {
             return true;
         }
-        let made = OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .mode(0o600)
-            .open(&self.path)
-            .and_then(|mut file| file.write_all(&vec![0; RESERVE_BYTES]).and_then(|()| file.sync_all()));
+        let made = self.disk.open_or_make(self.name).and_then(|file| {
+            file.set_len(0)?;
+            file.write_at(&[&vec![0; RESERVE_BYTES]], 0)?;
+            file.sync_data()
+        });
         if made.is_err() {
-            let _ = fs::remove_file(&self.path);
+            let _ = self.disk.remove(self.name);
         }
         *is_there = made.is_ok();
         *is_there
@@ -55,26 +60,28 @@ impl Reserve {
     /// Gives the room up; whether there was any.
     fn release(&self) -> bool {
         let mut is_there = self.is_there.lock().expect("never poisoned");
-        std::mem::take(&mut *is_there) && fs::remove_file(&self.path).is_ok()
+        std::mem::take(&mut *is_there) && self.disk.remove(self.name).is_ok()
     }
 }
 
 /// A file whose writes fall back on a reserve. The home is locked, so that nobody else has it open.
-#[derive(Debug)]
 pub(crate) struct Spared {
-    file: File,
+    file: Arc<dyn DiskFile>,
     reserve: Arc<Reserve>,
 }
 
+impl fmt::Debug for Spared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Spared")
+            .field("reserve", &self.reserve)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Spared {
-    pub(crate) fn open(path: &Path, reserve: Arc<Reserve>) -> io::Result<Self> {
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .mode(0o600)
-            .open(path)?;
+    /// The file of this name on the reserve's disk; made when there is none.
+    pub(crate) fn open(name: &str, reserve: Arc<Reserve>) -> io::Result<Self> {
+        let file = reserve.disk.open_or_make(name)?;
         Ok(Self { file, reserve })
     }
 
@@ -92,11 +99,11 @@ fn is_full(error: &io::Error) -> bool {
 
 impl StorageBackend for Spared {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.len())
+        self.file.len()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file.read_exact_at(out, offset)
+        self.file.read_at(out, offset)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
@@ -108,7 +115,7 @@ impl StorageBackend for Spared {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.with_reserve(|| self.file.write_all_at(data, offset))
+        self.with_reserve(|| self.file.write_at(&[data], offset))
     }
 }
 
@@ -116,23 +123,27 @@ impl StorageBackend for Spared {
 mod tests {
     use super::*;
 
+    fn disk(folder: &tempfile::TempDir) -> Arc<dyn Disk> {
+        Arc::new(potluck_store::OsDisk::new(folder.path()).unwrap())
+    }
+
     #[test]
     fn the_reserve_is_there_once_and_comes_back() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("reserve");
-        let reserve = Reserve::at(path.clone());
-        assert_eq!(fs::metadata(&path).unwrap().len(), RESERVE_BYTES as u64);
+        let reserve = Reserve::at(disk(&folder), "reserve");
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), RESERVE_BYTES as u64);
         assert!(reserve.release());
         assert!(!path.exists() && !reserve.release());
         assert!(reserve.restore() && path.exists());
-        assert!(Reserve::at(path).release(), "found again");
+        assert!(Reserve::at(disk(&folder), "reserve").release(), "found again");
     }
 
     #[test]
     fn a_write_that_finds_no_room_is_tried_once_more_without_the_reserve() {
         let folder = tempfile::tempdir().unwrap();
-        let reserve = Arc::new(Reserve::at(folder.path().join("reserve")));
-        let spared = Spared::open(&folder.path().join("data"), Arc::clone(&reserve)).unwrap();
+        let reserve = Arc::new(Reserve::at(disk(&folder), "reserve"));
+        let spared = Spared::open("data", Arc::clone(&reserve)).unwrap();
         let full = || Err(io::Error::from(io::ErrorKind::StorageFull));
         let fits = || {
             if *reserve.is_there.lock().unwrap() {

@@ -11,7 +11,7 @@ use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered}
 use potluck_dag::Stripe;
 use potluck_net::{Course, Protocol};
 use potluck_placement::{View, rank};
-use potluck_store::PutError;
+use potluck_store::{GetError, PutError};
 use potluck_types::{Geometry, NodeId, Shard, ShardId, SpaceId, StripeId, UnverifiedShard, limits};
 use serde_bytes::ByteBuf;
 use std::{
@@ -162,6 +162,7 @@ pub(crate) async fn keep(shared: &Shared, space: SpaceId, shard: Shard) -> Resul
         shared
             .store
             .put(shard.clone(), space, move |outcome| drop(sender.send(outcome)));
+        shared.store.turn();
         match receiver.await {
             Ok(Err(PutError::Busy { .. })) if attempts < BUSY_ATTEMPTS => {
                 attempts += 1;
@@ -359,10 +360,13 @@ pub(crate) async fn local_shard(shared: &Arc<Shared>, id: ShardId) -> Option<(Sh
     match found {
         (Ok(Some(shard)), Some(space)) => Some((shard, space)),
         (Ok(_), _) => None,
-        (Err(error), _) => {
+        (Err(error @ GetError::Damaged { .. }), _) => {
             tracing::warn!(%error, "a shard of this node is damaged: it is dropped and will be made anew");
-            shared.tell(Event::Damaged(1));
-            shared.tell(Event::Gone(vec![id]));
+            shared.lose(vec![id]);
+            None
+        }
+        (Err(error), _) => {
+            tracing::warn!(%error, "a shard of this node cannot be read now");
             None
         }
     }

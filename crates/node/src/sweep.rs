@@ -8,8 +8,12 @@ use crate::{
     protocol::{BATCH_MAX, PoolReply, PoolRequest},
     shared::Shared,
 };
+use potluck_placement::Mend;
 use potluck_spaces::{Liveness, Log, PinState, Pins};
-use potluck_types::{NodeId, ShardId, SpaceId, StripeId, Timestamp};
+use potluck_types::{
+    NodeId, ShardId, SpaceId, StripeId, Timestamp,
+    sabotage::{self, Bug},
+};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// How long a shard that no log names is kept: an upload may be under way, or its log not here yet.
@@ -31,8 +35,9 @@ pub(crate) fn announce(shared: &Arc<Shared>, stripes: Vec<StripeId>) {
         }
         for delay in ANNOUNCED_AFTER {
             tokio::select! {
-                () = tokio::time::sleep(delay) => {}
+                biased;
                 () = shared.stopping.cancelled() => return,
+                () = tokio::time::sleep(delay) => {}
             }
             for batch in stripes.chunks(BATCH_MAX) {
                 let request = PoolRequest::Released {
@@ -77,58 +82,79 @@ pub(crate) async fn release(shared: &Arc<Shared>, space: SpaceId, stripes: Vec<S
     }
 }
 
-/// Goes through all shards held here, and frees those that are not used.
-pub(crate) async fn sweep(shared: &Arc<Shared>) {
-    let mut after = None;
+/// As the steward of a stripe that is given up: tells those who hold it, and looks after it no longer.
+pub(crate) async fn release_together(shared: &Arc<Shared>, space: SpaceId, mend: &Mend) {
+    let stripes = vec![mend.stripe];
+    let request = PoolRequest::Released {
+        space,
+        stripes: stripes.clone(),
+    };
+    let others = mend.sources.iter().map(|(node, _)| *node);
+    let told = others
+        .filter(|node| *node != shared.me())
+        .map(|node| shared.ask(node, &request));
+    futures::future::join_all(told).await;
+    release(shared, space, stripes).await;
+}
+
+/// Goes through all shards held here, and frees those that are not used. How many; none when not all could be looked at.
+pub(crate) async fn sweep(shared: &Arc<Shared>) -> Option<usize> {
+    let (mut after, mut freed, mut all) = (None, 0, true);
     loop {
         let store = shared.store.clone();
         let page = match Shared::blocking(move || store.entries(after, PAGE)).await {
             Ok(page) => page,
             Err(error) => {
                 tracing::warn!(%error, "the shards held here cannot be listed");
-                return;
+                return None;
             }
         };
-        let Some((last, _)) = page.last() else { return };
+        let Some((last, _)) = page.last() else {
+            return all.then_some(freed);
+        };
         after = Some(*last);
         let mut by_space: BTreeMap<SpaceId, Vec<(ShardId, Timestamp)>> = BTreeMap::new();
         for (id, entry) in page {
             by_space.entry(entry.space).or_default().push((id, entry.stored_at));
         }
         for (space, held) in by_space {
-            free(shared, space, held).await;
+            match free(shared, space, held).await {
+                Some(count) => freed += count,
+                None => all = false,
+            }
         }
     }
 }
 
-async fn free(shared: &Arc<Shared>, space: SpaceId, held: Vec<(ShardId, Timestamp)>) {
+/// Frees those of these shards that are not used. How many; none when that is not known, or could not be done.
+async fn free(shared: &Arc<Shared>, space: SpaceId, held: Vec<(ShardId, Timestamp)>) -> Option<usize> {
     if held.is_empty() {
-        return;
+        return Some(0);
     }
     let stripes: Vec<StripeId> = held.iter().map(|(id, _)| id.stripe).collect();
-    let Some(verdicts) = liveness(shared, space, &stripes).await else {
-        return;
-    };
+    let verdicts = liveness(shared, space, &stripes).await?;
     let now = shared.now();
     let unused: Vec<ShardId> = held
         .into_iter()
         .zip(verdicts)
         .filter(|((_, stored_at), liveness)| match liveness {
-            Liveness::Live => false,
+            Liveness::Live => sabotage::is_planted(Bug::CollectPinned),
             Liveness::Dead => true,
             Liveness::Unknown => now.since(*stored_at) > UNNAMED_GRACE,
         })
         .map(|((id, _), _)| id)
         .collect();
-    if unused.is_empty() {
-        return;
+    let count = unused.len();
+    if count == 0 {
+        return Some(0);
     }
-    tracing::info!(shards = unused.len(), "freeing what no file uses");
+    tracing::info!(shards = count, "freeing what no file uses");
     if let Err(error) = mend::discard(shared, unused).await {
         tracing::warn!(error, "shards that no file uses could not be freed");
-        return;
+        return None;
     }
     driver::compact(shared).await;
+    Some(count)
 }
 
 /// The spaces that shards of these stripes are held here for.

@@ -29,12 +29,13 @@ use std::{
     collections::{HashMap, VecDeque},
     io::{self, Read},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     sync::mpsc,
     task::JoinHandle,
+    time::Instant,
 };
 
 /// Files up to this are packed with others: below it, a stripe of its own costs more than its bytes.
@@ -102,7 +103,7 @@ impl Upload {
 
     /// For pieces that are coded in this way.
     fn new(shared: Arc<Shared>, options: PutOptions, geometry: Geometry) -> Self {
-        let now = shared.now();
+        let now = shared.steady();
         let usual = || default_survive(shared.with_control(|control| control.expected_if_all_stay(now)));
         let wanted = options.survive.unwrap_or_else(usual);
         Self {
@@ -593,13 +594,17 @@ fn inline(bytes: &[u8]) -> Option<Content> {
     (bytes.len() <= manifest::INLINE_BYTES_MAX).then(|| Content::Inline(Bytes::copy_from_slice(bytes)))
 }
 
-/// Cuts a stream into chunks, on a thread of its own, a few ahead of who takes them.
+/// Cuts a stream into chunks, a few ahead of who takes them.
 fn chunks(shared: Arc<Shared>, head: Vec<u8>, reader: impl Read + Send + 'static) -> mpsc::Receiver<io::Result<Bytes>> {
     let (sender, receiver) = mpsc::channel(2);
-    tokio::task::spawn_blocking(move || {
+    tokio::spawn(async move {
         let reader = Read::chain(io::Cursor::new(head), reader);
-        for chunk in Chunks::new(reader, &shared.dedup_key) {
-            if sender.blocking_send(chunk).is_err() {
+        let mut chunks = Chunks::new(reader, &shared.dedup_key);
+        loop {
+            let (chunk, rest) = Shared::blocking(move || (chunks.next(), chunks)).await;
+            chunks = rest;
+            let Some(chunk) = chunk else { return };
+            if sender.send(chunk).await.is_err() {
                 return;
             }
         }

@@ -17,14 +17,18 @@ use potluck_placement::steward;
 use potluck_spaces::{Liveness, Path, Pins, Tree, TreeError};
 use potluck_types::{NodeId, SpaceId, StripeId, Timestamp};
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
     time::Duration,
 };
 
-/// How often all is looked through when nothing has changed; rarely enough to take a hundredth of the time at most.
+/// How soon all is looked through again when nothing has changed: each time after twice as long, and rarely enough to take a hundredth of the time at most.
 const INTERVAL_MIN: Duration = Duration::from_secs(60);
+const INTERVAL_MAX: Duration = Duration::from_secs(6 * 3600);
 const INTERVAL_PER_ROUND: u32 = 100;
+/// How soon after a round that could not be ended: stewards say for themselves when they know what others hold.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+const RETRY_MAX: Duration = Duration::from_secs(300);
 /// How long after a round there is another, however much changes, as a multiple of what it took.
 const PAUSE_PER_ROUND: u32 = 10;
 /// Stripes that files are looked up for.
@@ -39,11 +43,14 @@ pub(crate) struct Watch {
     last: Option<(Timestamp, Duration)>,
     /// Something happened that calls for another.
     due: bool,
+    /// Rounds that found the same as the one before, and rounds that could not be ended, one after the other.
+    quiet: u32,
+    failed: u32,
     missing: BTreeMap<SpaceId, Missing>,
 }
 
 /// What is missing in one space.
-#[derive(Clone, Default, Debug)]
+#[derive(Clone, PartialEq, Default, Debug)]
 pub(crate) struct Missing {
     /// Stripes of which no member has a shard, and no member is away.
     lost: u64,
@@ -69,6 +76,25 @@ impl Watch {
             .any(|missing| missing.lost + missing.unreadable + missing.files.0 > 0);
     }
 
+    /// How long after a round that took so long there is another if nothing happens.
+    fn pause(&self, took: Duration) -> Duration {
+        let usual = INTERVAL_MIN.saturating_mul(1 << self.quiet.min(16)).min(INTERVAL_MAX);
+        usual.max(took.saturating_mul(INTERVAL_PER_ROUND))
+    }
+
+    /// How long it is until the next round, when who is here has changed then.
+    fn left(&self, now: Timestamp, changed: Timestamp) -> Duration {
+        let Some((last, took)) = self.last else {
+            return Duration::ZERO;
+        };
+        let pause = if self.due || changed > last {
+            took.saturating_mul(PAUSE_PER_ROUND)
+        } else {
+            self.pause(took)
+        };
+        pause.saturating_sub(now.since(last))
+    }
+
     /// Whether a round is called for and has not ended yet.
     pub(crate) fn is_due(&self) -> bool {
         self.due || self.last.is_none()
@@ -91,47 +117,45 @@ impl Watch {
     }
 }
 
-/// Looks through the spaces that this node watches, if it is time to.
-pub(crate) async fn look(shared: &Arc<Shared>) {
-    let Ok(_alone) = shared.watching_alone.try_lock() else {
-        return;
-    };
-    let begun = shared.now();
+/// Looks through the spaces that this node watches, if it is time to. Gives how long after it to look again, if nothing happens before.
+pub(crate) async fn look(shared: &Arc<Shared>) -> Duration {
+    let begun = shared.steady();
     let Some(changed) = shared.with_control(|control| control.settled_since(begun)) else {
-        return;
+        return shared.with_control(|control| control.until_settled(begun));
     };
     {
         let mut watch = shared.watch.lock().expect("never poisoned");
-        let is_due = watch.last.is_none_or(|(last, took)| {
-            let pause = if watch.due || changed > last {
-                took.saturating_mul(PAUSE_PER_ROUND)
-            } else {
-                INTERVAL_MIN.max(took.saturating_mul(INTERVAL_PER_ROUND))
-            };
-            begun.since(last) >= pause
-        });
-        if !is_due {
-            return;
+        let left = watch.left(begun, changed);
+        if left > Duration::ZERO {
+            return left;
         }
         watch.due = false;
     }
     name_unreadable(shared).await;
-    let found = match round(shared).await {
-        Ok(found) => found,
+    let found = round(shared).await;
+    let mut watch = shared.watch.lock().expect("never poisoned");
+    match found {
+        Ok(found) => {
+            let took = shared.steady().since(begun);
+            let is_same = changed < watch.last.unwrap_or_default().0 && found == watch.missing;
+            watch.quiet = if is_same { watch.quiet + 1 } else { 0 };
+            watch.failed = 0;
+            watch.last = Some((begun, took));
+            watch.missing = found;
+            watch.pause(took)
+        }
         Err(reason) => {
             tracing::debug!(reason, "whether all that is live is there is not known yet");
-            shared.watch.lock().expect("never poisoned").call();
-            return;
+            watch.due = true;
+            watch.failed += 1;
+            RETRY_AFTER.saturating_mul(1 << watch.failed.min(6)).min(RETRY_MAX)
         }
-    };
-    let mut watch = shared.watch.lock().expect("never poisoned");
-    watch.last = Some((begun, shared.now().since(begun)));
-    watch.missing = found;
+    }
 }
 
 /// Tells the core which of the stripes that cannot be read are no file's: given up, or left by an upload that was cut off before any log named them.
 async fn name_unreadable(shared: &Arc<Shared>) {
-    let now = shared.now();
+    let now = shared.steady();
     let unreadable = shared.with_control(|control| control.unreadable(now, BATCH_MAX));
     let (mut dead, mut unnamed) = (Vec::new(), HashSet::new());
     for (space, stripes) in by_space(shared, unreadable).await {
@@ -251,7 +275,7 @@ async fn ask_stewards(shared: &Arc<Shared>, stripes: Vec<StripeId>) -> Result<(V
     let task = Arc::clone(shared);
     let by_steward = Shared::blocking(move || {
         let view = task.with_control(|control| control.view().clone());
-        let mut by_steward: HashMap<NodeId, Vec<StripeId>> = HashMap::new();
+        let mut by_steward: BTreeMap<NodeId, Vec<StripeId>> = BTreeMap::new();
         for stripe in stripes {
             if let Some(node) = steward(stripe, &view) {
                 by_steward.entry(node).or_default().push(stripe);
@@ -263,7 +287,7 @@ async fn ask_stewards(shared: &Arc<Shared>, stripes: Vec<StripeId>) -> Result<(V
     let (mut unknown, mut unreadable) = (Vec::new(), Vec::new());
     for (node, stripes) in by_steward {
         let survivals = if node == shared.me() {
-            let now = shared.now();
+            let now = shared.steady();
             shared.with_control(|control| control.survivals(&stripes, now))
         } else {
             let request = PoolRequest::Survival {

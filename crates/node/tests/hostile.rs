@@ -14,7 +14,7 @@ use potluck_types::{NodeId, ShardId, SpaceId, StripeId, to_canonical};
 use serde::Serialize;
 use serde_bytes::ByteBuf;
 use std::{
-    collections::HashSet,
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -76,7 +76,7 @@ async fn turn(key: &SigningKey, honest: &[&Node], manner: Manner) -> (Endpoint, 
         mdns: false,
     };
     let (endpoint, mut inbox) = potluck_net::start(key, &network).await.unwrap();
-    let members: HashSet<NodeId> = honest.iter().map(|node| node.identity().node).collect();
+    let members: BTreeSet<NodeId> = honest.iter().map(|node| node.identity().node).collect();
     endpoint.set_members(members);
     let asked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&asked);

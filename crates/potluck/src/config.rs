@@ -4,7 +4,7 @@ use crate::{
     complaint::{Complaint, Kind},
     span::Span,
 };
-use potluck_node::NodeConfig;
+use potluck_node::{NodeConfig, World};
 use potluck_types::{ByteSize, MachineName, Zone};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -150,6 +150,7 @@ impl Settings {
             name: settings.machine,
             mdns: settings.mdns.unwrap_or(true),
             grace: settings.grace.unwrap_or(GRACE).duration(),
+            world: World::default(),
         })
     }
 

@@ -17,7 +17,7 @@ const GONE_GRACES: u32 = 96;
 /// A node is full when the pool uses more of it than this share of what it offers, in percent.
 const FULL_PERCENT: u64 = 95;
 /// A connection that comes back within this was never lost: nothing is planned for it.
-const SETTLE: Duration = Duration::from_secs(3);
+pub(super) const SETTLE: Duration = Duration::from_secs(3);
 
 /// Failure domains of the pool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -162,10 +162,28 @@ impl Control {
         members.filter_map(|(_, link)| left(link)).max()
     }
 
+    /// How long it is until one more member has been away for so long that data is coded for a pool without it.
+    pub(crate) fn until_next_gone(&self, now: Timestamp) -> Option<Duration> {
+        let members = self
+            .links
+            .iter()
+            .filter(|(node, _)| self.roster.user_of(**node).is_some());
+        let left = members.filter_map(|(_, link)| match link {
+            Link::Down { since, .. } => Some(self.gone_after().saturating_sub(now.since(*since))),
+            Link::Up => None,
+        });
+        left.filter(|left| !left.is_zero()).min()
+    }
+
     /// Since when the pool is as it is, if that is for long enough that all know it.
     pub(crate) fn settled_since(&self, now: Timestamp) -> Option<Timestamp> {
         let since = self.view_changed_at;
         (now.since(since) >= CERTAINTY).then_some(since)
+    }
+
+    /// How long it is until the pool has been as it is for long enough that all know it.
+    pub(crate) fn until_settled(&self, now: Timestamp) -> Duration {
+        CERTAINTY.saturating_sub(now.since(self.view_changed_at))
     }
 
     /// Whether every member answers.
@@ -340,5 +358,6 @@ fn cause_name(cause: Cause) -> &'static str {
         Cause::TooFewShards => "too-few-shards",
         Cause::Retry => "retry",
         Cause::Settling => "settling",
+        Cause::Unnamed => "unnamed",
     }
 }

@@ -7,26 +7,28 @@ use crate::{
     control::{Control, Event},
     download::PieceCache,
     driver,
+    due::Due,
     error::{HomeError, JoinError, Refusal, StartError},
-    home::{Home, LOCK_PATIENCE},
+    home::{Home, LOCK_PATIENCE, META},
     meta::Meta,
     protocol::{self, Credential, JoinReply, JoinRequest},
     records::{Certificate, Genesis, PoolRecord, VERSION, sign},
     roster::Roster,
     shared::Shared,
+    world::{Network, World},
 };
 use futures::{StreamExt, stream::FuturesUnordered};
 use potluck_crypto::{Kit, KitMember, Signed, SigningKey, Ticket, derive};
 use potluck_net::{Address, Endpoint, Inbox, Listen, Message, NetworkConfig, Protocol};
 use potluck_store::{Options, Store};
-use potluck_types::{Clock, Entropy, NodeId, PoolId, SystemClock, SystemEntropy, limits};
+use potluck_types::{NodeId, PoolId, limits};
 use std::{
     path::Path as FilePath,
     str::FromStr,
     sync::{Arc, Mutex, atomic::AtomicBool},
     time::Duration,
 };
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use zeroize::Zeroizing;
 
@@ -49,25 +51,35 @@ impl Parts {
         // What is written wrongly is told before anything is made.
         let listen: Vec<Listen> = parsed(&config.listen)?;
         let announce = parsed(&config.announce)?;
-        let home = Home::take_within(&config.home, LOCK_PATIENCE).await?;
-        let node_key = home.node_key(&SystemEntropy)?;
-        home.refuse_missing(&home.meta_path())?;
-        let meta = Meta::open(&home.meta_path(), home.meta_reserve_path()).map_err(|error| match error.action {
+        let world = &config.world;
+        let home = Home::take_within(&config.home, &*world.storage, LOCK_PATIENCE).await?;
+        let node_key = home.node_key(&*world.entropy)?;
+        home.refuse_missing(META)?;
+        let meta = Meta::open(home.disk()).map_err(|error| match error.action {
             "opening" => StartError::Home(HomeError::Damaged {
                 file: home.meta_path(),
                 reason: error.source.to_string(),
             }),
             _ => error.into(),
         })?;
-        let network = NetworkConfig {
-            listen: listen.clone(),
-            mdns: config.mdns,
+        let (endpoint, mut inbox) = match &world.network {
+            Network::Overlay => {
+                let network = NetworkConfig {
+                    listen: listen.clone(),
+                    mdns: config.mdns,
+                };
+                potluck_net::start(&node_key, &network).await?
+            }
+            Network::Memory(network) => network.join(node_key.node_id()),
         };
-        let (endpoint, mut inbox) = potluck_net::start(&node_key, &network).await?;
         let mut addresses = Vec::new();
         // TCP and QUIC each; a wildcard address is reported once for every interface.
         let deadline = tokio::time::Instant::now() + LISTEN_TIMEOUT;
-        while addresses.len() < 2 * listen.len() {
+        let expected = match &world.network {
+            Network::Overlay => 2 * listen.len(),
+            Network::Memory(_) => 0,
+        };
+        while addresses.len() < expected {
             match tokio::time::timeout_at(deadline, inbox.events.recv()).await {
                 Ok(Some(potluck_net::Event::Listening(address))) => addresses.push(address),
                 Ok(Some(_)) => {}
@@ -93,7 +105,7 @@ fn parsed<T: FromStr>(texts: &[String]) -> Result<Vec<T>, T::Err> {
 impl Node {
     /// Whether a pool was made or joined in this home.
     pub fn has_pool(home: &FilePath) -> bool {
-        Home::has_pool(home)
+        Home::is_of_a_pool(home)
     }
 
     /// Makes a new pool, and starts its first node.
@@ -106,12 +118,12 @@ impl Node {
         }
         let parts = Parts::prepare(&config).await?;
         refuse_occupied(&parts)?;
-        let entropy: &dyn Entropy = &SystemEntropy;
-        let user_key = parts.home.user_key(entropy)?;
+        let World { clock, entropy, .. } = &config.world;
+        let user_key = parts.home.user_key(&**entropy)?;
         let genesis = Genesis {
             version: VERSION,
             name: pool_name.to_owned(),
-            created: SystemClock.now(),
+            created: clock.now(),
             nonce: entropy.bytes(),
         };
         let mut roster = Roster::new(sign(&user_key, &genesis))?;
@@ -123,9 +135,6 @@ impl Node {
 
     /// Starts the node of a home that belongs to a pool.
     pub async fn start(config: NodeConfig) -> Result<Self, StartError> {
-        if !Home::has_pool(&config.home) {
-            return Err(HomeError::Empty { home: config.home }.into());
-        }
         let parts = Parts::prepare(&config).await?;
         let Some(roster) = load_roster(&parts.meta)? else {
             return Err(HomeError::Empty { home: config.home }.into());
@@ -138,7 +147,7 @@ impl Node {
             }
             .into());
         }
-        let user_key = parts.home.user_key(&SystemEntropy)?;
+        let user_key = parts.home.user_key(&*config.world.entropy)?;
         Self::launch(parts, user_key, roster, config).await
     }
 
@@ -152,7 +161,7 @@ impl Node {
         let own = if ticket.mine {
             None
         } else {
-            Some(parts.home.user_key(&SystemEntropy).map_err(StartError::from)?)
+            Some(parts.home.user_key(&*config.world.entropy).map_err(StartError::from)?)
         };
         let credential = match &own {
             None => Credential::TicketForMine { secret },
@@ -168,7 +177,9 @@ impl Node {
         let asked = ask_to_join(&parts, ticket.pool, &ticket.pool_name, &[inviter], credential).await;
         let (roster, seed) = asked.map_err(|error| match error {
             // The inviter's clock decides, since this one may be wrong; but it explains why nobody is there.
-            JoinError::Unreachable { .. } if ticket.is_expired(SystemClock.now()) => JoinError::Expired(ticket.expires),
+            JoinError::Unreachable { .. } if ticket.is_expired(config.world.clock.now()) => {
+                JoinError::Expired(ticket.expires)
+            }
             error => error,
         })?;
         let user_key = match (own, seed) {
@@ -212,25 +223,37 @@ impl Node {
             addresses,
             announce,
         } = parts;
-        let (path, capacity) = (home.store_path(), config.capacity);
-        let (store, recovery) = Shared::blocking(move || Store::open_dir(&path, Options::new(capacity))).await?;
+        let World {
+            clock,
+            entropy,
+            storage,
+            writer,
+            network: _,
+        } = config.world;
+        let folder = home.store_path();
+        let disk = storage.folder(&folder).map_err(|source| HomeError::Io {
+            action: "cannot make",
+            file: folder,
+            source,
+        })?;
+        let options = Options {
+            clock: Arc::clone(&clock),
+            entropy: Arc::clone(&entropy),
+            driver: writer,
+            ..Options::new(config.capacity)
+        };
+        let (store, recovery) = Shared::blocking(move || Store::open(disk, options)).await?;
         if recovery.rebuilt || !recovery.damaged.is_empty() {
             let (damaged, missing_packs) = (recovery.damaged.len(), recovery.missing_packs.len());
             let (rebuilt, unreadable) = (recovery.rebuilt, recovery.unreadable);
             tracing::warn!(rebuilt, damaged, missing_packs, %unreadable, "the shard store was repaired as it opened");
         }
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let space_key = derive::private_space_key(&user_key);
         let (events, events_receiver) = mpsc::unbounded_channel();
         let topic = roster.pool().to_string();
         endpoint.set_members(roster.members());
-        let control = Control::new(
-            node_key.node_id(),
-            roster,
-            meta.remembered()?,
-            config.grace,
-            clock.now(),
-        );
+        let (started, started_at) = (tokio::time::Instant::now(), clock.now());
+        let control = Control::new(node_key.node_id(), roster, meta.remembered()?, config.grace, started_at);
         let shared = Arc::new(Shared {
             space: derive::private_space_id(user_key.user_id()),
             dedup_key: derive::dedup_key(&space_key),
@@ -241,16 +264,14 @@ impl Node {
             store,
             meta: Arc::new(meta),
             clock,
-            entropy: Arc::new(SystemEntropy),
+            entropy,
             control: Mutex::new(control),
             events,
             write_window: Arc::new(Semaphore::new(limits::WRITE_WINDOW_BYTES)),
             names: tokio::sync::Mutex::new(()),
             claims: Claims::default(),
             writing: Claims::default(),
-            recoding_alone: tokio::sync::Mutex::default(),
             recoding: Mutex::default(),
-            watching_alone: tokio::sync::Mutex::default(),
             watch: Mutex::default(),
             cache: PieceCache::default(),
             suspects: Mutex::default(),
@@ -268,7 +289,12 @@ impl Node {
             stopping: CancellationToken::new(),
             lacking: Mutex::default(),
             taken_out: CancellationToken::new(),
-            started: tokio::time::Instant::now(),
+            started,
+            started_at,
+            watch_due: Due::after(Duration::MAX),
+            recode_due: Due::after(Duration::MAX),
+            news: Notify::new(),
+            handled: Notify::new(),
             home,
         });
         shared.endpoint.subscribe(topic).await;

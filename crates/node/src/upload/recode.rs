@@ -28,6 +28,10 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 const WINDOW: usize = 4;
 /// When everything is looked through again although the pool is as it was.
 const AGAIN_AFTER: Duration = Duration::from_secs(24 * 3600);
+/// How soon after an absence has become long it is looked again.
+const GONE_MARGIN: Duration = Duration::from_millis(100);
+/// How often it is looked at least whether the pool is another one.
+const LOOK_INTERVAL: Duration = Duration::from_secs(600);
 /// The same after something failed; at most a tenth of the time goes into looking.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
 const RETRY_PER_LOOK: u32 = 10;
@@ -51,21 +55,32 @@ struct Found {
 }
 
 /// Looks whether something is to be coded anew, and does it, if this is the node to do it and the pool has been as it is for a while.
-pub(crate) async fn look(shared: &Arc<Shared>) {
-    let Ok(_alone) = shared.recoding_alone.try_lock() else {
-        return;
-    };
-    let now = shared.now();
+/// Gives how long after it to look again, if nothing happens before.
+pub(crate) async fn look(shared: &Arc<Shared>) -> Duration {
+    let next = look_now(shared).await.min(LOOK_INTERVAL);
+    let now = shared.steady();
+    let next_gone = shared.with_control(|control| control.until_next_gone(now));
+    next_gone.map_or(next, |gone| next.min(gone + GONE_MARGIN))
+}
+
+async fn look_now(shared: &Arc<Shared>) -> Duration {
+    let now = shared.steady();
+    let until_settled = shared.with_control(|control| control.until_settled(now));
+    if !until_settled.is_zero() {
+        return until_settled;
+    }
     let Some(domains) = shared.with_control(|control| control.settled_domains(now, shared.space)) else {
-        return;
+        return LOOK_INTERVAL;
     };
     let looked = shared.recoding.lock().expect("never poisoned").looked;
-    let is_due = looked.is_none_or(|(seen, at, pause)| seen != domains || now.since(at) >= pause);
-    if !is_due {
-        return;
+    let left = looked
+        .filter(|(seen, ..)| *seen == domains)
+        .map_or(Duration::ZERO, |(_, at, pause)| pause.saturating_sub(now.since(at)));
+    if left > Duration::ZERO {
+        return left;
     }
     if shared.refuse_when_full().is_err() {
-        return;
+        return RETRY_AFTER;
     }
     let done = match all(shared, domains).await {
         Ok(done) => done,
@@ -74,7 +89,7 @@ pub(crate) async fn look(shared: &Arc<Shared>) {
             false
         }
     };
-    let ended = shared.now();
+    let ended = shared.steady();
     let pause = if done {
         AGAIN_AFTER
     } else {
@@ -85,6 +100,7 @@ pub(crate) async fn look(shared: &Arc<Shared>) {
         looked: Some((domains, ended, pause)),
         left: 0,
     };
+    pause
 }
 
 /// Codes everything anew that should be; whether all of it was done.
@@ -111,7 +127,7 @@ async fn all(shared: &Arc<Shared>, domains: Domains) -> Result<bool, NodeError> 
     let mut search = Search::new(shared, domains);
     set_left(shared, left);
     while let Some(found) = search.next().await? {
-        let now = shared.now();
+        let now = shared.steady();
         if shared.with_control(|control| control.settled_domains(now, shared.space)) != Some(domains) {
             failed = true;
             break;

@@ -4,7 +4,7 @@
 #![allow(dead_code, reason = "each test program uses its own part")]
 #![allow(unreachable_pub, reason = "a module of test programs")]
 
-use potluck_node::{FileMeta, HealthInfo, InviteOptions, Node, NodeConfig, NodeError, PutOptions, PutReport};
+use potluck_node::{FileMeta, HealthInfo, InviteOptions, Node, NodeConfig, NodeError, PutOptions, PutReport, World};
 use potluck_types::{ByteSize, Timestamp};
 use std::{future::Future, time::Duration};
 use tempfile::TempDir;
@@ -64,6 +64,7 @@ pub fn config(home: &TempDir, grace: Duration) -> NodeConfig {
         name: None,
         mdns: false,
         grace,
+        world: World::default(),
     }
 }
 

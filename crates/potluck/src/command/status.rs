@@ -224,6 +224,7 @@ fn cause_in_words(cause: &str) -> String {
         "too-few-shards" => "too few shards answer".to_owned(),
         "settling" => "not everybody has seen yet what just changed".to_owned(),
         "retry" => "a repair failed, and is tried again".to_owned(),
+        "unnamed" => "no file uses it: an upload is under way, or broke off".to_owned(),
         other => escape(other),
     }
 }

@@ -376,7 +376,7 @@ impl Demo {
                 let waits = health
                     .waiting
                     .iter()
-                    .any(|(cause, number)| cause != "no-domain" && *number > 0);
+                    .any(|(cause, number)| !["no-domain", "unnamed"].contains(&&**cause) && *number > 0);
                 let is_done = noticed
                     && health.mending + health.queued == 0
                     && !waits

@@ -1,0 +1,160 @@
+//! Holders and stewards compare what they know.
+
+use crate::{
+    control::{Check, Event, ReportSum},
+    names,
+    protocol::{PoolReply, PoolRequest, Reported},
+    shared::{AskError, Shared},
+};
+use potluck_placement::{View, steward};
+use potluck_store::Entry;
+use potluck_types::{NodeId, ShardId};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// Shards that one step of a report reads.
+const PAGE: usize = 1024;
+
+/// Compares all that is held here with what the stewards know, and reports in full to those who know something else. Brings logs to
+/// their custodians, too: both follow from who is here.
+pub(super) async fn check_reports(shared: Arc<Shared>) {
+    let Ok(_one_at_a_time) = shared.checking.try_lock() else {
+        return;
+    };
+    let task = Arc::clone(&shared);
+    let sums = Shared::blocking(move || {
+        let view = task.with_control(|control| control.view().clone());
+        sums(&task, &view)
+    })
+    .await;
+    let peers = shared.with_control(|control| control.live_peers());
+    let mut agreed = true;
+    for node in peers.into_iter().chain([shared.me()]) {
+        let ours = sums.get(&node).copied().unwrap_or_default();
+        let mut outcome = check(&shared, node, ours).await;
+        if outcome == Some(Check::Differs) {
+            report_all(&shared, node).await;
+            outcome = check(&shared, node, ours).await;
+        }
+        agreed &= outcome == Some(Check::Agrees);
+    }
+    agreed &= names::hand_out(&shared).await;
+    shared.tell(Event::Checked { agreed });
+}
+
+/// Whether a steward knows what this node holds for it; `None` when it does not answer.
+async fn check(shared: &Arc<Shared>, steward: NodeId, ours: ReportSum) -> Option<Check> {
+    let view = shared.with_control(|control| control.view_digest());
+    if steward == shared.me() {
+        return Some(shared.check(steward, ours, view));
+    }
+    let request = PoolRequest::CheckReports {
+        count: ours.count,
+        sum: ours.sum.to_le_bytes(),
+        view,
+    };
+    match shared.ask(steward, &request).await {
+        Ok(PoolReply::Done) => Some(Check::Agrees),
+        Ok(PoolReply::Differs) => Some(Check::Differs),
+        Ok(PoolReply::OtherView) => Some(Check::OtherView),
+        _ => None,
+    }
+}
+
+/// Reports all shards held here that a node looks after, page by page.
+async fn report_all(shared: &Arc<Shared>, to: NodeId) {
+    let view = Arc::new(shared.with_control(|control| control.view().clone()));
+    let (mut after, mut first) = (None, true);
+    loop {
+        let Some(page) = theirs(shared, to, &view, after).await else {
+            return;
+        };
+        let is_last = page.last.is_none();
+        if is_last && !first {
+            return;
+        }
+        after = page.last;
+        if page.shards.is_empty() && !is_last {
+            continue;
+        }
+        if let Err(error) = report_page(shared, to, first, page.shards).await {
+            tracing::debug!(to = %to.short(), %error, "a full report did not arrive");
+            return;
+        }
+        first = false;
+        if is_last {
+            return;
+        }
+    }
+}
+
+async fn report_page(shared: &Arc<Shared>, to: NodeId, first: bool, shards: Vec<Reported>) -> Result<(), AskError> {
+    let gone = Vec::new();
+    if to == shared.me() {
+        let from = to;
+        shared.run_event(Event::Reported {
+            from,
+            first,
+            shards,
+            gone,
+        });
+        return Ok(());
+    }
+    let request = PoolRequest::Report { first, shards, gone };
+    shared.ask(to, &request).await.map(drop)
+}
+
+/// A page of the shards held here.
+struct Page {
+    shards: Vec<Reported>,
+    /// The last that was looked at; none at the end.
+    last: Option<ShardId>,
+}
+
+/// The next page of what a node looks after; none when it cannot be read.
+async fn theirs(shared: &Arc<Shared>, to: NodeId, view: &Arc<View>, after: Option<ShardId>) -> Option<Page> {
+    let (task, view) = (Arc::clone(shared), Arc::clone(view));
+    Shared::blocking(move || {
+        let mut page = page(&task, after)?;
+        page.shards
+            .retain(|shard| steward(shard.shard.stripe, &view) == Some(to));
+        Some(page)
+    })
+    .await
+}
+
+fn page(shared: &Shared, after: Option<ShardId>) -> Option<Page> {
+    let entries = match shared.store.entries(after, PAGE) {
+        Ok(entries) => entries,
+        Err(error) => {
+            tracing::warn!(%error, "the shards held here cannot be listed");
+            return None;
+        }
+    };
+    let reported = |(shard, entry): &(ShardId, Entry)| Reported {
+        shard: *shard,
+        geometry: entry.geometry,
+        shard_len: entry.payload_len,
+    };
+    Some(Page {
+        shards: entries.iter().map(reported).collect(),
+        last: entries.last().map(|(shard, _)| *shard),
+    })
+}
+
+/// What is held here of what each node looks after, added up.
+fn sums(shared: &Shared, view: &View) -> BTreeMap<NodeId, ReportSum> {
+    let mut sums: BTreeMap<NodeId, ReportSum> = BTreeMap::new();
+    let mut after = None;
+    while let Some(page) = page(shared, after) {
+        for shard in &page.shards {
+            if let Some(node) = steward(shard.shard.stripe, view) {
+                sums.entry(node).or_default().add(shard.shard);
+            }
+        }
+        after = page.last;
+        if after.is_none() {
+            break;
+        }
+    }
+    sums
+}
