@@ -1,0 +1,603 @@
+//! One history: a plan is carried out, and everything that the pool has promised is checked.
+
+use crate::{
+    ledger::{Content, Ledger, Seen},
+    plan::{Episode, Fault, Plan, Scale, Step, Work},
+    pool::Pool,
+    world::Diary,
+};
+use potluck_node::{FileMeta, HealthInfo, Held, Node, NodeError, PutOptions, PutReport, TreeError};
+use potluck_types::{Geometry, NodeId, SpaceId, StripeId, Timestamp};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Cursor,
+    time::Duration,
+};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+/// No operation takes longer, whatever is wrong.
+const OPERATION_MAX: Duration = HOUR;
+/// So soon a pool is whole again when all are here.
+const CONVERGENCE_MAX: Duration = Duration::from_secs(12 * 3600);
+/// Nothing happens in a whole pool for so long.
+const QUIET: Duration = HOUR;
+/// What was removed is gone from all disks so long after.
+const FREED_AFTER: Duration = Duration::from_secs(30 * 3600);
+
+/// What came of a history.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Outcome {
+    /// Simulated time.
+    pub passed: Duration,
+    /// What went wrong, by number in the catalogue and name, and how often.
+    pub faults: BTreeMap<(u8, &'static str), u64>,
+    /// Promises that were looked at.
+    pub checks: u64,
+    /// Operations of people.
+    pub operations: u64,
+    /// Those of them that were refused or had no answer.
+    pub refused: u64,
+    /// Bytes that repairs stored.
+    pub repaired: u64,
+    /// Bytes that the network carried.
+    pub carried: u64,
+    /// Events of the diary.
+    pub events: u64,
+    /// The hash of all of them.
+    pub hash: String,
+    /// The first promise that was broken.
+    pub violation: Option<String>,
+}
+
+/// What a person's operation gave.
+enum Done {
+    Put(Content, Result<PutReport, String>),
+    Removed(Result<(), String>),
+    Read(Seen),
+}
+
+struct Finished {
+    user: usize,
+    path: String,
+    machine: usize,
+    done: Done,
+}
+
+struct History {
+    pool: Pool,
+    ledger: Ledger,
+    busy: BTreeSet<(usize, String)>,
+    works: JoinSet<Finished>,
+    /// Domains in which something is wrong in this episode.
+    hurt: BTreeSet<usize>,
+    episode_is_flood: bool,
+    outcome: Outcome,
+}
+
+type Broken = Result<(), String>;
+
+/// Carries a plan out. `aloud` prints what happens.
+pub(crate) fn run(plan: &Plan, aloud: bool) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime without input and output");
+    let plan = plan.clone();
+    let outcome = runtime.block_on(async move {
+        let begun = Instant::now();
+        let diary = Diary::new(begun, aloud);
+        let mut history = History {
+            pool: Pool::new(plan, diary.clone(), begun),
+            ledger: Ledger::new(),
+            busy: BTreeSet::new(),
+            works: JoinSet::new(),
+            hurt: BTreeSet::new(),
+            episode_is_flood: false,
+            outcome: Outcome::default(),
+        };
+        let broken = history.tell().await;
+        let mut outcome = history.outcome;
+        outcome.violation = broken.err().map(|reason| {
+            let hours = begun.elapsed().as_secs() / 3600;
+            format!("after {} days and {} hours: {reason}", hours / 24, hours % 24)
+        });
+        if let Some(violation) = &outcome.violation {
+            diary.tell(violation);
+        }
+        outcome.passed = begun.elapsed();
+        outcome.faults = history.pool.injected.clone();
+        outcome.carried = history.pool.weather.bytes();
+        (outcome.events, outcome.hash) = diary.close();
+        outcome
+    });
+    // Tasks of machines that were killed may still wait for something.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// The history of a seed.
+pub fn history(seed: u64, scale: Scale, aloud: bool) -> Outcome {
+    run(&Plan::draw(seed, scale), aloud)
+}
+
+impl History {
+    async fn tell(&mut self) -> Broken {
+        self.pool.gather().await?;
+        sleep(MINUTE).await;
+        self.becomes_whole("at the beginning").await?;
+        for (number, episode) in self.pool.plan.episodes.clone().iter().enumerate() {
+            self.pool.diary.tell(&format!(
+                "episode {number}: {:?}, victims {:?}{}",
+                episode.network,
+                episode.victims,
+                if episode.is_flood { ", a flood" } else { "" }
+            ));
+            self.live_through(episode).await?;
+            self.pool.diary.tell("all is mended");
+            self.pool.heal().await;
+            self.finish_works().await?;
+            self.becomes_whole(&format!("after episode {number}")).await?;
+            self.hurt.clear();
+            self.all_is_as_promised().await?;
+            self.scrub().await?;
+            self.stays_quiet().await?;
+            self.books_agree().await?;
+        }
+        self.everything_goes().await
+    }
+
+    async fn live_through(&mut self, episode: &Episode) -> Broken {
+        self.pool.set_network(episode.network);
+        self.pool.take_images(&episode.victims);
+        self.episode_is_flood = episode.is_flood;
+        let begun = Instant::now();
+        for (at, step) in &episode.steps {
+            self.until(begun + *at).await?;
+            match step {
+                Step::Work(work) => self.begin(*work, episode),
+                Step::Fault { machine, fault } => self.strike(*machine, *fault).await,
+            }
+        }
+        self.until(begun + episode.length).await
+    }
+
+    /// Time passes; what is due is done, and operations end.
+    async fn until(&mut self, end: Instant) -> Broken {
+        loop {
+            let next = self.pool.next_due().map_or(end, |due| due.min(end));
+            tokio::select! {
+                biased;
+                Some(finished) = self.works.join_next() => {
+                    let finished = finished.map_err(|error| format!("an operation panicked: {error}"))?;
+                    self.note(finished)?;
+                }
+                () = sleep_until(next) => {
+                    self.pool.do_due().await;
+                    if next >= end {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    async fn finish_works(&mut self) -> Broken {
+        while let Some(finished) = self.works.join_next().await {
+            let finished = finished.map_err(|error| format!("an operation panicked: {error}"))?;
+            self.note(finished)?;
+        }
+        Ok(())
+    }
+
+    async fn strike(&mut self, machine: usize, fault: Fault) {
+        let domain = self.pool.plan.domains[machine];
+        self.hurt.insert(domain);
+        self.ledger.values_mut().for_each(|promise| promise.lose(domain));
+        if self.pool.node(machine).is_some() || fault.destroys() {
+            self.pool.suffer(machine, fault).await;
+        }
+    }
+
+    /// A machine of a person, one that nothing is wrong with if there is one and it must be.
+    fn machine_of(&self, user: usize, chance: u64, sound: bool) -> Option<usize> {
+        let fits = |i: &usize| {
+            let machine = &self.pool.machines[*i];
+            let is_hurt = self.hurt.contains(&self.pool.plan.domains[*i]);
+            machine.user == user && machine.node.is_some() && !(sound && is_hurt)
+        };
+        let fitting: Vec<usize> = (0..self.pool.machines.len()).filter(fits).collect();
+        let at = (chance >> 8) as usize % fitting.len().max(1);
+        fitting.get(at).copied()
+    }
+
+    fn begin(&mut self, work: Work, episode: &Episode) {
+        let (file, chance) = match work {
+            Work::Put { file, chance, .. } | Work::Remove { file, chance } | Work::Read { file, chance } => {
+                (file, chance)
+            }
+        };
+        let persons = self.pool.plan.users.iter().max().map_or(1, |most| most + 1);
+        let user = (chance % persons as u64) as usize;
+        let path = format!("folder-{}/file-{file}", file % 3);
+        let key = (user, path.clone());
+        let is_known = self.ledger.contains_key(&key);
+        // What is there is changed by who has heard of it; a new file, or a look, may come from anybody.
+        let sound = is_known && !matches!(work, Work::Read { .. });
+        let Some(machine) = self.machine_of(user, chance, sound) else {
+            return;
+        };
+        if self.busy.contains(&key) || (!is_known && !matches!(work, Work::Put { .. })) {
+            return;
+        }
+        let Some(node) = self.pool.node(machine).cloned() else {
+            return;
+        };
+        let _ = episode;
+        self.outcome.operations += 1;
+        self.busy.insert(key.clone());
+        let promise = self.ledger.entry(key).or_default();
+        self.pool
+            .diary
+            .tell(&format!("machine {machine}: {work:?} of person {user}, {path}"));
+        match work {
+            Work::Put { len, content, .. } => {
+                let content = Content { seed: content, len };
+                promise.attempt(Some(content));
+                self.works.spawn(async move {
+                    let put = timeout(OPERATION_MAX, put(&node, &path, content)).await;
+                    let done = Done::Put(content, put.unwrap_or_else(|_| Err("it hangs".to_owned())));
+                    Finished {
+                        user,
+                        path,
+                        machine,
+                        done,
+                    }
+                });
+            }
+            Work::Remove { .. } => {
+                promise.attempt(None);
+                self.works.spawn(async move {
+                    let removed = timeout(OPERATION_MAX, remove(&node, &path)).await;
+                    let done = Done::Removed(removed.unwrap_or_else(|_| Err("it hangs".to_owned())));
+                    Finished {
+                        user,
+                        path,
+                        machine,
+                        done,
+                    }
+                });
+            }
+            Work::Read { .. } => {
+                self.works.spawn(async move {
+                    let seen = read(&node, &path).await;
+                    Finished {
+                        user,
+                        path,
+                        machine,
+                        done: Done::Read(seen),
+                    }
+                });
+            }
+        }
+    }
+
+    fn note(&mut self, finished: Finished) -> Broken {
+        let Finished {
+            user,
+            path,
+            machine,
+            done,
+        } = finished;
+        let key = (user, path.clone());
+        self.busy.remove(&key);
+        let is_hurt = self.hurt.contains(&self.pool.plan.domains[machine]);
+        // Machines that run and with which something is wrong may have taken a part, and lose it.
+        let faulty: Vec<usize> = self.hurt.iter().copied().collect();
+        let promise = self.ledger.entry(key).or_default();
+        let told = match &done {
+            Done::Put(content, Ok(report)) => {
+                promise.acknowledge(Some(*content), report.survives);
+                faulty.iter().for_each(|domain| promise.lose(*domain));
+                format!("{path} of person {user} is stored, survives {}", report.survives)
+            }
+            Done::Removed(Ok(())) => {
+                promise.acknowledge(None, u8::MAX);
+                format!("{path} of person {user} is removed")
+            }
+            Done::Put(_, Err(reason)) | Done::Removed(Err(reason)) => {
+                self.outcome.refused += 1;
+                format!("{path} of person {user}: {reason}")
+            }
+            Done::Read(seen) => {
+                self.outcome.checks += 1;
+                let verdict = if is_hurt || self.episode_is_flood {
+                    promise.judge_lenient(seen)
+                } else {
+                    promise.judge(seen)
+                };
+                verdict
+                    .map_err(|reason| format!("machine {machine}, {path} of person {user}: {reason}; {promise:?}"))?;
+                format!("{path} of person {user} is as promised")
+            }
+        };
+        let hangs = |reason: &String| reason == "it hangs";
+        if let Done::Put(_, Err(reason)) | Done::Removed(Err(reason)) = &done
+            && hangs(reason)
+            && !is_hurt
+        {
+            return Err(format!(
+                "machine {machine}: {path} of person {user} took over {OPERATION_MAX:?}"
+            ));
+        }
+        self.pool.diary.tell(&told);
+        Ok(())
+    }
+
+    fn running(&self) -> Vec<(usize, Node)> {
+        let machines = self.pool.machines.iter();
+        machines
+            .filter_map(|machine| Some((machine.index, machine.node.clone()?)))
+            .collect()
+    }
+
+    /// Everybody is here, and says that all is well.
+    async fn becomes_whole(&mut self, when: &str) -> Broken {
+        let begun = Instant::now();
+        let mut last = String::new();
+        while begun.elapsed() < CONVERGENCE_MAX {
+            self.until(Instant::now() + 2 * MINUTE).await?;
+            let running = self.running();
+            if running.len() < self.pool.machines.len() {
+                last = "machines do not start".to_owned();
+                continue;
+            }
+            last.clear();
+            for (i, node) in &running {
+                let status = node.status().await.map_err(|error| error.to_string())?;
+                if !status.silent.is_empty() || !is_well(&status.health) {
+                    last = format!(
+                        "machine {i} says: {:?}, silent {:?}",
+                        status.health,
+                        status.silent.len()
+                    );
+                    break;
+                }
+            }
+            if last.is_empty() {
+                self.outcome.checks += 1;
+                return Ok(());
+            }
+        }
+        Err(format!("the pool does not become whole {when}: {last}"))
+    }
+
+    /// Every file is read, on two machines of its person.
+    async fn all_is_as_promised(&mut self) -> Broken {
+        let keys: Vec<_> = self.ledger.keys().cloned().collect();
+        for (user, path) in keys {
+            for turn in 0..2u64 {
+                let chance = self.pool.dice.roll(1 << 40) + turn;
+                let Some(machine) = self.machine_of(user, chance, false) else {
+                    continue;
+                };
+                let Some(node) = self.pool.node(machine).cloned() else {
+                    continue;
+                };
+                node.gathered().await;
+                let seen = read(&node, &path).await;
+                self.outcome.checks += 1;
+                let promise = &self.ledger[&(user, path.clone())];
+                promise.judge(&seen).map_err(|reason| {
+                    format!("all is mended; machine {machine}, {path} of person {user}: {reason}; {promise:?}")
+                })?;
+                // From now on only this is allowed.
+                let content = match &seen {
+                    Seen::Bytes(bytes) => Some(&bytes[..]),
+                    Seen::Absent | Seen::Refused(_) => None,
+                };
+                let survived = u8::try_from(self.pool.plan.survives()).unwrap_or(u8::MAX);
+                if let Some(promise) = self.ledger.get_mut(&(user, path.clone())) {
+                    promise.settle(content, survived);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Damage that nobody has met yet is found, as it would be within two weeks, and mended.
+    async fn scrub(&mut self) -> Broken {
+        let mut damaged = 0;
+        for (_, node) in self.running() {
+            damaged += node.scrub().await.map_err(|error| error.to_string())?;
+        }
+        if damaged > 0 {
+            self.pool
+                .diary
+                .tell(&format!("scrubs have found {damaged} damaged shards"));
+            self.becomes_whole("after the scrubs").await?;
+        }
+        Ok(())
+    }
+
+    /// Nothing is repaired or moved while nothing changes.
+    async fn stays_quiet(&mut self) -> Broken {
+        let before = self.repaired().await;
+        self.outcome.repaired += before.1;
+        self.until(Instant::now() + QUIET).await?;
+        let after = self.repaired().await;
+        self.outcome.checks += 1;
+        if before != after {
+            return Err(format!(
+                "repairs go on in a pool that is whole: {before:?} became {after:?}"
+            ));
+        }
+        Ok(())
+    }
+
+    async fn repaired(&self) -> (u64, u64) {
+        let (mut read, mut written) = (0, 0);
+        for (_, node) in self.running() {
+            if let Ok(status) = node.status().await {
+                read = read.max(status.health.repair_read);
+                written = written.max(status.health.repair_written);
+            }
+        }
+        (read, written)
+    }
+
+    /// What machines hold is what their health says.
+    async fn books_agree(&mut self) -> Broken {
+        let mut domains: BTreeMap<NodeId, usize> = BTreeMap::new();
+        let mut stripes: BTreeMap<(SpaceId, StripeId), (Geometry, Vec<(NodeId, u8)>)> = BTreeMap::new();
+        for (i, node) in self.running() {
+            let id = node.identity().node;
+            domains.insert(id, self.pool.plan.domains[i]);
+            let held = node.held(None, usize::MAX).await.map_err(|error| error.to_string())?;
+            if self.pool.machines[i].is_crowded && !held.is_empty() {
+                return Err(format!("machine {i} is full, and was given {} shards", held.len()));
+            }
+            for Held { shard, geometry, space } in held {
+                let entry = stripes
+                    .entry((space, shard.stripe))
+                    .or_insert_with(|| (geometry, Vec::new()));
+                entry.1.push((id, shard.index));
+            }
+        }
+        let (_, node) = self.running().into_iter().next().ok_or("no machine runs")?;
+        let health = node.status().await.map_err(|error| error.to_string())?.health;
+        let mut short = 0;
+        for ((space, stripe), (geometry, held)) in &stripes {
+            let is_whole = survives_any(*geometry, held, &domains);
+            // What nobody uses may be on its way out.
+            if is_whole || node.in_use(*space, &[*stripe]).await != Some(vec![true]) {
+                continue;
+            }
+            short += 1;
+            let held: Vec<String> = held
+                .iter()
+                .map(|(node, index)| format!("{index} at {}", node.short()))
+                .collect();
+            self.pool.diary.tell(&format!(
+                "stripe {} of {geometry:?} is held as {held:?}",
+                stripe.short()
+            ));
+        }
+        self.outcome.checks += stripes.len() as u64;
+        if health.endangered + health.unreadable < short {
+            return Err(format!(
+                "health claims too much: {} stripes survive less than they should, and it knows of {}",
+                short,
+                health.endangered + health.unreadable
+            ));
+        }
+        Ok(())
+    }
+
+    /// What was removed takes no room any more.
+    async fn everything_goes(&mut self) -> Broken {
+        let keys: Vec<_> = self.ledger.keys().cloned().collect();
+        for (user, path) in keys {
+            if let Some(machine) = self.machine_of(user, 0, false)
+                && let Some(node) = self.pool.node(machine).cloned()
+            {
+                remove(&node, &path)
+                    .await
+                    .map_err(|error| format!("{path} cannot be removed: {error}"))?;
+            }
+        }
+        self.until(Instant::now() + FREED_AFTER).await?;
+        let mut left = 0;
+        for (_, node) in self.running() {
+            left += node
+                .held(None, usize::MAX)
+                .await
+                .map_err(|error| error.to_string())?
+                .len();
+        }
+        self.outcome.checks += 1;
+        if left > 0 {
+            return Err(format!(
+                "{left} shards are left of what was removed {FREED_AFTER:?} ago"
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Whether *k* different shards remain whichever *m* domains are lost: by trying all of them, unlike the product.
+fn survives_any(geometry: Geometry, held: &[(NodeId, u8)], domains: &BTreeMap<NodeId, usize>) -> bool {
+    let used: BTreeSet<usize> = held.iter().map(|(node, _)| domains[node]).collect();
+    let used: Vec<usize> = used.into_iter().collect();
+    let most_lost = (1u32 << used.len()) - 1;
+    let is_left = |lost: u32| {
+        let left = held.iter().filter(|(node, _)| {
+            let at = used.iter().position(|domain| *domain == domains[node]);
+            at.is_some_and(|at| lost & (1 << at) == 0)
+        });
+        left.map(|(_, index)| index).collect::<BTreeSet<_>>().len() >= geometry.k().into()
+    };
+    let losses = (0..=most_lost).filter(|lost| lost.count_ones() == geometry.m().into());
+    used.len() >= geometry.m().into() && losses.into_iter().all(is_left)
+}
+
+fn is_well(health: &HealthInfo) -> bool {
+    let HealthInfo {
+        unreadable,
+        endangered,
+        mending,
+        queued,
+        gathering,
+        lost,
+        recoding,
+        waiting,
+        ..
+    } = health;
+    unreadable + endangered + mending + queued + gathering + lost + recoding == 0
+        && waiting.keys().all(|cause| cause == "unnamed")
+}
+
+async fn put(node: &Node, path: &str, content: Content) -> Result<PutReport, String> {
+    let path = path.parse().map_err(|error| format!("{error}"))?;
+    let meta = FileMeta {
+        modified: Timestamp::from_millis(1),
+        executable: false,
+    };
+    let work = async {
+        let mut upload = node.upload(PutOptions::default())?;
+        upload.put_blocking(path, meta, Cursor::new(content.bytes())).await?;
+        upload.finish().await
+    };
+    work.await.map_err(|error: NodeError| error.to_string())
+}
+
+async fn remove(node: &Node, path: &str) -> Result<(), String> {
+    let path = path.parse().map_err(|error| format!("{error}"))?;
+    match node.remove(&path, false).await {
+        Ok(_) => Ok(()),
+        Err(error) if is_absent(&error) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+async fn read(node: &Node, path: &str) -> Seen {
+    let Ok(path) = path.parse() else {
+        return Seen::Absent;
+    };
+    let work = async { node.download(&path, None).await?.read_to_end().await };
+    match timeout(OPERATION_MAX, work).await {
+        Ok(Ok(bytes)) => Seen::Bytes(bytes),
+        Ok(Err(error)) if is_absent(&error) => Seen::Absent,
+        Ok(Err(error)) => Seen::Refused(error.to_string()),
+        Err(_) => Seen::Refused("it hangs".to_owned()),
+    }
+}
+
+fn is_absent(error: &NodeError) -> bool {
+    matches!(error, NodeError::Tree(TreeError::NotFound(_)))
+}

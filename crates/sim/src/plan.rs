@@ -1,0 +1,351 @@
+//! What happens in a simulated history, drawn from its seed before it begins: so that any part of it can be left out, to find the part that matters.
+//!
+//! A history is a row of episodes. In each some machines, at most as many failure domains as data survives the loss of, suffer one thing or another, while people
+//! go on working; then all that can be mended is mended, and the pool must become whole by itself. In some episodes far more is away at once, for a while.
+
+use crate::world;
+use potluck_store::Dice;
+use std::{collections::BTreeSet, time::Duration};
+
+/// How large a history is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Scale {
+    /// Machines of the pool.
+    pub nodes: usize,
+    /// Days that pass.
+    pub days: u64,
+}
+
+/// A whole history.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    /// Whose each machine is.
+    pub(crate) users: Vec<usize>,
+    /// With which each machine fails together.
+    pub(crate) domains: Vec<usize>,
+    /// A machine whose disk others have filled: it has room for names, and none for shards.
+    pub(crate) crowded: Option<usize>,
+    pub(crate) episodes: Vec<Episode>,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Episode {
+    pub(crate) length: Duration,
+    pub(crate) network: NetworkKind,
+    /// Machines that may suffer: their domains are as many as data survives the loss of, or more when it is a flood.
+    pub(crate) victims: BTreeSet<usize>,
+    /// More is away at once than can be borne: what cannot be read must come back with those who come back.
+    pub(crate) is_flood: bool,
+    /// In order of time.
+    pub(crate) steps: Vec<(Duration, Step)>,
+}
+
+/// How the network is during an episode.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum NetworkKind {
+    Calm,
+    /// Packets are lost.
+    Lossy,
+    /// Long ways.
+    Distant,
+    /// Gossip is lost, late, repeated and out of order.
+    Rumours,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) enum Step {
+    Work(Work),
+    Fault { machine: usize, fault: Fault },
+}
+
+/// What people do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Work {
+    /// A new file, or new content for one that is there.
+    Put {
+        file: u64,
+        len: usize,
+        content: u64,
+        chance: u64,
+    },
+    Remove {
+        file: u64,
+        chance: u64,
+    },
+    Read {
+        file: u64,
+        chance: u64,
+    },
+}
+
+/// What goes wrong with a machine. The numbers are those of the catalogue of faults.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Fault {
+    Rot { share: u64 },
+    PowerCut { torn: u64 },
+    Phantom,
+    Misdirected,
+    Misread,
+    ReadErrors,
+    WriteErrors,
+    SyncErrors,
+    DiskFull,
+    SlowDisk,
+    RolledBack,
+    Wiped,
+    ReadOnly,
+    OutOfFiles,
+    KillAtStep { steps: u64, torn: u64 },
+    Stopped,
+    KillNow,
+    CrashLoop,
+    ClockJump { days: i64 },
+    ClockDrift { parts_per_million: i64 },
+    Loss,
+    OneWay { to: usize },
+    Bridge,
+    Flapping,
+    Swizzle,
+    SlowSender,
+    CutOff,
+    Garbled,
+    Restart,
+}
+
+impl Fault {
+    /// Its number in the catalogue, and its name.
+    pub(crate) fn kind(self) -> (u8, &'static str) {
+        match self {
+            Self::Rot { .. } => (1, "bit rot"),
+            Self::PowerCut { .. } => (2, "torn write at a power cut"),
+            Self::Phantom => (3, "phantom write"),
+            Self::Misdirected => (4, "misdirected write"),
+            Self::Misread => (5, "misdirected read"),
+            Self::ReadErrors => (6, "read errors"),
+            Self::WriteErrors => (7, "write errors"),
+            Self::SyncErrors => (8, "sync fails, then succeeds"),
+            Self::DiskFull => (9, "disk full"),
+            Self::SlowDisk => (10, "slow disk"),
+            Self::RolledBack => (11, "rolled back to an old image"),
+            Self::Wiped => (12, "data wiped, identity kept"),
+            Self::ReadOnly => (13, "read-only remount"),
+            Self::OutOfFiles => (15, "out of file descriptors"),
+            Self::KillAtStep { .. } => (16, "kill at a change of the disk"),
+            Self::Stopped => (17, "process stopped for a while"),
+            Self::KillNow => (18, "kill"),
+            Self::CrashLoop => (19, "crash loop"),
+            Self::ClockJump { .. } => (24, "clock jump"),
+            Self::ClockDrift { .. } => (25, "clock drift"),
+            Self::Loss => (27, "packet loss"),
+            Self::OneWay { .. } => (30, "one-way partition"),
+            Self::Bridge => (31, "bridge partition"),
+            Self::Flapping => (32, "flapping"),
+            Self::Swizzle => (33, "swizzle-clog"),
+            Self::SlowSender => (34, "slow-loris"),
+            Self::CutOff => (30, "cut off"),
+            Self::Garbled => (39, "corruption past the checksum"),
+            Self::Restart => (46, "restart in order"),
+        }
+    }
+
+    /// Whether what the machine held may be lost for good.
+    pub(crate) fn destroys(self) -> bool {
+        matches!(
+            self,
+            Self::Rot { .. }
+                | Self::Phantom
+                | Self::Misdirected
+                | Self::RolledBack
+                | Self::Wiped
+                | Self::SyncErrors
+                | Self::ReadErrors
+        )
+    }
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+/// Files that one person has at most.
+const FILES_MAX: u64 = 24;
+
+fn pick<T: Copy>(dice: &mut Dice, of: &[T]) -> T {
+    of[dice.roll(of.len() as u64) as usize]
+}
+
+fn length(dice: &mut Dice) -> usize {
+    let most = match dice.roll(10) {
+        0..4 => 4 << 10,
+        4..8 => 200 << 10,
+        8 => 700 << 10,
+        _ => 2 << 20,
+    };
+    1 + dice.roll(most) as usize
+}
+
+fn work(dice: &mut Dice) -> Work {
+    let (file, chance) = (dice.roll(FILES_MAX), dice.roll(u64::MAX));
+    match dice.roll(10) {
+        0..5 => Work::Put {
+            file,
+            len: length(dice),
+            content: dice.roll(u64::MAX),
+            chance,
+        },
+        5 => Work::Remove { file, chance },
+        _ => Work::Read { file, chance },
+    }
+}
+
+fn fault(dice: &mut Dice, nodes: usize) -> Fault {
+    let torn = dice.roll(u64::MAX);
+    match dice.roll(30) {
+        0 => Fault::Rot {
+            share: 1 + dice.roll(50),
+        },
+        1 => Fault::PowerCut { torn },
+        2 => Fault::Phantom,
+        3 => Fault::Misdirected,
+        4 => Fault::Misread,
+        5 => Fault::ReadErrors,
+        6 => Fault::WriteErrors,
+        7 => Fault::SyncErrors,
+        8 => Fault::DiskFull,
+        9 => Fault::SlowDisk,
+        10 => Fault::RolledBack,
+        11 => Fault::Wiped,
+        12 => Fault::ReadOnly,
+        13 => Fault::OutOfFiles,
+        14 | 15 => Fault::KillAtStep {
+            steps: 1 + dice.roll(60),
+            torn,
+        },
+        16 => Fault::Stopped,
+        17 => Fault::KillNow,
+        18 => Fault::CrashLoop,
+        19 => Fault::ClockJump {
+            days: pick(dice, &[-365, -30, -1, 1, 30, 365]),
+        },
+        20 => Fault::ClockDrift {
+            parts_per_million: pick(dice, &[-500, 500, 5000]),
+        },
+        21 => Fault::Loss,
+        22 => Fault::OneWay {
+            to: dice.roll(nodes as u64) as usize,
+        },
+        23 => Fault::Bridge,
+        24 => Fault::Flapping,
+        25 => Fault::Swizzle,
+        26 => Fault::SlowSender,
+        27 => Fault::CutOff,
+        28 => Fault::Garbled,
+        _ => Fault::Restart,
+    }
+}
+
+impl Plan {
+    /// The history of a seed.
+    pub(crate) fn draw(seed: u64, scale: Scale) -> Self {
+        let mut dice = world::dice(seed, "plan", 0);
+        let persons = 1 + dice.roll(3).min(scale.nodes as u64 / 3) as usize;
+        // Each person has two machines at least, so that one can be read where another wrote.
+        let users = (0..scale.nodes).map(|i| i % persons).collect();
+        let in_zones = dice.roll(3) == 0 && scale.nodes >= 8;
+        let domains: Vec<usize> = (0..scale.nodes).map(|i| if in_zones { i / 2 } else { i }).collect();
+        let crowded = (dice.roll(4) == 0 && scale.nodes >= 6).then(|| dice.roll(scale.nodes as u64) as usize);
+        let mut episodes = Vec::new();
+        let (mut passed, whole) = (Duration::ZERO, Duration::from_secs(scale.days * 24 * 3600));
+        while passed < whole {
+            let episode = Episode::draw(&mut dice, &domains);
+            // What comes after an episode until the pool is whole again.
+            passed += episode.length + 4 * HOUR;
+            episodes.push(episode);
+        }
+        Self {
+            seed,
+            users,
+            domains,
+            crowded,
+            episodes,
+        }
+    }
+
+    /// How many losses data of this pool survives.
+    pub(crate) fn survives(&self) -> usize {
+        let with_room = (0..self.domains.len()).filter(|i| Some(*i) != self.crowded);
+        let domains: BTreeSet<_> = with_room.map(|i| self.domains[i]).collect();
+        usize::from(potluck_placement::default_survive(domains.len()))
+    }
+}
+
+impl Episode {
+    fn draw(dice: &mut Dice, domains: &[usize]) -> Self {
+        let length = HOUR * (6 + dice.roll(36) as u32);
+        let nodes = domains.len();
+        let is_flood = dice.roll(6) == 0;
+        let all: BTreeSet<_> = domains.iter().copied().collect();
+        let survived = u64::from(potluck_placement::default_survive(all.len()));
+        let count = if is_flood {
+            all.len() as u64 / 2
+        } else {
+            dice.roll(survived + 1)
+        };
+        let mut struck = BTreeSet::new();
+        while (struck.len() as u64) < count {
+            struck.insert(dice.roll(all.len() as u64) as usize);
+        }
+        let victims: BTreeSet<usize> = (0..nodes).filter(|i| struck.contains(&domains[*i])).collect();
+        let at = |dice: &mut Dice| Duration::from_millis(dice.roll(u64::try_from(length.as_millis()).unwrap_or(1)));
+        let mut steps: Vec<(Duration, Step)> = Vec::new();
+        for _ in 0..3 + dice.roll(8) {
+            let when = at(dice);
+            steps.push((when, Step::Work(work(dice))));
+        }
+        let victims_in_order: Vec<usize> = victims.iter().copied().collect();
+        if is_flood {
+            let when = at(dice);
+            let fault = pick(
+                dice,
+                &[
+                    Fault::CutOff,
+                    Fault::KillNow,
+                    Fault::PowerCut { torn: 7 },
+                    Fault::Stopped,
+                ],
+            );
+            steps.extend(victims_in_order.iter().map(|machine| {
+                let step = Step::Fault {
+                    machine: *machine,
+                    fault,
+                };
+                (when, step)
+            }));
+        } else if !victims_in_order.is_empty() {
+            for _ in 0..1 + dice.roll(4) {
+                let (when, machine) = (at(dice), pick(dice, &victims_in_order));
+                let fault = fault(dice, nodes);
+                steps.push((when, Step::Fault { machine, fault }));
+                // People are at work when it happens.
+                let near = when.saturating_sub(Duration::from_millis(dice.roll(100)));
+                steps.push((near, Step::Work(work(dice))));
+            }
+        }
+        steps.sort_by_key(|(when, _)| *when);
+        let network = pick(
+            dice,
+            &[
+                NetworkKind::Calm,
+                NetworkKind::Calm,
+                NetworkKind::Lossy,
+                NetworkKind::Distant,
+                NetworkKind::Rumours,
+            ],
+        );
+        Self {
+            length,
+            network,
+            victims,
+            is_flood,
+            steps,
+        }
+    }
+}

@@ -1,0 +1,440 @@
+//! A pool of simulated machines, and everything that can be done to it.
+
+use crate::{
+    machine::Machine,
+    plan::{Fault, NetworkKind, Plan},
+    weather::{CALM, Climate, SharedWeather, SimWeather},
+    world::{Diary, dice},
+};
+use potluck_net::MemoryNetwork;
+use potluck_node::{InviteOptions, Node};
+use potluck_store::{Crash, Dice, MemoryDisk, Mishap};
+use potluck_types::{NodeId, Zone};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// After how long of silence a connection counts as lost.
+const SILENCE: Duration = Duration::from_secs(20);
+/// How often it is looked whether the power is gone.
+const POWER_POLL: Duration = Duration::from_millis(20);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// What is done later.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Later {
+    /// The machine is switched on, if it is not.
+    Start(usize),
+    /// So many times more it is killed as soon as it runs.
+    Crash(usize, u32),
+    /// Whether the power has gone by itself.
+    LookAtPower(usize),
+    /// Connections that nothing goes through are lost.
+    Silence(usize),
+    /// It is stopped no longer.
+    Thaw(usize),
+    /// Its ways are open again.
+    Open(usize),
+    /// They close and open, so many times more.
+    Flap(usize, u32),
+    /// Its disk and its network are as they should be.
+    Recover(usize),
+}
+
+/// See the module.
+pub(crate) struct Pool {
+    pub(crate) plan: Plan,
+    pub(crate) machines: Vec<Machine>,
+    pub(crate) network: MemoryNetwork,
+    pub(crate) weather: SharedWeather,
+    pub(crate) diary: Diary,
+    pub(crate) dice: Dice,
+    /// What is due, in order; those of one time in the order in which they were thought of.
+    later: BTreeMap<(Instant, u64), Later>,
+    thought_of: u64,
+    /// What machines were some time ago.
+    images: BTreeMap<usize, MemoryDisk>,
+    cut_off: BTreeSet<NodeId>,
+    /// Whose disks have reported errors.
+    failed_disks: BTreeSet<usize>,
+    pub(crate) injected: BTreeMap<(u8, &'static str), u64>,
+}
+
+fn crash_of(torn: u64) -> Crash {
+    match torn % 3 {
+        0 => Crash::LoseAll,
+        1 => Crash::Torn(torn),
+        _ => Crash::Scattered(torn),
+    }
+}
+
+impl Pool {
+    /// Machines that are not switched on yet.
+    pub(crate) fn new(plan: Plan, diary: Diary, begun: Instant) -> Self {
+        let weather = Arc::new(SimWeather::new(dice(plan.seed, "weather", 0), diary.clone()));
+        let alone = (0..plan.domains.len()).all(|i| plan.domains[i] == i);
+        let zone = |domain: usize| -> Option<Zone> {
+            let name = format!("zone-{domain}");
+            (!alone).then(|| name.parse().expect("letters and digits"))
+        };
+        let machines = (0..plan.users.len())
+            .map(|i| {
+                let mut machine = Machine::new(i, plan.users[i], zone(plan.domains[i]), plan.seed, begun);
+                machine.is_crowded = plan.crowded == Some(i);
+                machine.make_room();
+                machine
+            })
+            .collect();
+        Self {
+            dice: dice(plan.seed, "pool", 0),
+            machines,
+            network: MemoryNetwork::with_weather(Arc::<SimWeather>::clone(&weather)),
+            weather,
+            diary,
+            later: BTreeMap::new(),
+            thought_of: 0,
+            images: BTreeMap::new(),
+            cut_off: BTreeSet::new(),
+            failed_disks: BTreeSet::new(),
+            injected: BTreeMap::new(),
+            plan,
+        }
+    }
+
+    /// The first machine founds the pool, the first of each person joins it, and then their others.
+    pub(crate) async fn gather(&mut self) -> Result<(), String> {
+        let (network, mut first_of) = (self.network.clone(), BTreeMap::new());
+        for i in 0..self.machines.len() {
+            let user = self.machines[i].user;
+            let id = match (first_of.get(&user).copied(), i) {
+                (_, 0) => self.machines[i]
+                    .found(&network)
+                    .await
+                    .map_err(|error| error.to_string())?,
+                (of_same, _) => {
+                    let inviter = of_same.unwrap_or(0);
+                    let options = InviteOptions {
+                        uses: 1,
+                        expires: HOUR,
+                        mine: of_same.is_some(),
+                    };
+                    let invited = self.node(inviter).ok_or("the inviter runs not")?.invite(options).await;
+                    let ticket = invited.map_err(|error| error.to_string())?.ticket;
+                    let joined = self.machines[i].join(&network, &ticket).await;
+                    joined.map_err(|error| error.to_string())?
+                }
+            };
+            first_of.entry(user).or_insert(i);
+            self.weather.set_disk(id, self.machines[i].disk());
+        }
+        Ok(())
+    }
+
+    pub(crate) fn node(&self, i: usize) -> Option<&Node> {
+        self.machines[i].node.as_ref()
+    }
+
+    fn id(&self, i: usize) -> NodeId {
+        self.machines[i].id.expect("it has run")
+    }
+
+    fn others(&self, i: usize) -> Vec<NodeId> {
+        let others = self.machines.iter().filter(|machine| machine.index != i);
+        others.filter_map(|machine| machine.id).collect()
+    }
+
+    /// When something is due.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        self.later.keys().next().map(|(at, _)| *at)
+    }
+
+    fn after(&mut self, delay: Duration, what: Later) {
+        self.thought_of += 1;
+        self.later.insert((Instant::now() + delay, self.thought_of), what);
+    }
+
+    fn some_time(&mut self, least: Duration, most: Duration) -> Duration {
+        let spread = u64::try_from((most - least).as_millis()).unwrap_or(1);
+        least + Duration::from_millis(self.dice.roll(spread))
+    }
+
+    /// Does what is due.
+    pub(crate) async fn do_due(&mut self) {
+        while let Some(entry) = self.later.first_entry().filter(|entry| entry.key().0 <= Instant::now()) {
+            let what = entry.remove();
+            self.do_later(what).await;
+        }
+    }
+
+    async fn do_later(&mut self, what: Later) {
+        match what {
+            Later::Start(i) => self.start(i).await,
+            Later::Crash(i, times) => {
+                if self.node(i).is_some() {
+                    self.kill(i, Crash::KeepAll);
+                }
+                let pause = self.some_time(Duration::from_millis(100), 5 * Duration::from_secs(1));
+                self.after(Duration::from_millis(1), Later::Start(i));
+                if times > 0 {
+                    self.after(pause, Later::Crash(i, times - 1));
+                }
+            }
+            Later::LookAtPower(i) => {
+                let disk = self.machines[i].disk();
+                if disk.is_off() {
+                    let torn = self.dice.roll(u64::MAX);
+                    self.kill(i, crash_of(torn));
+                    let pause = self.some_time(Duration::from_secs(5), 30 * MINUTE);
+                    self.after(pause, Later::Start(i));
+                } else if self.node(i).is_some() {
+                    self.after(POWER_POLL, Later::LookAtPower(i));
+                }
+            }
+            Later::Silence(i) => {
+                let me = self.id(i);
+                for other in self.others(i) {
+                    if self.weather.is_closed(me, other) || self.weather.is_closed(other, me) {
+                        self.network.unlink(me, other);
+                    }
+                }
+            }
+            Later::Thaw(i) => self.weather.set_frozen(self.id(i), false),
+            Later::Open(i) => self.close(i, false, |_| true),
+            Later::Flap(i, times) => {
+                let is_closed = times % 2 == 1;
+                self.close(i, is_closed, |_| true);
+                self.after(SILENCE, Later::Silence(i));
+                let pause = self.some_time(Duration::from_secs(5), 2 * MINUTE);
+                if times > 0 {
+                    self.after(pause, Later::Flap(i, times - 1));
+                }
+            }
+            Later::Recover(i) => self.recover(i),
+        }
+    }
+
+    fn recover(&mut self, i: usize) {
+        let disk = self.machines[i].disk();
+        disk.recover();
+        self.machines[i].make_room();
+        let id = self.id(i);
+        self.weather.set_slow(id, None);
+        self.weather.set_garbling(id, None);
+    }
+
+    /// Closes or opens the ways between a machine and those others of which this says so.
+    fn close(&mut self, i: usize, closed: bool, which: impl Fn(usize) -> bool) {
+        let me = self.id(i);
+        if !closed {
+            self.cut_off.remove(&me);
+        }
+        for (at, other) in self.others(i).into_iter().enumerate() {
+            // Who is cut off from all stays so.
+            if which(at) && (closed || !self.cut_off.contains(&other)) {
+                self.weather.set_closed(me, other, closed);
+                self.weather.set_closed(other, me, closed);
+            }
+        }
+    }
+
+    pub(crate) fn kill(&mut self, i: usize, crash: Crash) {
+        self.diary.tell(&format!("machine {i} is killed: {crash:?}"));
+        let network = self.network.clone();
+        self.machines[i].kill(&network, crash);
+        self.weather.set_disk(self.id(i), self.machines[i].disk());
+    }
+
+    pub(crate) async fn start(&mut self, i: usize) {
+        if self.node(i).is_some() {
+            return;
+        }
+        let network = self.network.clone();
+        match self.machines[i].start(&network).await {
+            Ok(_) => self.diary.tell(&format!("machine {i} runs")),
+            Err(error) => {
+                self.diary.tell(&format!("machine {i} does not start: {error}"));
+                self.after(5 * MINUTE, Later::Start(i));
+            }
+        }
+    }
+
+    /// Notes how machines are now, to be rolled back to it later.
+    pub(crate) fn take_images(&mut self, of: &BTreeSet<usize>) {
+        let image = |i: &usize| (*i, self.machines[*i].disk().crash(Crash::KeepAll));
+        self.images = of.iter().map(image).collect();
+    }
+
+    pub(crate) fn set_network(&self, kind: NetworkKind) {
+        let far = Climate {
+            delay: Duration::from_millis(40),
+            jitter: Duration::from_millis(60),
+            rate: 2 << 20,
+            ..CALM
+        };
+        self.weather.set_climate(match kind {
+            NetworkKind::Calm => CALM,
+            NetworkKind::Lossy => Climate { lost: 30, ..CALM },
+            NetworkKind::Distant => far,
+            NetworkKind::Rumours => Climate {
+                gossip_lost: 300,
+                gossip_twice: 300,
+                ..far
+            },
+        });
+    }
+
+    /// Something goes wrong with a machine.
+    pub(crate) async fn suffer(&mut self, i: usize, fault: Fault) {
+        self.diary.tell(&format!("machine {i}: {fault:?}"));
+        *self.injected.entry(fault.kind()).or_default() += 1;
+        let a_while = self.some_time(MINUTE, 6 * HOUR);
+        let pack = || ".pack".to_owned();
+        let disk = self.machines[i].disk();
+        match fault {
+            Fault::Rot { share } => self.rot(i, share),
+            Fault::PowerCut { torn } => {
+                self.kill(i, crash_of(torn));
+                self.after(a_while, Later::Start(i));
+            }
+            Fault::KillNow => {
+                self.kill(i, Crash::KeepAll);
+                self.after(a_while, Later::Start(i));
+            }
+            Fault::KillAtStep { steps, .. } => {
+                disk.cut_at(disk.steps() + steps);
+                self.after(POWER_POLL, Later::LookAtPower(i));
+            }
+            Fault::CrashLoop => self.after(Duration::ZERO, Later::Crash(i, 6)),
+            Fault::Restart => {
+                self.machines[i].stop().await;
+                self.weather.set_disk(self.id(i), self.machines[i].disk());
+                let pause = self.some_time(Duration::from_secs(1), 10 * MINUTE);
+                self.after(pause, Later::Start(i));
+            }
+            Fault::RolledBack => {
+                self.kill(i, Crash::KeepAll);
+                if let Some(image) = self.images.get(&i) {
+                    self.machines[i].set_disk(image.crash(Crash::KeepAll));
+                    self.weather.set_disk(self.id(i), self.machines[i].disk());
+                }
+                self.after(MINUTE, Later::Start(i));
+            }
+            Fault::Wiped => {
+                self.kill(i, Crash::KeepAll);
+                self.machines[i].disk().wipe(|name| name.starts_with("home/store/"));
+                self.after(MINUTE, Later::Start(i));
+            }
+            Fault::Phantom => disk.befall(Mishap::Phantom(pack(), 2)),
+            Fault::Misdirected => disk.befall(Mishap::Misdirected(pack(), 4096, 1)),
+            Fault::Misread => disk.befall(Mishap::Misread(pack(), 8192, 2)),
+            Fault::ReadErrors => {
+                let from = self.dice.roll(1 << 20);
+                disk.befall(Mishap::Reads(pack(), from..from + 65_536));
+            }
+            Fault::WriteErrors => disk.befall(Mishap::Writes(pack(), 3)),
+            Fault::SyncErrors => disk.befall(Mishap::Syncs(pack(), 2)),
+            Fault::DiskFull => {
+                let room = self.dice.roll(2 << 20);
+                disk.leave_free(Some(room));
+            }
+            Fault::ReadOnly => disk.befall(Mishap::ReadOnly),
+            Fault::OutOfFiles => disk.befall(Mishap::Opens(20)),
+            Fault::SlowDisk => self.weather.set_slow(self.id(i), Some(Duration::from_secs(3))),
+            Fault::SlowSender => self.weather.set_slow(self.id(i), Some(Duration::from_secs(15))),
+            Fault::Stopped => {
+                self.weather.set_frozen(self.id(i), true);
+                self.after(SILENCE, Later::Silence(i));
+                let pause = self.some_time(MINUTE, 10 * MINUTE);
+                self.after(pause, Later::Thaw(i));
+            }
+            Fault::ClockJump { days } => self.machines[i].clock.jump(days * 24 * 3_600_000),
+            Fault::ClockDrift { parts_per_million } => self.machines[i].clock.drift(parts_per_million),
+            Fault::Loss => self.weather.set_climate(Climate { lost: 100, ..CALM }),
+            Fault::OneWay { .. } => {
+                let me = self.id(i);
+                for other in self.others(i) {
+                    self.weather.set_closed(me, other, true);
+                }
+                self.after(SILENCE, Later::Silence(i));
+                self.after(a_while, Later::Open(i));
+            }
+            Fault::Bridge => {
+                self.close(i, true, |at| at % 2 == 0);
+                self.after(SILENCE, Later::Silence(i));
+                self.after(a_while, Later::Open(i));
+            }
+            Fault::CutOff | Fault::Swizzle => {
+                self.cut_off.insert(self.id(i));
+                self.close(i, true, |_| true);
+                self.after(SILENCE, Later::Silence(i));
+                self.after(a_while, Later::Open(i));
+            }
+            Fault::Flapping => self.after(Duration::ZERO, Later::Flap(i, 41)),
+            Fault::Garbled => self.weather.set_garbling(self.id(i), Some(20)),
+        }
+        let fails = matches!(
+            fault,
+            Fault::WriteErrors | Fault::SyncErrors | Fault::ReadOnly | Fault::OutOfFiles | Fault::DiskFull
+        );
+        if fails {
+            self.failed_disks.insert(i);
+        }
+        let passes = matches!(
+            fault,
+            Fault::ReadErrors
+                | Fault::DiskFull
+                | Fault::ReadOnly
+                | Fault::SlowDisk
+                | Fault::SlowSender
+                | Fault::Garbled
+                | Fault::OutOfFiles
+        );
+        if passes {
+            self.after(a_while, Later::Recover(i));
+        }
+    }
+
+    /// Flips bits of stored shards.
+    fn rot(&mut self, i: usize, bits: u64) {
+        let disk = self.machines[i].disk();
+        let packs = disk.packs();
+        for _ in 0..bits {
+            if packs.is_empty() {
+                return;
+            }
+            let name = &packs[self.dice.roll(packs.len() as u64) as usize];
+            let (at, bit) = (self.dice.roll(u64::MAX), self.dice.roll(8));
+            disk.tamper(name, |bytes| {
+                if !bytes.is_empty() {
+                    let at = (at % bytes.len() as u64) as usize;
+                    bytes[at] ^= 1 << bit;
+                }
+            });
+        }
+    }
+
+    /// All that can be mended is: machines are switched on, ways are open, disks work, clocks are set.
+    pub(crate) async fn heal(&mut self) {
+        self.later.clear();
+        self.weather.clear_up();
+        self.cut_off.clear();
+        for i in 0..self.machines.len() {
+            if self.machines[i].disk().is_off() {
+                self.kill(i, Crash::LoseAll);
+            }
+            self.recover(i);
+            self.machines[i].disk().stay_on();
+            self.machines[i].clock.jump(0);
+            self.machines[i].clock.drift(0);
+            if self.failed_disks.remove(&i) && self.node(i).is_some() {
+                // Whoever mends a disk starts the node anew.
+                self.kill(i, Crash::KeepAll);
+            }
+            self.start(i).await;
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! A few short histories. Many long ones are run by hand: `cargo run -p potluck-sim --release -- --seeds 0..1000 --nodes 12 --days 30`.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use potluck_sim::{Scale, history};
+
+/// Whoever replays a seed sees what was seen: the same events at the same nanoseconds, bytes of the network and all.
+#[test]
+fn one_seed_gives_one_history() {
+    let scale = Scale { nodes: 7, days: 3 };
+    for seed in [1, 2, 3] {
+        let (first, again) = (history(seed, scale, false), history(seed, scale, false));
+        assert!(first.events > 1000, "{} events", first.events);
+        assert_eq!((first.events, &first.hash), (again.events, &again.hash), "seed {seed}");
+        assert_eq!(first, again);
+    }
+    assert_ne!(history(1, scale, false).hash, history(2, scale, false).hash);
+}
+
+#[test]
+fn nothing_is_broken_in_pools_of_any_size() {
+    for (seed, nodes) in [(100, 2), (101, 3), (102, 4), (103, 6), (104, 9), (105, 12)] {
+        let outcome = history(seed, Scale { nodes, days: 4 }, false);
+        assert_eq!(outcome.violation, None, "seed {seed}, {nodes} machines");
+        assert!(outcome.checks > 20 && outcome.operations > 3, "{outcome:?}");
+    }
+}
