@@ -72,6 +72,7 @@ pub trait DiskFile: Send + Sync {
 #[derive(Debug)]
 pub struct OsDisk {
     directory: PathBuf,
+    is_writable: bool,
 }
 
 impl OsDisk {
@@ -80,7 +81,16 @@ impl OsDisk {
         fs::create_dir_all(directory)?;
         Ok(Self {
             directory: directory.to_owned(),
+            is_writable: true,
         })
+    }
+
+    /// On this directory as it is, for reading: nothing is made, and files open where they cannot be written.
+    pub fn read_only(directory: &Path) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            is_writable: false,
+        }
     }
 }
 
@@ -88,7 +98,7 @@ impl Disk for OsDisk {
     fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
         let file = File::options()
             .read(true)
-            .write(true)
+            .write(self.is_writable)
             .create_new(mode == OpenMode::New)
             .open(self.directory.join(name))?;
         Ok(Arc::new(OsFile {
