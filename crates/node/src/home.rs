@@ -17,7 +17,7 @@ use std::{
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use zeroize::Zeroizing;
 
@@ -26,18 +26,23 @@ pub(crate) const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 /// How often it is tried meanwhile.
 const LOCK_POLL: Duration = Duration::from_millis(20);
 
-const NODE_KEY: &str = "node.key";
-const USER_KEY: &str = "user.key";
-const META: &str = "meta.redb";
-const META_RESERVE: &str = "meta.reserve";
-const POOL: &str = "pool";
+pub(crate) const NODE_KEY: &str = "node.key";
+pub(crate) const USER_KEY: &str = "user.key";
+pub(crate) const META: &str = "meta.redb";
+pub(crate) const META_RESERVE: &str = "meta.reserve";
+pub(crate) const POOL: &str = "pool";
+pub(crate) const STORE: &str = "store";
+pub(crate) const LOCK: &str = "lock";
+/// Where a repair moves what it takes out.
+pub(crate) const LOST_AND_FOUND: &str = "lost+found";
 const KEY_PREFIX: &str = "potluck-secret-key-1 ";
 
 /// A home that no other process uses.
 #[derive(Debug)]
 pub(crate) struct Home {
     path: PathBuf,
-    _lock: File,
+    /// None only of a home that is looked at, and in which no node ever ran.
+    _lock: Option<File>,
 }
 
 fn failed(action: &'static str, file: &Path) -> impl FnOnce(io::Error) -> HomeError {
@@ -53,7 +58,7 @@ impl Home {
             .mode(0o700)
             .create(path)
             .map_err(failed("cannot make", path))?;
-        let lock_path = path.join("lock");
+        let lock_path = path.join(LOCK);
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -61,13 +66,41 @@ impl Home {
             .mode(0o600)
             .open(&lock_path)
             .map_err(failed("cannot open", &lock_path))?;
+        Self::with_lock(path, lock)
+    }
+
+    /// As [`Home::look`], but waits a while for a process that is about to let go of it.
+    pub(crate) fn look_within(path: &Path, patience: Duration) -> Result<Self, HomeError> {
+        let deadline = Instant::now() + patience;
+        loop {
+            match Self::look(path) {
+                Err(HomeError::Locked { .. }) if Instant::now() < deadline => std::thread::sleep(LOCK_POLL),
+                looked => return looked,
+            }
+        }
+    }
+
+    /// Takes a home as it is, and makes nothing in it.
+    pub(crate) fn look(path: &Path) -> Result<Self, HomeError> {
+        let lock_path = path.join(LOCK);
+        match File::open(&lock_path) {
+            Ok(lock) => Self::with_lock(path, lock),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self {
+                path: path.to_owned(),
+                _lock: None,
+            }),
+            Err(error) => Err(failed("cannot open", &lock_path)(error)),
+        }
+    }
+
+    fn with_lock(path: &Path, lock: File) -> Result<Self, HomeError> {
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Self {
                 path: path.to_owned(),
-                _lock: lock,
+                _lock: Some(lock),
             }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(HomeError::Locked { home: path.to_owned() }),
-            Err(error) => Err(failed("cannot lock", &lock_path)(error.into())),
+            Err(error) => Err(failed("cannot lock", &path.join(LOCK))(error.into())),
         }
     }
 
@@ -118,7 +151,7 @@ impl Home {
     }
 
     pub(crate) fn store_path(&self) -> PathBuf {
-        self.path.join("store")
+        self.path.join(STORE)
     }
 
     /// The node's key; made when there is none.
@@ -147,8 +180,7 @@ impl Home {
     }
 
     fn write_key(&self, name: &str, key: &SigningKey) -> Result<(), HomeError> {
-        let text = Zeroizing::new(format!("{KEY_PREFIX}{}\n", &*hex(key.seed())));
-        self.write_file(name, text.as_bytes())
+        self.write_file(name, key_text(key).as_bytes())
     }
 
     /// Written beside, synced, and renamed: there is a whole file or none.
@@ -170,25 +202,36 @@ impl Home {
     }
 }
 
+/// What a key's file holds.
+pub(crate) fn key_text(key: &SigningKey) -> Zeroizing<String> {
+    Zeroizing::new(format!("{KEY_PREFIX}{}\n", &*hex(key.seed())))
+}
+
+/// The key that a file holds, if it is one.
+pub(crate) fn parse_key(text: &str) -> Option<SigningKey> {
+    let seed = text.trim_end().strip_prefix(KEY_PREFIX).and_then(unhex)?;
+    Some(SigningKey::from_seed(&seed))
+}
+
 fn read_key(file: &Path) -> Result<SigningKey, HomeError> {
     let read = failed("cannot read", file);
-    let mut text = Zeroizing::new(String::new());
-    let mut open = || -> io::Result<u32> {
-        let mut source = File::open(file)?;
-        let mode = source.metadata()?.permissions().mode();
-        Read::take(&mut source, 1024).read_to_string(&mut text)?;
-        Ok(mode)
-    };
-    let mode = open().map_err(read)?;
+    let mode = fs::metadata(file).map_err(read)?.permissions().mode();
     if mode & 0o077 != 0 {
         return Err(HomeError::Exposed { file: file.to_owned() });
     }
-    let seed = text.trim_end().strip_prefix(KEY_PREFIX).and_then(unhex);
-    seed.map(|seed| SigningKey::from_seed(&seed))
-        .ok_or_else(|| HomeError::Damaged {
-            file: file.to_owned(),
-            reason: "it is no key that this program wrote".to_owned(),
-        })
+    read_any_key(file)
+}
+
+/// The key in a file, whoever else can read it.
+pub(crate) fn read_any_key(file: &Path) -> Result<SigningKey, HomeError> {
+    let mut text = Zeroizing::new(Vec::new());
+    let read = File::open(file).and_then(|source| source.take(1024).read_to_end(&mut text));
+    read.map_err(failed("cannot read", file))?;
+    let key = std::str::from_utf8(&text).ok().and_then(parse_key);
+    key.ok_or_else(|| HomeError::Damaged {
+        file: file.to_owned(),
+        reason: "it is no key that this program wrote".to_owned(),
+    })
 }
 
 fn hex(bytes: &[u8; 32]) -> Zeroizing<String> {

@@ -7,11 +7,17 @@ use std::{
     io::{self, Write},
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 /// What is set aside: thousands of removals.
 pub(crate) const RESERVE_BYTES: usize = 4 << 20;
+
+/// How many files without a name this process has made.
+static NAMELESS: AtomicU64 = AtomicU64::new(0);
 
 /// Room on the disk that only removals use: a file that is deleted when nothing else is left.
 #[derive(Debug)]
@@ -23,13 +29,26 @@ pub(crate) struct Reserve {
 impl Reserve {
     /// The reserve in this file; made if there is room.
     pub(crate) fn at(path: PathBuf) -> Self {
-        let is_there = fs::metadata(&path).is_ok_and(|found| found.len() == RESERVE_BYTES as u64);
+        let is_there = Self::is_whole(&path);
         let reserve = Self {
             path,
             is_there: Mutex::new(is_there),
         };
         reserve.restore();
         reserve
+    }
+
+    /// None: for a database that nobody writes to for good.
+    pub(crate) fn none() -> Self {
+        Self {
+            path: PathBuf::new(),
+            is_there: Mutex::new(true),
+        }
+    }
+
+    /// Whether the file is one.
+    pub(crate) fn is_whole(path: &Path) -> bool {
+        fs::metadata(path).is_ok_and(|found| found.len() == RESERVE_BYTES as u64)
     }
 
     /// Whether the room is set aside, after trying to when it was not.
@@ -75,6 +94,24 @@ impl Spared {
             .write(true)
             .mode(0o600)
             .open(path)?;
+        Ok(Self { file, reserve })
+    }
+
+    /// A file in this folder that has no name, and is gone when it is closed.
+    pub(crate) fn nameless(folder: &Path) -> io::Result<Self> {
+        let path = folder.join(format!(
+            "potluck-{}-{}",
+            std::process::id(),
+            NAMELESS.fetch_add(1, Ordering::Relaxed)
+        ));
+        let file = OpenOptions::new()
+            .create_new(true)
+            .read(true)
+            .write(true)
+            .mode(0o600)
+            .open(&path)?;
+        fs::remove_file(&path)?;
+        let reserve = Arc::new(Reserve::none());
         Ok(Self { file, reserve })
     }
 

@@ -22,6 +22,9 @@ pub enum ParseUnitError {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct ByteSize(pub u64);
 
+/// More than any machine has; beyond it, three digits of a size may say more than a number holds.
+const BYTES_MAX: u64 = 1_000_000_000_000_000_000;
+
 const UNITS: [(&str, u64); 11] = [
     ("kib", 1 << 10),
     ("mib", 1 << 20),
@@ -55,11 +58,12 @@ impl FromStr for ByteSize {
             _ => UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?.1,
         };
         if let Ok(whole) = number.parse::<u64>() {
-            return whole.checked_mul(factor).map(Self).ok_or_else(wrong);
+            let bytes = whole.checked_mul(factor).filter(|bytes| *bytes <= BYTES_MAX);
+            return bytes.map(Self).ok_or_else(wrong);
         }
         let fraction: f64 = number.parse().map_err(|_| wrong())?;
         let bytes = fraction * factor as f64;
-        if bytes.is_finite() && bytes < 1e18 {
+        if bytes.is_finite() && bytes <= BYTES_MAX as f64 {
             Ok(Self(bytes as u64))
         } else {
             Err(wrong())
@@ -210,6 +214,16 @@ mod tests {
         for wrong in ["", "GB", "-1GB", "1e5", "99999999999PB", "1.2.3GB", "ten"] {
             check(wrong, None);
         }
+    }
+
+    /// The fuzzer found one that was taken, and whose text was not.
+    #[test]
+    fn the_largest_size_comes_back_from_its_text() {
+        for text in ["18446744073709551615", "18446PB", "1001PB", "1000.1PB"] {
+            assert!(text.parse::<ByteSize>().is_err(), "{text}");
+        }
+        let largest: ByteSize = "999999999999999999".parse().unwrap();
+        assert_eq!(largest.to_string().parse(), Ok(ByteSize(BYTES_MAX)));
     }
 
     #[test]

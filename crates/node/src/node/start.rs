@@ -49,16 +49,7 @@ impl Parts {
         // What is written wrongly is told before anything is made.
         let listen: Vec<Listen> = parsed(&config.listen)?;
         let announce = parsed(&config.announce)?;
-        let home = Home::take_within(&config.home, LOCK_PATIENCE).await?;
-        let node_key = home.node_key(&SystemEntropy)?;
-        home.refuse_missing(&home.meta_path())?;
-        let meta = Meta::open(&home.meta_path(), home.meta_reserve_path()).map_err(|error| match error.action {
-            "opening" => StartError::Home(HomeError::Damaged {
-                file: home.meta_path(),
-                reason: error.source.to_string(),
-            }),
-            _ => error.into(),
-        })?;
+        let (home, node_key, meta) = open(config).await?;
         let network = NetworkConfig {
             listen: listen.clone(),
             mdns: config.mdns,
@@ -84,6 +75,21 @@ impl Parts {
             announce,
         })
     }
+}
+
+/// What is on disk of a node, but for its shards.
+async fn open(config: &NodeConfig) -> Result<(Home, SigningKey, Meta), StartError> {
+    let home = Home::take_within(&config.home, LOCK_PATIENCE).await?;
+    let node_key = home.node_key(&SystemEntropy)?;
+    home.refuse_missing(&home.meta_path())?;
+    let meta = Meta::open(&home.meta_path(), home.meta_reserve_path()).map_err(|error| match error.action {
+        "opening" => StartError::Home(HomeError::Damaged {
+            file: home.meta_path(),
+            reason: error.source.to_string(),
+        }),
+        _ => error.into(),
+    })?;
+    Ok((home, node_key, meta))
 }
 
 fn parsed<T: FromStr>(texts: &[String]) -> Result<Vec<T>, T::Err> {
@@ -127,6 +133,29 @@ impl Node {
             return Err(HomeError::Empty { home: config.home }.into());
         }
         let parts = Parts::prepare(&config).await?;
+        Self::resume(parts, config).await
+    }
+
+    /// Does as [`Node::start`] does, in another network: that of a test in one process.
+    #[cfg(fuzzing)]
+    pub(crate) async fn start_over(
+        config: NodeConfig,
+        (endpoint, inbox): (Endpoint, Inbox),
+    ) -> Result<Self, StartError> {
+        let (home, node_key, meta) = open(&config).await?;
+        let parts = Parts {
+            home,
+            meta,
+            node_key,
+            endpoint,
+            inbox,
+            addresses: Vec::new(),
+            announce: Vec::new(),
+        };
+        Self::resume(parts, config).await
+    }
+
+    async fn resume(parts: Parts, config: NodeConfig) -> Result<Self, StartError> {
         let Some(roster) = load_roster(&parts.meta)? else {
             return Err(HomeError::Empty { home: config.home }.into());
         };
