@@ -66,8 +66,9 @@ pub(crate) fn run(root: &Path) -> ExitCode {
     if fuzz.is_none() {
         println!("there is no C++ compiler: the fuzz targets are left out");
     }
-    let with_cargo = STEPS.iter().chain(deny).map(|step| (&*cargo, "cargo", step));
-    let steps = with_cargo.chain(fuzz.map(|step| (FUZZ_PROGRAM, FUZZ_PROGRAM, step)));
+    let fuzzer = root.join(FUZZ_PROGRAM);
+    let with_cargo = STEPS.iter().chain(deny).map(|step| (Path::new(&cargo), "cargo", step));
+    let steps = with_cargo.chain(fuzz.map(|step| (fuzzer.as_path(), FUZZ_PROGRAM, step)));
     let outcomes: Vec<_> = steps
         .map(|(program, called, step)| step.run(root, program, called))
         .collect();
@@ -84,7 +85,7 @@ pub(crate) fn run(root: &Path) -> ExitCode {
 
 impl Step {
     /// Runs it with a program that people call so; tells whether it passed, and how many seconds it took.
-    fn run(&self, root: &Path, program: &str, called: &str) -> (String, bool, f64) {
+    fn run(&self, root: &Path, program: &Path, called: &str) -> (String, bool, f64) {
         let name = format!("{called} {}", self.arguments.join(" "));
         println!("==> {name}");
         let started = Instant::now();

@@ -19,6 +19,7 @@ use crate::{
     home::{Home, LOCK_PATIENCE},
 };
 use potluck_crypto::SigningKey;
+use potluck_store::Store;
 use potluck_types::ByteSize;
 use serde::Serialize;
 use std::{collections::BTreeSet, fs, path::Path};
@@ -167,6 +168,9 @@ pub enum Fault {
         /// Why.
         reason: String,
     },
+    /// The folder of the shards is not there.
+    #[error("it is missing, with all shards of this node")]
+    NoStore,
     /// The superblock of the store is missing or damaged.
     #[error("it is missing or damaged")]
     Superblock,
@@ -232,6 +236,9 @@ impl Fault {
                 "names may be missing here; others keep the log: `potluck keys restore FILE --home NEW` with a recovery kit",
             ),
             Self::Shards { .. } | Self::Packs { .. } => Some(FROM_OTHERS),
+            Self::NoStore => Some(
+                "put it back if it was moved; else `potluck up` begins with an empty one, and the pool makes its shards anew",
+            ),
             Self::Store { .. } => Some(
                 "update the program if it is older than the store; else move HOME/store away: the others of the pool make its shards anew",
             ),
@@ -259,6 +266,10 @@ struct Inhabitant {
 /// Checks a home that no node runs on, and repairs what can be, if that is asked for.
 pub fn fsck(path: &Path, options: &FsckOptions, progress: impl FnMut(FsckProgress)) -> Result<FsckReport, HomeError> {
     let home = Home::look_within(path, LOCK_PATIENCE)?;
+    // Somebody may have removed the lock from under a node that runs.
+    if Store::is_in_use(&home.store_path()) {
+        return Err(HomeError::Locked { home: path.to_owned() });
+    }
     let total = packs_len(path) + fs::metadata(home.meta_path()).map_or(0, |found| found.len());
     let mut check = Check {
         path,
@@ -272,8 +283,9 @@ pub fn fsck(path: &Path, options: &FsckOptions, progress: impl FnMut(FsckProgres
         progress,
     };
     let inhabitant = check.files(&home)?;
-    let pool = check.metadata(&home, &inhabitant)?;
-    check.pool(&home, pool)?;
+    if let Some(pool) = check.metadata(&home, &inhabitant)? {
+        check.pool(&home, pool);
+    }
     check.store(&home)?;
     Ok(check.report)
 }

@@ -146,6 +146,13 @@ async fn a_home_in_use_and_a_folder_that_is_none_are_refused() {
         move || fsck(&home, &FsckOptions::default(), |_| {})
     });
     assert!(matches!(refused.await.unwrap(), Err(HomeError::Locked { .. })));
+    let home = pool.members[0].home.path();
+    fs::remove_file(home.join("lock")).unwrap();
+    let refused = fsck(home, &FsckOptions::default(), |_| {});
+    assert!(
+        matches!(refused, Err(HomeError::Locked { .. })),
+        "the store is in use all the same"
+    );
     let empty = tempfile::tempdir().unwrap();
     for folder in [empty.path(), &empty.path().join("none")] {
         let refused = fsck(folder, &FsckOptions::default(), |_| {});
@@ -192,6 +199,12 @@ async fn files_of_the_home_are_put_right() {
     assert_eq!(mended(home), Fault::NoReserve);
     fs::remove_file(home.join("store/reserve")).unwrap();
     assert_eq!(mended(home), Fault::NoReserve);
+
+    fs::write(home.join("store/STORE.new"), "half").unwrap();
+    assert_eq!(mended(home), Fault::LeftOver);
+    fs::write(home.join("store/copy of 0000000001.pack"), "mine").unwrap();
+    assert_eq!(mended(home), Fault::Strange);
+    assert!(home.join("lost+found/copy of 0000000001.pack").exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -263,6 +276,9 @@ async fn the_store_is_put_right_and_what_is_lost_is_given_up() {
     );
     assert_eq!(report.wrong().count(), 0);
     assert_eq!(faults(&check(&home, false)), []);
+    fs::rename(&store, home.join("lost+found-store")).unwrap();
+    assert!(faults(&check(&home, false)).contains(&("store", &Fault::NoStore)));
+    fs::rename(home.join("lost+found-store"), &store).unwrap();
     pool.restart(0).await;
     assert_eq!(pool.node(0).scrub().await.unwrap(), 0);
 }

@@ -1,5 +1,5 @@
 //! A disk that is read as it is and changed in memory only: what opening a store does to it can be seen before it is done, and a disk
-//! that cannot be written can be looked into.
+//! that cannot be written can be looked into. Little changes of a store that is whole; an index that is made anew takes about 200 bytes of memory a shard.
 
 use crate::disk::{Disk, DiskFile, FileInfo, OpenMode};
 use std::{

@@ -373,6 +373,12 @@ impl Store {
         file.is_ok_and(|file| file.read_at(&mut bytes, 0).is_ok() && decode_superblock(&bytes).is_ok())
     }
 
+    /// Whether a process has the store in this directory open.
+    pub fn is_in_use(directory: &Path) -> bool {
+        let file = OsDisk::read_only(directory).open(SUPERBLOCK_FILE, OpenMode::Existing);
+        file.is_ok_and(|file| matches!(file.try_lock(), Ok(false)))
+    }
+
     /// Removes the index of the store in this directory, which is closed: the next open makes it anew from the packs.
     pub fn discard_index(directory: &Path) -> Result<(), DiskError> {
         let disk = OsDisk::new(directory).map_err(DiskError::at("create", directory.to_string_lossy()))?;

@@ -49,7 +49,7 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
             });
         }
         names.sort_unstable();
-        self.permissions(".", 0o700);
+        self.permissions("", 0o700);
         for name in &names {
             self.name(name);
         }
@@ -70,13 +70,11 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
     }
 
     /// The file that names the pool, once the records say which it is.
-    pub(super) fn pool(&mut self, home: &Home, pool: Option<PoolId>) -> Result<(), HomeError> {
-        let Some(pool) = pool else { return Ok(()) };
+    pub(super) fn pool(&mut self, home: &Home, pool: PoolId) {
         let text = fs::read_to_string(self.path.join(POOL)).unwrap_or_default();
         if text.trim().parse() != Ok(pool) {
             self.found(POOL, Fault::OtherPool, || home.set_pool(pool).map_err(io::Error::other));
         }
-        Ok(())
     }
 
     /// Whether a name in the home is one that belongs there.
@@ -110,7 +108,8 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
     fn permissions(&mut self, name: &str, wanted: u32) {
         let path = self.path.join(name);
         if fs::metadata(&path).is_ok_and(|found| found.permissions().mode() & OF_OTHERS != 0) {
-            self.found(name, Fault::Exposed, || {
+            let place = if name.is_empty() { "HOME" } else { name };
+            self.found(place, Fault::Exposed, || {
                 fs::set_permissions(&path, fs::Permissions::from_mode(wanted))
             });
         }
@@ -145,7 +144,7 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
 
 /// Moves a file or folder of the home to where a person finds it, and gives its new place.
 pub(super) fn set_aside(home: &Path, name: &str) -> io::Result<PathBuf> {
-    let place = free_place(home, name)?;
+    let place = free_place(home, name.rsplit('/').next().unwrap_or(name))?;
     fs::rename(home.join(name), &place)?;
     Ok(place)
 }

@@ -18,6 +18,9 @@ use std::{
     sync::Arc,
 };
 
+/// What only the database that is thrown away is asked for: the other is not written.
+const WRITING: [&str; 3] = ["replaying", "writing", "committing"];
+
 /// What was found in the database, and is to be put right.
 #[derive(Default)]
 struct Damage {
@@ -55,6 +58,13 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
         self.at.bytes = ByteSize(len);
         let damage = match examined {
             Ok(damage) => damage,
+            Err(error) if WRITING.contains(&error.action) => {
+                return Err(HomeError::Io {
+                    action: "cannot replay the logs in",
+                    file: std::env::temp_dir(),
+                    source: io::Error::other(error.source),
+                });
+            }
             Err(error) => {
                 let reason = error.source.to_string();
                 self.report
@@ -81,7 +91,7 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
             rows: meta.wrong_rows()?,
             ..Damage::default()
         };
-        let (records, wrong) = readable_records(meta, &damage.rows)?;
+        let records = readable_records(meta)?;
         self.report.records = records.len() as u64;
         match roster_of(&records) {
             Some(roster) => {
@@ -94,7 +104,6 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
                 .findings
                 .push(Finding::new(place(RowTable::Records), Fault::NoGenesis)),
         }
-        debug_assert!(wrong <= damage.rows.len());
         let mut counts: BTreeMap<RowTable, u64> = BTreeMap::new();
         damage
             .rows
@@ -145,20 +154,15 @@ fn place(table: RowTable) -> String {
     format!("{META}, {}", table.name())
 }
 
-/// The records that can be read, and how many cannot.
-fn readable_records(meta: &Meta, wrong: &[WrongRow]) -> Result<(Vec<PoolRecord>, usize), MetaError> {
-    let wrong: BTreeSet<&[u8]> = wrong
-        .iter()
-        .filter(|row| row.table == RowTable::Records)
-        .map(|row| &row.key[..])
-        .collect();
+/// The records that are what their keys say.
+fn readable_records(meta: &Meta) -> Result<Vec<PoolRecord>, MetaError> {
     let mut records = Vec::new();
     meta.each_record(|key, value| {
-        if !wrong.contains(key) {
+        if Hash::of(value).as_bytes() == key {
             records.extend(PoolRecord::from_bytes(value));
         }
     })?;
-    Ok((records, wrong.len()))
+    Ok(records)
 }
 
 /// What the records add up to, if the first one is there and good.

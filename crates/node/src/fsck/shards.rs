@@ -1,18 +1,20 @@
 //! The store: that it opens, that every shard is what its hash says, and that the index says where they are.
 
-use super::{Check, Fault, Finding, FsckProgress};
+use super::{Check, Fault, Finding, FsckProgress, files::set_aside};
 use crate::{
     error::HomeError,
     home::{Home, STORE},
 };
 use potluck_store::{Audit, Driver, IndexError, OpenError, Options, OsDisk, Overlay, Recovery, Store};
 use potluck_types::{ByteSize, ShardId};
-use std::{io, path::Path, sync::Arc};
+use std::{fs, io, path::Path, sync::Arc};
 
 /// The files of the store that findings name.
 const SUPERBLOCK: &str = "store/STORE";
 const INDEX: &str = "store/index.redb";
 const RESERVE: &str = "store/reserve";
+/// What it is called while it is written.
+const SUPERBLOCK_NEW: &str = "STORE.new";
 const PACKS: &str = "store/*.pack";
 
 /// What was found in the store, and is to be put right.
@@ -42,9 +44,10 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
     pub(super) fn store(&mut self, home: &Home) -> Result<(), HomeError> {
         let folder = home.store_path();
         if !folder.is_dir() {
-            self.report.findings.push(Finding::new(STORE, Fault::Superblock));
+            self.report.findings.push(Finding::new(STORE, Fault::NoStore));
             return Ok(());
         }
+        self.strays(&folder);
         self.at.doing = "shards";
         let damage = match self.examine_store(&folder) {
             Ok(damage) => damage,
@@ -75,8 +78,26 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
         Ok(())
     }
 
+    /// Files that are none of a store's.
+    fn strays(&mut self, folder: &Path) {
+        let names = fs::read_dir(folder).into_iter().flatten().flatten();
+        let mut names: Vec<String> = names
+            .map(|file| file.file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort_unstable();
+        let home = self.path.to_owned();
+        for name in names.iter().filter(|name| !is_of_store(name)) {
+            let place = format!("{STORE}/{name}");
+            if name == SUPERBLOCK_NEW {
+                self.found(&place, Fault::LeftOver, || fs::remove_file(home.join(&place)));
+            } else {
+                self.found(&place, Fault::Strange, || set_aside(&home, &place).map(drop));
+            }
+        }
+    }
+
     fn examine_store(&mut self, folder: &Path) -> Result<Damage, Trouble> {
-        let len = |name: &str| std::fs::metadata(folder.join(name)).map_or(0, |found| found.len());
+        let len = |name: &str| fs::metadata(folder.join(name)).map_or(0, |found| found.len());
         let (superblock, reserve) = (Store::has_superblock(folder), len("reserve"));
         let overlay = Overlay::new(Arc::new(OsDisk::read_only(folder)));
         let (store, recovery) = Store::open(Arc::new(overlay), options())?;
@@ -94,6 +115,12 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
             audit,
         })
     }
+}
+
+fn is_of_store(name: &str) -> bool {
+    let digits = name.strip_suffix(".pack");
+    matches!(name, "STORE" | "index.redb" | "reserve")
+        || digits.is_some_and(|digits| digits.len() == 10 && digits.bytes().all(|digit| digit.is_ascii_digit()))
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -145,7 +172,7 @@ fn repair(folder: &Path, damage: &Damage) -> io::Result<()> {
         .restore_headers(&damage.audit.headless)
         .map_err(io::Error::other)?;
     store.close();
-    let is_reserved = std::fs::metadata(folder.join("reserve")).is_ok();
+    let is_reserved = fs::metadata(folder.join("reserve")).is_ok();
     is_reserved
         .then_some(())
         .ok_or_else(|| io::ErrorKind::StorageFull.into())
