@@ -74,11 +74,17 @@ impl FromStr for ByteSize {
 /// Three significant digits in powers of 1000, as disks are sold: `1.50 GB`.
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = match UNITS[5..10].iter().rev().find(|(_, factor)| self.0 >= *factor) {
+        // What is rounded up to the next unit, or to one digit more, is shown as that.
+        let value_in = |factor: u64| self.0 as f64 / factor as f64;
+        let text = match UNITS[5..10]
+            .iter()
+            .rev()
+            .find(|(_, factor)| value_in(*factor) >= 0.9995)
+        {
             None => format!("{} B", self.0),
             Some((unit, factor)) => {
-                let value = self.0 as f64 / *factor as f64;
-                let decimals = if value < 10.0 { 2 } else { usize::from(value < 100.0) };
+                let value = value_in(*factor);
+                let decimals = if value < 9.995 { 2 } else { usize::from(value < 99.95) };
                 let unit = if *unit == "kb" {
                     "kB".to_owned()
                 } else {
@@ -234,6 +240,11 @@ mod tests {
         check(1_500, "1.50 kB");
         check(268_435_456, "268 MB");
         check(2_000_000_000_000, "2.00 TB");
+        // The fuzzer found these with four digits.
+        check(9_999_999_999, "10.0 GB");
+        check(99_960_000, "100 MB");
+        check(999_900_000_000, "1.00 TB");
+        check(999_499, "999 kB");
     }
 
     proptest! {

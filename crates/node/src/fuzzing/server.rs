@@ -28,7 +28,7 @@ use std::{future::Future, os::unix::fs::OpenOptionsExt, path::Path, time::Durati
 use tokio::runtime::Runtime;
 
 /// An answer that takes longer never comes.
-const PATIENCE: Duration = Duration::from_secs(8);
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Small, so that a store that is full is tried, too.
 const CAPACITY: ByteSize = ByteSize(128 << 20);
 /// Tickets, for another person's node and for one of the node's own person.
