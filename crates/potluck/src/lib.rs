@@ -1,11 +1,11 @@
 //! Potluck's command line: it speaks with the person, with the daemon of a home, and runs that daemon.
 //!
-//! - [`cli`]: what a person types. [`command`]: what is done then. [`terminal`]: what is printed.
-//! - [`complaint`]: what a person is told when it fails, and the exit code.
-//! - [`config`], [`place`], [`span`]: configuration, places and times, as they are typed.
-//! - [`daemon`]: the node's process. [`heap`]: its allocator. [`fresh`]: a folder that becomes its home. [`local`]: the socket between it and the
+//! - `cli`: what a person types. `command`: what is done then. `terminal`: what is printed.
+//! - `complaint`: what a person is told when it fails, and the exit code.
+//! - `config`, `place`, `span`: configuration, places and times, as they are typed.
+//! - `daemon`: the node's process. `heap`: its allocator. `fresh`: a folder that becomes its home. `local`: the socket between it and the
 //!   commands.
-//! - [`demo`]: the main job in one command. [`mod@bench`]: how fast it is. [`machines`]: the pool of processes that both use.
+//! - `demo`: the main job in one command. `bench`: how fast it is. `machines`: the pool of processes that both use.
 //!
 //! It is a library for the fuzzer alone, which knocks at the local socket; all that others call is [`main`].
 //!
