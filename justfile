@@ -22,6 +22,6 @@ bench:
 demo *arguments:
     cargo run --release -- demo {{ arguments }}
 
-# Every decoder against hostile bytes, some seconds each. Needs a C++ compiler besides Rust.
+# Every decoder, and every protocol's server side, against hostile bytes, some seconds each. Needs a C++ compiler besides Rust.
 fuzz seconds="30":
     ./fuzz/run {{ seconds }}

@@ -1,5 +1,7 @@
 //! Writes `fuzz/seeds`: for each target, bytes that its decoder takes, from which the fuzzer goes on.
 
+// Built with coverage as all else here is, it needs what counts that.
+use libfuzzer_sys as _;
 use potluck_crypto::{BoxKey, Purpose, SigningKey, Ticket, TicketSecret, seal};
 use potluck_dag::{Content, ManifestBuilder, Tree, seal_piece};
 use potluck_spaces::{Body, Change, Log, MemoryKv, Tree as Names};
@@ -11,6 +13,26 @@ use std::{
     path::Path,
     sync::atomic::{AtomicU8, Ordering},
 };
+
+/// Texts that are taken.
+const TEXTS: [(&str, &str, &str); 8] = [
+    ("address", "socket", "192.0.2.1:4720"),
+    ("address", "dns", "/dns4/nas.example/udp/4720/quic-v1"),
+    (
+        "address",
+        "relayed",
+        "/ip6/::1/tcp/1/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN",
+    ),
+    ("id", "node", "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"),
+    (
+        "id",
+        "hash",
+        "bafkr4ifpcne3t5pzugtkaqcn5g3nzskjtpfslsnncla3pthjfwmkedzhmi",
+    ),
+    ("units", "size", "1.5TiB"),
+    ("units", "bytes", "200GB"),
+    ("units", "zone", "attic-2_a.b"),
+];
 
 struct Counter(AtomicU8);
 
@@ -73,10 +95,41 @@ fn main() -> io::Result<()> {
     )?;
     write("manifest", "tree", &manifest(&entropy))?;
 
-    for (target, name, bytes) in potluck_node::fuzzing::seeds() {
+    for (target, name, bytes) in potluck_node::fuzzing::messages() {
         write(target, name, &bytes)?;
         let len = u32::try_from(bytes.len()).expect("seeds are small");
-        write("stream", name, &[&[0][..], &len.to_le_bytes(), &[0; 4], &bytes].concat())?;
+        write(
+            "stream",
+            name,
+            &[&[0][..], &len.to_le_bytes(), &[0; 4], &bytes].concat(),
+        )?;
+    }
+
+    let others = [potluck_node::fuzzing::seeds(), potluck::fuzzing::seeds()].concat();
+    for (target, name, bytes) in others {
+        write(target, name, &bytes)?;
+    }
+    for (name, bytes) in potluck_store::fuzzing::files() {
+        write("recovery", name, &bytes)?;
+    }
+    write("index", "sound", b"")?;
+    write("index", "one", &[0, 32, 0, 0, 1])?;
+    write("kit_record", "kit", &potluck_crypto::fuzzing::kit_record_seed())?;
+    write(
+        "compressed",
+        "sevens",
+        &[&[64, 0][..], &potluck_dag::fuzzing::compressed(1000)].concat(),
+    )?;
+    write("tls", "hello", &potluck_net::fuzzing::client_hello())?;
+    write(
+        "log",
+        "steps",
+        &[[0; 8], [1, 0, 0, 9, 0, 64, 0, 1], [0, 0, 0, 9, 0, 128, 65, 2]].concat(),
+    )?;
+    write("stripe", "whole", &[2, 1, 8, 7, 0, 1, 2, 3])?;
+    write("stripe", "short", &[3, 2, 8, 3, 0, 1])?;
+    for (target, name, text) in TEXTS {
+        write(target, name, text.as_bytes())?;
     }
 
     let ticket = Ticket {

@@ -8,7 +8,10 @@ use potluck_net::{Protocol, fuzzing};
 fuzz_target!(|bytes: &[u8]| {
     for protocol in Protocol::ALL {
         let messages = fuzzing::stream(protocol, bytes);
-        let taken: usize = messages.iter().map(|message| message.header.len() + message.body.len()).sum();
+        let taken: usize = messages
+            .iter()
+            .map(|message| message.header.len() + message.body.len())
+            .sum();
         assert!(taken <= bytes.len());
     }
 });

@@ -51,32 +51,27 @@ const STEPS: [Step; 5] = [
 /// Advisories are left out: their database is on the network.
 const DENY: Step = step(&["deny", "--offline", "check", "bans", "licenses", "sources"]);
 
+/// Every fuzz target, half a minute each.
+const FUZZ: Step = step(&["30"]);
+const FUZZ_PROGRAM: &str = "fuzz/run";
+
 /// Runs every step; fails when one did.
 pub(crate) fn run(root: &Path) -> ExitCode {
     let cargo = env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let mut outcomes = Vec::new();
-    let deny = has_deny(&cargo).then_some(&DENY);
+    let deny = answers(&cargo, &["deny", "--version"]).then_some(&DENY);
     if deny.is_none() {
         println!("cargo-deny is not installed: `cargo xtask tidy` checks licences and sources alone");
     }
-    for Step { arguments, variables } in STEPS.iter().chain(deny) {
-        let name = format!("cargo {}", arguments.join(" "));
-        println!("==> {name}");
-        let started = Instant::now();
-        let mut command = Command::new(&cargo);
-        command
-            .args(*arguments)
-            .envs(variables.iter().copied())
-            .current_dir(root);
-        let passed = match command.status() {
-            Ok(status) => status.success(),
-            Err(error) => {
-                println!("it does not start: {error}");
-                false
-            }
-        };
-        outcomes.push((name, passed, started.elapsed().as_secs_f64()));
+    let fuzz = answers("c++", &["--version"]).then_some(&FUZZ);
+    if fuzz.is_none() {
+        println!("there is no C++ compiler: the fuzz targets are left out");
     }
+    let fuzzer = root.join(FUZZ_PROGRAM);
+    let with_cargo = STEPS.iter().chain(deny).map(|step| (Path::new(&cargo), "cargo", step));
+    let steps = with_cargo.chain(fuzz.map(|step| (fuzzer.as_path(), FUZZ_PROGRAM, step)));
+    let outcomes: Vec<_> = steps
+        .map(|(program, called, step)| step.run(root, program, called))
+        .collect();
     println!();
     for (name, passed, seconds) in &outcomes {
         println!("{} {seconds:>8.1} s  {name}", if *passed { "pass" } else { "FAIL" });
@@ -88,12 +83,32 @@ pub(crate) fn run(root: &Path) -> ExitCode {
     }
 }
 
-fn has_deny(cargo: &str) -> bool {
-    let mut command = Command::new(cargo);
-    command
-        .args(["deny", "--version"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+impl Step {
+    /// Runs it with a program that people call so; tells whether it passed, and how many seconds it took.
+    fn run(&self, root: &Path, program: &Path, called: &str) -> (String, bool, f64) {
+        let name = format!("{called} {}", self.arguments.join(" "));
+        println!("==> {name}");
+        let started = Instant::now();
+        let mut command = Command::new(program);
+        command
+            .args(self.arguments)
+            .envs(self.variables.iter().copied())
+            .current_dir(root);
+        let passed = match command.status() {
+            Ok(status) => status.success(),
+            Err(error) => {
+                println!("it does not start: {error}");
+                false
+            }
+        };
+        (name, passed, started.elapsed().as_secs_f64())
+    }
+}
+
+/// Whether there is such a program.
+fn answers(program: &str, arguments: &[&str]) -> bool {
+    let mut command = Command::new(program);
+    command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }
 

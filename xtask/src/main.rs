@@ -19,8 +19,9 @@ use std::{env, path::PathBuf, process::ExitCode};
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
-  check   all that must pass: format, tidy, clippy, tests, documentation, and cargo-deny where it is installed
-  tidy    the house rules alone: arrows between crates, dependencies and licences, documents, sources
+  check   all that must pass: format, tidy, clippy, tests, documentation, the fuzz targets where there is a C++
+          compiler, and cargo-deny where it is installed
+  tidy    the house rules alone: arrows between crates, dependencies and licences, documents, fuzz targets, sources
 ";
 
 fn main() -> ExitCode {

@@ -130,21 +130,24 @@ impl Kit {
 
     fn encrypt_with(&self, passphrase: &str, work_factor: u8) -> Result<Vec<u8>, KitError> {
         check(&self.pool_name, &self.members)?;
-        let record = Zeroizing::new(to_canonical(&Record {
-            seed: Seed(ByteArray::new(*self.user.seed())),
-            pool: self.pool,
-            pool_name: self.pool_name.clone(),
-            members: self.members.clone(),
-            made_at: self.made_at,
-        }));
-        let plain = Zeroizing::new([&[VERSION], &record[..]].concat());
+        let plain = Zeroizing::new([&[VERSION], &self.to_record()[..]].concat());
         let mut recipient = age::scrypt::Recipient::new(SecretString::from(passphrase));
         recipient.set_work_factor(work_factor);
         let text = age::encrypt_and_armor(&recipient, &plain).expect("writing to memory with one recipient succeeds");
         Ok(text.into_bytes())
     }
 
-    fn from_record(bytes: &[u8]) -> Result<Self, KitError> {
+    pub(crate) fn to_record(&self) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new(to_canonical(&Record {
+            seed: Seed(ByteArray::new(*self.user.seed())),
+            pool: self.pool,
+            pool_name: self.pool_name.clone(),
+            members: self.members.clone(),
+            made_at: self.made_at,
+        }))
+    }
+
+    pub(crate) fn from_record(bytes: &[u8]) -> Result<Self, KitError> {
         let record: Record = from_canonical(bytes).map_err(KitError::Codec)?;
         check(&record.pool_name, &record.members)?;
         Ok(Self {

@@ -10,6 +10,8 @@
 //! Nothing here does I/O or knows of files and peers. Secrets are erased when dropped, and never printed.
 
 pub mod derive;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod keys;
 mod kit;
 pub mod seal;

@@ -15,6 +15,8 @@
 
 mod chunk;
 mod compress;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod manifest;
 mod pack;
 mod piece;

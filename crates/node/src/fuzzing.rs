@@ -1,18 +1,38 @@
 //! Doors for the fuzzer: decoders that no other crate sees. Only there when it builds.
 
+mod server;
+
+pub use server::Server;
+
 use crate::{
     api::HealthInfo,
+    home::{key_text, parse_key},
+    meta::{Invite, Meta, sound},
     protocol::{
         Credential, JoinReply, JoinRequest, PoolReply, PoolRequest, Reported, ShardReply, ShardRequest, Survival,
         decode, encode,
     },
     records::{Certificate, Genesis, NodeState, PoolRecord, VERSION, pool_id, sign},
     roster::Roster,
+    spare::Reserve,
 };
 use potluck_crypto::SigningKey;
+use potluck_dag::Piece;
 use potluck_net::Message;
-use potluck_types::{ByteSize, Geometry, Hash, ShardId, SpaceId, StripeId, Timestamp, to_canonical};
+use potluck_placement::Layouts;
+use potluck_spaces::{File, Head, Kv, OpId, PinState, Position, Table};
+use potluck_types::{
+    ByteSize, Geometry, Hash, NodeId, PoolId, ShardId, SpaceId, StripeId, Timestamp, from_canonical, to_canonical,
+};
+use redb::StorageBackend;
 use serde::{Serialize, de::DeserializeOwned};
+use std::{
+    io,
+    sync::{Arc, Mutex, OnceLock},
+};
+
+/// A change of [`database`]: four bytes of place, and one of content.
+const CHANGE_BYTES: usize = 5;
 
 /// Bytes that a peer sends as a message, of any kind: what is taken has one encoding only.
 ///
@@ -49,8 +69,165 @@ pub fn record(bytes: &[u8]) {
     }
 }
 
+/// The text of a key's file.
+///
+/// # Panics
+/// When a key is taken from what this program does not write.
+pub fn key(text: &str) {
+    if let Some(key) = parse_key(text) {
+        assert!(key_text(&key).trim_end().eq_ignore_ascii_case(text.trim_end()));
+    }
+    let _ = text.trim().parse::<PoolId>();
+}
+
+/// A value of the metadata database, of any kind.
+///
+/// # Panics
+/// When what is taken has another encoding.
+pub fn value(bytes: &[u8]) {
+    fn check<T: Serialize + DeserializeOwned>(bytes: &[u8]) {
+        if let Ok(value) = from_canonical::<T>(bytes) {
+            assert_eq!(to_canonical(&value), bytes);
+        }
+    }
+    check::<u32>(bytes);
+    check::<Layouts>(bytes);
+    check::<(Timestamp, Vec<(NodeId, Timestamp)>)>(bytes);
+    check::<Invite>(bytes);
+    check::<Position>(bytes);
+    check::<Vec<Head>>(bytes);
+    check::<Vec<StripeId>>(bytes);
+    check::<((Timestamp, OpId), File)>(bytes);
+    check::<PinState>(bytes);
+    check::<Piece>(bytes);
+}
+
+/// A database's bytes, in memory.
+#[derive(Clone, Debug, Default)]
+struct Bytes(Arc<Mutex<Vec<u8>>>);
+
+impl Bytes {
+    fn with<R>(&self, look: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+        look(&mut self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+}
+
+impl StorageBackend for Bytes {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.with(|bytes| bytes.len() as u64))
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.with(|bytes| {
+            let from = usize::try_from(offset).unwrap_or(usize::MAX);
+            let found = bytes.get(from..from.saturating_add(out.len()));
+            out.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
+            Ok(())
+        })
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        if len > 1 << 28 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.with(|bytes| bytes.resize(len as usize, 0));
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.with(|bytes| {
+            let from = usize::try_from(offset).unwrap_or(usize::MAX);
+            let place = bytes.get_mut(from..from.saturating_add(data.len()));
+            place.ok_or(io::ErrorKind::UnexpectedEof)?.copy_from_slice(data);
+            Ok(())
+        })
+    }
+}
+
+/// A database of a bit of everything.
+fn sound_database() -> &'static [u8] {
+    static SOUND: OnceLock<Vec<u8>> = OnceLock::new();
+    SOUND.get_or_init(|| {
+        let bytes = Bytes::default();
+        let meta = Meta::over(bytes.clone(), Arc::new(Reserve::none())).expect("a new one");
+        server::fill(&meta);
+        drop(meta);
+        bytes.with(|bytes| bytes.clone())
+    })
+}
+
+/// A metadata database that has other bytes in some places: it is read, or is said to be damaged.
+pub fn database(changes: &[u8]) {
+    let mut bytes = sound_database().to_vec();
+    for change in changes.chunks_exact(CHANGE_BYTES).take(256) {
+        let [a, b, c, d, content] = *change else {
+            unreachable!("chunks have that length")
+        };
+        let at = u32::from_le_bytes([a, b, c, d]) as usize % bytes.len();
+        bytes[at] = content;
+    }
+    let bytes = Bytes(Arc::new(Mutex::new(bytes)));
+    let Ok(mut meta) = Meta::over(bytes, Arc::new(Reserve::none())) else {
+        return;
+    };
+    let _ = sound(|| {
+        meta.remembered()?;
+        meta.records()?;
+        meta.uploads()?;
+        let kv = meta.read()?;
+        for table in Table::ALL {
+            let _ = kv.scan(table, &[], None, usize::MAX);
+        }
+        drop(kv);
+        meta.check()
+    });
+}
+
 /// Messages and records that are taken, with names, for the fuzzer to begin from.
 pub fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
+    let mut seeds = server::seeds();
+    seeds.extend(values());
+    seeds
+}
+
+/// Values of the metadata database, and texts of the home.
+fn values() -> Vec<(&'static str, &'static str, Vec<u8>)> {
+    let (node, at) = (NodeId::from_bytes([4; 32]), Timestamp::from_millis(5));
+    let position = Position {
+        seq: 6,
+        hash: Hash::of(b"x"),
+        clock: at,
+    };
+    let invite = Invite {
+        expires: at,
+        uses_left: 2,
+        mine: true,
+        used_by: vec![node],
+    };
+    let stripes = vec![StripeId::from_bytes([2; 32]); 2];
+    vec![
+        ("meta", "version", to_canonical(&1u32)),
+        ("meta", "absences", to_canonical(&(at, vec![(node, at)]))),
+        ("meta", "invite", to_canonical(&invite)),
+        ("meta", "position", to_canonical(&position)),
+        ("meta", "stripes", to_canonical(&stripes)),
+        ("meta", "pin", to_canonical(&PinState::default())),
+        (
+            "key",
+            "key",
+            key_text(&SigningKey::from_seed(&[7; 32])).as_bytes().to_vec(),
+        ),
+        ("database", "one", vec![0, 32, 0, 0, 1]),
+        ("database", "sound", Vec::new()),
+    ]
+}
+
+/// Messages that are taken, with names, which a stream may carry, too.
+pub fn messages() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let (space, stripe) = (SpaceId::from_bytes([1; 32]), StripeId::from_bytes([2; 32]));
     let (shard, key) = (ShardId { stripe, index: 1 }, SigningKey::from_seed(&[3; 32]));
     let genesis = Genesis {

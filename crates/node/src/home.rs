@@ -10,13 +10,13 @@
 
 use crate::{error::HomeError, world::Storage};
 use potluck_crypto::SigningKey;
-use potluck_store::{Disk, DiskFile};
+use potluck_store::{Disk, DiskFile, OpenMode, OsDisk};
 use potluck_types::{Entropy, PoolId};
 use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use zeroize::Zeroizing;
 
@@ -25,11 +25,13 @@ pub(crate) const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 /// How often it is tried meanwhile.
 const LOCK_POLL: Duration = Duration::from_millis(20);
 
-const LOCK: &str = "lock";
-const NODE_KEY: &str = "node.key";
-const USER_KEY: &str = "user.key";
-const POOL: &str = "pool";
-const STORE: &str = "store";
+pub(crate) const LOCK: &str = "lock";
+pub(crate) const NODE_KEY: &str = "node.key";
+pub(crate) const USER_KEY: &str = "user.key";
+pub(crate) const POOL: &str = "pool";
+pub(crate) const STORE: &str = "store";
+/// Where a repair moves what it takes out.
+pub(crate) const LOST_AND_FOUND: &str = "lost+found";
 const KEY_PREFIX: &str = "potluck-secret-key-1 ";
 /// The metadata database, and the file that keeps room for it.
 pub(crate) const META: &str = "meta.redb";
@@ -39,8 +41,8 @@ pub(crate) const META_RESERVE: &str = "meta.reserve";
 pub(crate) struct Home {
     path: PathBuf,
     disk: Arc<dyn Disk>,
-    /// Held, not used: the lock ends with it.
-    _lock: Arc<dyn DiskFile>,
+    /// Held, not used: the lock ends with it. None only of a home that is looked at, and in which no node ever ran.
+    _lock: Option<Arc<dyn DiskFile>>,
 }
 
 fn failed(action: &'static str, file: &Path) -> impl FnOnce(io::Error) -> HomeError {
@@ -54,14 +56,43 @@ impl Home {
         let disk = storage.folder(path).map_err(failed("cannot make", path))?;
         let file = path.join(LOCK);
         let lock = disk.open_or_make(LOCK).map_err(failed("cannot open", &file))?;
+        Self::with_lock(path, disk, lock)
+    }
+
+    /// As [`Home::look`], but waits a while for a process that is about to let go of it.
+    pub(crate) fn look_within(path: &Path, patience: Duration) -> Result<Self, HomeError> {
+        let deadline = Instant::now() + patience;
+        loop {
+            match Self::look(path) {
+                Err(HomeError::Locked { .. }) if Instant::now() < deadline => std::thread::sleep(LOCK_POLL),
+                looked => return looked,
+            }
+        }
+    }
+
+    /// Takes a home as it is, and makes nothing in it.
+    pub(crate) fn look(path: &Path) -> Result<Self, HomeError> {
+        let disk: Arc<dyn Disk> = Arc::new(OsDisk::at(path));
+        match OsDisk::read_only(path).open(LOCK, OpenMode::Existing) {
+            Ok(lock) => Self::with_lock(path, disk, lock),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self {
+                path: path.to_owned(),
+                disk,
+                _lock: None,
+            }),
+            Err(error) => Err(failed("cannot open", &path.join(LOCK))(error)),
+        }
+    }
+
+    fn with_lock(path: &Path, disk: Arc<dyn Disk>, lock: Arc<dyn DiskFile>) -> Result<Self, HomeError> {
         match lock.try_lock() {
             Ok(true) => Ok(Self {
                 path: path.to_owned(),
                 disk,
-                _lock: lock,
+                _lock: Some(lock),
             }),
             Ok(false) => Err(HomeError::Locked { home: path.to_owned() }),
-            Err(error) => Err(failed("cannot lock", &file)(error)),
+            Err(error) => Err(failed("cannot lock", &path.join(LOCK))(error)),
         }
     }
 
@@ -148,8 +179,7 @@ impl Home {
     }
 
     fn write_key(&self, name: &str, key: &SigningKey) -> Result<(), HomeError> {
-        let text = Zeroizing::new(format!("{KEY_PREFIX}{}\n", &*hex(key.seed())));
-        self.write_file(name, text.as_bytes())
+        self.write_file(name, key_text(key).as_bytes())
     }
 
     fn write_file(&self, name: &str, content: &[u8]) -> Result<(), HomeError> {
@@ -163,15 +193,30 @@ impl Home {
         if !is_private {
             return Err(HomeError::Exposed { file });
         }
-        let bytes = Zeroizing::new(self.disk.read(name).map_err(failed("cannot read", &file))?);
-        let text = std::str::from_utf8(&bytes).ok();
-        let seed = text.and_then(|text| unhex(text.trim_end().strip_prefix(KEY_PREFIX)?));
-        seed.map(|seed| SigningKey::from_seed(&seed))
-            .ok_or_else(|| HomeError::Damaged {
-                file,
-                reason: "it is no key that this program wrote".to_owned(),
-            })
+        self.read_any_key(name)
     }
+
+    /// The key in a file, whoever else can read it.
+    pub(crate) fn read_any_key(&self, name: &str) -> Result<SigningKey, HomeError> {
+        let file = self.path.join(name);
+        let bytes = Zeroizing::new(self.disk.read(name).map_err(failed("cannot read", &file))?);
+        let key = std::str::from_utf8(&bytes).ok().and_then(parse_key);
+        key.ok_or_else(|| HomeError::Damaged {
+            file,
+            reason: "it is no key that this program wrote".to_owned(),
+        })
+    }
+}
+
+/// What a key's file holds.
+pub(crate) fn key_text(key: &SigningKey) -> Zeroizing<String> {
+    Zeroizing::new(format!("{KEY_PREFIX}{}\n", &*hex(key.seed())))
+}
+
+/// The key that a file holds, if it is one.
+pub(crate) fn parse_key(text: &str) -> Option<SigningKey> {
+    let seed = text.trim_end().strip_prefix(KEY_PREFIX).and_then(unhex)?;
+    Some(SigningKey::from_seed(&seed))
 }
 
 fn hex(bytes: &[u8; 32]) -> Zeroizing<String> {

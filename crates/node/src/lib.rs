@@ -8,7 +8,8 @@
 //!   never did. `upload::recode` codes older files anew when the pool has changed.
 //! - `serve`: answers to other nodes, in the words of `protocol`.
 //! - [`yardstick`]: what the machine can do at best, for benchmarks.
-//! - `home` and `meta`: what is kept on disk beside the shards. `world` is what all of it stands on, and what a simulation replaces.
+//! - `home` and `meta`: what is kept on disk beside the shards. `world` is what all of it stands on, and what a simulation replaces. [`fsck()`] checks all of it while
+//!   no node runs on it.
 //!
 //! Guarantees: what is acknowledged is durable on the nodes that its redundancy needs; what does not verify is never served or used; memory is
 //! bounded by [`potluck_types::limits`]. HTTP, S3 and terminals are not known here.
@@ -23,6 +24,7 @@ mod due;
 mod edit;
 mod error;
 mod files;
+mod fsck;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod home;
@@ -30,6 +32,7 @@ mod mend;
 mod meta;
 mod names;
 mod node;
+mod overlaid;
 mod probe;
 mod protocol;
 mod records;
@@ -50,6 +53,7 @@ pub use api::{
 };
 pub use download::Download;
 pub use error::{HomeError, JoinError, MetaError, NodeError, RecordError, Refusal, ShardsError, StartError};
+pub use fsck::{Fault, Finding, FsckOptions, FsckProgress, FsckReport, fsck};
 pub use node::Node;
 pub use potluck_spaces::{Name, Path, PathError, TreeError};
 pub use upload::Upload;

@@ -7,11 +7,12 @@ use crate::{
     records::PoolRecord,
     spare::{Reserve, Spared},
 };
+use potluck_dag::Piece;
 use potluck_placement::Layouts;
 use potluck_spaces::{FileId, Kv, KvError, Rows, Table};
 use potluck_store::Disk;
 use potluck_types::{Hash, NodeId, Timestamp, from_canonical, to_canonical};
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 use serde::{Deserialize, Serialize};
 use std::{
     cell::{Cell, OnceCell},
@@ -57,10 +58,42 @@ pub(crate) struct Invite {
     pub(crate) used_by: Vec<NodeId>,
 }
 
+/// A table whose rows stand for themselves: those of spaces follow from one another.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum RowTable {
+    Settings,
+    Records,
+    Invites,
+    Dedup,
+    Uploads,
+}
+
+impl RowTable {
+    /// What it is called on disk.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Settings => "settings",
+            Self::Records => "records",
+            Self::Invites => "invites",
+            Self::Dedup => "dedup",
+            Self::Uploads => "uploads",
+        }
+    }
+}
+
+/// A row that is no value of its table.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct WrongRow {
+    pub(crate) table: RowTable,
+    pub(crate) key: Vec<u8>,
+    pub(crate) value: Vec<u8>,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Meta {
-    database: Database,
+    /// None only while it is dropped.
+    database: Option<Database>,
     reserve: Arc<Reserve>,
 }
 
@@ -77,7 +110,7 @@ fn boxed(action: &'static str) -> impl FnOnce(KvError) -> MetaError {
 
 /// Does what reads a database that may be damaged. redb tells of most damage by an error, and of some, which no checksum of its own covers, by
 /// a panic: that is an error here, and nothing is printed of it.
-fn sound<R>(work: impl FnOnce() -> Result<R, MetaError>) -> Result<R, MetaError> {
+pub(crate) fn sound<R>(work: impl FnOnce() -> Result<R, MetaError>) -> Result<R, MetaError> {
     thread_local! {
         static IS_CAUGHT: Cell<bool> = const { Cell::new(false) };
     }
@@ -90,9 +123,9 @@ fn sound<R>(work: impl FnOnce() -> Result<R, MetaError>) -> Result<R, MetaError>
             }
         }));
     });
-    IS_CAUGHT.set(true);
+    let was_caught = IS_CAUGHT.replace(true);
     let outcome = panic::catch_unwind(AssertUnwindSafe(work));
-    IS_CAUGHT.set(false);
+    IS_CAUGHT.set(was_caught);
     outcome.unwrap_or_else(|_| {
         Err(MetaError {
             action: "opening",
@@ -103,31 +136,47 @@ fn sound<R>(work: impl FnOnce() -> Result<R, MetaError>) -> Result<R, MetaError>
 
 impl Meta {
     /// Opens the database of a home, or makes it, and the file that keeps room for it.
-    pub(crate) fn open(disk: Arc<dyn Disk>) -> Result<Self, MetaError> {
-        let reserve = Arc::new(Reserve::at(disk, META_RESERVE));
-        let file = Spared::open(META, Arc::clone(&reserve)).map_err(failed("opening"))?;
-        let opened = sound(|| {
+    pub(crate) fn open(disk: &Arc<dyn Disk>) -> Result<Self, MetaError> {
+        let reserve = Arc::new(Reserve::at(Arc::clone(disk), META_RESERVE));
+        let file = Spared::open(&**disk, META, Arc::clone(&reserve)).map_err(failed("opening"))?;
+        Self::over(file, reserve)
+    }
+
+    /// Opens the database in these bytes, or makes it there.
+    pub(crate) fn over(bytes: impl StorageBackend, reserve: Arc<Reserve>) -> Result<Self, MetaError> {
+        sound(|| {
             let database = Database::builder()
                 .set_cache_size(CACHE_BYTES)
-                .create_with_backend(file)
+                .create_with_backend(bytes)
                 .map_err(failed("opening"))?;
-            let meta = Self { database, reserve };
+            let meta = Self {
+                database: Some(database),
+                reserve,
+            };
             let found = meta.setting::<u32>("version")?;
-            Ok((meta, found))
-        });
-        let (meta, found) = opened?;
-        if let Some(version) = found.filter(|version| *version > VERSION) {
-            let text = format!("it has version {version}, and this program knows up to {VERSION}: update it");
-            return Err(MetaError {
-                action: "opening",
-                source: text.into(),
-            });
-        }
-        // A new one, or one of a version that had fewer tables.
-        if found.is_none() || !meta.has_all_tables() {
-            meta.set_setting("version", &VERSION)?;
-        }
-        Ok(meta)
+            if let Some(version) = found.filter(|version| *version > VERSION) {
+                let text = format!("it has version {version}, and this program knows up to {VERSION}: update it");
+                return Err(MetaError {
+                    action: "opening",
+                    source: text.into(),
+                });
+            }
+            // A new one, or one of a version that had fewer tables.
+            if found.is_none() || !meta.has_all_tables() {
+                meta.set_setting("version", &VERSION)?;
+            }
+            Ok(meta)
+        })
+    }
+
+    /// Whether the database's own sums hold, those of all its pages. It must not be in use.
+    pub(crate) fn check(&mut self) -> Result<bool, MetaError> {
+        let database = self.database.as_mut().expect("open until it is dropped");
+        database.check_integrity().map_err(failed("checking"))
+    }
+
+    fn database(&self) -> &Database {
+        self.database.as_ref().expect("open until it is dropped")
     }
 
     fn has_all_tables(&self) -> bool {
@@ -144,7 +193,7 @@ impl Meta {
         &self,
         name: &'static str,
     ) -> Result<Option<T>, MetaError> {
-        let transaction = self.database.begin_read().map_err(failed("reading"))?;
+        let transaction = self.database().begin_read().map_err(failed("reading"))?;
         let table = match transaction.open_table(SETTINGS) {
             Ok(table) => table,
             Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
@@ -157,7 +206,7 @@ impl Meta {
     }
 
     pub(crate) fn set_setting<T: Serialize>(&self, name: &'static str, value: &T) -> Result<(), MetaError> {
-        let transaction = self.database.begin_write().map_err(failed("writing"))?;
+        let transaction = self.database().begin_write().map_err(failed("writing"))?;
         {
             // All tables are made with the first write, so that readers find them.
             for table in Table::ALL {
@@ -195,7 +244,7 @@ impl Meta {
 
     /// The records of the pool, in no order.
     pub(crate) fn records(&self) -> Result<Vec<PoolRecord>, MetaError> {
-        let transaction = self.database.begin_read().map_err(failed("reading"))?;
+        let transaction = self.database().begin_read().map_err(failed("reading"))?;
         let table = transaction.open_table(RECORDS).map_err(failed("reading"))?;
         let rows = table.iter().map_err(failed("reading"))?;
         rows.map(|row| {
@@ -207,7 +256,7 @@ impl Meta {
 
     /// Makes these the records of the pool.
     pub(crate) fn set_records<'a>(&self, records: impl Iterator<Item = &'a PoolRecord>) -> Result<(), MetaError> {
-        let transaction = self.database.begin_write().map_err(failed("writing"))?;
+        let transaction = self.database().begin_write().map_err(failed("writing"))?;
         transaction.delete_table(RECORDS).map_err(failed("writing"))?;
         {
             let mut table = transaction.open_table(RECORDS).map_err(failed("writing"))?;
@@ -221,13 +270,81 @@ impl Meta {
         transaction.commit().map_err(failed("committing"))
     }
 
+    /// The records of the pool as they lie there, each with its key.
+    pub(crate) fn each_record(&self, mut take: impl FnMut(&[u8], &[u8])) -> Result<(), MetaError> {
+        let transaction = self.database().begin_read().map_err(failed("reading"))?;
+        each(&transaction, RECORDS, |key, value| take(key, value))
+    }
+
+    /// Rows that are no values of their tables.
+    pub(crate) fn wrong_rows(&self) -> Result<Vec<WrongRow>, MetaError> {
+        let transaction = self.database().begin_read().map_err(failed("reading"))?;
+        let mut wrong = Vec::new();
+        let mut note = |table, key: &[u8], value: &[u8], is_right: bool| {
+            if !is_right {
+                let (key, value) = (key.to_vec(), value.to_vec());
+                wrong.push(WrongRow { table, key, value });
+            }
+        };
+        each(&transaction, SETTINGS, |name, value| {
+            let is_right = match name {
+                "version" => is_value::<u32>(value),
+                "layouts" => is_value::<Layouts>(value),
+                "absences" => is_value::<(Timestamp, Vec<(NodeId, Timestamp)>)>(value),
+                _ => true,
+            };
+            note(RowTable::Settings, name.as_bytes(), value, is_right);
+        })?;
+        each(&transaction, RECORDS, |key, value| {
+            let is_right = is_value::<PoolRecord>(value) && Hash::of(value).as_bytes() == key;
+            note(RowTable::Records, key, value, is_right);
+        })?;
+        each(&transaction, INVITES, |key, value| {
+            note(
+                RowTable::Invites,
+                key,
+                value,
+                key.len() == 32 && is_value::<Invite>(value),
+            );
+        })?;
+        each(&transaction, DEDUP, |key, value| {
+            note(RowTable::Dedup, key, value, key.len() == 32 && is_value::<Piece>(value));
+        })?;
+        each(&transaction, UPLOADS, |key, at| {
+            note(RowTable::Uploads, key, &at.to_be_bytes(), key.len() == 16);
+        })?;
+        Ok(wrong)
+    }
+
+    /// Takes rows out.
+    pub(crate) fn remove_rows(&self, rows: &[WrongRow]) -> Result<(), MetaError> {
+        let transaction = self.database().begin_write().map_err(failed("writing"))?;
+        {
+            let open = |table| transaction.open_table(table).map_err(failed("writing"));
+            let (mut records, mut invites, mut dedup) = (open(RECORDS)?, open(INVITES)?, open(DEDUP)?);
+            let mut settings = transaction.open_table(SETTINGS).map_err(failed("writing"))?;
+            let mut uploads = transaction.open_table(UPLOADS).map_err(failed("writing"))?;
+            for WrongRow { table, key, .. } in rows {
+                let removed = match table {
+                    RowTable::Settings => settings.remove(&*String::from_utf8_lossy(key)).map(drop),
+                    RowTable::Records => records.remove(&**key).map(drop),
+                    RowTable::Invites => invites.remove(&**key).map(drop),
+                    RowTable::Dedup => dedup.remove(&**key).map(drop),
+                    RowTable::Uploads => uploads.remove(&**key).map(drop),
+                };
+                removed.map_err(failed("writing"))?;
+            }
+        }
+        transaction.commit().map_err(failed("committing"))
+    }
+
     /// Reads and writes an invitation in one transaction.
     pub(crate) fn with_invite<R>(
         &self,
         secret_hash: Hash,
         change: impl FnOnce(&mut Option<Invite>) -> R,
     ) -> Result<R, MetaError> {
-        let transaction = self.database.begin_write().map_err(failed("writing"))?;
+        let transaction = self.database().begin_write().map_err(failed("writing"))?;
         let result = {
             let mut table = transaction.open_table(INVITES).map_err(failed("writing"))?;
             let key = &secret_hash.as_bytes()[..];
@@ -248,7 +365,7 @@ impl Meta {
 
     /// Versions that were begun and have no name, and when they were last written of.
     pub(crate) fn uploads(&self) -> Result<Vec<(FileId, Timestamp)>, MetaError> {
-        let transaction = self.database.begin_read().map_err(failed("reading"))?;
+        let transaction = self.database().begin_read().map_err(failed("reading"))?;
         let table = match transaction.open_table(UPLOADS) {
             Ok(table) => table,
             Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
@@ -265,7 +382,7 @@ impl Meta {
 
     /// Reads the tables of spaces.
     pub(crate) fn read(&self) -> Result<ReadKv, MetaError> {
-        let transaction = self.database.begin_read().map_err(failed("reading"))?;
+        let transaction = self.database().begin_read().map_err(failed("reading"))?;
         Ok(ReadKv {
             transaction,
             tables: Default::default(),
@@ -277,7 +394,7 @@ impl Meta {
         &self,
         change: impl FnOnce(&mut WriteKv<'_>) -> Result<R, E>,
     ) -> Result<R, E> {
-        let transaction = self.database.begin_write().map_err(failed("writing"))?;
+        let transaction = self.database().begin_write().map_err(failed("writing"))?;
         let result = {
             let open = |table| transaction.open_table(space_table(table)).map_err(failed("writing"));
             let tables = Table::ALL.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
@@ -294,6 +411,43 @@ impl Meta {
                 transaction.abort().map_err(failed("aborting"))?;
                 Err(error)
             }
+        }
+    }
+}
+
+/// Whether bytes are a value.
+fn is_value<T: Serialize + serde::de::DeserializeOwned>(bytes: &[u8]) -> bool {
+    from_canonical::<T>(bytes).is_ok()
+}
+
+/// Goes through a table.
+fn each<K: redb::Key + 'static, V: redb::Value + 'static>(
+    transaction: &redb::ReadTransaction,
+    table: TableDefinition<'_, K, V>,
+    mut take: impl FnMut(K::SelfType<'_>, V::SelfType<'_>),
+) -> Result<(), MetaError> {
+    let table = match transaction.open_table(table) {
+        Ok(table) => table,
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(()),
+        Err(error) => return Err(failed("reading")(error)),
+    };
+    for row in table.iter().map_err(failed("reading"))? {
+        let (key, value) = row.map_err(failed("reading"))?;
+        take(key.value(), value.value());
+    }
+    Ok(())
+}
+
+/// redb writes once more as it closes, and what it reads for that may be damaged.
+impl Drop for Meta {
+    fn drop(&mut self) {
+        let database = self.database.take();
+        let closed = sound(|| {
+            drop(database);
+            Ok(())
+        });
+        if let Err(error) = closed {
+            tracing::warn!(%error, "the metadata database was not closed in order");
         }
     }
 }
@@ -423,5 +577,37 @@ impl Kv for WriteKv<'_> {
 
     fn scan(&self, table: Table, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Rows, KvError> {
         scan(&self.tables[at(table)], prefix, after, limit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::overlaid::Overlaid;
+
+    /// The fuzzer garbled a page that is only read when the version is written, and the node panicked.
+    #[test]
+    fn a_garbled_database_is_told_wherever_it_is_garbled() {
+        const NAME: &str = "meta.redb";
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(NAME);
+        let disk: Arc<dyn Disk> = Arc::new(potluck_store::OsDisk::at(folder.path()));
+        drop(Meta::open(&disk).unwrap());
+        let sound = std::fs::read(&path).unwrap();
+        let used = (0..sound.len())
+            .step_by(32)
+            .filter(|at| sound[*at..].iter().take(8).any(|byte| *byte != 0));
+        let (mut opened, mut refused) = (0, 0);
+        for at in used {
+            let mut garbled = sound.clone();
+            garbled[at..][..8].copy_from_slice(b"SPASPASP");
+            std::fs::write(&path, &garbled).unwrap();
+            let file = Overlaid::open(folder.path(), NAME).unwrap();
+            match Meta::over(file, Arc::new(Reserve::none())) {
+                Ok(_) => opened += 1,
+                Err(_) => refused += 1,
+            }
+        }
+        assert!(opened > 0 && refused > 0, "{opened} opened, {refused} refused");
     }
 }

@@ -58,6 +58,12 @@ impl std::fmt::Debug for Node {
 }
 
 impl Node {
+    /// What its tasks share, for the fuzzer.
+    #[cfg(fuzzing)]
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// Who and where this node is.
     pub fn identity(&self) -> Identity {
         let (pool, pool_name) = self

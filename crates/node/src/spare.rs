@@ -1,27 +1,34 @@
 //! The file of the metadata database, with room set aside: what frees space must not fail for want of it, and a database whose write failed once takes
 //! no more until it is opened again.
 
-use potluck_store::{Disk, DiskFile, OpenMode};
+use potluck_store::{Disk, DiskFile, OpenMode, OsDisk};
 use redb::StorageBackend;
 use std::{
     fmt, io,
-    sync::{Arc, Mutex},
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 /// What is set aside: thousands of removals.
 pub(crate) const RESERVE_BYTES: usize = 4 << 20;
 
+/// How many files without a name this process has made.
+static NAMELESS: AtomicU64 = AtomicU64::new(0);
+
 /// Room on the disk that only removals use: a file that is deleted when nothing else is left.
 pub(crate) struct Reserve {
-    disk: Arc<dyn Disk>,
-    name: &'static str,
+    /// None: for a database that nobody writes to for good.
+    file: Option<(Arc<dyn Disk>, &'static str)>,
     is_there: Mutex<bool>,
 }
 
 impl fmt::Debug for Reserve {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reserve")
-            .field("name", &self.name)
+            .field("name", &self.file.as_ref().map(|(_, name)| name))
             .finish_non_exhaustive()
     }
 }
@@ -29,29 +36,42 @@ impl fmt::Debug for Reserve {
 impl Reserve {
     /// The reserve in this file; made if there is room.
     pub(crate) fn at(disk: Arc<dyn Disk>, name: &'static str) -> Self {
-        let len = disk.open(name, OpenMode::Existing).and_then(|file| file.len());
+        let is_there = Self::is_whole(&*disk, name);
         let reserve = Self {
-            disk,
-            name,
-            is_there: Mutex::new(len.is_ok_and(|len| len == RESERVE_BYTES as u64)),
+            file: Some((disk, name)),
+            is_there: Mutex::new(is_there),
         };
         reserve.restore();
         reserve
     }
 
+    /// None: for a database that nobody writes to for good.
+    pub(crate) fn none() -> Self {
+        Self {
+            file: None,
+            is_there: Mutex::new(true),
+        }
+    }
+
+    /// Whether the file is one.
+    pub(crate) fn is_whole(disk: &dyn Disk, name: &str) -> bool {
+        let len = disk.open(name, OpenMode::Existing).and_then(|file| file.len());
+        len.is_ok_and(|len| len == RESERVE_BYTES as u64)
+    }
+
     /// Whether the room is set aside, after trying to when it was not.
     pub(crate) fn restore(&self) -> bool {
         let mut is_there = self.is_there.lock().expect("never poisoned");
-        if *is_there {
+        let Some((disk, name)) = self.file.as_ref().filter(|_| !*is_there) else {
             return true;
-        }
-        let made = self.disk.open_or_make(self.name).and_then(|file| {
+        };
+        let made = disk.open_or_make(name).and_then(|file| {
             file.set_len(0)?;
             file.write_at(&[&vec![0; RESERVE_BYTES]], 0)?;
             file.sync_data()
         });
         if made.is_err() {
-            let _ = self.disk.remove(self.name);
+            let _ = disk.remove(name);
         }
         *is_there = made.is_ok();
         *is_there
@@ -60,7 +80,8 @@ impl Reserve {
     /// Gives the room up; whether there was any.
     fn release(&self) -> bool {
         let mut is_there = self.is_there.lock().expect("never poisoned");
-        std::mem::take(&mut *is_there) && self.disk.remove(self.name).is_ok()
+        let is_removed = |(disk, name): &(Arc<dyn Disk>, &str)| disk.remove(name).is_ok();
+        std::mem::take(&mut *is_there) && self.file.as_ref().is_some_and(is_removed)
     }
 }
 
@@ -79,9 +100,20 @@ impl fmt::Debug for Spared {
 }
 
 impl Spared {
-    /// The file of this name on the reserve's disk; made when there is none.
-    pub(crate) fn open(name: &str, reserve: Arc<Reserve>) -> io::Result<Self> {
-        let file = reserve.disk.open_or_make(name)?;
+    /// The file of this name; made when there is none.
+    pub(crate) fn open(disk: &dyn Disk, name: &str, reserve: Arc<Reserve>) -> io::Result<Self> {
+        let file = disk.open_or_make(name)?;
+        Ok(Self { file, reserve })
+    }
+
+    /// A file in this folder that has no name, and is gone when it is closed.
+    pub(crate) fn nameless(folder: &Path) -> io::Result<Self> {
+        let disk: &dyn Disk = &OsDisk::at(folder);
+        let number = NAMELESS.fetch_add(1, Ordering::Relaxed);
+        let name = format!("potluck-{}-{number}", std::process::id());
+        let file = disk.open(&name, OpenMode::New)?;
+        disk.remove(&name)?;
+        let reserve = Arc::new(Reserve::none());
         Ok(Self { file, reserve })
     }
 
@@ -143,7 +175,7 @@ mod tests {
     fn a_write_that_finds_no_room_is_tried_once_more_without_the_reserve() {
         let folder = tempfile::tempdir().unwrap();
         let reserve = Arc::new(Reserve::at(disk(&folder), "reserve"));
-        let spared = Spared::open("data", Arc::clone(&reserve)).unwrap();
+        let spared = Spared::open(&*disk(&folder), "data", Arc::clone(&reserve)).unwrap();
         let full = || Err(io::Error::from(io::ErrorKind::StorageFull));
         let fits = || {
             if *reserve.is_there.lock().unwrap() {

@@ -190,6 +190,15 @@ pub(crate) enum Command {
     Keys(Keys),
     /// Check this machine's part of the pool, and name remedies
     Doctor,
+    /// Check the home of a node that does not run: keys, names, and every shard
+    ///
+    /// Reads everything, and changes nothing without `--repair`. That repairs what follows from the rest, gives up shards that are damaged, which the
+    /// pool makes anew, and moves what it takes out of the home to HOME/lost+found.
+    Fsck {
+        /// Put right what can be
+        #[arg(long)]
+        repair: bool,
+    },
     /// Free at once what removed files, and uploads that broke off, have left; else it takes up to an hour, and a day
     Sweep {
         /// How long ago an upload must have broken off; one that is begun again later sends everything again

@@ -25,6 +25,8 @@ const OURS: [&str; 11] = [
     "user.key",
     LOCK,
 ];
+/// Those of them that are this program's own, and not the node's.
+pub(crate) const BESIDE: [&str; 4] = ["api.path", "api.sock", "config.toml", "log"];
 const LOCK: &str = "lock";
 /// A file system makes it at its root, which may well be a home.
 const OF_THE_DISK: &str = "lost+found";

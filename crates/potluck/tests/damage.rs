@@ -166,6 +166,40 @@ fn a_lone_node_with_a_damaged_store_starts_and_gives_right_bytes_or_none() {
 }
 
 #[test]
+fn fsck_tells_of_every_damage_and_puts_it_right() {
+    let folder = tempfile::tempdir().unwrap();
+    for (number, damage) in ALL.into_iter().enumerate() {
+        let tree = folder.path().join(format!("tree-{number}"));
+        make(&tree, number as u64);
+        let mut node = Node::start(folder.path().join(format!("node-{number}")), None);
+        put(&node, &tree);
+        node.fails(&["fsck"], 6);
+        node.stop();
+        let sound = node.json(&["fsck"]);
+        assert_eq!(sound["findings"], json!([]), "{damage:?}");
+        assert!(
+            sound["shards"].as_u64() > Some(3) && sound["entries"].as_u64() > Some(0),
+            "{sound}"
+        );
+        damage.befalls(&node);
+        let told = node.fails(&["fsck"], 1);
+        assert!(
+            told.contains("found") && told.contains("--repair"),
+            "{damage:?}: {told}"
+        );
+        let repaired = node.run(&["fsck", "--repair"]);
+        assert!(repaired.status.success(), "{damage:?}: {}", text(&repaired.stderr));
+        assert!(
+            text(&repaired.stdout).contains("repaired"),
+            "{}",
+            text(&repaired.stdout)
+        );
+        assert_eq!(node.json(&["fsck"])["findings"], json!([]), "{damage:?}");
+        node.restart();
+    }
+}
+
+#[test]
 fn a_pool_finds_names_and_mends_what_one_disk_damages() {
     let folder = tempfile::tempdir().unwrap();
     let (tree, scratch) = (folder.path().join("tree"), folder.path().join("scratch"));

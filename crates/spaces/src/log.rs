@@ -146,7 +146,8 @@ impl Log {
             .collect()
     }
 
-    pub(crate) fn position(self, kv: &impl Kv, device: NodeId) -> Result<Option<Position>, KvError> {
+    /// How far the log of a device is known; none when nothing of it is.
+    pub fn position(self, kv: &impl Kv, device: NodeId) -> Result<Option<Position>, KvError> {
         let key = [&self.space.as_bytes()[..], device.as_bytes()].concat();
         kv.get(Table::Frontier, &key)?
             .map(|value| Ok(from_canonical(&value)?))

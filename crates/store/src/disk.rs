@@ -117,15 +117,30 @@ pub trait DiskFile: Send + Sync {
 #[derive(Debug)]
 pub struct OsDisk {
     directory: PathBuf,
+    is_writable: bool,
 }
 
 impl OsDisk {
     /// On this directory, which is created when it is not there, for its owner alone.
     pub fn new(directory: &Path) -> io::Result<Self> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-        Ok(Self {
+        Ok(Self::at(directory))
+    }
+
+    /// On this directory, which is there.
+    pub fn at(directory: &Path) -> Self {
+        Self {
             directory: directory.to_owned(),
-        })
+            is_writable: true,
+        }
+    }
+
+    /// On this directory as it is, for reading: nothing is made, and files open where they cannot be written.
+    pub fn read_only(directory: &Path) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            is_writable: false,
+        }
     }
 }
 
@@ -133,7 +148,7 @@ impl Disk for OsDisk {
     fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
         let file = File::options()
             .read(true)
-            .write(true)
+            .write(self.is_writable)
             .create_new(mode == OpenMode::New)
             .mode(0o600)
             .open(self.directory.join(name))?;

@@ -38,6 +38,8 @@ const _: () = assert!(limits::STORE_PACK_BYTES + RECORD_BYTES_MAX < u32::MAX as 
 const SUPERBLOCK_MAGIC: [u8; 8] = *b"PTLKSTOR";
 const PACK_MAGIC: [u8; 8] = *b"PTLKPACK";
 pub(crate) const RECORD_MAGIC: [u8; 4] = *b"PLr1";
+/// More groups than there will ever be: one a nanosecond takes centuries to get there.
+const GROUP_MAX: u64 = u64::MAX / 2;
 const KIND_PUT: u8 = 1;
 const KIND_TOMBSTONE: u8 = 2;
 pub(crate) const CHECK_BYTES: usize = 16;
@@ -212,7 +214,7 @@ impl RecordHeader {
         };
         let group = u64::from_le_bytes(take(bytes, 16));
         let header = Self { group, kind };
-        (header.record_len() <= RECORD_BYTES_MAX).then_some(header)
+        (group <= GROUP_MAX && header.record_len() <= RECORD_BYTES_MAX).then_some(header)
     }
 }
 
@@ -314,5 +316,25 @@ fn check_plain(bytes: &[u8], magic: [u8; 8]) -> Result<(), FormatError> {
         FORMAT_VERSION if whole => Ok(()),
         newer if newer > FORMAT_VERSION && newer < 1 << 16 => Err(FormatError::Newer { found }),
         _ => Err(FormatError::Unreadable),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The fuzzer wrote one, and the number of the next group overflowed when the store was opened.
+    #[test]
+    fn a_group_that_none_can_follow_makes_no_record() {
+        let (key, place) = (StoreKey([1; 32]), Place::default());
+        let decoded = |group| {
+            let kind = RecordKind::Tombstone {
+                count: 0,
+                check: [0; CHECK_BYTES],
+            };
+            RecordHeader::decode(&RecordHeader { group, kind }.encode(&key, place), &key, place)
+        };
+        assert!(decoded(GROUP_MAX).is_some());
+        assert!(decoded(GROUP_MAX + 1).is_none() && decoded(u64::MAX).is_none());
     }
 }

@@ -5,6 +5,7 @@
 //! - Damage is found by [`Store::get`] and [`Store::scrub_step`]; a damaged shard is no longer listed, so that it is
 //!   missed and repaired.
 //! - [`Store::compact_step`] gives dead space back.
+//! - [`Store::audit`] reads all of it, and compares index and packs. Over an [`Overlay`] nothing on disk is changed, not even by opening.
 //!
 //! Every byte on disk is described in `docs/format.md`. The parts: [`Disk`] is what is below, and `memory` its twin for tests and simulations; `format` the bytes;
 //! `scan` reads a pack; `index` says where each shard is; `writer` is the only one that changes anything;
@@ -12,6 +13,7 @@
 //!
 //! **Invariant:** the store never looks into a payload beyond its hash, and knows neither peers nor the network.
 
+mod audit;
 mod compact;
 mod direct;
 mod disk;
@@ -21,6 +23,7 @@ mod format;
 pub mod fuzzing;
 mod index;
 mod memory;
+mod overlay;
 mod packs;
 mod queue;
 mod recover;
@@ -30,12 +33,14 @@ mod shared;
 mod store;
 mod writer;
 
+pub use audit::Audit;
 pub use compact::Compaction;
 pub use disk::{Disk, DiskFile, FileInfo, OpenMode, OsDisk};
 pub use error::{ChangeError, DiskError, FormatError, GetError, IndexError, OpenError, PutError};
 pub use format::{FORMAT_VERSION, PackId};
 pub use index::Entry;
 pub use memory::{Crash, Dice, MemoryDisk, Mishap};
+pub use overlay::Overlay;
 pub use recover::Recovery;
 pub use scrub::{ScrubError, ScrubProgress};
 pub use shared::Stats;

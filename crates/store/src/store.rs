@@ -1,11 +1,12 @@
 //! The handle: what the rest of the system sees.
 
 use crate::{
+    audit::{self, Audit},
     compact::Compaction,
-    disk::{Disk, DiskFile, OsDisk},
+    disk::{Disk, DiskFile, OpenMode, OsDisk},
     error::{ChangeError, DiskError, GetError, IndexError, OpenError, PutError},
-    format::Place,
-    index::Entry,
+    format::{PackId, Place, SUPERBLOCK_BYTES, SUPERBLOCK_FILE, decode_superblock},
+    index::{self, Entry},
     queue::{Command, Queue, Refused},
     recover::{self, Recovered, Recovery},
     scan::read_shard,
@@ -349,6 +350,35 @@ impl Store {
         }
         scrub::advance(self.shared(), next);
         Ok(progress)
+    }
+
+    /// Reads everything, and compares the index with the packs. Nothing may be put or deleted meanwhile. `progress` is told the bytes read so far.
+    pub fn audit(&self, progress: impl FnMut(ByteSize)) -> Result<Audit, IndexError> {
+        audit::audit(self.shared(), progress)
+    }
+
+    /// Writes the headers of these packs anew, durably. Nothing may be put or deleted meanwhile.
+    pub fn restore_headers(&self, packs: &[PackId]) -> Result<(), DiskError> {
+        audit::restore_headers(self.shared(), packs)
+    }
+
+    /// Whether the file of this directory that names the store and its key is there and whole.
+    pub fn has_superblock(directory: &Path) -> bool {
+        let mut bytes = [0; SUPERBLOCK_BYTES];
+        let file = OsDisk::read_only(directory).open(SUPERBLOCK_FILE, OpenMode::Existing);
+        file.is_ok_and(|file| file.read_at(&mut bytes, 0).is_ok() && decode_superblock(&bytes).is_ok())
+    }
+
+    /// Whether a process has the store in this directory open.
+    pub fn is_in_use(directory: &Path) -> bool {
+        let file = OsDisk::read_only(directory).open(SUPERBLOCK_FILE, OpenMode::Existing);
+        file.is_ok_and(|file| matches!(file.try_lock(), Ok(false)))
+    }
+
+    /// Removes the index of the store in this directory, which is closed: the next open makes it anew from the packs.
+    pub fn discard_index(directory: &Path) -> Result<(), DiskError> {
+        let disk = OsDisk::new(directory).map_err(DiskError::at("create", directory.to_string_lossy()))?;
+        index::discard(&disk)
     }
 
     /// Writes the index, so that the next open has nothing to replay. Not needed for durability.

@@ -22,6 +22,9 @@ pub enum ParseUnitError {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct ByteSize(pub u64);
 
+/// More than any machine has; beyond it, three digits of a size may say more than a number holds.
+const BYTES_MAX: u64 = 1_000_000_000_000_000_000;
+
 const UNITS: [(&str, u64); 11] = [
     ("kib", 1 << 10),
     ("mib", 1 << 20),
@@ -55,11 +58,12 @@ impl FromStr for ByteSize {
             _ => UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?.1,
         };
         if let Ok(whole) = number.parse::<u64>() {
-            return whole.checked_mul(factor).map(Self).ok_or_else(wrong);
+            let bytes = whole.checked_mul(factor).filter(|bytes| *bytes <= BYTES_MAX);
+            return bytes.map(Self).ok_or_else(wrong);
         }
         let fraction: f64 = number.parse().map_err(|_| wrong())?;
         let bytes = fraction * factor as f64;
-        if bytes.is_finite() && bytes < 1e18 {
+        if bytes.is_finite() && bytes <= BYTES_MAX as f64 {
             Ok(Self(bytes as u64))
         } else {
             Err(wrong())
@@ -70,11 +74,17 @@ impl FromStr for ByteSize {
 /// Three significant digits in powers of 1000, as disks are sold: `1.50 GB`.
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = match UNITS[5..10].iter().rev().find(|(_, factor)| self.0 >= *factor) {
+        // What is rounded up to the next unit, or to one digit more, is shown as that.
+        let value_in = |factor: u64| self.0 as f64 / factor as f64;
+        let text = match UNITS[5..10]
+            .iter()
+            .rev()
+            .find(|(_, factor)| value_in(*factor) >= 0.9995)
+        {
             None => format!("{} B", self.0),
             Some((unit, factor)) => {
-                let value = self.0 as f64 / *factor as f64;
-                let decimals = if value < 10.0 { 2 } else { usize::from(value < 100.0) };
+                let value = value_in(*factor);
+                let decimals = if value < 9.995 { 2 } else { usize::from(value < 99.95) };
                 let unit = if *unit == "kb" {
                     "kB".to_owned()
                 } else {
@@ -212,6 +222,16 @@ mod tests {
         }
     }
 
+    /// The fuzzer found one that was taken, and whose text was not.
+    #[test]
+    fn the_largest_size_comes_back_from_its_text() {
+        for text in ["18446744073709551615", "18446PB", "1001PB", "1000.1PB"] {
+            assert!(text.parse::<ByteSize>().is_err(), "{text}");
+        }
+        let largest: ByteSize = "999999999999999999".parse().unwrap();
+        assert_eq!(largest.to_string().parse(), Ok(ByteSize(BYTES_MAX)));
+    }
+
     #[test]
     fn sizes_print_three_digits() {
         let check = |bytes, text: &str| assert_eq!(ByteSize(bytes).to_string(), text);
@@ -220,6 +240,11 @@ mod tests {
         check(1_500, "1.50 kB");
         check(268_435_456, "268 MB");
         check(2_000_000_000_000, "2.00 TB");
+        // The fuzzer found these with four digits.
+        check(9_999_999_999, "10.0 GB");
+        check(99_960_000, "100 MB");
+        check(999_900_000_000, "1.00 TB");
+        check(999_499, "999 kB");
     }
 
     proptest! {

@@ -3,12 +3,14 @@
 //! - `arrows`: which crate may know which.
 //! - `dependencies`: what others wrote: that it is written down, its licence, where it comes from.
 //! - `documents`: that they exist, name what exists, and link to what exists.
+//! - `fuzz`: that every fuzz target is built, has seeds, and is written of.
 //! - `words`: what must not stand in a file.
 //! - `size`: the longest files and functions, for everyone to see. No rule.
 
 mod arrows;
 mod dependencies;
 mod documents;
+mod fuzz;
 mod size;
 mod words;
 
@@ -77,6 +79,7 @@ pub(crate) fn run(root: &Path) -> ExitCode {
         ("arrows", arrows::check(&crates.members)),
         ("dependencies", dependencies::check(&crates, &files)),
         ("documents", documents::check(&crates.members, &files, root)),
+        ("fuzz", fuzz::check(&files, root)),
         ("words", words::check(&files)),
     ];
     size::print(&files);

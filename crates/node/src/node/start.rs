@@ -51,18 +51,8 @@ impl Parts {
         // What is written wrongly is told before anything is made.
         let listen: Vec<Listen> = parsed(&config.listen)?;
         let announce = parsed(&config.announce)?;
-        let world = &config.world;
-        let home = Home::take_within(&config.home, &*world.storage, LOCK_PATIENCE).await?;
-        let node_key = home.node_key(&*world.entropy)?;
-        home.refuse_missing(META)?;
-        let meta = Meta::open(home.disk()).map_err(|error| match error.action {
-            "opening" => StartError::Home(HomeError::Damaged {
-                file: home.meta_path(),
-                reason: error.source.to_string(),
-            }),
-            _ => error.into(),
-        })?;
-        let (endpoint, mut inbox) = match &world.network {
+        let (home, node_key, meta) = open(config).await?;
+        let (endpoint, mut inbox) = match &config.world.network {
             Network::Overlay => {
                 let network = NetworkConfig {
                     listen: listen.clone(),
@@ -75,7 +65,7 @@ impl Parts {
         let mut addresses = Vec::new();
         // TCP and QUIC each; a wildcard address is reported once for every interface.
         let deadline = tokio::time::Instant::now() + LISTEN_TIMEOUT;
-        let expected = match &world.network {
+        let expected = match &config.world.network {
             Network::Overlay => 2 * listen.len(),
             Network::Memory(_) => 0,
         };
@@ -96,6 +86,21 @@ impl Parts {
             announce,
         })
     }
+}
+
+/// What is on disk of a node, but for its shards.
+async fn open(config: &NodeConfig) -> Result<(Home, SigningKey, Meta), StartError> {
+    let home = Home::take_within(&config.home, &*config.world.storage, LOCK_PATIENCE).await?;
+    let node_key = home.node_key(&*config.world.entropy)?;
+    home.refuse_missing(META)?;
+    let meta = Meta::open(&home.disk()).map_err(|error| match error.action {
+        "opening" => StartError::Home(HomeError::Damaged {
+            file: home.meta_path(),
+            reason: error.source.to_string(),
+        }),
+        _ => error.into(),
+    })?;
+    Ok((home, node_key, meta))
 }
 
 fn parsed<T: FromStr>(texts: &[String]) -> Result<Vec<T>, T::Err> {

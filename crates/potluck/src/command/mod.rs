@@ -4,6 +4,7 @@ mod doctor;
 mod documents;
 mod failure;
 pub(crate) mod files;
+mod fsck;
 pub(crate) mod get;
 mod keys;
 mod pool;
@@ -78,6 +79,7 @@ pub(crate) fn run(cli: Cli, terminal: Terminal) -> Result<(), Complaint> {
                 terminal,
             )
         }
+        Command::Fsck { repair } => fsck::run(&home()?, repair, terminal),
         Command::Doctor => doctor::run(&home()?, terminal),
         Command::Sweep { abandoned_after } => pool::sweep(&home()?, abandoned_after, terminal),
         Command::Stop => pool::stop(&home()?, terminal),

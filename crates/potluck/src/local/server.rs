@@ -100,7 +100,8 @@ pub(crate) async fn serve(listener: UnixListener, service: Arc<Service>) {
     }
 }
 
-async fn converse(mut stream: UnixStream, service: &Service, turns: &Semaphore) {
+/// Serves one client, when it is its turn.
+pub(crate) async fn converse(mut stream: UnixStream, service: &Service, turns: &Semaphore) {
     if !is_owner(&stream) {
         tracing::warn!("another user of this machine knocked at the local socket");
         return;

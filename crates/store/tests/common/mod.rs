@@ -1,6 +1,7 @@
 //! Stores on a disk that can lose its power, and the shards that tests keep there.
 #![allow(dead_code, clippy::unwrap_used, unreachable_pub)]
 
+#[allow(unused_imports, reason = "each test program uses its own part")]
 pub use potluck_store::{Crash, Dice, MemoryDisk, Mishap};
 use potluck_store::{Driver, Options, Recovery, Store};
 use potluck_types::{ByteSize, Clock, Descriptor, Entropy, Geometry, Hash, Shard, ShardId, SpaceId, Timestamp};

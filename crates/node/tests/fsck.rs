@@ -1,0 +1,447 @@
+//! Homes that are damaged in every way that a disk, a person or a crash can damage one: what is wrong is told, a check changes nothing, and what can be
+//! repaired is.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod common;
+
+use common::{Pool, bytes, config, eventually, put};
+use potluck_node::{Fault, Finding, FsckOptions, FsckReport, HomeError, InviteOptions, Node, fsck};
+use redb::{ReadableTable, TableDefinition};
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use tempfile::TempDir;
+
+const GRACE: Duration = Duration::from_secs(3600);
+
+type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
+
+/// As a node makes it; a test's folder is open to all.
+fn close(home: &Path) {
+    fs::set_permissions(home, fs::Permissions::from_mode(0o700)).unwrap();
+}
+
+/// A home in which files were put, replaced and removed, and on which no node runs any more.
+async fn used() -> Pool {
+    let mut pool = Pool::of(1, GRACE).await;
+    close(pool.members[0].home.path());
+    for number in 0..12 {
+        pool.put(0, &format!("/photos/{number}"), &bytes(number, 300_000)).await;
+    }
+    pool.put(0, "/photos/3", &bytes(99, 5000)).await;
+    pool.put(0, "/large", &bytes(77, 3_000_000)).await;
+    pool.node(0).remove(&"/photos/4".parse().unwrap(), false).await.unwrap();
+    pool.kill(0).await;
+    // Waits until the node has let go of the home.
+    check(pool.members[0].home.path(), false);
+    pool
+}
+
+fn files(folder: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            found.insert(path.clone(), (mode, fs::read(&path).unwrap()));
+        }
+    }
+    found
+}
+
+fn check(home: &Path, repair: bool) -> FsckReport {
+    let options = FsckOptions {
+        repair,
+        ..FsckOptions::default()
+    };
+    let mut last = 0;
+    let report = fsck(home, &options, |at| {
+        assert!(
+            at.bytes >= potluck_types::ByteSize(last) && at.bytes <= at.total,
+            "{at:?}"
+        );
+        last = at.bytes.0;
+    });
+    report.unwrap()
+}
+
+fn faults(report: &FsckReport) -> Vec<(&str, &Fault)> {
+    let findings = report.findings.iter();
+    findings.map(|finding| (&*finding.place, &finding.fault)).collect()
+}
+
+/// The one finding that there is of a home, which a check leaves as it is.
+#[track_caller]
+fn only(home: &Path) -> Finding {
+    let before = files(home);
+    let report = check(home, false);
+    assert!(files(home) == before, "the check changed something");
+    assert!(report.findings.len() == 1, "{:?}", report.findings);
+    report.findings.into_iter().next().unwrap()
+}
+
+/// Repairs a home with one finding; nothing is wrong afterwards.
+#[track_caller]
+fn mended(home: &Path) -> Fault {
+    let finding = only(home);
+    assert!(finding.fault.repair().is_some() && !finding.is_repaired);
+    let report = check(home, true);
+    assert!(report.findings.iter().all(|finding| finding.is_repaired), "{report:?}");
+    assert_eq!(faults(&check(home, false)), []);
+    finding.fault
+}
+
+fn database(home: &Path, change: impl FnOnce(&redb::WriteTransaction)) {
+    let database = redb::Database::open(home.join("meta.redb")).unwrap();
+    let transaction = database.begin_write().unwrap();
+    change(&transaction);
+    transaction.commit().unwrap();
+}
+
+const LOG: Table = TableDefinition::new("space-log");
+
+/// Flips a bit in the last of some rows of a table, or removes it.
+fn damage_row(home: &Path, table: Table, at: usize, remove: bool) {
+    database(home, |transaction| {
+        let mut table = transaction.open_table(table).unwrap();
+        let (key, mut value) = {
+            let row = table.iter().unwrap().nth(at).unwrap().unwrap();
+            (row.0.value().to_vec(), row.1.value().to_vec())
+        };
+        if remove {
+            table.remove(&*key).unwrap();
+        } else {
+            *value.last_mut().unwrap() ^= 1;
+            table.insert(&*key, &*value).unwrap();
+        }
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_home_that_was_used_is_sound() {
+    let mut pool = used().await;
+    let home = pool.members[0].home.path().to_owned();
+    let before = files(&home);
+    let report = check(&home, false);
+    assert_eq!(faults(&report), []);
+    assert!(files(&home) == before, "the check changed something");
+    assert!(report.records >= 2 && report.entries >= 14 && report.shards >= 12 && report.bytes.0 > 6_000_000);
+    assert_eq!(faults(&check(&home, true)), []);
+    pool.restart(0).await;
+    pool.holds(0, "/photos/5", &bytes(5, 300_000)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_home_in_use_and_a_folder_that_is_none_are_refused() {
+    let pool = Pool::of(1, GRACE).await;
+    let refused = tokio::task::spawn_blocking({
+        let home = pool.members[0].home.path().to_owned();
+        move || fsck(&home, &FsckOptions::default(), |_| {})
+    });
+    assert!(matches!(refused.await.unwrap(), Err(HomeError::Locked { .. })));
+    let home = pool.members[0].home.path();
+    fs::remove_file(home.join("lock")).unwrap();
+    let refused = fsck(home, &FsckOptions::default(), |_| {});
+    assert!(
+        matches!(refused, Err(HomeError::Locked { .. })),
+        "the store is in use all the same"
+    );
+    let empty = tempfile::tempdir().unwrap();
+    for folder in [empty.path(), &empty.path().join("none")] {
+        let refused = fsck(folder, &FsckOptions::default(), |_| {});
+        assert!(matches!(refused, Err(HomeError::Empty { .. })));
+    }
+    assert_eq!(fs::read_dir(empty.path()).unwrap().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_the_home_are_put_right() {
+    let pool = used().await;
+    let home = pool.members[0].home.path();
+    let mode = |name: &str| fs::metadata(home.join(name)).unwrap().permissions().mode() & 0o777;
+    let set_mode = |name: &str, mode| fs::set_permissions(home.join(name), fs::Permissions::from_mode(mode)).unwrap();
+
+    set_mode("node.key", 0o644);
+    assert_eq!(mended(home), Fault::Exposed);
+    assert_eq!(mode("node.key"), 0o600);
+    set_mode(".", 0o755);
+    assert_eq!(mended(home), Fault::Exposed);
+    assert_eq!(mode("."), 0o700);
+
+    fs::write(home.join("notes"), "mine").unwrap();
+    assert_eq!(mended(home), Fault::Strange);
+    assert_eq!(fs::read(home.join("lost+found/notes")).unwrap(), b"mine");
+    fs::write(home.join("notes"), "other").unwrap();
+    assert_eq!(mended(home), Fault::Strange);
+    assert_eq!(fs::read(home.join("lost+found/notes")).unwrap(), b"mine");
+    assert_eq!(fs::read(home.join("lost+found/notes.1")).unwrap(), b"other");
+
+    fs::write(home.join("node.key.new"), "half").unwrap();
+    assert_eq!(mended(home), Fault::LeftOver);
+    assert!(
+        !home.join("lost+found/node.key.new").exists(),
+        "the key itself is whole"
+    );
+
+    fs::remove_file(home.join("pool")).unwrap();
+    assert_eq!(mended(home), Fault::OtherPool);
+    fs::write(home.join("pool"), "nonsense\n").unwrap();
+    assert_eq!(mended(home), Fault::OtherPool);
+
+    fs::write(home.join("meta.reserve"), "short").unwrap();
+    assert_eq!(mended(home), Fault::NoReserve);
+    fs::remove_file(home.join("store/reserve")).unwrap();
+    assert_eq!(mended(home), Fault::NoReserve);
+
+    fs::write(home.join("store/STORE.new"), "half").unwrap();
+    assert_eq!(mended(home), Fault::LeftOver);
+    fs::write(home.join("store/copy of 0000000001.pack"), "mine").unwrap();
+    assert_eq!(mended(home), Fault::Strange);
+    assert!(home.join("lost+found/copy of 0000000001.pack").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_are_gone_are_not_made_up() {
+    let pool = used().await;
+    let home = pool.members[0].home.path();
+    fs::rename(home.join("user.key"), home.join("user.key.new")).unwrap();
+    let report = check(home, false);
+    assert!(faults(&report).contains(&("user.key", &Fault::Missing)), "{report:?}");
+    let report = check(home, true);
+    assert!(
+        report.wrong().any(|finding| finding.fault == Fault::Missing),
+        "{report:?}"
+    );
+    assert!(!home.join("user.key").exists());
+    assert!(home.join("lost+found/user.key.new").exists(), "it may be the only copy");
+    fs::write(home.join("user.key"), "potluck-secret-key-1 00\n").unwrap();
+    fs::set_permissions(home.join("user.key"), fs::Permissions::from_mode(0o600)).unwrap();
+    assert!(faults(&check(home, true)).contains(&("user.key", &Fault::NotAKey)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_store_is_put_right_and_what_is_lost_is_given_up() {
+    let mut pool = used().await;
+    let home = pool.members[0].home.path().to_owned();
+    let store = home.join("store");
+
+    fs::remove_file(store.join("index.redb")).unwrap();
+    assert_eq!(mended(&home), Fault::Index);
+    fs::write(store.join("index.redb"), vec![7; 100_000]).unwrap();
+    assert_eq!(mended(&home), Fault::Index);
+    fs::remove_file(store.join("STORE")).unwrap();
+    assert_eq!(mended(&home), Fault::Superblock);
+
+    let pack = store.join("0000000001.pack");
+    let mut content = fs::read(&pack).unwrap();
+    let middle = content.len() / 2;
+    content[middle] ^= 1;
+    fs::write(&pack, &content).unwrap();
+    assert_eq!(mended(&home), Fault::Shards { count: 1 });
+
+    // What was acknowledged is gone from the end of the pack.
+    fs::write(&pack, &content[..middle]).unwrap();
+    let report = check(&home, true);
+    let lost = |finding: &Finding| matches!(finding.fault, Fault::Shards { count } if count > 1);
+    assert!(report.findings.iter().any(lost), "{report:?}");
+    // The index knows of removals that the packs have lost.
+    assert!(
+        faults(&report).contains(&("store/index.redb", &Fault::Index)),
+        "{report:?}"
+    );
+    assert_eq!(report.wrong().count(), 0);
+    assert_eq!(faults(&check(&home, false)), []);
+
+    // All of it is gone.
+    for entry in fs::read_dir(&store).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "pack") {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    let report = check(&home, true);
+    assert!(
+        report
+            .findings
+            .iter()
+            .any(|finding| matches!(finding.fault, Fault::Packs { .. })),
+        "{report:?}"
+    );
+    assert_eq!(report.wrong().count(), 0);
+    assert_eq!(faults(&check(&home, false)), []);
+    fs::rename(&store, home.join("lost+found-store")).unwrap();
+    assert!(faults(&check(&home, false)).contains(&("store", &Fault::NoStore)));
+    fs::rename(home.join("lost+found-store"), &store).unwrap();
+    pool.restart(0).await;
+    assert_eq!(pool.node(0).scrub().await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_damaged_is_told_and_left() {
+    let pool = used().await;
+    let home = pool.members[0].home.path();
+    let path = home.join("meta.redb");
+    let sound = fs::read(&path).unwrap();
+    let check_with = |content: &[u8]| {
+        fs::write(&path, content).unwrap();
+        let report = check(home, true);
+        assert!(fs::read(&path).unwrap() == content, "it may be the only copy");
+        assert!(
+            report
+                .wrong()
+                .any(|finding| matches!(finding.fault, Fault::Database { .. })),
+            "{report:?}"
+        );
+    };
+    check_with(&sound[..sound.len() / 3]);
+    check_with(&vec![0x5a; 50_000]);
+    // Each page that holds something counts.
+    let used: Vec<usize> = (0..sound.len())
+        .step_by(4096)
+        .filter(|at| sound[*at..(*at + 4096).min(sound.len())].iter().any(|byte| *byte != 0))
+        .collect();
+    let mut told = 0;
+    for at in used.iter().skip(1).step_by(used.len() / 16 + 1) {
+        let mut content = sound.clone();
+        content[at + 20] ^= 0xff;
+        fs::write(&path, &content).unwrap();
+        told += u32::from(check(home, false).wrong().count() > 0);
+    }
+    assert!(told > 0, "pages that are free do not count, but some are not");
+    fs::write(&path, &sound).unwrap();
+    fs::remove_file(&path).unwrap();
+    assert!(faults(&check(home, true)).contains(&("meta.redb", &Fault::Missing)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_follow_from_the_logs_are_made_anew() {
+    let mut pool = used().await;
+    let home = pool.members[0].home.path().to_owned();
+    for table in [
+        "space-pins",
+        "space-registers",
+        "space-uses",
+        "space-users",
+        "space-frontier",
+    ] {
+        damage_row(&home, Table::new(table), 0, true);
+        let fault = mended(&home);
+        assert!(
+            matches!(
+                fault,
+                Fault::Tables {
+                    count: 1,
+                    is_derivable: true
+                }
+            ),
+            "{table}: {fault:?}"
+        );
+    }
+    pool.restart(0).await;
+    pool.holds(0, "/photos/3", &bytes(99, 5000)).await;
+    let listed = pool.node(0).list(&"/photos".parse().unwrap(), None, 100).await.unwrap();
+    assert_eq!(listed.len(), 11);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_make_no_sense_are_set_aside() {
+    let mut pool = used().await;
+    let home = pool.members[0].home.path().to_owned();
+    for table in ["records", "dedup", "invites"] {
+        database(&home, |transaction| {
+            let mut table = transaction.open_table(Table::new(table)).unwrap();
+            table.insert(&b"no key"[..], &b"no value"[..]).unwrap();
+        });
+        assert_eq!(mended(&home), Fault::Rows { count: 1 });
+        assert!(home.join(format!("lost+found/{table}.rows")).exists());
+    }
+    pool.restart(0).await;
+    pool.holds(0, "/photos/3", &bytes(99, 5000)).await;
+}
+
+/// What this person's own log said may be nowhere else: it stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_of_ones_own_that_breaks_off_is_told_and_left() {
+    let pool = used().await;
+    let home = pool.members[0].home.path();
+    damage_row(home, LOG, 3, false);
+    let before = fs::read(home.join("meta.redb")).unwrap();
+    let report = check(home, true);
+    let broken = report.wrong().any(|finding| {
+        finding.fault
+            == Fault::BrokenLog {
+                seq: 4,
+                is_others: false,
+            }
+    });
+    assert!(broken, "{report:?}");
+    assert!(report.findings.iter().all(|finding| !finding.is_repaired), "{report:?}");
+    assert!(fs::read(home.join("meta.redb")).unwrap() == before);
+}
+
+/// Two persons: each keeps the other's log.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_kept_for_another_is_cut_and_comes_again() {
+    let mut pool = Pool::of(1, GRACE).await;
+    close(pool.members[0].home.path());
+    let options = InviteOptions {
+        uses: 1,
+        expires: Duration::from_secs(3600),
+        mine: false,
+    };
+    let ticket = pool.node(0).invite(options).await.unwrap().ticket;
+    let other_home: TempDir = tempfile::tempdir().unwrap();
+    let other = Node::join(config(&other_home, GRACE), &ticket).await.unwrap();
+    eventually("they see each other", || async {
+        other
+            .status()
+            .await
+            .unwrap()
+            .nodes
+            .iter()
+            .filter(|info| info.away_since.is_none())
+            .count()
+            == 2
+    })
+    .await;
+    for number in 0..5 {
+        put(&other, &format!("/{number}"), &bytes(number, 20_000))
+            .await
+            .unwrap();
+    }
+    pool.kill(0).await;
+    let home = pool.members[0].home.path().to_owned();
+    assert_eq!(faults(&check(&home, false)), []);
+    damage_row(&home, LOG, 2, true);
+    let report = check(&home, false);
+    let is_broken = |finding: &Finding| {
+        finding.fault
+            == Fault::BrokenLog {
+                seq: 3,
+                is_others: true,
+            }
+    };
+    assert!(report.findings.iter().any(is_broken), "{report:?}");
+    assert_eq!(check(&home, true).wrong().count(), 0);
+    let report = check(&home, false);
+    assert_eq!((faults(&report), report.entries), (Vec::new(), 2));
+    let kept = fs::read_dir(home.join("lost+found")).unwrap().count();
+    assert_eq!(kept, 1, "what was behind the gap");
+    pool.restart(0).await;
+    put(&other, "/again", &bytes(9, 20_000)).await.unwrap();
+    eventually("the log comes again", || async {
+        put(&other, "/more", &bytes(10, 20_000)).await.is_ok()
+    })
+    .await;
+    pool.kill(0).await;
+    let report = check(&home, false);
+    assert!(faults(&report).is_empty() && report.entries >= 6, "{report:?}");
+    other.stop().await;
+}

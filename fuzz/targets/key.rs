@@ -1,0 +1,8 @@
+//! A key file: what is taken is what this program writes.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use potluck_node::fuzzing;
+
+fuzz_target!(|text: &str| fuzzing::key(text));
