@@ -9,7 +9,7 @@ use crate::{
     records::{NodeState, PoolRecord, VERSION, sign},
     serve,
     shared::{AskError, Shared},
-    sweep, upload, watch,
+    sweep, twin, upload, watch,
 };
 use bytes::Bytes;
 use potluck_net::{self as net, Address, Inbox, Protocol, RequestError};
@@ -76,7 +76,10 @@ pub(crate) async fn run(shared: Arc<Shared>, mut inbox: Inbox, mut events: mpsc:
             _ = upkeep.tick() => drop(tokio::spawn(keep_up(Arc::clone(&shared)))),
             _ = looking.tick() => {
                 let watching = Arc::clone(&shared);
-                tokio::spawn(async move { watch::look(&watching).await });
+                tokio::spawn(async move {
+                    twin::look(&watching).await;
+                    watch::look(&watching).await;
+                });
                 let shared = Arc::clone(&shared);
                 let is_leaving = shared.leaving.load(std::sync::atomic::Ordering::Relaxed);
                 tokio::spawn(async move {
@@ -225,6 +228,7 @@ impl Shared {
     /// Says how this node is: to itself, and to all.
     pub(crate) fn announce_state(self: &Arc<Self>) {
         let state = self.own_state();
+        self.twin.say(state.seq);
         let record = PoolRecord::State(sign(&self.node_key, &state));
         self.run_event(Event::Record(record.clone()));
         apply(self, Action::Publish(record));
@@ -274,6 +278,7 @@ impl Shared {
             software: env!("CARGO_PKG_VERSION").to_owned(),
             name: self.name.clone(),
             revision,
+            run: self.twin.run(),
         }
     }
 

@@ -106,7 +106,7 @@ async fn free(shared: &Arc<Shared>, space: SpaceId, held: Vec<(ShardId, Timestam
         return;
     }
     let stripes: Vec<StripeId> = held.iter().map(|(id, _)| id.stripe).collect();
-    let Some(verdicts) = liveness(shared, space, &stripes).await else {
+    let Some((verdicts, all)) = verdicts(shared, space, &stripes).await else {
         return;
     };
     let now = shared.now();
@@ -116,7 +116,8 @@ async fn free(shared: &Arc<Shared>, space: SpaceId, held: Vec<(ShardId, Timestam
         .filter(|((_, stored_at), liveness)| match liveness {
             Liveness::Live => false,
             Liveness::Dead => true,
-            Liveness::Unknown => now.since(*stored_at) > UNNAMED_GRACE,
+            // One custodian of several may have been restored from an older image of itself.
+            Liveness::Unknown => all && now.since(*stored_at) > UNNAMED_GRACE,
         })
         .map(|((id, _), _)| id)
         .collect();

@@ -11,9 +11,11 @@ use crate::{
     home::{Home, LOCK_PATIENCE},
     meta::Meta,
     protocol::{self, Credential, JoinReply, JoinRequest},
+    rails::Rails,
     records::{Certificate, Genesis, PoolRecord, VERSION, sign},
     roster::Roster,
     shared::Shared,
+    twin::Twin,
 };
 use futures::{StreamExt, stream::FuturesUnordered};
 use potluck_crypto::{Kit, KitMember, Signed, SigningKey, Ticket, derive};
@@ -231,6 +233,8 @@ impl Node {
             config.grace,
             clock.now(),
         );
+        let rails = Rails::resume(config.retention, config.mass_change_share, meta.elapsed()?, clock.now());
+        let twin = Twin::begin(clock.now());
         let shared = Arc::new(Shared {
             space: derive::private_space_id(user_key.user_id()),
             dedup_key: derive::dedup_key(&space_key),
@@ -246,6 +250,9 @@ impl Node {
             events,
             write_window: Arc::new(Semaphore::new(limits::WRITE_WINDOW_BYTES)),
             names: tokio::sync::Mutex::new(()),
+            rails,
+            knows_own_log: AtomicBool::new(false),
+            twin,
             claims: Claims::default(),
             writing: Claims::default(),
             recoding_alone: tokio::sync::Mutex::default(),
