@@ -279,6 +279,8 @@ pub struct Emptied {
 pub struct RestoreOptions {
     /// As it was then; else what was removed last.
     pub at: Option<Timestamp>,
+    /// All that was removed and overwritten from then on: as it was then, or, of what came later, as it was last.
+    pub since: Option<Timestamp>,
     /// Where to; else where it was.
     pub to: Option<Path>,
 }

@@ -90,6 +90,8 @@ pub(crate) async fn compare(shared: &Arc<Shared>, peer: NodeId, theirs: Option<P
         tracing::warn!(peer = %peer.short(), "it keeps a history of this node that was given up: what it says of this node's log is not taken");
         return Ok(());
     }
+    // Nothing is written between: it would part the two once more.
+    shared.knows_own_log.store(false, Ordering::Relaxed);
     let entries = set_aside(shared, common).await.map_err(told)?;
     tracing::warn!(
         entries,

@@ -72,14 +72,18 @@ pub(crate) async fn run(shared: Arc<Shared>, mut inbox: Inbox, mut events: mpsc:
                     shared.announce_state();
                 }
             }
-            _ = state.tick() => shared.announce_state(),
+            _ = state.tick() => {
+                let shared = Arc::clone(&shared);
+                tokio::spawn(async move {
+                    // Before, since others keep the last state only.
+                    twin::look(&shared).await;
+                    shared.announce_state();
+                });
+            }
             _ = upkeep.tick() => drop(tokio::spawn(keep_up(Arc::clone(&shared)))),
             _ = looking.tick() => {
                 let watching = Arc::clone(&shared);
-                tokio::spawn(async move {
-                    twin::look(&watching).await;
-                    watch::look(&watching).await;
-                });
+                tokio::spawn(async move { watch::look(&watching).await });
                 let shared = Arc::clone(&shared);
                 let is_leaving = shared.leaving.load(std::sync::atomic::Ordering::Relaxed);
                 tokio::spawn(async move {

@@ -117,6 +117,11 @@ pub(crate) async fn remove(
     let found = found?;
     let fate = if options.now { Fate::Freed } else { shared.usual_fate() };
     refuse_removal(shared, path, found.as_ref(), options).await?;
+    // First, while what was below is found by its path.
+    let emptied = match options.now {
+        true => trash::empty(shared, path).await?,
+        false => Emptied::default(),
+    };
     let mut editor = Editor {
         shared,
         fate,
@@ -137,10 +142,6 @@ pub(crate) async fn remove(
         None => editor.empty(DirId::ROOT).await?,
     }
     let files = editor.finish().await?;
-    let emptied = match options.now {
-        true => trash::empty(shared, path).await?,
-        false => Emptied::default(),
-    };
     if options.confirmed {
         rails::answer(shared, fate).await?;
     }

@@ -48,7 +48,8 @@ pub(crate) async fn restore(
         directories: HashMap::new(),
         report: RestoreReport::default(),
     };
-    let version = chosen(&kept, &heads, options.at).and_then(|kept| match &kept.head.value {
+    let wanted = Wanted::of(&options);
+    let version = wanted.of_name(&kept, &heads).and_then(|kept| match &kept.head.value {
         Value::File(file) => Some((kept, file)),
         Value::Directory(_) => None,
     });
@@ -62,18 +63,18 @@ pub(crate) async fn restore(
             let (mut walk, mut is_empty) = (Walk::below(shared, path, directories), !was_removed);
             while let Some(Place { path: at, kept }) = walk.next().await? {
                 is_empty = false;
-                restorer.place(&moved(&at, path, &to), &kept, options.at).await?;
+                restorer.place(&moved(&at, path, &to), &kept, wanted).await?;
             }
-            if is_empty && options.at.is_none() {
+            if is_empty && wanted == Wanted::Last {
                 return Err(NodeError::NotInTrash(path.clone()));
             }
         }
         // What has the name is what had it then.
-        None if options.at.is_some() && !heads.is_empty() => {}
+        None if wanted != Wanted::Last && !heads.is_empty() => {}
         None => return Err(NodeError::NotInTrash(path.clone())),
     }
     let report = restorer.finish().await?;
-    if path.names().is_empty() && options.at.is_some() && report.skipped == 0 {
+    if path.names().is_empty() && wanted != Wanted::Last && report.skipped == 0 {
         rails::accept(shared).await?;
     }
     Ok(report)
@@ -85,29 +86,57 @@ fn moved(path: &Path, from: &Path, to: &Path) -> Path {
     below.iter().fold(to.clone(), |path, name| path.join(name.clone()))
 }
 
-/// What of a path's values is to be brought back: the last removed, or the last that was stored before a time. None when what has the name is it.
-fn chosen<'a>(kept: &'a [Kept], heads: &[Head], at: Option<Timestamp>) -> Option<&'a Kept> {
-    let Some(at) = at else {
-        let is_directory = |head: &Head| matches!(head.value, Value::Directory(_));
-        return kept.first().filter(|_| !heads.iter().any(is_directory));
-    };
-    let latest = kept
-        .iter()
-        .filter(|kept| kept.head.clock <= at)
-        .max_by_key(|kept| kept.head.clock)?;
-    let named = heads.iter().filter(|head| head.clock <= at).map(|head| head.clock);
-    (named.max() < Some(latest.head.clock)).then_some(latest)
+/// Which of the values that a path had is to be brought back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Wanted {
+    /// The one that was removed last.
+    Last,
+    /// The one that it had then.
+    At(Timestamp),
+    /// The one that it had then, or if there was none yet, the one that was removed last since.
+    Since(Timestamp),
 }
 
-/// What of the values of a path in a directory is to be brought back with it: the last removed if nothing has the name, or what had it at a time.
-fn chosen_below<'a>(kept: &'a [Kept], heads: &[Head], at: Option<Timestamp>) -> Option<&'a Kept> {
-    match at {
-        None if heads.is_empty() => kept.first(),
-        None => None,
-        Some(at) => kept
+impl Wanted {
+    fn of(options: &RestoreOptions) -> Self {
+        match (options.since, options.at) {
+            (Some(since), _) => Self::Since(since),
+            (None, Some(at)) => Self::At(at),
+            (None, None) => Self::Last,
+        }
+    }
+
+    /// Of a path that the person names, also one that has a value. None when that is it.
+    fn of_name<'a>(self, kept: &'a [Kept], heads: &[Head]) -> Option<&'a Kept> {
+        let at = match self {
+            Self::Since(_) => return self.below(kept, heads),
+            Self::Last => {
+                let is_directory = |head: &Head| matches!(head.value, Value::Directory(_));
+                return kept.first().filter(|_| !heads.iter().any(is_directory));
+            }
+            Self::At(at) => at,
+        };
+        let latest = kept
             .iter()
-            .filter(|kept| kept.head.clock <= at && at < kept.removal.clock)
-            .max_by_key(|kept| kept.head.clock),
+            .filter(|kept| kept.head.clock <= at)
+            .max_by_key(|kept| kept.head.clock)?;
+        let named = heads.iter().filter(|head| head.clock <= at).map(|head| head.clock);
+        (named.max() < Some(latest.head.clock)).then_some(latest)
+    }
+
+    /// Of a path below a directory that the person names.
+    fn below<'a>(self, kept: &'a [Kept], heads: &[Head]) -> Option<&'a Kept> {
+        let had_at = |at: Timestamp| {
+            kept.iter()
+                .filter(|kept| kept.head.clock <= at && at < kept.removal.clock)
+                .max_by_key(|kept| kept.head.clock)
+        };
+        let last = kept.first().filter(|_| heads.is_empty());
+        match self {
+            Self::Last => last,
+            Self::At(at) => had_at(at),
+            Self::Since(since) => had_at(since).or(last.filter(|kept| since < kept.removal.clock)),
+        }
     }
 }
 
@@ -122,9 +151,9 @@ struct Restorer<'a> {
 
 impl Restorer<'_> {
     /// What a path below a directory that is brought back had.
-    async fn place(&mut self, to: &Path, kept: &[Kept], at: Option<Timestamp>) -> Result<(), NodeError> {
+    async fn place(&mut self, to: &Path, kept: &[Kept], wanted: Wanted) -> Result<(), NodeError> {
         let heads = self.heads(to)?;
-        let Some(chosen) = chosen_below(kept, &heads, at) else {
+        let Some(chosen) = wanted.below(kept, &heads) else {
             return Ok(());
         };
         match &chosen.head.value {
@@ -331,15 +360,21 @@ mod tests {
         let check = |kept: Option<&Kept>, expected: Option<u64>| {
             assert_eq!(kept.map(|kept| kept.head.clock.as_millis()), expected);
         };
-        check(chosen(&all, &[], None), Some(30));
-        check(chosen(&all, &[], Some(at(25))), Some(20));
-        check(chosen(&all, &[], Some(at(99))), Some(30));
-        check(chosen(&all, &[], Some(at(5))), None);
-        check(chosen(&all, &[head(40)], Some(at(45))), None);
-        check(chosen(&all, &[head(40)], Some(at(35))), Some(30));
-        check(chosen_below(&all, &[], None), Some(30));
-        check(chosen_below(&all, &[head(40)], None), None);
-        check(chosen_below(&all, &[head(40)], Some(at(25))), Some(20));
-        check(chosen_below(&all, &[head(40)], Some(at(40))), None);
+        let at_25 = Wanted::At(at(25));
+        check(Wanted::Last.of_name(&all, &[]), Some(30));
+        check(at_25.of_name(&all, &[]), Some(20));
+        check(Wanted::At(at(99)).of_name(&all, &[]), Some(30));
+        check(Wanted::At(at(5)).of_name(&all, &[]), None);
+        check(Wanted::At(at(45)).of_name(&all, &[head(40)]), None);
+        check(Wanted::At(at(35)).of_name(&all, &[head(40)]), Some(30));
+        check(Wanted::Last.below(&all, &[]), Some(30));
+        check(Wanted::Last.below(&all, &[head(40)]), None);
+        check(at_25.below(&all, &[head(40)]), Some(20));
+        check(Wanted::At(at(40)).below(&all, &[head(40)]), None);
+        // What came after a time, and went too, is missed as well.
+        check(at_25.below(&[kept(30, 40)], &[]), None);
+        check(Wanted::Since(at(25)).below(&[kept(30, 40)], &[]), Some(30));
+        check(Wanted::Since(at(25)).below(&all, &[head(40)]), Some(20));
+        check(Wanted::Since(at(45)).below(&all, &[]), None);
     }
 }

@@ -10,14 +10,19 @@ use crate::{
     shared::Shared,
 };
 use potluck_types::Timestamp;
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 use tokio_util::sync::CancellationToken;
 
 /// Members that are asked, each time.
 const ASKED: usize = 2;
+/// How long each may take.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// See the module.
 pub(crate) struct Twin {
@@ -111,12 +116,14 @@ impl Twin {
     }
 }
 
-/// Asks some members what they know of this node.
+/// Asks some members what they know of this node: each time before it says its own state, so that what the other one said since is still there.
 pub(crate) async fn look(shared: &Arc<Shared>) {
     let me = shared.me();
     let peers = shared.with_control(|control| control.live_peers());
     for peer in peers.into_iter().take(ASKED) {
-        let Ok(PoolReply::Records(records)) = shared.ask(peer, &PoolRequest::StateOf { node: me }).await else {
+        let request = PoolRequest::StateOf { node: me };
+        let Ok(Ok(PoolReply::Records(records))) = tokio::time::timeout(PATIENCE, shared.ask(peer, &request)).await
+        else {
             continue;
         };
         for record in records {

@@ -29,6 +29,7 @@ use serde_bytes::ByteBuf;
 use std::{
     collections::{HashMap, VecDeque},
     io::{self, Read},
+    ops::RangeInclusive,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -50,8 +51,9 @@ const STRIPE_SLOW: Duration = Duration::from_secs(4);
 const HEAD_BYTES: u64 = PACK_FILE_BYTES_MAX as u64 + 1;
 /// Pieces that wait for an earlier one of their file to be stored, with those that are being stored: each is a reference of some hundred bytes by then.
 const PIECES_AHEAD_MAX: usize = 4 * limits::WRITE_WINDOW_STRIPES;
-/// Lists of stripes up to this are compared to see whether a file has changed: those of 64 GiB, 2 MiB each.
-const COMPARED_STRIPES_MAX: u64 = 1 << 16;
+/// Lists of so many stripes are compared to see whether a file has changed. With fewer it has no manifest node, and may share its only stripe with others;
+/// the longest are those of 64 GiB, 2 MiB each.
+const COMPARED_STRIPES: RangeInclusive<u64> = 3..=1 << 16;
 /// Stripes that one change names itself; longer lists come before it.
 const USES_INLINE_MAX: usize = 16;
 
@@ -601,7 +603,7 @@ fn has_same_pieces(
         0 => tree.count_stripes(kv, new)?,
         few => few,
     };
-    if count > COMPARED_STRIPES_MAX || tree.count_stripes(kv, old.id)? != count {
+    if !COMPARED_STRIPES.contains(&count) || tree.count_stripes(kv, old.id)? != count {
         return Ok(false);
     }
     let before = tree.stripes_of(kv, old.id)?;

@@ -30,7 +30,10 @@ async fn trash(node: &Node, path: &str) -> Vec<Trashed> {
 }
 
 async fn bring_back(node: &Node, path: &str, at: Option<Timestamp>) -> Result<RestoreReport, NodeError> {
-    let options = RestoreOptions { at, to: None };
+    let options = RestoreOptions {
+        at,
+        ..RestoreOptions::default()
+    };
     node.bring_back(&path.parse().unwrap(), options).await
 }
 
@@ -108,8 +111,8 @@ async fn what_comes_back_elsewhere_leaves_what_is_there_alone() {
     pool.put(0, "/a", b"one").await;
     pool.put(0, "/a", b"two").await;
     let to = |path: &str| RestoreOptions {
-        at: None,
         to: Some(path.parse().unwrap()),
+        ..RestoreOptions::default()
     };
     let node = pool.node(0);
     let taken = node.bring_back(&"/a".parse().unwrap(), to("/a")).await;
@@ -221,8 +224,17 @@ async fn overwriting_much_stops_where_it_becomes_too_much() {
     let pool = Pool::of(1, GRACE).await;
     let node = pool.node(0);
     put_many(node, "/many", 200, "good").await.unwrap();
-    // The same again is no change.
+    // The same again is no change, however it is stored; another of the same length and time is one.
     put_many(node, "/many", 200, "good").await.unwrap();
+    for len in [9_000, 3_000_000, 25_000_000] {
+        let path = format!("/large/{len}");
+        pool.put(0, &path, &bytes(1, len)).await;
+        pool.put(0, &path, &bytes(1, len)).await;
+        assert_eq!(trash(node, &path).await.len(), 0, "{len}");
+        pool.put(0, &path, &bytes(2, len)).await;
+        assert_eq!(trash(node, &path).await.len(), 1, "{len}");
+        remove_now(node, "/large").await;
+    }
     assert_eq!(node.status().await.unwrap().trash.files, 0);
     let held = put_many(node, "/many", 200, "encrypted").await;
     assert!(matches!(held, Err(NodeError::Mass(_))), "{held:?}");
@@ -261,7 +273,7 @@ async fn what_another_machine_removed_is_asked_about_and_stays() {
         assert_eq!((status.masses[0].replaced, status.masses[0].of), (110, 110));
         let asks = |what: &str| status.advice.iter().any(|advice| advice.contains(what));
         assert!(
-            asks("potluck restore home:/ --at 2") && asks("potluck trash --accept"),
+            asks("potluck restore home:/ --since 2") && asks("potluck trash --accept"),
             "{:?}",
             status.advice
         );
@@ -279,7 +291,11 @@ async fn what_another_machine_removed_is_asked_about_and_stays() {
             .await;
         } else {
             let before = Timestamp::from_millis(status.masses[0].since.as_millis() - 1);
-            let back = bring_back(pool.node(1), "/", Some(before)).await.unwrap();
+            let since = RestoreOptions {
+                since: Some(before),
+                ..RestoreOptions::default()
+            };
+            let back = pool.node(1).bring_back(&"/".parse().unwrap(), since).await.unwrap();
             assert_eq!(back.files, 110);
             eventually("nobody asks any more", || async {
                 let status = pool.node(0).status().await.unwrap();
@@ -377,6 +393,11 @@ async fn what_a_restored_machine_wrote_alone_is_kept_and_undoes_nothing() {
     pool.restart_at(1, addresses[0].clone()).await;
     pool.restart_at(2, addresses[1].clone()).await;
     pool.all_see_each_other().await;
+    eventually("it has said again what it wrote", || async {
+        let edited = pool.node(0).stat(&"/edited".parse().unwrap()).await;
+        edited.is_ok_and(|edited| edited.entry.conflicts == 1)
+    })
+    .await;
     for (path, content) in [
         ("/alone", &bytes(9, 400_000)[..]),
         ("/alone-too", b"2"),

@@ -174,6 +174,9 @@ pub(crate) enum Command {
         /// as well, and what came since stays [default: what was removed or overwritten last]
         #[arg(long, value_name = "TIME")]
         at: Option<Moment>,
+        /// All that was removed and overwritten from then on, as `status` says after much went at once
+        #[arg(long, value_name = "TIME", conflicts_with = "at")]
+        since: Option<Moment>,
         /// To another place, which must be free
         #[arg(long, value_name = "SPACE:/PATH")]
         to: Option<Place>,

@@ -211,26 +211,35 @@ impl Masses {
         }
         self.window.push_back((at, minute));
         self.replaced += minute.replaced;
-        let of = minute.files + self.replaced;
-        if !self.share.is_exceeded(self.replaced, of) {
-            return;
-        }
-        let (begun, since) = self
-            .window
-            .front()
-            .map_or((at, minute.first), |(at, minute)| (*at, minute.first));
-        match self.found.last_mut().filter(|last| begun <= last.until) {
-            Some(last) => {
-                (last.replaced, last.until) = (last.replaced + minute.replaced, at);
-                last.of = last.of.max(of);
+        if let Some((begun, mass)) = self.now(at, minute.files) {
+            match self.found.last_mut().filter(|last| begun <= last.until) {
+                Some(last) => {
+                    (last.replaced, last.until) = (last.replaced + minute.replaced, at);
+                    last.of = last.of.max(mass.of);
+                }
+                None => self.found.push(mass),
             }
-            None => self.found.push(Mass {
-                since,
-                until: at,
-                replaced: self.replaced,
-                of,
-            }),
         }
+    }
+
+    /// The last minutes of the window that are still too much together, and when the first of them begins: what went before had nothing to do with it.
+    fn now(&self, at: Timestamp, files: u64) -> Option<(Timestamp, Mass)> {
+        let (mut replaced, mut narrowest) = (self.replaced, None);
+        for (begun, minute) in &self.window {
+            let of = files + replaced;
+            if !self.share.is_exceeded(replaced, of) {
+                break;
+            }
+            let mass = Mass {
+                since: minute.first,
+                until: at,
+                replaced,
+                of,
+            };
+            narrowest = Some((*begun, mass));
+            replaced -= minute.replaced;
+        }
+        narrowest
     }
 }
 
@@ -276,7 +285,9 @@ mod tests {
         assert_eq!(masses(&[(10, 60, 30)]), []);
         // It goes on for longer than an hour.
         let long = [(10, 600, 400), (50, 100, 300), (100, 200, 100)];
-        assert_eq!(masses(&long), [(10, 100, 900, 1000)]);
+        assert_eq!(masses(&long), [(10, 50, 700, 1000), (100, 100, 200, 300)]);
+        // What went before has nothing to do with it.
+        assert_eq!(masses(&[(10, 3, 997), (30, 600, 397)]), [(30, 30, 600, 997)]);
         assert_eq!(masses(&[(10, 600, 400), (500, 300, 100)]).len(), 2);
     }
 

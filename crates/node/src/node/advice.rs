@@ -116,7 +116,7 @@ pub(super) fn advice(facts: &Facts<'_>) -> Vec<String> {
 fn question(mass: &Mass) -> String {
     let before = Timestamp::from_millis(mass.since.as_millis().saturating_sub(1)).precise();
     format!(
-        "{} of {} files were removed or overwritten from {} on. `potluck restore home:/ --at {before}` brings them all back; `potluck trash --accept` says that you meant it. Until then they stay in the trash, however long that is.",
+        "{} of {} files were removed or overwritten from {} on. `potluck restore home:/ --since {before}` brings them all back; `potluck trash --accept` says that you meant it. Until then they stay in the trash, however long that is.",
         thousands(mass.replaced),
         thousands(mass.of),
         mass.since,

@@ -71,7 +71,9 @@ pub(crate) fn run(cli: Cli, terminal: Terminal) -> Result<(), Complaint> {
             };
             trash::run(&home()?, &place, wish, terminal)
         }
-        Command::Restore { place, at, to } => trash::restore(&home()?, &place, at, to.as_ref(), terminal),
+        Command::Restore { place, at, since, to } => {
+            trash::restore(&home()?, &place, trash::When { at, since }, to.as_ref(), terminal)
+        }
         Command::Stat { place } => files::stat(&home()?, &place, terminal),
         Command::Mv { from, to } => files::rename(&home()?, &from, &to, terminal),
         Command::Status { watch } => status::run(&home()?, watch, terminal),

@@ -138,16 +138,27 @@ fn accept(home: &Path, terminal: Terminal) -> Result<(), Complaint> {
     Ok(())
 }
 
+/// As of when something is brought back.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct When {
+    /// As it was then.
+    pub(super) at: Option<Moment>,
+    /// All that went from then on.
+    pub(super) since: Option<Moment>,
+}
+
 /// `potluck restore`.
 pub(super) fn restore(
     home: &Path,
     place: &Place,
-    at: Option<Moment>,
+    when: When,
     to: Option<&Place>,
     terminal: Terminal,
 ) -> Result<(), Complaint> {
+    let now = SystemClock.now();
     let options = RestoreOptions {
-        at: at.map(|at| at.resolve(SystemClock.now())),
+        at: when.at.map(|at| at.resolve(now)),
+        since: when.since.map(|since| since.resolve(now)),
         to: to.map(|to| target(place, to)),
     };
     let request = Request::Restore {
@@ -162,7 +173,7 @@ pub(super) fn restore(
             told(
                 &report,
                 &place_of(options.to.as_ref().unwrap_or(&place.path)),
-                options.at,
+                options.at.or(options.since),
             )
         }
     });
