@@ -1,7 +1,7 @@
 //! What the façade takes and gives: plain data, so that command line, web page, S3 and tests all speak it alike.
 
 use crate::world::World;
-use potluck_spaces::{Name, Path};
+use potluck_spaces::{Mass, Name, Path, Share};
 use potluck_types::{ByteSize, Geometry, MachineName, NodeId, PoolId, ShardId, SpaceId, Timestamp, UserId, Zone};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
@@ -27,6 +27,10 @@ pub struct NodeConfig {
     pub grace: Duration,
     /// What it stands on.
     pub world: World,
+    /// How long what is removed or overwritten can be brought back; not at all when it is no time.
+    pub retention: Duration,
+    /// What part of all files may be removed and overwritten within an hour without a question.
+    pub mass_change_share: Share,
 }
 
 /// Who and where a node is, known before it runs and printed first.
@@ -217,8 +221,95 @@ pub struct Status {
     pub survivable: u8,
     /// How new data is coded: data and parity shards.
     pub geometry: (u8, u8),
+    /// What was removed and overwritten and can be brought back.
+    pub trash: TrashInfo,
+    /// More of it within an hour than a person may have meant, and nobody has answered for it yet: it stays.
+    pub masses: Vec<Mass>,
     /// What to do about what is wrong, one sentence each.
     pub advice: Vec<String>,
+}
+
+/// How much the trash holds.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrashInfo {
+    /// File versions.
+    pub files: u64,
+    /// Their bytes; content that several share counts for each.
+    pub bytes: u64,
+}
+
+/// A file version in the trash.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Trashed {
+    /// Where it was; when its directory was moved since, where that is now.
+    pub path: Path,
+    /// Its length in bytes.
+    pub len: u64,
+    /// When it got its name.
+    pub stored: Timestamp,
+    /// When it lost it.
+    pub removed: Timestamp,
+    /// Whether another version took its name then.
+    pub overwritten: bool,
+    /// The machine that did it: its name, else the end of its id.
+    pub machine: String,
+    /// Until when it can be brought back.
+    pub until: Timestamp,
+}
+
+/// How to remove.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoveOptions {
+    /// A directory goes with all that is in it.
+    pub recursive: bool,
+    /// It is let go of at once, and so is what the trash has of it.
+    pub now: bool,
+    /// The person knows how much goes.
+    pub confirmed: bool,
+}
+
+/// What a removal has done.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoveReport {
+    /// Files that lost their names.
+    pub files: u64,
+    /// Until when they can be brought back.
+    pub until: Option<Timestamp>,
+    /// What went from the trash.
+    pub emptied: Emptied,
+}
+
+/// What was let go of that was in the trash.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Emptied {
+    /// File versions.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// What to bring back.
+#[derive(Clone, Default, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreOptions {
+    /// As it was then; else what was removed last.
+    pub at: Option<Timestamp>,
+    /// All that was removed and overwritten from then on: as it was then, or, of what came later, as it was last.
+    pub since: Option<Timestamp>,
+    /// Where to; else where it was.
+    pub to: Option<Path>,
+}
+
+/// What was brought back.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreReport {
+    /// Files that have their names again.
+    pub files: u64,
+    /// Files that had the names meanwhile, and are in the trash now.
+    pub replaced: u64,
+    /// Files whose content was given up by another machine at the same time, or whose name is a directory now: they are not brought back.
+    pub skipped: u64,
+    /// Until when those can be brought back that were replaced.
+    pub until: Option<Timestamp>,
 }
 
 /// How this node looks from another.
@@ -288,6 +379,9 @@ pub struct PutOptions {
     pub survive: Option<u8>,
     /// Whether to refuse when fewer domains are at hand than that needs.
     pub strict: bool,
+    /// The person knows how much is overwritten.
+    #[serde(default)]
+    pub confirmed: bool,
 }
 
 /// What a put has done.

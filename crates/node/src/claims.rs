@@ -7,9 +7,12 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+/// What is claimed, and by how many.
+pub(crate) type Held<T> = HashMap<T, u32>;
+
 /// Things and how many hold on to each.
 #[derive(Debug)]
-pub(crate) struct Claims<T>(Arc<Mutex<HashMap<T, u32>>>);
+pub(crate) struct Claims<T>(Arc<Mutex<Held<T>>>);
 
 /// Holds on to one thing until it is dropped.
 #[derive(Debug)]
@@ -58,7 +61,7 @@ impl<T: Copy + Eq + Hash> Claims<T> {
     }
 
     /// Looks at what is claimed; nothing is claimed or let go meanwhile.
-    pub(crate) fn lock(&self) -> MutexGuard<'_, HashMap<T, u32>> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Held<T>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,5 @@
-//! What uploads left behind that never ended: stripes that are pinned and that no file uses.
+//! What uploads left behind that never ended: stripes that are pinned and that no file uses. And what is in the trash and whose time is over, see
+//! `retention`.
 //!
 //! An upload that breaks off leaves its stripes pinned, so that it finds them when it is begun again. When it has not been for
 //! [`ABANDONED_AFTER`], they are given up.
@@ -6,6 +7,7 @@
 use crate::{
     error::{MetaError, NodeError},
     names::{self, Batch},
+    retention,
     shared::Shared,
     sweep,
 };
@@ -18,15 +20,19 @@ pub(crate) const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// Pins that are looked at in one step.
 const PAGE: usize = 1024;
 
-/// Gives up what was abandoned for this long.
+/// Gives up what was abandoned for this long, and what was in the trash for its time.
 pub(crate) async fn collect(shared: &Arc<Shared>, after: Duration) -> Result<u64, NodeError> {
     // What a file of another machine uses, and this one has not heard of, would look as if nobody used it.
     names::catch_up(shared).await?;
     let mut given_up = end_uploads(shared, after).await?;
     given_up.extend(unpin_unused(shared, after).await?);
+    given_up.extend(retention::expire(shared).await?);
     let count = given_up.len() as u64;
     if count > 0 {
-        tracing::info!(stripes = count, "giving up what uploads that never ended have left");
+        tracing::info!(
+            stripes = count,
+            "giving up what uploads that never ended have left, and what was in the trash for its time"
+        );
         sweep::announce(shared, given_up);
     }
     Ok(count)

@@ -140,7 +140,7 @@ impl Timers {
             shared.say_state();
             self.was_said(shared, 0);
         } else if now >= self.state {
-            shared.say_state();
+            shared.say_state_again();
             self.was_said(shared, self.said + 1);
         }
         self.used = self.used.filter(|used| now < *used);

@@ -1,14 +1,17 @@
 //! Changes to the private space other than uploads: remove, rename, and looking things up.
 
 use crate::{
-    api::{Entry, Kind, Stat},
+    api::{Emptied, Entry, Kind, RemoveOptions, RemoveReport, Stat},
     error::NodeError,
+    files::Files,
     names::{self, Batch},
+    rails::{self, Loss, MassChange},
     shared::Shared,
     sweep,
+    trash::{self, is_missing},
 };
 use potluck_dag::Content;
-use potluck_spaces::{Change, DirId, File, FileId, Head, Kv, Name, Path, Tree, TreeError, Value};
+use potluck_spaces::{Change, DirId, Fate, File, FileId, Found, Head, Kv, Name, Path, Tree, TreeError, Value};
 use potluck_types::{StripeId, from_canonical};
 use std::sync::Arc;
 
@@ -91,15 +94,37 @@ pub(crate) fn content(shared: &Shared, path: &Path) -> Result<(File, Content), N
     }
 }
 
-/// Removes a file, or a directory with all that is in it. Gives the number of files.
-pub(crate) async fn remove(shared: &Arc<Shared>, path: &Path, recursive: bool) -> Result<u64, NodeError> {
-    let tree = Tree::of(shared.space);
+/// Removes a file, or a directory with all that is in it.
+pub(crate) async fn remove(
+    shared: &Arc<Shared>,
+    path: &Path,
+    options: RemoveOptions,
+) -> Result<RemoveReport, NodeError> {
     let found = {
         let kv = shared.read()?;
-        tree.find(&kv, path)?
+        Tree::of(shared.space).find(&kv, path)
+    };
+    if options.now && is_missing(&found) {
+        let emptied = trash::empty(shared, path).await?;
+        if emptied == Emptied::default() {
+            found?;
+        }
+        return Ok(RemoveReport {
+            emptied,
+            ..RemoveReport::default()
+        });
+    }
+    let found = found?;
+    let fate = if options.now { Fate::Freed } else { shared.usual_fate() };
+    refuse_removal(shared, path, found.as_ref(), options).await?;
+    // First, while what was below is found by its path.
+    let emptied = match options.now {
+        true => trash::empty(shared, path).await?,
+        false => Emptied::default(),
     };
     let mut editor = Editor {
         shared,
+        fate,
         batch: Batch::default(),
         unpinned: Vec::new(),
         files: 0,
@@ -108,35 +133,93 @@ pub(crate) async fn remove(shared: &Arc<Shared>, path: &Path, recursive: bool) -
         Some(found) => {
             for head in Head::distinct(&found.heads) {
                 if let Value::Directory(id) = head.value {
-                    if !recursive && !editor.is_empty(id)? {
-                        return Err(TreeError::IsADirectory(path.clone()).into());
-                    }
                     editor.empty(id).await?;
                 }
             }
             let (_, name) = path.split().expect("what is found has a name");
             editor.unset(found.parent, name, &found.heads).await?;
         }
-        None if recursive => editor.empty(DirId::ROOT).await?,
-        None => return Err(TreeError::IsADirectory(path.clone()).into()),
+        None => editor.empty(DirId::ROOT).await?,
     }
-    editor.finish().await
+    let files = editor.finish().await?;
+    if options.confirmed {
+        rails::answer(shared, fate).await?;
+    }
+    let is_kept = fate != Fate::Freed && files > 0;
+    Ok(RemoveReport {
+        files,
+        until: is_kept.then(|| shared.now() + shared.rails.retention),
+        emptied,
+    })
+}
+
+/// Refuses what is a directory where a file is meant, and what is more than the person may have meant.
+async fn refuse_removal(
+    shared: &Arc<Shared>,
+    path: &Path,
+    found: Option<&Found>,
+    options: RemoveOptions,
+) -> Result<(), NodeError> {
+    let directories: Vec<DirId> = match found {
+        Some(found) => found.heads.iter().filter_map(directory_of).collect(),
+        None => vec![DirId::ROOT],
+    };
+    if !options.recursive {
+        for directory in &directories {
+            if found.is_none() || !is_empty(shared, *directory)? {
+                return Err(TreeError::IsADirectory(path.clone()).into());
+            }
+        }
+    }
+    if options.confirmed {
+        return Ok(());
+    }
+    let mut files = Files::below(shared, directories);
+    let mut planned = found.map_or(0, |found| {
+        found.heads.iter().filter(|head| is_file(head)).count() as u64
+    });
+    while files.next().await?.is_some() {
+        planned += 1;
+    }
+    let kv = shared.read()?;
+    if found.is_none() && planned > 0 {
+        return Err(NodeError::Mass(MassChange {
+            loss: Loss::Remove,
+            planned,
+            lately: 0,
+            of: planned,
+        }));
+    }
+    rails::refuse_mass(shared, &kv, Loss::Remove, planned)
+}
+
+fn is_file(head: &Head) -> bool {
+    matches!(head.value, Value::File(_))
+}
+
+fn directory_of(head: &Head) -> Option<DirId> {
+    match head.value {
+        Value::Directory(id) => Some(id),
+        Value::File(_) => None,
+    }
+}
+
+fn is_empty(shared: &Shared, directory: DirId) -> Result<bool, NodeError> {
+    let kv = shared.read()?;
+    Ok(Tree::of(shared.space).list(&kv, directory, None, 1)?.is_empty())
 }
 
 /// A removal that goes on over many entries of the log.
 struct Editor<'a> {
     shared: &'a Arc<Shared>,
+    /// What becomes of what is removed.
+    fate: Fate,
     batch: Batch,
     unpinned: Vec<StripeId>,
     files: u64,
 }
 
 impl Editor<'_> {
-    fn is_empty(&self, directory: DirId) -> Result<bool, NodeError> {
-        let kv = self.shared.read()?;
-        Ok(Tree::of(self.shared.space).list(&kv, directory, None, 1)?.is_empty())
-    }
-
     /// Removes all that is in a directory, the deepest first.
     async fn empty(&mut self, directory: DirId) -> Result<(), NodeError> {
         let mut stack: Vec<(DirId, Option<Name>)> = vec![(directory, None)];
@@ -162,8 +245,7 @@ impl Editor<'_> {
     }
 
     async fn unset(&mut self, parent: DirId, name: &Name, heads: &[Head]) -> Result<(), NodeError> {
-        let is_file = |head: &&Head| matches!(head.value, Value::File(_));
-        self.files += heads.iter().filter(is_file).count() as u64;
+        self.files += heads.iter().filter(|head| is_file(head)).count() as u64;
         self.batch.bytes += 100 + name.as_str().len() + 60 * heads.len();
         let replaces = heads.iter().map(|head| head.op).collect();
         self.batch.changes.push(Change::Set {
@@ -171,6 +253,7 @@ impl Editor<'_> {
             name: name.clone(),
             value: None,
             replaces,
+            fate: self.fate,
         });
         if self.batch.is_full() {
             self.write().await
@@ -191,6 +274,8 @@ impl Editor<'_> {
 
     async fn finish(mut self) -> Result<u64, NodeError> {
         self.write().await?;
+        // What could not be read may be gone.
+        self.shared.watch.lock().expect("never poisoned").call_again();
         names::replicate(self.shared).await?;
         if !self.unpinned.is_empty() {
             sweep::announce(self.shared, std::mem::take(&mut self.unpinned));
@@ -225,6 +310,7 @@ pub(crate) async fn rename(shared: &Arc<Shared>, from: &Path, to: &Path) -> Resu
                 name: name.clone(),
                 value: Some(value),
                 replaces: Vec::new(),
+                fate: Fate::Carried,
             });
         }
         let (_, old_name) = from.split().expect("what is found has a name");
@@ -233,6 +319,7 @@ pub(crate) async fn rename(shared: &Arc<Shared>, from: &Path, to: &Path) -> Resu
             name: old_name.clone(),
             value: None,
             replaces: found.heads.iter().map(|head| head.op).collect(),
+            fate: Fate::Carried,
         });
         (uses, batch)
     };

@@ -299,6 +299,12 @@ pub enum NodeError {
         /// The home.
         home: PathBuf,
     },
+    /// More would be removed or overwritten than a person may have meant: they are asked first.
+    #[error("{0}")]
+    Mass(crate::rails::MassChange),
+    /// Nothing of it can be brought back.
+    #[error("the trash has nothing of {0}: it never was there, its time is over, or it was let go of")]
+    NotInTrash(Path),
     /// It is this one.
     #[error("this node cannot forget itself")]
     ForgetSelf,

@@ -1,8 +1,9 @@
 //! All files of the private space, one page of names after the other.
 
 use crate::{error::NodeError, shared::Shared};
-use potluck_spaces::{DirId, File, Head, Name, OpId, Path, Tree, Value};
-use std::{collections::VecDeque, sync::Arc};
+use potluck_spaces::{DirId, Expiring, File, Head, Name, OpId, Path, Trash, Tree, TreeError, Value};
+use potluck_types::{NodeId, Timestamp};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 /// Names that are read at once.
 const PAGE: usize = 256;
@@ -24,21 +25,50 @@ pub(crate) struct Files {
     /// Directories that are still to be read, each from after a name on.
     directories: Vec<(DirId, Path, Option<Name>)>,
     found: VecDeque<FileAt>,
+    /// From where on the trash is still to be read.
+    trash: Option<Expiring>,
 }
 
 impl Files {
     pub(crate) fn of(shared: &Arc<Shared>) -> Self {
+        Self::below(shared, vec![DirId::ROOT])
+    }
+
+    /// Those in directories, with paths from there.
+    pub(crate) fn below(shared: &Arc<Shared>, directories: Vec<DirId>) -> Self {
         Self {
             shared: Arc::clone(shared),
-            directories: vec![(DirId::ROOT, Path::root(), None)],
+            directories: directories.into_iter().map(|id| (id, Path::root(), None)).collect(),
             found: VecDeque::new(),
+            trash: None,
+        }
+    }
+
+    /// Also the versions that are in the trash, last and with nothing but their names for paths.
+    pub(crate) fn and_trash(self) -> Self {
+        let first = Expiring {
+            until: Timestamp::default(),
+            op: OpId {
+                device: NodeId::from_bytes([0; 32]),
+                seq: 0,
+                at: 0,
+            },
+            learned: Duration::ZERO,
+        };
+        Self {
+            trash: Some(first),
+            ..self
         }
     }
 
     pub(crate) async fn next(&mut self) -> Result<Option<FileAt>, NodeError> {
         while self.found.is_empty() {
             let Some((parent, path, after)) = self.directories.pop() else {
-                return Ok(None);
+                match self.trash.take() {
+                    Some(after) => self.read_trash(after).await?,
+                    None => return Ok(None),
+                }
+                continue;
             };
             let task = Arc::clone(&self.shared);
             let page = Shared::blocking(move || {
@@ -66,5 +96,32 @@ impl Files {
             }
         }
         Ok(self.found.pop_front())
+    }
+
+    async fn read_trash(&mut self, after: Expiring) -> Result<(), NodeError> {
+        let task = Arc::clone(&self.shared);
+        let (last, page) = Shared::blocking(move || {
+            let (kv, trash) = (task.read()?, Trash::of(task.space));
+            let page = trash.expiring(&kv, Some(after), PAGE).map_err(TreeError::from)?;
+            let mut kept = Vec::new();
+            for expiring in &page {
+                kept.extend(trash.get(&kv, expiring.op).map_err(TreeError::from)?);
+            }
+            Ok::<_, NodeError>((page.last().copied(), kept))
+        })
+        .await?;
+        self.trash = last;
+        self.found
+            .extend(page.into_iter().filter_map(|kept| match kept.head.value {
+                Value::Directory(_) => None,
+                Value::File(file) => Some(FileAt {
+                    path: Path::root().join(kept.name.clone()),
+                    parent: kept.parent,
+                    name: kept.name,
+                    op: kept.head.op,
+                    file,
+                }),
+            }));
+        Ok(())
     }
 }

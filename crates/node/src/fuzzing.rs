@@ -258,6 +258,7 @@ pub fn messages() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         software: "0".to_owned(),
         name: "nas".parse().ok(),
         revision: 1,
+        run: Timestamp::from_millis(1),
     };
     let state = PoolRecord::State(sign(&key, &state));
     let report = PoolRequest::Report {

@@ -6,6 +6,8 @@
 //! - `stripes`: shards to nodes and back. `upload` and `download` make streams of it; `mend` repairs.
 //! - `names` and `edit`: the private space and its log. `sweep` frees what no file uses; `claims` and `collect` are about uploads that have not ended, or
 //!   never did. `upload::recode` codes older files anew when the pool has changed.
+//! - `rails`: the question before more goes than a person may have meant. `trash` and `restore`: what went and can be brought back; `retention`: until
+//!   when. `branch`: a node that was restored from an older image of itself; `twin`: one that was copied.
 //! - `serve`: answers to other nodes, in the words of `protocol`.
 //! - [`yardstick`]: what the machine can do at best, for benchmarks.
 //! - `home` and `meta`: what is kept on disk beside the shards. `world` is what all of it stands on, and what a simulation replaces. [`fsck()`] checks all of it while
@@ -15,6 +17,7 @@
 //! bounded by [`potluck_types::limits`]. HTTP, S3 and terminals are not known here.
 
 mod api;
+mod branch;
 mod claims;
 mod collect;
 mod control;
@@ -35,26 +38,34 @@ mod node;
 mod overlaid;
 mod probe;
 mod protocol;
+mod rails;
 mod records;
+mod restore;
+mod retention;
 mod roster;
 mod serve;
 mod shared;
 mod spare;
 mod stripes;
 mod sweep;
+mod trash;
+mod twin;
 mod upload;
 mod watch;
 mod world;
 pub mod yardstick;
 
 pub use api::{
-    Entry, FileMeta, HealthInfo, Held, Identity, Invitation, InviteOptions, Kind, LeaveProgress, NodeConfig, NodeInfo,
-    NodeStatus, Probe, PutOptions, PutReport, Stat, Status,
+    Emptied, Entry, FileMeta, HealthInfo, Held, Identity, Invitation, InviteOptions, Kind, LeaveProgress, NodeConfig,
+    NodeInfo, NodeStatus, Probe, PutOptions, PutReport, RemoveOptions, RemoveReport, RestoreOptions, RestoreReport,
+    Stat, Status, TrashInfo, Trashed,
 };
 pub use download::Download;
 pub use error::{HomeError, JoinError, MetaError, NodeError, RecordError, Refusal, ShardsError, StartError};
 pub use fsck::{Fault, Finding, FsckOptions, FsckProgress, FsckReport, fsck};
 pub use node::Node;
-pub use potluck_spaces::{Name, Path, PathError, TreeError};
+pub use potluck_spaces::{Mass, Name, Path, PathError, Share, ShareError, TreeError};
+pub use rails::{Loss, MassChange};
+pub use trash::Listing;
 pub use upload::Upload;
 pub use world::{Network, Storage, SystemStorage, World};

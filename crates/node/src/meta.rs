@@ -5,11 +5,12 @@ use crate::{
     error::MetaError,
     home::{META, META_RESERVE},
     records::PoolRecord,
+    retention::Elapsed,
     spare::{Reserve, Spared},
 };
 use potluck_dag::Piece;
 use potluck_placement::Layouts;
-use potluck_spaces::{FileId, Kv, KvError, Rows, Table};
+use potluck_spaces::{FileId, Kv, KvError, Rows, Table, Tree};
 use potluck_store::Disk;
 use potluck_types::{Hash, NodeId, Timestamp, from_canonical, to_canonical};
 use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
@@ -29,8 +30,8 @@ const DEDUP: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("dedup");
 /// File versions that this node began to write and has not named yet, and when it last wrote of them.
 const UPLOADS: TableDefinition<'_, Bytes, u64> = TableDefinition::new("uploads");
 
-/// The version of the tables' layout.
-const VERSION: u32 = 1;
+/// The version of the tables' layout. Version 1 had no trash, and nobody counted files.
+const VERSION: u32 = 2;
 /// Pages that stay in memory. The hot part of the index of a million files fits.
 const CACHE_BYTES: usize = 16 << 20;
 
@@ -45,6 +46,13 @@ const fn space_table(table: Table) -> TableDefinition<'static, Bytes, Bytes> {
         Table::Users => "space-users",
         Table::Recoded => "space-recoded",
         Table::Pins => "space-pins",
+        Table::Kept => "space-kept",
+        Table::KeptAt => "space-kept-at",
+        Table::KeptUntil => "space-kept-until",
+        Table::Totals => "space-totals",
+        Table::Turnover => "space-turnover",
+        Table::Aside => "space-aside",
+        Table::GivenUp => "space-given-up",
     })
 }
 
@@ -163,6 +171,10 @@ impl Meta {
             }
             // A new one, or one of a version that had fewer tables.
             if found.is_none() || !meta.has_all_tables() {
+                meta.set_setting("version", &found.unwrap_or(VERSION))?;
+            }
+            if found == Some(1) {
+                meta.write(|kv| Tree::count_all(kv).map_err(boxed("counting the files of")))?;
                 meta.set_setting("version", &VERSION)?;
             }
             Ok(meta)
@@ -236,6 +248,15 @@ impl Meta {
         // Keys of maps are text in this encoding.
         let pairs: Vec<(NodeId, Timestamp)> = absences.iter().map(|(node, since)| (*node, *since)).collect();
         self.set_setting("absences", &(noted_at, pairs))
+    }
+
+    /// The time that has passed as far as this node knows.
+    pub(crate) fn elapsed(&self) -> Result<Option<Elapsed>, MetaError> {
+        self.setting("elapsed")
+    }
+
+    pub(crate) fn set_elapsed(&self, elapsed: Elapsed) -> Result<(), MetaError> {
+        self.set_setting("elapsed", &elapsed)
     }
 
     pub(crate) fn set_layouts(&self, layouts: &Layouts) -> Result<(), MetaError> {

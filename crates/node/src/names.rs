@@ -1,7 +1,8 @@
 //! The private space: changing it, and keeping its log on enough nodes.
 
 use crate::{
-    claims::Claim,
+    branch,
+    claims::{Claim, Held},
     error::{MetaError, NodeError},
     meta::WriteKv,
     protocol::{PoolReply, PoolRequest},
@@ -10,10 +11,18 @@ use crate::{
 };
 use potluck_crypto::{Signed, derive::private_space_id};
 use potluck_placement::{View, default_survive, rank};
-use potluck_spaces::{Append, AppendError, Body, Change, Entry, Frontier, Kv, Log, Table, Tree, Value};
-use potluck_types::{NodeId, SpaceId, StripeId, limits};
+use potluck_spaces::{
+    Append, AppendError, Body, Change, Entry, Frontier, Kv, Liveness, Log, Pins, Position, Table, Tree, TreeError,
+    Value,
+};
+use potluck_types::{NodeId, SpaceId, StripeId, Timestamp, limits, to_canonical};
 use serde_bytes::ByteBuf;
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 /// What goes into one entry: the changes, the public pins, and what to remember for chunks seen again.
 #[derive(Default, Debug)]
@@ -28,6 +37,34 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
+    /// The changes of each entry. What only removes goes into entries so short that who keeps the log takes them on a full disk, too.
+    fn parts(&self) -> impl Iterator<Item = &[Change]> {
+        let only_removes = |change: &Change| matches!(change, Change::Set { value: None, .. });
+        let entry_bytes = match self.pins.is_empty() && self.changes.iter().all(only_removes) {
+            true => REMOVAL_BYTES,
+            false => usize::MAX,
+        };
+        let (mut left, mut is_first) = (&self.changes[..], true);
+        std::iter::from_fn(move || {
+            if left.is_empty() && !is_first {
+                return None;
+            }
+            is_first = false;
+            let mut bytes = 0;
+            let fits = |change: &&Change| {
+                bytes += to_canonical(change).len();
+                bytes <= entry_bytes
+            };
+            let count = match entry_bytes {
+                usize::MAX => left.len(),
+                _ => left.iter().take_while(fits).count().max(1).min(left.len()),
+            };
+            let (now, later) = left.split_at(count);
+            left = later;
+            Some(now)
+        })
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.changes.is_empty() && self.pins.is_empty()
     }
@@ -45,6 +82,8 @@ const BATCH_BYTES: usize = 40 << 10;
 const BATCH_PINS: usize = 512;
 /// Entries that are taken in one transaction, in bytes. It writes a few times as much, and that must fit in the room that a full disk keeps for removals.
 const TRANSACTION_BYTES: usize = 512 << 10;
+/// The changes of an entry that only removes: with its envelope it is no longer than one with a file in it.
+const REMOVAL_BYTES: usize = limits::INLINE_SEALED_BYTES_MAX - 1024;
 /// What an entry gives up at most, beside what it says.
 const UNPINS_PER_ENTRY: usize = 256;
 
@@ -67,59 +106,92 @@ pub(crate) fn custodians(space: SpaceId, view: &View) -> Vec<NodeId> {
 /// Writes a batch as the next entry of this device, durably here, and gives up the stripes that no file uses any more then. They are
 /// unpinned with it, and given to the caller, who tells their holders. [`replicate`] makes it durable elsewhere.
 pub(crate) async fn write(shared: &Arc<Shared>, batch: Batch) -> Result<Vec<StripeId>, NodeError> {
+    branch::know_own_log(shared).await;
     let _one_at_a_time = shared.names.lock().await;
     let task = Arc::clone(shared);
     Shared::blocking(move || {
         // Held until all is committed: an upload that finds a stripe here afterwards sees that it was given up.
         let claimed = task.claims.lock();
-        let written = task.meta.write(|kv| {
-            let tree = Tree::of(task.space);
-            let mut given_up = tree.given_up(kv, &batch.changes)?;
-            given_up.retain(|stripe| !claimed.contains_key(stripe));
-            let now = task.now();
-            for change in &batch.changes {
-                match change {
-                    Change::Uses { file, stripes, .. } if !stripes.is_empty() => kv.set_upload(*file, now)?,
-                    Change::Uses { file, .. } => kv.end_upload(*file)?,
-                    Change::Set {
-                        value: Some(Value::File(file)),
-                        ..
-                    } if file.uses.is_empty() => kv.end_upload(file.id)?,
-                    Change::Recode { file, .. } => kv.end_upload(file.id)?,
-                    Change::Set { .. } => {}
-                }
-            }
-            let sealed = tree.seal(&task.space_key, &batch.changes, &*task.entropy);
-            // A large file gives up more than fits with its change.
-            let mut unpins = given_up.chunks(UNPINS_PER_ENTRY);
-            let first = Body {
-                pins: batch.pins,
-                unpins: unpins.next().unwrap_or_default().to_vec(),
-                sealed,
-            };
-            let others = unpins.map(|unpins| Body {
-                pins: Vec::new(),
-                unpins: unpins.to_vec(),
-                sealed: tree.seal(&task.space_key, &[], &*task.entropy),
-            });
-            for body in std::iter::once(first).chain(others) {
-                let entry = Log::of(task.space).next_entry(kv, &task.node_key, now, body)?;
-                take(&task, kv, &entry)?;
-            }
-            for (fingerprint, piece) in &batch.dedup {
-                kv.set_stored(fingerprint, piece)?;
-            }
-            Ok(given_up)
-        });
+        let written = task.meta.write(|kv| write_in(&task, kv, &claimed, &batch));
         drop(claimed);
         drop(batch.claims);
-        written
+        Ok(written?.given_up)
     })
     .await
 }
 
+/// What was written.
+pub(crate) struct Written {
+    /// The entry that holds the changes, or the first of those that do.
+    pub(crate) seq: u64,
+    pub(crate) given_up: Vec<StripeId>,
+}
+
+/// Writes a batch in a transaction of the caller, who holds the lock on names.
+pub(crate) fn write_in(
+    shared: &Shared,
+    kv: &mut WriteKv<'_>,
+    claimed: &Held<StripeId>,
+    batch: &Batch,
+) -> Result<Written, NodeError> {
+    let tree = Tree::of(shared.space);
+    let mut given_up = tree.given_up(kv, &batch.changes)?;
+    given_up.retain(|stripe| !claimed.contains_key(stripe));
+    let now = shared.now();
+    note_uploads(kv, &batch.changes, now)?;
+    let seal = |changes: &[Change]| tree.seal(&shared.space_key, changes, &*shared.entropy);
+    let mut bodies: Vec<Body> = batch
+        .parts()
+        .map(|changes| Body {
+            sealed: seal(changes),
+            ..Body::default()
+        })
+        .collect();
+    let (mut unpins, mut first) = (given_up.chunks(UNPINS_PER_ENTRY), None);
+    bodies
+        .first_mut()
+        .expect("at least one part")
+        .pins
+        .clone_from(&batch.pins);
+    // After the last change: until then some of the stripes are used. A large file gives up more than fits with its change.
+    bodies.last_mut().expect("at least one part").unpins = unpins.next().unwrap_or_default().to_vec();
+    bodies.extend(unpins.map(|unpins| Body {
+        unpins: unpins.to_vec(),
+        sealed: seal(&[]),
+        ..Body::default()
+    }));
+    for body in bodies {
+        let entry = Log::of(shared.space).next_entry(kv, &shared.node_key, now, body)?;
+        let taken = take(shared, kv, &entry)?;
+        first.get_or_insert(taken.seq);
+    }
+    for (fingerprint, piece) in &batch.dedup {
+        kv.set_stored(fingerprint, piece)?;
+    }
+    let seq = first.expect("at least one entry");
+    Ok(Written { seq, given_up })
+}
+
+/// Which versions are being written, and which have their names.
+fn note_uploads(kv: &mut WriteKv<'_>, changes: &[Change], now: Timestamp) -> Result<(), MetaError> {
+    for change in changes {
+        match change {
+            Change::Uses { file, stripes, .. } if !stripes.is_empty() => kv.set_upload(*file, now)?,
+            Change::Uses { file, .. } => kv.end_upload(*file)?,
+            Change::Set {
+                value: Some(Value::File(file)),
+                ..
+            } if file.uses.is_empty() => kv.end_upload(file.id)?,
+            Change::Recode { file, .. } => kv.end_upload(file.id)?,
+            Change::Set { .. } | Change::Accept { .. } => {}
+        }
+    }
+    Ok(())
+}
+
 /// Gives up stripes that no file uses, unless one has come to use them. Gives those that were given up.
 pub(crate) async fn unpin(shared: &Arc<Shared>, stripes: Vec<StripeId>) -> Result<Vec<StripeId>, NodeError> {
+    branch::know_own_log(shared).await;
     let _one_at_a_time = shared.names.lock().await;
     let task = Arc::clone(shared);
     Shared::blocking(move || {
@@ -147,13 +219,63 @@ pub(crate) async fn unpin(shared: &Arc<Shared>, stripes: Vec<StripeId>) -> Resul
     .await
 }
 
+/// An entry that was taken.
+struct Taken {
+    append: Append,
+    seq: u64,
+    /// The stripes that it names.
+    named: Vec<StripeId>,
+}
+
 /// Takes one entry of the private space: appends it, and applies it to the tree.
-fn take(shared: &Shared, kv: &mut WriteKv<'_>, signed: &Signed<Entry>) -> Result<Append, NodeError> {
+fn take(shared: &Shared, kv: &mut WriteKv<'_>, signed: &Signed<Entry>) -> Result<Taken, NodeError> {
     let (append, entry, device) = Log::of(shared.space).append(kv, signed)?;
+    let mut named = Vec::new();
     if append == Append::New {
-        Tree::of(shared.space).apply(kv, &shared.space_key, device, &entry)?;
+        let tree = Tree::of(shared.space).learning_at(shared.elapsed());
+        named = tree.apply(kv, &shared.space_key, device, &entry)?;
+        named.extend(entry.pins.iter().chain(&entry.unpins));
     }
-    Ok(append)
+    Ok(Taken {
+        append,
+        seq: entry.seq,
+        named,
+    })
+}
+
+/// Those that a file uses and a log has given up: one machine brought back, or found stored, what another let go of at the same time.
+fn contested(shared: &Shared, kv: &impl Kv, stripes: &BTreeSet<StripeId>) -> Result<Vec<StripeId>, NodeError> {
+    let mut contested = Vec::new();
+    for stripe in stripes {
+        let state = Pins::of(shared.space).state(kv, *stripe).map_err(TreeError::from)?;
+        if state.liveness() == Liveness::Dead && Tree::of(shared.space).is_used(kv, *stripe)? {
+            contested.push(*stripe);
+        }
+    }
+    Ok(contested)
+}
+
+/// Says that contested stripes are in use, if that was not said yet, and lets the others know: what is left of them stays, and what is lost is named.
+fn pin_again(shared: &Arc<Shared>, stripes: Vec<StripeId>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    let shared = Arc::clone(shared);
+    Box::pin(async move {
+        if let Err(error) = pin_contested(&shared, stripes).await {
+            tracing::warn!(%error, "what one machine uses and another gave up is not pinned again everywhere");
+        }
+    })
+}
+
+async fn pin_contested(shared: &Arc<Shared>, stripes: Vec<StripeId>) -> Result<(), NodeError> {
+    let task = Arc::clone(shared);
+    let still = Shared::blocking(move || contested(&task, &task.read()?, &stripes.into_iter().collect())).await?;
+    for stripes in still.chunks(BATCH_PINS) {
+        let batch = Batch {
+            pins: stripes.to_vec(),
+            ..Batch::default()
+        };
+        write(shared, batch).await?;
+    }
+    replicate(shared).await.map(drop)
 }
 
 /// Takes entries of any space that a peer sends, as custodian or as another device of the same person. Durable when
@@ -169,7 +291,18 @@ pub(crate) async fn take_entries(
     {
         *shared.lacking.lock().expect("never poisoned") = Some(error.to_string());
     }
-    taken
+    let Appended { unpinned, contested } = taken?;
+    if !contested.is_empty() {
+        tokio::spawn(pin_again(shared, contested));
+    }
+    Ok(unpinned)
+}
+
+/// What entries of others have done.
+#[derive(Default)]
+struct Appended {
+    unpinned: Vec<StripeId>,
+    contested: Vec<StripeId>,
 }
 
 /// Why this node may not know all names of its person, if so: it could not write down what others told it. What it can fetch by now, it does first.
@@ -185,14 +318,10 @@ pub(crate) async fn lacking(shared: &Arc<Shared>) -> Option<String> {
     }
 }
 
-async fn append_entries(
-    shared: &Arc<Shared>,
-    space: SpaceId,
-    entries: Vec<ByteBuf>,
-) -> Result<Vec<StripeId>, NodeError> {
+async fn append_entries(shared: &Arc<Shared>, space: SpaceId, entries: Vec<ByteBuf>) -> Result<Appended, NodeError> {
     let task = Arc::clone(shared);
     Shared::blocking(move || {
-        let mut unpinned = Vec::new();
+        let mut all = Appended::default();
         let mut left = &entries[..];
         while !left.is_empty() {
             let mut bytes = 0;
@@ -204,17 +333,19 @@ async fn append_entries(
             if now.iter().any(|bytes| takes_room(bytes)) {
                 task.refuse_when_full()?;
             }
-            unpinned.extend(append_together(&task, space, now)?);
+            let Appended { unpinned, contested } = append_together(&task, space, now)?;
+            all.unpinned.extend(unpinned);
+            all.contested.extend(contested);
             left = later;
         }
-        Ok(unpinned)
+        Ok(all)
     })
     .await
 }
 
-fn append_together(shared: &Shared, space: SpaceId, entries: &[ByteBuf]) -> Result<Vec<StripeId>, NodeError> {
+fn append_together(shared: &Shared, space: SpaceId, entries: &[ByteBuf]) -> Result<Appended, NodeError> {
     shared.meta.write(|kv| {
-        let mut unpinned = Vec::new();
+        let (mut unpinned, mut named) = (Vec::new(), BTreeSet::new());
         for bytes in entries {
             let signed = Signed::<Entry>::from_bytes(bytes).map_err(AppendError::from)?;
             let device = NodeId::from_bytes(*signed.claimed_signer().as_bytes());
@@ -223,7 +354,9 @@ fn append_together(shared: &Shared, space: SpaceId, entries: &[ByteBuf]) -> Resu
                 return Err(AppendError::Foreign.into());
             }
             let append = if space == shared.space {
-                take(shared, kv, &signed)?
+                let taken = take(shared, kv, &signed)?;
+                named.extend(taken.named);
+                taken.append
             } else {
                 Log::of(space).append(kv, &signed)?.0
             };
@@ -231,7 +364,20 @@ fn append_together(shared: &Shared, space: SpaceId, entries: &[ByteBuf]) -> Resu
                 unpinned.extend(signed.open().map_err(AppendError::from)?.into_value().unpins);
             }
         }
-        Ok(unpinned)
+        let contested = contested(shared, kv, &named)?;
+        // At once, if this node may write: else what it gives up by others' word would be freed first.
+        let pins_now = shared.knows_own_log.load(Ordering::Relaxed);
+        for stripes in contested.chunks(BATCH_PINS).filter(|_| pins_now) {
+            let body = Body {
+                pins: stripes.to_vec(),
+                sealed: Tree::of(shared.space).seal(&shared.space_key, &[], &*shared.entropy),
+                ..Body::default()
+            };
+            let entry = Log::of(shared.space).next_entry(kv, &shared.node_key, shared.now(), body)?;
+            take(shared, kv, &entry)?;
+        }
+        unpinned.retain(|stripe| !contested.contains(stripe));
+        Ok(Appended { unpinned, contested })
     })
 }
 
@@ -289,6 +435,9 @@ pub(crate) async fn push(shared: &Arc<Shared>, peer: NodeId, space: SpaceId) -> 
         Ok(other) => return Err(format!("it answered {other:?}")),
         Err(error) => return Err(error.to_string()),
     };
+    if space == shared.space {
+        branch::compare(shared, peer, known.get(&shared.me()).copied()).await?;
+    }
     let ours = frontier(shared, space).await.map_err(|error| error.to_string())?;
     for (device, position) in ours {
         let mut at = known.get(&device).map_or(0, |position| position.seq);
@@ -307,35 +456,55 @@ pub(crate) async fn push(shared: &Arc<Shared>, peer: NodeId, space: SpaceId) -> 
     Ok(())
 }
 
-/// Fetches from a peer what this node lacks of a space's logs.
+/// Fetches from a peer what this node lacks of a space's logs. Gives the stripes that they unpin.
 pub(crate) async fn pull(shared: &Arc<Shared>, peer: NodeId, space: SpaceId) -> Result<Vec<StripeId>, String> {
-    let theirs = match shared.ask(peer, &PoolRequest::Frontier { space }).await {
-        Ok(PoolReply::Frontier(theirs)) => theirs,
+    let mut theirs = match shared.ask(peer, &PoolRequest::Frontier { space }).await {
+        Ok(PoolReply::Frontier(theirs)) => theirs.into_iter().collect::<Frontier>(),
         Ok(other) => return Err(format!("it answered {other:?}")),
         Err(error) => return Err(error.to_string()),
     };
+    let mut unpinned = Vec::new();
+    if space == shared.space {
+        // Its own log first: what the others say may have to be answered in it.
+        let own = theirs.remove(&shared.me());
+        branch::compare(shared, peer, own).await?;
+        if let Some(position) = own {
+            unpinned.extend(pull_log(shared, peer, space, (shared.me(), position)).await?);
+        }
+        if !shared.knows_own_log.swap(true, Ordering::Relaxed) {
+            branch::finish(shared).await;
+        }
+    }
+    for log in theirs {
+        unpinned.extend(pull_log(shared, peer, space, log).await?);
+    }
+    Ok(unpinned)
+}
+
+/// Fetches one device's log up to where the peer knows it.
+async fn pull_log(
+    shared: &Arc<Shared>,
+    peer: NodeId,
+    space: SpaceId,
+    (device, position): (NodeId, Position),
+) -> Result<Vec<StripeId>, String> {
     let ours = frontier(shared, space).await.map_err(|error| error.to_string())?;
     let mut unpinned = Vec::new();
-    for (device, position) in theirs {
-        let mut at = ours.get(&device).map_or(0, |position| position.seq);
-        while at < position.seq {
-            let request = PoolRequest::Fetch {
-                space,
-                device,
-                after: at,
-            };
-            let entries = match shared.ask(peer, &request).await {
-                Ok(PoolReply::Entries(entries)) if !entries.is_empty() => entries,
-                Ok(other) => return Err(format!("it answered {other:?}")),
-                Err(error) => return Err(error.to_string()),
-            };
-            at += entries.len() as u64;
-            unpinned.extend(
-                take_entries(shared, space, entries)
-                    .await
-                    .map_err(|error| error.to_string())?,
-            );
-        }
+    let mut at = ours.get(&device).map_or(0, |position| position.seq);
+    while at < position.seq {
+        let request = PoolRequest::Fetch {
+            space,
+            device,
+            after: at,
+        };
+        let entries = match shared.ask(peer, &request).await {
+            Ok(PoolReply::Entries(entries)) if !entries.is_empty() => entries,
+            Ok(other) => return Err(format!("it answered {other:?}")),
+            Err(error) => return Err(error.to_string()),
+        };
+        at += entries.len() as u64;
+        let taken = take_entries(shared, space, entries).await;
+        unpinned.extend(taken.map_err(|error| error.to_string())?);
     }
     Ok(unpinned)
 }
@@ -423,7 +592,7 @@ fn devices(shared: &Shared, space: SpaceId) -> Vec<NodeId> {
 }
 
 /// The other nodes that should have a space's logs: its custodians, and its person's machines that are here.
-fn keepers(shared: &Shared, space: SpaceId, view: &View) -> BTreeSet<NodeId> {
+pub(crate) fn keepers(shared: &Shared, space: SpaceId, view: &View) -> BTreeSet<NodeId> {
     let mut keepers: BTreeSet<_> = custodians(space, view)
         .into_iter()
         .chain(devices(shared, space))

@@ -5,9 +5,10 @@ mod start;
 
 use crate::{
     api::{
-        Entry, Held, Identity, Invitation, InviteOptions, LeaveProgress, NodeStatus, Probe, PutOptions, Stat, Status,
+        Emptied, Entry, Held, Identity, Invitation, InviteOptions, LeaveProgress, NodeStatus, Probe, PutOptions,
+        RemoveOptions, RemoveReport, RestoreOptions, RestoreReport, Stat, Status,
     },
-    collect,
+    branch, collect,
     control::AtHand,
     download::Download,
     driver, edit,
@@ -15,10 +16,12 @@ use crate::{
     meta::Invite,
     names, probe,
     protocol::{PoolReply, PoolRequest},
+    rails,
     records::{Certificate, PoolRecord, VERSION, sign},
-    serve,
+    restore, serve,
     shared::Shared,
     sweep,
+    trash::{self, Listing},
     upload::{Upload, geometry_now},
 };
 use advice::{Facts, advice};
@@ -34,10 +37,6 @@ use std::{
     time::Duration,
 };
 
-/// How long after its start a node may take to find the others, and to hear from those that it found what it lacks.
-const GATHER_TIME: Duration = Duration::from_secs(5);
-const CATCH_UP_TIME: Duration = Duration::from_secs(60);
-const GATHER_POLL: Duration = Duration::from_millis(20);
 /// How long a member may take to say how its stripes are.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 /// Members that a recovery kit names.
@@ -81,23 +80,17 @@ impl Node {
     /// Waits until every member that is not known to be away is connected and has told what this node lacks, or the node has run for so long that those who have not are away.
     /// Right after a start, a write would find nobody who takes its shards, a read nobody who has them, and a list might lack names.
     pub async fn gathered(&self) {
-        let is_incomplete = || {
-            let awaited = self.shared.with_control(|control| control.awaited());
-            let patience = match () {
-                () if !self.shared.greetings.is_empty() => CATCH_UP_TIME,
-                () if awaited > 0 => GATHER_TIME,
-                () => Duration::ZERO,
-            };
-            self.shared.started.elapsed() < patience
-        };
-        while is_incomplete() {
-            tokio::time::sleep(GATHER_POLL).await;
-        }
+        branch::gathered(&self.shared).await;
     }
 
     /// Ends when this node is no member any more, other than by [`Node::part`]: its person took it out of the pool.
     pub async fn taken_out(&self) {
         self.shared.taken_out.cancelled().await;
+    }
+
+    /// Ends when this node has to give way to another one that runs with the same key: its home was copied.
+    pub async fn gives_way(&self) {
+        self.shared.twin.gives_way().await;
     }
 
     /// The pool as this node sees it; the counts of its health come from every live member.
@@ -129,6 +122,7 @@ impl Node {
             node.used = used_now.get(&node.id).copied().unwrap_or(node.used);
         }
         let geometry = geometry_now(shared, PutOptions::default())?;
+        let (trash, masses) = rails::look(shared).await?;
         let (unreadable_files, unreadable_paths) = shared.watch.lock().expect("never poisoned").files(shared.space);
         let facts = Facts {
             nodes: &nodes,
@@ -138,6 +132,8 @@ impl Node {
             is_leaving: shared.leaving.load(Ordering::Relaxed),
             until_gone: shared.with_control(|control| control.until_gone(now)),
             has_changed: shared.with_control(|control| control.settled_since(now).is_none()),
+            masses: &masses,
+            is_copied: shared.twin.is_copied(),
         };
         Ok(Status {
             identity: self.identity(),
@@ -148,6 +144,8 @@ impl Node {
             silent,
             unreadable_files,
             unreadable_paths,
+            trash,
+            masses,
             default_survive: geometry.m(),
             survivable: survivable(domains),
             geometry: (geometry.k(), geometry.m()),
@@ -235,9 +233,29 @@ impl Node {
         Ok(given_up)
     }
 
-    /// Removes a file, or a directory with all that is in it. Gives the number of files.
-    pub async fn remove(&self, path: &Path, recursive: bool) -> Result<u64, NodeError> {
-        edit::remove(&self.shared, path, recursive).await
+    /// Removes a file, or a directory with all that is in it. It can be brought back for as long as was configured, unless it is to go now.
+    pub async fn remove(&self, path: &Path, options: RemoveOptions) -> Result<RemoveReport, NodeError> {
+        edit::remove(&self.shared, path, options).await
+    }
+
+    /// What was removed and overwritten of a path and below it.
+    pub async fn trash(&self, path: &Path) -> Result<Listing, NodeError> {
+        Listing::of(&self.shared, path.clone()).await
+    }
+
+    /// Lets go now of what the trash has of a path and below it.
+    pub async fn empty_trash(&self, path: &Path) -> Result<Emptied, NodeError> {
+        trash::empty(&self.shared, path).await
+    }
+
+    /// Brings back what was removed or overwritten: a file, or a directory with all below it. What has a name meanwhile goes to the trash.
+    pub async fn bring_back(&self, path: &Path, options: RestoreOptions) -> Result<RestoreReport, NodeError> {
+        restore::restore(&self.shared, path, options).await
+    }
+
+    /// Says that all that was removed and overwritten up to now was meant.
+    pub async fn accept_losses(&self) -> Result<(), NodeError> {
+        rails::accept(&self.shared).await
     }
 
     /// Gives a file or directory another name.

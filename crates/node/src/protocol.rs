@@ -102,6 +102,8 @@ pub(crate) enum PoolRequest {
     Survival { stripes: Vec<StripeId> },
     /// What time is it there, and can the asker be reached from there, where it says that it can?
     Probe,
+    /// What does the other know of a node's state? Reply: `Records`, one or none.
+    StateOf { node: NodeId },
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -263,6 +265,7 @@ mod tests {
             PoolRequest::Survival { stripes: vec![stripe] },
             PoolRequest::Spaces { stripes: vec![stripe] },
             PoolRequest::Probe,
+            PoolRequest::StateOf { node: device },
         ];
         for request in requests {
             let back: PoolRequest = decode(&encode(&request)).unwrap();

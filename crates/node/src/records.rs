@@ -66,6 +66,13 @@ pub(crate) struct NodeState {
     /// Grows whenever what the node offers, or its zone, changes; 0 in records of versions that did not count.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) revision: u64,
+    /// When the run of the node began that says this; not said by versions before.
+    #[serde(default, skip_serializing_if = "is_unknown")]
+    pub(crate) run: Timestamp,
+}
+
+fn is_unknown(time: &Timestamp) -> bool {
+    *time == Timestamp::default()
 }
 
 fn is_zero(number: &u64) -> bool {

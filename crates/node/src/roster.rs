@@ -104,6 +104,11 @@ impl Roster {
         self.nodes().map(|(node, _)| node).collect()
     }
 
+    /// What a node says of itself, as it signed it.
+    pub(crate) fn state_record(&self, node: NodeId) -> Option<&PoolRecord> {
+        self.states.get(&node).map(|held| &held.record)
+    }
+
     pub(crate) fn state(&self, node: NodeId) -> Option<&NodeState> {
         self.states.get(&node).map(|held| &held.value)
     }
@@ -336,6 +341,7 @@ mod tests {
             software: "0".to_owned(),
             name: None,
             revision: 1,
+            run: Timestamp::default(),
         };
         PoolRecord::State(sign(&key(node), &state))
     }

@@ -262,6 +262,10 @@ async fn pool(shared: &Arc<Shared>, peer: NodeId, request: PoolRequest) -> PoolR
             reached: probe::reached(shared, peer).await,
             now: shared.now(),
         },
+        PoolRequest::StateOf { node } => {
+            let known = shared.with_control(|control| control.roster.state_record(node).cloned());
+            PoolReply::Records(known.into_iter().collect())
+        }
         PoolRequest::Locate { .. }
         | PoolRequest::Spaces { .. }
         | PoolRequest::Liveness { .. }

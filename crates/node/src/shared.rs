@@ -10,6 +10,8 @@ use crate::{
     home::Home,
     meta::Meta,
     protocol::{self, PoolReply, PoolRequest, ShardReply, ShardRequest},
+    rails::Rails,
+    twin::Twin,
     upload::Recoding,
     watch::Watch,
 };
@@ -56,6 +58,12 @@ pub(crate) struct Shared {
     pub(crate) write_window: Arc<Semaphore>,
     /// Changes of the private space are made one after the other.
     pub(crate) names: tokio::sync::Mutex<()>,
+    /// What keeps a person from losing more than they meant to.
+    pub(crate) rails: Rails,
+    /// Whether this node has heard since its start what others know of its own log.
+    pub(crate) knows_own_log: AtomicBool,
+    /// Whether another node runs with the same identity.
+    pub(crate) twin: Twin,
     /// Stripes that uploads found stored already and have not named yet.
     pub(crate) claims: Claims<StripeId>,
     /// Why names that others told could not be written down, since when some may be missing here.

@@ -132,7 +132,7 @@ async fn free(shared: &Arc<Shared>, space: SpaceId, held: Vec<(ShardId, Timestam
         return Some(0);
     }
     let stripes: Vec<StripeId> = held.iter().map(|(id, _)| id.stripe).collect();
-    let verdicts = liveness(shared, space, &stripes).await?;
+    let (verdicts, all) = verdicts(shared, space, &stripes).await?;
     let now = shared.now();
     let unused: Vec<ShardId> = held
         .into_iter()
@@ -140,7 +140,8 @@ async fn free(shared: &Arc<Shared>, space: SpaceId, held: Vec<(ShardId, Timestam
         .filter(|((_, stored_at), liveness)| match liveness {
             Liveness::Live => sabotage::is_planted(Bug::CollectPinned),
             Liveness::Dead => true,
-            Liveness::Unknown => now.since(*stored_at) > UNNAMED_GRACE,
+            // One custodian of several may have been restored from an older image of itself.
+            Liveness::Unknown => all && now.since(*stored_at) > UNNAMED_GRACE,
         })
         .map(|((id, _), _)| id)
         .collect();

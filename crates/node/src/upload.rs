@@ -13,21 +13,23 @@ use crate::{
     claims::Claim,
     error::NodeError,
     names::{self, Batch},
+    rails::{self, Loss},
     shared::Shared,
     stripes::{self, Stored},
 };
 use bytes::Bytes;
-pub(crate) use piece::geometry_now;
 use piece::{Became, Finished, PieceUnderWay, building, look_up, refuse_degraded, seal_node, store_piece};
+pub(crate) use piece::{claim_live, geometry_now};
 use potluck_dag::{Chunks, Content, ManifestBuilder, Packer, Slot, Stripe, manifest};
 use potluck_net::{Pace, Window};
 use potluck_placement::default_survive;
-use potluck_spaces::{Change, DirId, File, FileId, Path, Tree, TreeError, Value};
+use potluck_spaces::{Change, DirId, Fate, File, FileId, Head, Kv, Path, Tree, TreeError, Value};
 use potluck_types::{Geometry, StripeId, limits, to_canonical};
 use serde_bytes::ByteBuf;
 use std::{
     collections::{HashMap, VecDeque},
     io::{self, Read},
+    ops::RangeInclusive,
     sync::Arc,
     time::Duration,
 };
@@ -50,6 +52,9 @@ const STRIPE_SLOW: Duration = Duration::from_secs(4);
 const HEAD_BYTES: u64 = PACK_FILE_BYTES_MAX as u64 + 1;
 /// Pieces that wait for an earlier one of their file to be stored, with those that are being stored: each is a reference of some hundred bytes by then.
 const PIECES_AHEAD_MAX: usize = 4 * limits::WRITE_WINDOW_STRIPES;
+/// Lists of so many stripes are compared to see whether a file has changed. With fewer it has no manifest node, and may share its only stripe with others;
+/// the longest are those of 64 GiB, 2 MiB each.
+const COMPARED_STRIPES: RangeInclusive<u64> = 3..=1 << 16;
 /// Stripes that one change names itself; longer lists come before it.
 const USES_INLINE_MAX: usize = 16;
 
@@ -66,6 +71,10 @@ pub struct Upload {
     batch: Batch,
     written_at: Instant,
     directories: HashMap<Path, DirId>,
+    /// Versions that the batch takes the names of.
+    overwriting: u64,
+    /// More was overwritten than is without a question, and the person has said yes.
+    is_answered: bool,
     replicating: Option<JoinHandle<Result<Option<u8>, NodeError>>>,
     report: PutReport,
 }
@@ -121,6 +130,8 @@ impl Upload {
             batch: Batch::default(),
             written_at: Instant::now(),
             directories: HashMap::new(),
+            overwriting: 0,
+            is_answered: false,
             replicating: None,
             report: PutReport {
                 survives: geometry.m(),
@@ -232,6 +243,11 @@ impl Upload {
         self.write_batch().await?;
         if let Some(replicating) = self.replicating.take() {
             let _before = replicating.await.map_err(|_| NodeError::Stopping)??;
+        }
+        // What could not be read may have been put again.
+        self.shared.watch.lock().expect("never poisoned").call_again();
+        if std::mem::take(&mut self.is_answered) {
+            rails::answer(&self.shared, self.shared.usual_fate()).await?;
         }
         if let Some(losses) = names::replicate(&self.shared).await? {
             self.report.survives = self.report.survives.min(losses);
@@ -457,12 +473,18 @@ impl Upload {
     ) -> Result<(), NodeError> {
         let (parent, name) = path.split().expect("not the root");
         let directory = self.directory(&parent).await?;
-        let kv = self.shared.read()?;
         let tree = Tree::of(self.shared.space);
+        let mut kv = self.shared.read()?;
         let heads = tree.heads(&kv, directory, name)?;
+        if uses.is_empty() && !heads.is_empty() && matches!(content, Content::Tree(_)) {
+            // The list of its stripes is to be compared.
+            self.write_batch().await?;
+            kv = self.shared.read()?;
+        }
         if heads.iter().any(|head| matches!(head.value, Value::Directory(_))) {
             return Err(TreeError::IsADirectory(path.clone()).into());
         }
+        let fate = self.fate_of(&kv, &heads, meta, content, (id, &uses))?;
         let file = File {
             id,
             len: content.len(),
@@ -479,8 +501,45 @@ impl Upload {
             name: name.clone(),
             value: Some(Value::File(file)),
             replaces: heads.into_iter().map(|head| head.op).collect(),
+            fate,
         });
         self.write_batch_if_full().await
+    }
+
+    /// What becomes of the versions that a file takes the place of. Refused when more is overwritten than the person may have meant.
+    fn fate_of(
+        &mut self,
+        kv: &impl Kv,
+        heads: &[Head],
+        meta: &FileMeta,
+        content: &Content,
+        stripes: (FileId, &[StripeId]),
+    ) -> Result<Fate, NodeError> {
+        let encoded = to_canonical(content);
+        let others = || {
+            heads.iter().filter_map(|head| match &head.value {
+                Value::File(file) => Some(file),
+                Value::Directory(_) => None,
+            })
+        };
+        let mut is_same = true;
+        for file in others() {
+            is_same &= file.content[..] == encoded
+                || file.len == content.len() && has_same_pieces(&self.shared, kv, file, stripes)?;
+        }
+        if is_same {
+            return Ok(Fate::Carried);
+        }
+        // It may lie in other stripes since.
+        if others().all(|file| file.len == content.len() && file.modified == meta.modified) {
+            return Ok(Fate::shelved_for(self.shared.rails.retention));
+        }
+        self.overwriting += others().count() as u64;
+        match rails::refuse_mass(&self.shared, kv, Loss::Overwrite, self.overwriting) {
+            Err(NodeError::Mass(_)) if self.options.confirmed => self.is_answered = true,
+            refused => refused?,
+        }
+        Ok(self.shared.usual_fate())
     }
 
     async fn directory(&mut self, path: &Path) -> Result<DirId, NodeError> {
@@ -516,6 +575,7 @@ impl Upload {
         Shared::blocking(move || shared.refuse_when_full()).await?;
         self.written_at = Instant::now();
         let batch = std::mem::take(&mut self.batch);
+        self.overwriting = 0;
         let unpinned = names::write(&self.shared, batch).await?;
         if !unpinned.is_empty() {
             crate::sweep::announce(&self.shared, unpinned);
@@ -529,6 +589,49 @@ impl Upload {
         }
         Ok(())
     }
+}
+
+/// Whether a file that was put again has the pieces that it had. The nodes of its manifest are sealed anew each time, and are the only stripes that differ
+/// then.
+fn has_same_pieces(
+    shared: &Shared,
+    kv: &impl Kv,
+    old: &File,
+    (new, uses): (FileId, &[StripeId]),
+) -> Result<bool, NodeError> {
+    let tree = Tree::of(shared.space);
+    let count = match uses.len() as u64 {
+        0 => tree.count_stripes(kv, new)?,
+        few => few,
+    };
+    if !COMPARED_STRIPES.contains(&count) || tree.count_stripes(kv, old.id)? != count {
+        return Ok(false);
+    }
+    let before = tree.stripes_of(kv, old.id)?;
+    let now = match uses {
+        [] => tree.stripes_of(kv, new)?,
+        few => few.to_vec(),
+    };
+    let differing = before.iter().zip(&now).filter(|(a, b)| a != b).count();
+    Ok(differing <= node_count(before.len()))
+}
+
+/// How many of so many stripes of a file hold nodes of its manifest.
+fn node_count(stripes: usize) -> usize {
+    let nodes = |mut pieces: usize| {
+        let mut nodes = 0;
+        while pieces > 1 {
+            pieces = pieces.div_ceil(limits::MANIFEST_CHILDREN_MAX);
+            nodes += pieces;
+        }
+        nodes
+    };
+    (0..=stripes)
+        .rev()
+        .map(nodes)
+        .zip((0..=stripes).rev())
+        .find(|(nodes, pieces)| nodes + pieces <= stripes)
+        .map_or(0, |(nodes, _)| nodes)
 }
 
 /// The stripes of a file: a short list stays with its name, a long one goes ahead of it in parts.
@@ -615,6 +718,16 @@ fn chunks(shared: Arc<Shared>, head: Vec<u8>, reader: impl Read + Send + 'static
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nodes_are_counted_among_stripes() {
+        let check = |pieces: usize, nodes: usize| assert_eq!(node_count(pieces + nodes), nodes, "{pieces}");
+        check(1, 0);
+        check(2, 1);
+        check(1024, 1);
+        check(1025, 3);
+        check(5000, 6);
+    }
 
     #[test]
     fn pieces_come_in_order_and_a_slow_one_keeps_a_bounded_number_waiting() {

@@ -354,8 +354,9 @@ async fn still_live(shared: &Arc<Shared>, space: SpaceId, stripes: Vec<StripeId>
         let mut live = Vec::new();
         for stripe in stripes {
             let state = Pins::of(space).state(&kv, stripe).map_err(TreeError::from)?;
-            // What an upload left that never ended belongs to no file; that can be told of one's own space only.
-            let is_needed = space != task.space || Tree::of(space).is_used(&kv, stripe)?;
+            // What an upload left that never ended belongs to no file, and nobody misses what is in the trash until they want it back; that
+            // can be told of one's own space only.
+            let is_needed = space != task.space || Tree::of(space).is_needed(&kv, stripe)?;
             if is_needed && state.liveness() == Liveness::Live {
                 live.push(stripe);
             }

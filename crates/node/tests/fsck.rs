@@ -6,7 +6,7 @@
 mod common;
 
 use common::{Pool, bytes, config, eventually, put};
-use potluck_node::{Fault, Finding, FsckOptions, FsckReport, HomeError, InviteOptions, Node, fsck};
+use potluck_node::{Fault, Finding, FsckOptions, FsckReport, HomeError, InviteOptions, Node, RemoveOptions, fsck};
 use redb::{ReadableTable, TableDefinition};
 use std::{
     collections::BTreeMap,
@@ -35,7 +35,10 @@ async fn used() -> Pool {
     }
     pool.put(0, "/photos/3", &bytes(99, 5000)).await;
     pool.put(0, "/large", &bytes(77, 3_000_000)).await;
-    pool.node(0).remove(&"/photos/4".parse().unwrap(), false).await.unwrap();
+    pool.node(0)
+        .remove(&"/photos/4".parse().unwrap(), RemoveOptions::default())
+        .await
+        .unwrap();
     pool.kill(0).await;
     // Waits until the node has let go of the home.
     check(pool.members[0].home.path(), false);

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Member, Pool, bytes, config, eventually, put, within};
+use common::{Member, Pool, bytes, config, eventually, put, remove_now, within};
 use potluck_node::{
     FileMeta, HomeError, InviteOptions, JoinError, Node, NodeError, PutOptions, Refusal, ShardsError, StartError,
 };
@@ -154,8 +154,8 @@ async fn what_is_removed_frees_its_shards_everywhere() {
     pool.put(0, "/b", &bytes(5, 100_000)).await;
     pool.health("reported", |health| health.stripes() > 2).await;
     pool.holds(1, "/a", &bytes(4, 3_000_000)).await;
-    assert_eq!(pool.node(1).remove(&"/a".parse().unwrap(), false).await.unwrap(), 1);
-    assert_eq!(pool.node(0).remove(&"/b".parse().unwrap(), false).await.unwrap(), 1);
+    assert_eq!(remove_now(pool.node(1), "/a").await, 1);
+    assert_eq!(remove_now(pool.node(0), "/b").await, 1);
     pool.health("all shards are gone", |health| health.stripes() == 0).await;
     eventually("the name is gone", || async {
         pool.node(2).stat(&"/a".parse().unwrap()).await.is_err()
@@ -267,7 +267,7 @@ async fn a_tree_moves_and_stays_readable() {
         .await
         .unwrap();
     pool.holds(1, "/file", &content).await;
-    pool.node(0).remove(&"/new".parse().unwrap(), true).await.unwrap();
+    remove_now(pool.node(0), "/new").await;
     pool.holds(1, "/file", &content).await;
     let into_itself = pool
         .node(0)
@@ -285,7 +285,7 @@ async fn the_same_bytes_are_stored_once() {
     assert_eq!(first.deduplicated, 0);
     assert_eq!(second.deduplicated, content.len() as u64);
     assert!(second.stored < 100_000, "{second:?}");
-    pool.node(0).remove(&"/one".parse().unwrap(), false).await.unwrap();
+    remove_now(pool.node(0), "/one").await;
     pool.holds(0, "/two", &content).await;
 }
 
@@ -420,7 +420,7 @@ async fn more_than_the_pool_can_give_is_an_error_that_says_what_it_can() {
     let pool = Pool::of(2, GRACE).await;
     let refused = pool.node(0).upload(PutOptions {
         survive: Some(3),
-        strict: false,
+        ..PutOptions::default()
     });
     assert!(
         refused
@@ -585,7 +585,7 @@ async fn what_is_removed_while_a_holder_is_away_is_no_cause_for_concern() {
     let stripes = pool.node(0).status().await.unwrap().health.stripes();
     pool.kill(2).await;
     pool.are_away(0, 1).await;
-    pool.node(0).remove(&"/file".parse().unwrap(), false).await.unwrap();
+    remove_now(pool.node(0), "/file").await;
     pool.health("nobody looks after it any more", |health| {
         (1..stripes).contains(&health.stripes()) && health.unreadable == 0
     })

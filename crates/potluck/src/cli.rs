@@ -2,6 +2,7 @@
 
 use crate::{
     config::Settings,
+    moment::Moment,
     place::{ByteRange, Place},
     span::Span,
 };
@@ -21,7 +22,8 @@ Exit codes:
   130  interrupted with Ctrl-C
 
 Files:
-  HOME/config.toml      the configuration: listen, announce, capacity, zone, machine, mdns, grace, fsync
+  HOME/config.toml      the configuration: listen, announce, capacity, zone, machine, mdns, grace, fsync,
+                        retention, mass_change_share
   HOME/log/potluck.log  the log of a daemon started with --detach
 
 Environment:
@@ -137,7 +139,7 @@ pub(crate) enum Command {
         #[arg(value_name = "SPACE:/PATH", required = true)]
         places: Vec<Place>,
     },
-    /// Remove files
+    /// Remove files; they can be brought back for 30 days, or as long as `retention` in the configuration says
     Rm {
         /// Which
         #[arg(value_name = "SPACE:/PATH", required = true)]
@@ -145,6 +147,39 @@ pub(crate) enum Command {
         /// Directories with all that is in them
         #[arg(short, long)]
         recursive: bool,
+        /// For good, together with what the trash has of them: their room is free at once
+        #[arg(long)]
+        now: bool,
+    },
+    /// Show what was removed and overwritten, and can be brought back
+    Trash {
+        /// Only below this
+        #[arg(value_name = "SPACE:/PATH", default_value = "home:/")]
+        place: Place,
+        /// Let go of it now: its room is free at once, and nobody can bring it back
+        #[arg(long)]
+        empty: bool,
+        /// Say that you meant what `status` asks about: so much removed or overwritten at once
+        #[arg(long, conflicts_with_all = ["empty", "place"])]
+        accept: bool,
+    },
+    /// Bring back what was removed or overwritten: a file, or a directory with all that was removed below it
+    ///
+    /// What has the name meanwhile goes to the trash, and can be brought back the same way.
+    Restore {
+        /// What
+        #[arg(value_name = "SPACE:/PATH")]
+        place: Place,
+        /// As it was then: `2026-11-26T03:00:00Z`, a day, or `2h` for two hours ago. In a directory, what was overwritten since is brought back
+        /// as well, and what came since stays [default: what was removed or overwritten last]
+        #[arg(long, value_name = "TIME")]
+        at: Option<Moment>,
+        /// All that was removed and overwritten from then on, as `status` says after much went at once
+        #[arg(long, value_name = "TIME", conflicts_with = "at")]
+        since: Option<Moment>,
+        /// To another place, which must be free
+        #[arg(long, value_name = "SPACE:/PATH")]
+        to: Option<Place>,
     },
     /// Show what is known of a file
     Stat {
@@ -199,7 +234,7 @@ pub(crate) enum Command {
         #[arg(long)]
         repair: bool,
     },
-    /// Free at once what removed files, and uploads that broke off, have left; else it takes up to an hour, and a day
+    /// Free at once what uploads that broke off have left, and what was in the trash for its time; else it takes up to a day, and some hours
     Sweep {
         /// How long ago an upload must have broken off; one that is begun again later sends everything again
         #[arg(long, value_name = "SPAN", default_value = "24h")]
@@ -316,6 +351,8 @@ impl Run {
             mdns: self.no_mdns.then_some(false),
             grace: self.grace,
             fsync: None,
+            retention: None,
+            mass_change_share: None,
         }
     }
 }

@@ -51,6 +51,9 @@ pub(crate) struct Complaint {
     pub(crate) message: String,
     /// What to do, most useful first.
     pub(crate) hints: Vec<String>,
+    /// Whether a yes of the person is all that is missing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) asks: bool,
 }
 
 impl Complaint {
@@ -60,6 +63,7 @@ impl Complaint {
             kind,
             message: message.into(),
             hints: Vec::new(),
+            asks: false,
         }
     }
 
@@ -237,7 +241,7 @@ impl From<NodeError> for Complaint {
                 .hint("`potluck status` shows which nodes are away or full; bring them back, or try again in a moment")
                 .hint(GOES_ON),
             NodeError::Shards(ShardsError::NoRoom { .. }) => Self::failed(message)
-                .hint("make room: remove files, or invite another machine (`potluck invite`); `potluck status` shows who is full")
+                .hint("make room: remove files (`potluck rm --now`, `potluck trash --empty`), or invite another machine (`potluck invite`); `potluck status` shows who is full")
                 .hint("or offer more: `potluck stop`, then `potluck up --capacity SIZE`; for good, as `capacity` in HOME/config.toml")
                 .hint(format!("{GOES_ON}; `potluck sweep --abandoned-after 0s` frees what it has stored")),
             NodeError::Shards(ShardsError::Unreadable { .. }) => Self::new(Kind::Unreachable, message)
@@ -255,12 +259,19 @@ impl From<NodeError> for Complaint {
             NodeError::NotYours(_) => Self::new(Kind::Refused, message).hint("only its own person can take it out of the pool"),
             NodeError::NotLeaving => Self::new(Kind::Refused, message).hint("`potluck leave` begins again"),
             NodeError::DiskFull { .. } => Self::failed(message)
-                .hint("make room on it, or remove files of the pool: `potluck rm` works on a full disk too"),
+                .hint("make room on it, or remove files of the pool: `potluck rm --now` works on a full disk too"),
+            NodeError::Mass(_) => Self {
+                asks: true,
+                ..Self::new(Kind::Refused, message).hint("nothing more is done until you say yes: `--yes`")
+            },
+            NodeError::NotInTrash(_) => {
+                Self::new(Kind::NotFound, message).hint("`potluck trash` shows what can be brought back")
+            }
             NodeError::ForgetSelf => Self::usage(message).hint("`potluck leave` moves its data to the others first"),
             NodeError::Kit(error) => error.into(),
             NodeError::Stopping => Self::new(Kind::NoDaemon, message).hint("start it again: `potluck up --detach`"),
             _ if message.contains("No space left") => {
-                Self::failed(message).hint("make room on the disk of the home; `potluck rm` works on a full disk too")
+                Self::failed(message).hint("make room on the disk of the home; `potluck rm --now` works on a full disk too")
             }
             _ => Self::failed(message),
         }
@@ -270,6 +281,7 @@ impl From<NodeError> for Complaint {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use potluck_node::{Loss, MassChange};
     use std::path::PathBuf;
 
     #[track_caller]
@@ -344,6 +356,14 @@ mod tests {
         };
         check(NodeError::Shards(full), Kind::Failed, "--capacity");
         check(NodeError::Stopping, Kind::NoDaemon, "up --detach");
+        let mass = MassChange {
+            loss: Loss::Remove,
+            planned: 4812,
+            lately: 0,
+            of: 5000,
+        };
+        check(NodeError::Mass(mass), Kind::Refused, "--yes");
+        assert!(Complaint::from(NodeError::Mass(mass)).asks);
     }
 
     #[test]

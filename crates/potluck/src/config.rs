@@ -4,7 +4,8 @@ use crate::{
     complaint::{Complaint, Kind},
     span::Span,
 };
-use potluck_node::{NodeConfig, World};
+use potluck_node::{NodeConfig, Share, World};
+use potluck_spaces::RETENTION_MAX;
 use potluck_types::{ByteSize, MachineName, Zone};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -17,6 +18,8 @@ use std::{
 const LISTEN: &str = "0.0.0.0:4720";
 /// How long an absent node is waited for, as designed.
 const GRACE: Span = Span::seconds(15 * 60);
+/// How long what is removed can be brought back: as long as the services that people know keep it.
+const RETENTION: Span = Span::seconds(30 * 86_400);
 /// A node is no use with less.
 const CAPACITY_BYTES_MIN: u64 = 64 << 20;
 
@@ -48,10 +51,25 @@ pub(crate) struct Settings {
     /// Whether `get` syncs what it writes to the disk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) fsync: Option<bool>,
+    /// How long what is removed or overwritten can be brought back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) retention: Option<Span>,
+    /// What part of all files may be removed and overwritten within an hour without a question.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) mass_change_share: Option<Share>,
 }
 
-const KEYS: [&str; 8] = [
-    "listen", "announce", "capacity", "zone", "machine", "mdns", "grace", "fsync",
+const KEYS: [&str; 10] = [
+    "listen",
+    "announce",
+    "capacity",
+    "zone",
+    "machine",
+    "mdns",
+    "grace",
+    "fsync",
+    "retention",
+    "mass_change_share",
 ];
 
 impl Settings {
@@ -67,6 +85,8 @@ impl Settings {
             mdns: self.mdns.or(below.mdns),
             grace: self.grace.or(below.grace),
             fsync: self.fsync.or(below.fsync),
+            retention: self.retention.or(below.retention),
+            mass_change_share: self.mass_change_share.or(below.mass_change_share),
         }
     }
 
@@ -82,6 +102,8 @@ impl Settings {
             mdns: parsed(&variable, "POTLUCK_MDNS")?,
             grace: parsed(&variable, "POTLUCK_GRACE")?,
             fsync: parsed(&variable, "POTLUCK_FSYNC")?,
+            retention: parsed(&variable, "POTLUCK_RETENTION")?,
+            mass_change_share: parsed(&variable, "POTLUCK_MASS_CHANGE_SHARE")?,
         })
     }
 
@@ -127,6 +149,8 @@ impl Settings {
             mdns: Some(true),
             grace: Some(GRACE),
             fsync: Some(true),
+            retention: Some(RETENTION),
+            mass_change_share: Some(Share::HALF),
         })
     }
 
@@ -141,6 +165,11 @@ impl Settings {
                     .hint("offer more with `--capacity 10GB`, or put the home on a larger disk: `--home DIR`"),
             );
         }
+        let retention = settings.retention.unwrap_or(RETENTION).duration();
+        if retention > RETENTION_MAX {
+            let days = RETENTION_MAX.as_secs() / 86_400;
+            return Err(Complaint::usage(format!("what is removed is kept for {days}d at most")));
+        }
         Ok(NodeConfig {
             home: home.to_owned(),
             listen: settings.listen.unwrap_or_default(),
@@ -151,6 +180,8 @@ impl Settings {
             mdns: settings.mdns.unwrap_or(true),
             grace: settings.grace.unwrap_or(GRACE).duration(),
             world: World::default(),
+            retention,
+            mass_change_share: settings.mass_change_share.unwrap_or(Share::HALF),
         })
     }
 
@@ -304,6 +335,7 @@ mod tests {
         check("capasity = 1", "`capacity`");
         check("lisen = []", "`listen`");
         check("Zone = \"a\"", "`zone`");
+        check("retentoin = \"1d\"", "`retention`");
         check("frobnicate = 1", "known are");
     }
 
@@ -322,6 +354,12 @@ mod tests {
                 .contains("not a span")
         );
         assert!(from_toml("= 1").unwrap_err().message.contains("not TOML"));
+        assert!(
+            from_toml("mass_change_share = 2")
+                .unwrap_err()
+                .message
+                .contains("not a share")
+        );
         assert!(Settings::from_environment(|name| (name == "POTLUCK_MDNS").then(|| "maybe".to_owned())).is_err());
     }
 

@@ -172,15 +172,17 @@ async fn live(node: Node, config: &NodeConfig, tied: bool, is_new: bool, termina
     terminal.result(&identity, || welcome(&identity, config, is_new));
     tracing::info!(node = %identity.node, pool = %identity.pool_name, addresses = ?identity.addresses, "up");
     let serving = tokio::spawn(server::serve(listener, Arc::clone(&service)));
-    let why = wait_for_end(&node, &service.stop, tied).await?;
-    tracing::info!(why, "stopping");
-    terminal.note(&format!("Stopping: {why}."));
+    let why = wait_for_end(&node, &service.stop, tied).await;
+    if let Ok(why) = why {
+        tracing::info!(why, "stopping");
+        terminal.note(&format!("Stopping: {why}."));
+    }
     socket::remove(&config.home);
     serving.abort();
     if tokio::time::timeout(STOP_TIMEOUT, node.stop()).await.is_err() {
         tracing::warn!("the node took too long to stop, and is left as it is; the next start checks it");
     }
-    Ok(())
+    why.map(drop)
 }
 
 async fn wait_for_end(node: &Node, stop: &Notify, tied: bool) -> Result<&'static str, Complaint> {
@@ -194,8 +196,20 @@ async fn wait_for_end(node: &Node, stop: &Notify, tied: bool) -> Result<&'static
         _ = hangup.recv() => "hung up",
         () = stop.notified() => "a command said so",
         () = node.taken_out() => "this node was taken out of the pool",
+        () = node.gives_way() => return Err(copied(node)),
         () = input_ends(), if tied => "whoever started it ended",
     })
+}
+
+/// Two processes with one key would each answer for the other.
+fn copied(node: &Node) -> Complaint {
+    let home = node.home().display();
+    Complaint::new(
+        Kind::Refused,
+        format!("another machine runs with the identity of {home}: one of the two homes is a copy of the other"),
+    )
+    .hint("if the other is the one to stay, this one joins anew, in a home of its own: `potluck invite --mine` there, `potluck join TICKET --home DIR` here")
+    .hint("if this one is, stop the other first: `potluck stop` there; what was written here stays, and goes to the others then")
 }
 
 /// On a thread of its own: one of the runtime's would keep the process from ending.

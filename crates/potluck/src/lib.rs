@@ -25,6 +25,7 @@ mod heap;
 mod interrupt;
 mod local;
 mod machines;
+mod moment;
 mod place;
 mod span;
 mod terminal;

@@ -101,6 +101,18 @@ impl Terminal {
         }
     }
 
+    /// Does what may have to be asked about first: with the person's yes if it was typed already, else without, and asks when it turns out that one is
+    /// needed and somebody is here to give it.
+    pub(crate) fn insist<T>(self, act: impl Fn(bool) -> Result<T, Complaint>) -> Result<T, Complaint> {
+        match act(self.yes) {
+            Err(complaint) if complaint.asks && !self.yes && io::stdin().is_terminal() => {
+                self.confirm(&question(&complaint.message))?;
+                act(true)
+            }
+            outcome => outcome,
+        }
+    }
+
     /// Asks for a passphrase, twice if it is a new one.
     pub(crate) fn passphrase(self, is_new: bool) -> Result<Zeroizing<String>, Complaint> {
         let failed = |error: io::Error| {
@@ -154,6 +166,13 @@ impl Terminal {
             at: (0, now),
         }
     }
+}
+
+/// What a complaint says, as a question.
+fn question(message: &str) -> String {
+    let mut letters = message.chars();
+    let first = letters.next().map(|first| first.to_uppercase().to_string());
+    format!("{}{}. Do it?", first.unwrap_or_default(), escape(letters.as_str()))
 }
 
 fn style(template: &str) -> ProgressStyle {

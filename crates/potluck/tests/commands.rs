@@ -297,3 +297,87 @@ fn ctrl_c_ends_with_130() {
     node.fails(&["stat", "home:/endless"], 3);
     until("the daemon goes on", || node.live() == 1);
 }
+
+#[test]
+fn what_is_removed_is_shown_and_comes_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = node_in(folder.path());
+    let tree = folder.path().join("tree");
+    fs::create_dir(&tree).unwrap();
+    for name in ["one", "two"] {
+        fs::write(tree.join(name), name).unwrap();
+    }
+    let put = || node.json(&["put", tree.to_str().unwrap(), "home:/"]);
+    put();
+    fs::write(tree.join("one"), "another").unwrap();
+    put();
+    let removed = node.run(&["rm", "-r", "home:/tree"]);
+    let said = text(&removed.stdout);
+    assert!(
+        said.starts_with("Removed 2 files. They can be brought back until 2"),
+        "{said}"
+    );
+    assert!(said.trim_end().ends_with(": potluck restore home:/tree"), "{said}");
+
+    let listed = text(&node.run(&["trash"]).stdout);
+    assert!(
+        listed.starts_with("      SIZE") || listed.starts_with("SIZE"),
+        "{listed}"
+    );
+    assert_eq!(listed.matches("home:/tree/one").count(), 2, "{listed}");
+    assert!(listed.contains("home:/tree/one  (overwritten)"), "{listed}");
+    let status = text(&node.run(&["status"]).stdout);
+    assert!(status.contains("The trash holds 3 files"), "{status}");
+    assert_eq!(node.json(&["status"])["trash"]["files"], 3);
+
+    let back = text(&node.run(&["restore", "home:/tree"]).stdout);
+    assert_eq!(back.trim_end(), "Brought back 2 files: home:/tree.");
+    assert_eq!(text(&node.run(&["cat", "home:/tree/one"]).stdout), "another");
+    let back = node.json(&["restore", "home:/tree/one", "--to", "home:/older"]);
+    assert_eq!(back["files"], 1);
+    assert_eq!(text(&node.run(&["cat", "home:/older"]).stdout), "one");
+    let said = node.fails(&["restore", "home:/tree/one", "--to", "home:/older"], 3);
+    assert!(said.contains("potluck trash"), "{said}");
+    node.fails(&["restore", "home:/never"], 3);
+    node.fails(&["restore", "home:/tree", "--at", "soon"], 2);
+    assert_eq!(node.json(&["restore", "home:/tree/one", "--at", "0s"])["files"], 0);
+
+    let said = text(&node.run(&["rm", "--now", "home:/older"]).stdout);
+    assert_eq!(said.trim_end(), "Removed 1 file.");
+    assert_eq!(text(&node.run(&["trash"]).stdout).trim_end(), "The trash is empty.");
+    node.json(&["rm", "home:/tree/one"]);
+    check(&run(potluck(&node.home).args(["trash", "--empty"])), 2, "--yes");
+    assert_eq!(node.json(&["trash", "--empty", "--yes"])["files"], 1);
+    assert_eq!(
+        text(&node.run(&["trash", "home:/tree"]).stdout).trim_end(),
+        "The trash has nothing of home:/tree."
+    );
+}
+
+#[test]
+fn much_at_once_is_asked_about() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = node_in(folder.path());
+    let tree = folder.path().join("tree");
+    fs::create_dir(&tree).unwrap();
+    for number in 0..120 {
+        fs::write(tree.join(number.to_string()), "good").unwrap();
+    }
+    let put = ["put", tree.to_str().unwrap(), "home:/"];
+    node.json(&put);
+    let output = run(potluck(&node.home).args(["rm", "-r", "home:/tree"]));
+    check(&output, 6, "this would remove 120 of 120 files of your space");
+    check(&output, 6, "--yes");
+    for number in 0..120 {
+        fs::write(tree.join(number.to_string()), "encrypted").unwrap();
+    }
+    let output = run(potluck(&node.home).args(put));
+    check(&output, 6, "this would overwrite");
+    let overwritten = node.json(&["status"])["trash"]["files"].as_u64().unwrap();
+    assert!(overwritten <= 60, "{overwritten}");
+    let output = node.run(&[&put[..], &["--yes"]].concat());
+    check(&output, 0, "");
+    assert_eq!(node.json(&["status"])["trash"]["files"], 120);
+    assert_eq!(node.json(&["rm", "-r", "home:/tree", "--yes"])["removed"], 120);
+    assert_eq!(node.json(&["trash", "--accept"])["accepted"], 0);
+}

@@ -338,7 +338,7 @@ fn fills_up_and_recovers(node: &mut Node, folder: &Path, room: usize) {
     assert!(get(node, "kept", &kept));
 
     // Removing makes room, when compaction has been by: at the start, and every minute.
-    let output = node.run(&["rm", "home:/first"]);
+    let output = node.run(&["rm", "--now", "home:/first"]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     until("its shards are let go of", || {
         node.log().contains("freeing what no file uses")

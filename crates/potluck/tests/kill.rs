@@ -140,7 +140,7 @@ fn a_lone_node_that_is_killed_in_a_put_loses_nothing_that_it_acknowledged() {
     ));
     assert!(acknowledged > 0 && absent > 0, "the kills all came at the same point");
 
-    assert!(node.run(&["rm", "-r", "home:/", "--yes"]).status.success());
+    assert!(node.run(&["rm", "-r", "home:/", "--now", "--yes"]).status.success());
     assert!(node.run(&["ls"]).stdout.is_empty());
     note(&left_behind(&mut node));
 }
@@ -174,7 +174,7 @@ fn what_is_removed_leaves_the_disk() {
     let put = ["put", file.to_str().unwrap(), "home:/", "--quiet"];
     assert!(node.run(&put).status.success());
     assert!(node.used() > 12_000_000);
-    assert!(node.run(&["rm", "home:/file"]).status.success());
+    assert!(node.run(&["rm", "--now", "home:/file"]).status.success());
     until("its shards are let go of", || {
         node.json(&["status"])["health"]["survives"] == json!({})
     });
@@ -248,7 +248,7 @@ fn a_pool_whose_nodes_are_killed_in_puts_loses_nothing_that_it_acknowledged() {
         health["endangered"] == 0 && health["unreadable"] == 0 && health["mending"] == 0
     });
 
-    assert!(pool[0].run(&["rm", "-r", "home:/", "--yes"]).status.success());
+    assert!(pool[0].run(&["rm", "-r", "home:/", "--now", "--yes"]).status.success());
     until("the names are gone everywhere", || {
         pool.iter().all(|node| node.run(&["ls"]).stdout.is_empty())
     });

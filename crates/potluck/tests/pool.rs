@@ -102,7 +102,10 @@ fn a_tree_outlives_the_machine_that_stored_it() {
     second.fails(&["get", "home:/nothing"], 3);
     second.fails(&["put", tree.to_str().unwrap(), "home:/x", "--survive", "9"], 2);
     second.fails(&["rm", "home:/backup"], 1);
-    assert_eq!(second.json(&["rm", "-r", "home:/backup"])["removed"], put["files"]);
+    assert_eq!(
+        second.json(&["rm", "-r", "home:/backup", "--yes"])["removed"],
+        put["files"]
+    );
     third.fails(&["join", "potluck1nonsense"], 6);
     assert!(second.run(&["stop"]).status.success());
     second.fails(&["status"], 4);

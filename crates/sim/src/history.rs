@@ -2,11 +2,12 @@
 
 use crate::{
     ledger::{Content, Ledger, Seen},
+    machine::RETENTION,
     plan::{Episode, Fault, Plan, Scale, Step, Work},
     pool::Pool,
     world::Diary,
 };
-use potluck_node::{FileMeta, HealthInfo, Held, Node, NodeError, PutOptions, PutReport, TreeError};
+use potluck_node::{FileMeta, HealthInfo, Held, Node, NodeError, PutOptions, PutReport, RemoveOptions, TreeError};
 use potluck_types::{Geometry, NodeId, SpaceId, StripeId, Timestamp};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,8 +27,8 @@ const OPERATION_MAX: Duration = HOUR;
 const CONVERGENCE_MAX: Duration = Duration::from_secs(12 * 3600);
 /// Nothing happens in a whole pool for so long.
 const QUIET: Duration = HOUR;
-/// What was removed is gone from all disks so long after.
-const FREED_AFTER: Duration = Duration::from_secs(30 * 3600);
+/// What was removed is gone from all disks so long after it was to be kept: those that were off in between count a day later.
+const FREED_AFTER: Duration = Duration::from_secs(3 * 24 * 3600);
 
 /// What came of a history.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -511,7 +512,7 @@ impl History {
                     .map_err(|error| format!("{path} cannot be removed: {error}"))?;
             }
         }
-        self.until(Instant::now() + FREED_AFTER).await?;
+        self.until(Instant::now() + RETENTION + FREED_AFTER).await?;
         let mut left = 0;
         for (_, node) in self.running() {
             left += node
@@ -578,7 +579,7 @@ async fn put(node: &Node, path: &str, content: Content) -> Result<PutReport, Str
 
 async fn remove(node: &Node, path: &str) -> Result<(), String> {
     let path = path.parse().map_err(|error| format!("{error}"))?;
-    match node.remove(&path, false).await {
+    match node.remove(&path, RemoveOptions::default()).await {
         Ok(_) => Ok(()),
         Err(error) if is_absent(&error) => Ok(()),
         Err(error) => Err(error.to_string()),

@@ -2,7 +2,7 @@
 
 use crate::world::{SimClock, SimEntropy, dice, lock};
 use potluck_net::MemoryNetwork;
-use potluck_node::{JoinError, Network, Node, NodeConfig, StartError, Storage, World};
+use potluck_node::{JoinError, Network, Node, NodeConfig, Share, StartError, Storage, World};
 use potluck_store::{Crash, Disk, Driver, MemoryDisk};
 use potluck_types::{ByteSize, NodeId, Zone};
 use std::{
@@ -17,6 +17,9 @@ use tokio::time::Instant;
 const CAPACITY: ByteSize = ByteSize(256 << 20);
 const CROWDED_CAPACITY: ByteSize = ByteSize(1 << 30);
 const CROWDED_FREE: u64 = 24 << 20;
+
+/// How long what is removed or overwritten is kept.
+pub(crate) const RETENTION: Duration = Duration::from_secs(2 * 24 * 3600);
 
 /// The folders of a machine's disk, which is another after each loss of power.
 struct SimStorage(Mutex<MemoryDisk>);
@@ -86,6 +89,8 @@ impl Machine {
             name: None,
             mdns: false,
             grace: self.grace,
+            retention: RETENTION,
+            mass_change_share: Share::HALF,
             world: World {
                 clock: Arc::<SimClock>::clone(&self.clock),
                 entropy: Arc::new(SimEntropy::new(dice(

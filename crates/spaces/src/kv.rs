@@ -17,23 +17,37 @@ pub enum Table {
     Frontier,
     /// Space, directory, name → [`Head`](crate::Head)s.
     Registers,
-    /// Space, operation → nothing: replaced before it was seen.
+    /// Space, operation → what became of its value, which was replaced before it was seen.
     Replaced,
     /// Space, directory → nothing: the id has been given away.
     Directories,
     /// Space, file version, part → the stripes that it uses.
     Uses,
-    /// Space, stripe, file version → nothing.
+    /// Space, stripe, file version → whether the version is in the trash.
     Users,
     /// Space, operation → where its file lies now: said before the operation was seen.
     Recoded,
     /// Space, stripe → when it was last pinned and unpinned.
     Pins,
+    /// Space, operation → its value, which is in the trash.
+    Kept,
+    /// Space, directory, name, operation → nothing: a value of that name is in the trash.
+    KeptAt,
+    /// Space, time, operation → when this node learned of it: the time of a value in the trash is over then.
+    KeptUntil,
+    /// Space → its [`Totals`](crate::Totals).
+    Totals,
+    /// Space, minute → how many files were removed and overwritten then.
+    Turnover,
+    /// Space, device, sequence number → an entry that was set aside for another, see [`Aside`](crate::Aside).
+    Aside,
+    /// Space, device, sequence number, hash → nothing: the first entry of a history that was given up.
+    GivenUp,
 }
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 16] = [
         Self::Log,
         Self::Frontier,
         Self::Registers,
@@ -43,6 +57,13 @@ impl Table {
         Self::Users,
         Self::Recoded,
         Self::Pins,
+        Self::Kept,
+        Self::KeptAt,
+        Self::KeptUntil,
+        Self::Totals,
+        Self::Turnover,
+        Self::Aside,
+        Self::GivenUp,
     ];
 }
 

@@ -5,19 +5,28 @@
 //! - `kv`: the ordered tables that this crate keeps its state in; the caller brings them, with their transactions.
 //! - `log`: signed, hash-chained entries of one device; appending checks the chain. Needs no key to a space, so custodians run it, too.
 //! - `tree`: the entries' sealed changes, merged into directories: a multi-value register per (directory, name).
+//! - `branch`: a device that has signed two histories, and how it comes to have one again.
 //! - `pins`: what stripes are live, from the public half of the entries.
+//! - `trash`: values that were replaced and can be brought back, in the order in which their time is over.
+//! - `turnover`: how much was removed and overwritten when, and whether that is more than a person may have meant.
 //!
 //! Guarantees: the same entries give the same tree, in whatever order the devices' logs arrive; two edits that did not know of each other
 //! are both kept; nothing is written outside the caller's transaction. Where bytes live is not known here.
 
+mod branch;
 mod kv;
 mod log;
 mod path;
 mod pins;
+mod trash;
 mod tree;
+mod turnover;
 
+pub use branch::{Again, Aside, Branch, BranchError};
 pub use kv::{Kv, KvError, MemoryKv, Rows, Table};
 pub use log::{Append, AppendError, Body, Entry, Frontier, Log, OpId, Position};
 pub use path::{Name, Path, PathError};
 pub use pins::{Liveness, PinState, Pins};
-pub use tree::{Change, DirId, File, FileId, Found, Head, Listed, Tree, TreeError, Value};
+pub use trash::{Expiring, Kept, Removal, Totals, Trash};
+pub use tree::{Change, DirId, Fate, File, FileId, Found, Head, Listed, RETENTION_MAX, Tree, TreeError, Value};
+pub use turnover::{FILES_MIN, Mass, Minute, Share, ShareError, Turnover, WINDOW};

@@ -235,6 +235,14 @@ impl Log {
         Ok((Append::New, entry, device))
     }
 
+    /// One entry of a device, as it was signed.
+    pub fn entry(self, kv: &impl Kv, device: NodeId, seq: u64) -> Result<Option<Vec<u8>>, KvError> {
+        kv.get(
+            Table::Log,
+            &[&self.space.as_bytes()[..], device.as_bytes(), &seq.to_be_bytes()].concat(),
+        )
+    }
+
     /// The entries of a device after `seq`, as they were signed, up to a number and to about [`limits::APPEND_BYTES_MAX`] in all.
     pub fn entries_after(
         self,

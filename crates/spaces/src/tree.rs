@@ -2,18 +2,30 @@
 //!
 //! A register per (directory, name) holds the values that no later change has replaced. A [`Change`] names the
 //! operations that it replaces, so two edits that did not know of each other leave two values: a conflict that people see. A change that arrives
-//! before one that it replaces is remembered; so the order in which devices' logs arrive does not matter.
+//! before one that it replaces is remembered; so the order in which devices' logs arrive does not matter. What a change replaces goes to the
+//! [trash](crate::Trash) if it says so.
 
-use crate::{Kv, KvError, Log, Name, OpId, Path, PathError, Table};
+mod change;
+
+pub use change::{Change, Fate, RETENTION_MAX};
+
+use crate::{
+    Kept, Kv, KvError, Log, Name, OpId, Path, PathError, Removal, Table, Totals, Trash, Turnover,
+    trash::{Replacement, op_bytes},
+};
 use potluck_crypto::{BoxKey, Purpose};
 use potluck_types::{CodecError, Entropy, Hash, NodeId, SpaceId, StripeId, Timestamp, from_canonical, to_canonical};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 const CHANGES: &str = "potluck/changes/1";
 /// Users of a stripe that are read at once.
 const USERS_PAGE: usize = 64;
+/// What a row of [`Table::Users`] holds when the version is in the trash; else it is empty.
+const KEPT: [u8; 1] = [1];
+/// Names that are read at once when all are counted.
+const COUNT_PAGE: usize = 1024;
 
 /// A directory: a random or derived name that it keeps when it is moved.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -22,6 +34,11 @@ pub struct DirId(#[serde(with = "serde_bytes")] [u8; 16]);
 impl DirId {
     /// The directory that everything is below.
     pub const ROOT: Self = Self([0; 16]);
+
+    /// Its bytes.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
 }
 
 /// One version of one file.
@@ -74,42 +91,6 @@ pub enum Value {
     File(File),
     /// A directory.
     Directory(DirId),
-}
-
-/// A change to a space. What an entry seals is a list of these.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Change {
-    /// A name stands for this from now on, or for nothing.
-    Set {
-        /// The directory.
-        parent: DirId,
-        /// The name in it.
-        name: Name,
-        /// What it stands for.
-        value: Option<Value>,
-        /// The operations whose values the author saw there.
-        replaces: Vec<OpId>,
-    },
-    /// Stripes that a file version uses; it follows in a later change. With no stripes: it does not follow, and uses none.
-    Uses {
-        /// The version.
-        file: FileId,
-        /// Counts the parts of the list.
-        part: u32,
-        /// The stripes.
-        stripes: Vec<StripeId>,
-    },
-    /// The same version of a file lies in other stripes from now on. Whoever has replaced the version meanwhile need not know.
-    Recode {
-        /// The directory.
-        parent: DirId,
-        /// The name in it.
-        name: Name,
-        /// The operation that set the version.
-        of: OpId,
-        /// Where it lies now.
-        file: File,
-    },
 }
 
 /// What said that a version lies in other stripes: when, and by which operation.
@@ -196,12 +177,40 @@ pub enum TreeError {
 #[derive(Clone, Copy, Debug)]
 pub struct Tree {
     space: SpaceId,
+    learning_at: Duration,
+}
+
+/// One name of a directory.
+type Place<'a> = (DirId, &'a Name);
+
+/// What an entry has done to the counts of its space.
+#[derive(Default)]
+struct Effect {
+    totals: Totals,
+    /// File versions that were removed or overwritten.
+    replaced: u64,
 }
 
 impl Tree {
     /// The tree of this space.
     pub fn of(space: SpaceId) -> Self {
-        Self { space }
+        Self {
+            space,
+            learning_at: Duration::ZERO,
+        }
+    }
+
+    /// The same, where changes are learned at this point of a time that only grows: so the trash knows how long it has known of what is in it.
+    #[must_use]
+    pub fn learning_at(self, time: Duration) -> Self {
+        Self {
+            learning_at: time,
+            ..self
+        }
+    }
+
+    fn trash(self) -> Trash {
+        Trash::of(self.space)
     }
 
     /// Seals changes for an entry.
@@ -211,19 +220,37 @@ impl Tree {
                 context: CHANGES,
                 associated: self.space.as_bytes(),
             },
-            &to_canonical(&changes),
+            &change::encode(changes),
             entropy,
         )
     }
 
-    /// Opens an entry's changes and applies them. An entry is applied once, when it is appended, in its own device's order.
-    pub fn apply(self, kv: &mut impl Kv, key: &BoxKey, device: NodeId, entry: &crate::Entry) -> Result<(), TreeError> {
+    /// Opens an entry's changes.
+    pub fn open(self, key: &BoxKey, entry: &crate::Entry) -> Result<Vec<Change>, TreeError> {
         let purpose = Purpose {
             context: CHANGES,
             associated: self.space.as_bytes(),
         };
         let plain = key.open(purpose, &entry.sealed).map_err(|_| TreeError::Sealed)?;
-        let changes: Vec<Change> = from_canonical(&plain)?;
+        Ok(change::decode(&plain)?)
+    }
+
+    /// Opens an entry's changes and applies them. An entry is applied once, when it is appended, in its own device's order. Gives the stripes
+    /// that its changes use.
+    pub fn apply(
+        self,
+        kv: &mut impl Kv,
+        key: &BoxKey,
+        device: NodeId,
+        entry: &crate::Entry,
+    ) -> Result<Vec<StripeId>, TreeError> {
+        let changes = self.open(key, entry)?;
+        let before = self.trash().totals(kv)?;
+        let mut effect = Effect {
+            totals: before,
+            replaced: 0,
+        };
+        let mut used = Vec::new();
         for (at, change) in changes.into_iter().enumerate() {
             let at = u32::try_from(at).expect("an entry holds fewer changes than bytes");
             let op = OpId {
@@ -237,62 +264,158 @@ impl Tree {
                     name,
                     value,
                     replaces,
+                    fate,
                 } => {
+                    if let Some(Value::File(file)) = &value {
+                        used.extend(&file.uses);
+                    }
+                    let removal = removal(fate, (entry.clock, op), value.is_some());
                     let head = value.map(|value| Head {
                         clock: entry.clock,
                         op,
                         value,
                         recoded: None,
                     });
-                    self.set(kv, (parent, &name), head, &replaces)?;
+                    let went = self.replace(kv, (parent, &name), &replaces, removal, &mut effect.totals)?;
+                    effect.replaced += if fate.counts() { went } else { 0 };
+                    if let Some(head) = head {
+                        self.add(kv, (parent, &name), head, &mut effect.totals)?;
+                    }
                 }
                 Change::Uses { file, stripes, .. } if stripes.is_empty() => self.release(kv, file)?,
-                Change::Uses { file, part, stripes } => self.use_stripes(kv, file, part, &stripes)?,
+                Change::Uses { file, part, stripes } => {
+                    self.use_stripes(kv, file, part, &stripes)?;
+                    used.extend(stripes);
+                }
                 Change::Recode { parent, name, of, file } => {
+                    used.extend(&file.uses);
                     self.recode(kv, (parent, &name), of, (entry.clock, op), file)?;
+                }
+                Change::Accept { until } => {
+                    effect.totals.accepted = effect.totals.accepted.max(until);
                 }
             }
         }
-        Ok(())
+        if effect.totals != before {
+            self.trash().set_totals(kv, effect.totals)?;
+        }
+        if effect.replaced > 0 {
+            Turnover::of(self.space).add(kv, entry.clock, effect.replaced, effect.totals.files)?;
+        }
+        Ok(used)
     }
 
-    fn set(
+    /// Takes values from a name, or from the trash. Gives the number of file versions that had the name.
+    fn replace(
         self,
         kv: &mut impl Kv,
-        (parent, name): (DirId, &Name),
-        head: Option<Head>,
+        place: Place<'_>,
         replaces: &[OpId],
-    ) -> Result<(), TreeError> {
-        let mut heads = self.heads(kv, parent, name)?;
+        replacement: Replacement,
+        totals: &mut Totals,
+    ) -> Result<u64, TreeError> {
+        let mut heads = self.heads(kv, place.0, place.1)?;
+        let (before, files) = (heads.len(), totals.files);
         for replaced in replaces {
             match heads.iter().position(|head| head.op == *replaced) {
                 Some(at) => {
-                    if let Value::File(file) = heads.remove(at).value {
-                        self.release(kv, file.id)?;
-                    }
+                    let head = heads.remove(at);
+                    totals.unnamed(&head.value);
+                    self.part_with(kv, place, head, replacement, totals)?;
                 }
-                None => kv.put(Table::Replaced, &self.op_key(*replaced), &[])?,
+                None => self.replace_again(kv, *replaced, replacement, totals)?,
             }
         }
-        if let Some(mut head) = head {
-            let replaced = kv.get(Table::Replaced, &self.op_key(head.op))?.is_some();
-            if let Some((by, file)) = self.take_recoded(kv, head.op)?
-                && let Value::File(old) = &mut head.value
-            {
-                self.release(kv, old.id)?;
-                *old = file;
-                head.recoded = Some(by);
-            }
-            match &head.value {
-                Value::File(file) if replaced => self.release(kv, file.id)?,
-                Value::File(file) => self.use_stripes(kv, file.id, u32::MAX, &file.uses)?,
-                Value::Directory(id) => kv.put(Table::Directories, &self.dir_key(*id), &[])?,
-            }
-            if !replaced {
-                heads.push(head);
-                heads.sort_by_key(|head| std::cmp::Reverse((head.clock, head.op)));
-            }
+        if heads.len() < before {
+            self.set_heads(kv, place, &heads)?;
         }
+        Ok(files.saturating_sub(totals.files))
+    }
+
+    /// A value has no name any more: it goes to the trash, or lets go of its stripes.
+    fn part_with(
+        self,
+        kv: &mut impl Kv,
+        (parent, name): Place<'_>,
+        head: Head,
+        replacement: Replacement,
+        totals: &mut Totals,
+    ) -> Result<(), TreeError> {
+        let Some(removal) = replacement else {
+            return self.release_value(kv, &head.value);
+        };
+        if let Value::File(file) = &head.value {
+            self.mark_kept(kv, file.id)?;
+        }
+        let kept = Kept {
+            parent,
+            name: name.clone(),
+            head,
+            removal,
+        };
+        Ok(self.trash().insert(kv, &kept, self.learning_at, totals)?)
+    }
+
+    /// A value that has no name, or has not been seen yet, is replaced by one more operation.
+    fn replace_again(
+        self,
+        kv: &mut impl Kv,
+        op: OpId,
+        replacement: Replacement,
+        totals: &mut Totals,
+    ) -> Result<(), TreeError> {
+        let trash = self.trash();
+        if let Some(mut kept) = trash.get(kv, op)? {
+            match replacement {
+                None => {
+                    trash.remove(kv, &kept, totals)?;
+                    self.release_value(kv, &kept.head.value)?;
+                }
+                Some(removal) if removal > kept.removal => {
+                    trash.remove(kv, &kept, totals)?;
+                    kept.removal = removal;
+                    trash.insert(kv, &kept, self.learning_at, totals)?;
+                }
+                Some(_) => {}
+            }
+            return Ok(());
+        }
+        if self.is_seen(kv, op)? {
+            return Ok(());
+        }
+        Ok(trash.foresee(kv, op, replacement)?)
+    }
+
+    fn is_seen(self, kv: &impl Kv, op: OpId) -> Result<bool, KvError> {
+        let known = Log::of(self.space).position(kv, op.device)?;
+        Ok(known.is_some_and(|position| position.seq >= op.seq))
+    }
+
+    /// Adds a value to a name, unless it was replaced before it came.
+    fn add(self, kv: &mut impl Kv, place: Place<'_>, mut head: Head, totals: &mut Totals) -> Result<(), TreeError> {
+        if let Some((by, file)) = self.take_recoded(kv, head.op)?
+            && let Value::File(old) = &mut head.value
+        {
+            self.release(kv, old.id)?;
+            *old = file;
+            head.recoded = Some(by);
+        }
+        match &head.value {
+            Value::File(file) => self.use_stripes(kv, file.id, u32::MAX, &file.uses)?,
+            Value::Directory(id) => kv.put(Table::Directories, &self.dir_key(*id), &[])?,
+        }
+        if let Some(replacement) = self.trash().foreseen(kv, head.op)? {
+            kv.delete(Table::Replaced, &self.op_key(head.op))?;
+            return self.part_with(kv, place, head, replacement, totals);
+        }
+        totals.named(&head.value);
+        let mut heads = self.heads(kv, place.0, place.1)?;
+        heads.push(head);
+        heads.sort_by_key(|head| std::cmp::Reverse((head.clock, head.op)));
+        self.set_heads(kv, place, &heads)
+    }
+
+    fn set_heads(self, kv: &mut impl Kv, (parent, name): Place<'_>, heads: &[Head]) -> Result<(), TreeError> {
         let key = self.register_key(parent, name.as_str());
         if heads.is_empty() {
             kv.delete(Table::Registers, &key)?;
@@ -303,44 +426,43 @@ impl Tree {
     }
 
     /// Of two that moved one version apart the later decides, wherever they arrive first.
-    fn recode(
-        self,
-        kv: &mut impl Kv,
-        (parent, name): (DirId, &Name),
-        of: OpId,
-        by: Move,
-        file: File,
-    ) -> Result<(), TreeError> {
-        let mut heads = self.heads(kv, parent, name)?;
-        let head = heads.iter_mut().find(|head| head.op == of);
-        let Some(Head { value, recoded, .. }) = head else {
-            let known = Log::of(self.space).position(kv, of.device)?;
-            if known.is_some_and(|position| position.seq >= of.seq) {
-                return self.release(kv, file.id);
+    fn recode(self, kv: &mut impl Kv, place: Place<'_>, of: OpId, by: Move, file: File) -> Result<(), TreeError> {
+        let mut heads = self.heads(kv, place.0, place.1)?;
+        if let Some(head) = heads.iter_mut().find(|head| head.op == of) {
+            self.recode_head(kv, head, by, file)?;
+            return self.set_heads(kv, place, &heads);
+        }
+        if let Some(mut kept) = self.trash().get(kv, of)? {
+            self.recode_head(kv, &mut kept.head, by, file)?;
+            if let Value::File(file) = &kept.head.value {
+                self.mark_kept(kv, file.id)?;
             }
-            return match self.take_recoded(kv, of)? {
-                Some((other, there)) if other > by => {
-                    self.release(kv, file.id)?;
-                    Ok(kv.put(Table::Recoded, &self.op_key(of), &to_canonical(&(other, there)))?)
+            return Ok(self.trash().update(kv, &kept)?);
+        }
+        if self.is_seen(kv, of)? {
+            return self.release(kv, file.id);
+        }
+        match self.take_recoded(kv, of)? {
+            Some((other, there)) if other > by => {
+                self.release(kv, file.id)?;
+                Ok(kv.put(Table::Recoded, &self.op_key(of), &to_canonical(&(other, there)))?)
+            }
+            other => {
+                if let Some((_, there)) = other {
+                    self.release(kv, there.id)?;
                 }
-                other => {
-                    if let Some((_, there)) = other {
-                        self.release(kv, there.id)?;
-                    }
-                    Ok(kv.put(Table::Recoded, &self.op_key(of), &to_canonical(&(by, file)))?)
-                }
-            };
-        };
-        match value {
-            Value::File(old) if recoded.is_none_or(|other| other < by) => {
+                Ok(kv.put(Table::Recoded, &self.op_key(of), &to_canonical(&(by, file)))?)
+            }
+        }
+    }
+
+    fn recode_head(self, kv: &mut impl Kv, head: &mut Head, by: Move, file: File) -> Result<(), TreeError> {
+        match &mut head.value {
+            Value::File(old) if head.recoded.is_none_or(|other| other < by) => {
                 self.release(kv, old.id)?;
                 self.use_stripes(kv, file.id, u32::MAX, &file.uses)?;
-                (*old, *recoded) = (file, Some(by));
-                Ok(kv.put(
-                    Table::Registers,
-                    &self.register_key(parent, name.as_str()),
-                    &to_canonical(&heads),
-                )?)
+                (*old, head.recoded) = (file, Some(by));
+                Ok(())
             }
             _ => self.release(kv, file.id),
         }
@@ -364,6 +486,26 @@ impl Tree {
             kv.put(Table::Users, &self.user_key(*stripe, file), &[])?;
         }
         Ok(())
+    }
+
+    /// What a version uses is used by the trash from now on.
+    fn mark_kept(self, kv: &mut impl Kv, file: FileId) -> Result<(), TreeError> {
+        let prefix = [&self.space.as_bytes()[..], &file.0].concat();
+        let mut after = None;
+        while let Some((key, part)) = kv.scan(Table::Uses, &prefix, after.as_deref(), 1)?.pop() {
+            for stripe in from_canonical::<Vec<StripeId>>(&part)? {
+                kv.put(Table::Users, &self.user_key(stripe, file), &KEPT)?;
+            }
+            after = Some(key);
+        }
+        Ok(())
+    }
+
+    fn release_value(self, kv: &mut impl Kv, value: &Value) -> Result<(), TreeError> {
+        match value {
+            Value::File(file) => self.release(kv, file.id),
+            Value::Directory(_) => Ok(()),
+        }
     }
 
     fn release(self, kv: &mut impl Kv, file: FileId) -> Result<(), TreeError> {
@@ -406,6 +548,22 @@ impl Tree {
         self.is_used_beside(kv, stripe, &BTreeSet::new())
     }
 
+    /// Whether any file version uses a stripe that is not in the trash.
+    pub fn is_needed(self, kv: &impl Kv, stripe: StripeId) -> Result<bool, TreeError> {
+        let prefix = [&self.space.as_bytes()[..], stripe.as_bytes()].concat();
+        let mut after = None::<Vec<u8>>;
+        loop {
+            let rows = kv.scan(Table::Users, &prefix, after.as_deref(), USERS_PAGE)?;
+            let Some((last, _)) = rows.last() else {
+                return Ok(false);
+            };
+            if rows.iter().any(|(_, mark)| mark.is_empty()) {
+                return Ok(true);
+            }
+            after = Some(last.clone());
+        }
+    }
+
     fn is_used_beside(self, kv: &impl Kv, stripe: StripeId, files: &BTreeSet<FileId>) -> Result<bool, TreeError> {
         let mut after = None;
         loop {
@@ -434,7 +592,7 @@ impl Tree {
             .map_err(TreeError::from)
     }
 
-    /// The stripes that no file version uses any more once these changes are applied.
+    /// The stripes that no file version uses any more once these changes are applied; versions in the trash use theirs.
     pub fn given_up(self, kv: &impl Kv, changes: &[Change]) -> Result<Vec<StripeId>, TreeError> {
         let (mut released, mut used) = (BTreeSet::<FileId>::new(), BTreeSet::<StripeId>::new());
         for change in changes {
@@ -444,13 +602,10 @@ impl Tree {
                     name,
                     value,
                     replaces,
+                    fate,
                 } => {
-                    if !replaces.is_empty() {
-                        for head in self.heads(kv, *parent, name)? {
-                            if let (Value::File(file), true) = (&head.value, replaces.contains(&head.op)) {
-                                released.insert(file.id);
-                            }
-                        }
+                    if fate.millis().is_none() {
+                        released.extend(self.versions(kv, (*parent, name), replaces)?);
                     }
                     if let Some(Value::File(file)) = value {
                         used.extend(&file.uses);
@@ -459,13 +614,10 @@ impl Tree {
                 Change::Uses { file, stripes, .. } if stripes.is_empty() => _ = released.insert(*file),
                 Change::Uses { stripes, .. } => used.extend(stripes),
                 Change::Recode { parent, name, of, file } => {
-                    for head in self.heads(kv, *parent, name)? {
-                        if let (Value::File(old), true) = (&head.value, head.op == *of) {
-                            released.insert(old.id);
-                        }
-                    }
+                    released.extend(self.versions(kv, (*parent, name), std::slice::from_ref(of))?);
                     used.extend(&file.uses);
                 }
+                Change::Accept { .. } => {}
             }
         }
         let (mut given_up, mut seen) = (Vec::new(), BTreeSet::new());
@@ -477,6 +629,44 @@ impl Tree {
             }
         }
         Ok(given_up)
+    }
+
+    /// The file versions that these operations set, of those that a name has or has in the trash.
+    fn versions(self, kv: &impl Kv, (parent, name): Place<'_>, ops: &[OpId]) -> Result<Vec<FileId>, TreeError> {
+        if ops.is_empty() {
+            return Ok(Vec::new());
+        }
+        let heads = self.heads(kv, parent, name)?;
+        let mut versions = Vec::new();
+        for op in ops {
+            let value = match heads.iter().find(|head| head.op == *op) {
+                Some(head) => Some(head.value.clone()),
+                None => self.trash().get(kv, *op)?.map(|kept| kept.head.value),
+            };
+            if let Some(Value::File(file)) = value {
+                versions.push(file.id);
+            }
+        }
+        Ok(versions)
+    }
+
+    /// Counts the files of every space anew: for a database that was written when nobody counted.
+    pub fn count_all(kv: &mut impl Kv) -> Result<(), KvError> {
+        let (mut all, mut after) = (std::collections::BTreeMap::<SpaceId, Totals>::new(), None::<Vec<u8>>);
+        loop {
+            let rows = kv.scan(Table::Registers, &[], after.as_deref(), COUNT_PAGE)?;
+            let Some((last, _)) = rows.last() else { break };
+            after = Some(last.clone());
+            for (key, row) in rows {
+                let space: [u8; 32] = key[..32].try_into().map_err(|_| "a register's key is longer")?;
+                let totals = all.entry(SpaceId::from_bytes(space)).or_default();
+                for head in from_canonical::<Vec<Head>>(&row)? {
+                    totals.named(&head.value);
+                }
+            }
+        }
+        all.into_iter()
+            .try_for_each(|(space, totals)| Trash::of(space).set_totals(kv, totals))
     }
 
     /// The values of a name, the latest first.
@@ -574,6 +764,7 @@ impl Tree {
                         name: name.clone(),
                         value: Some(Value::Directory(id)),
                         replaces: Vec::new(),
+                        fate: Fate::Carried,
                     });
                     id
                 }
@@ -603,6 +794,22 @@ impl Tree {
         Ok(if taken { DirId(entropy.bytes()) } else { derived })
     }
 
+    /// The id of a directory that takes the place of one in the trash. Two devices that bring it back apart make the same one; it is another than
+    /// before, since that may have been moved elsewhere by who had not heard of its removal.
+    pub fn brought_back(self, kept: &Kept) -> DirId {
+        let hash = Hash::of(
+            &[
+                b"potluck directory brought back 1",
+                &self.space.as_bytes()[..],
+                &kept.parent.0,
+                kept.name.as_str().as_bytes(),
+                &op_bytes(kept.head.op),
+            ]
+            .concat(),
+        );
+        DirId(hash.as_bytes()[..16].try_into().expect("16 of 32 bytes"))
+    }
+
     fn register_key(self, directory: DirId, name: &str) -> Vec<u8> {
         [&self.space.as_bytes()[..], &directory.0, name.as_bytes()].concat()
     }
@@ -612,18 +819,22 @@ impl Tree {
     }
 
     fn op_key(self, op: OpId) -> Vec<u8> {
-        [
-            &self.space.as_bytes()[..],
-            op.device.as_bytes(),
-            &op.seq.to_be_bytes(),
-            &op.at.to_be_bytes(),
-        ]
-        .concat()
+        [&self.space.as_bytes()[..], &op_bytes(op)].concat()
     }
 
     fn user_key(self, stripe: StripeId, file: FileId) -> Vec<u8> {
         [&self.space.as_bytes()[..], stripe.as_bytes(), &file.0].concat()
     }
+}
+
+/// What a change with this fate, clock and operation does with what it replaces.
+fn removal(fate: Fate, (clock, op): Move, overwrites: bool) -> Replacement {
+    fate.millis().map(|millis| Removal {
+        until: clock + Duration::from_millis(millis),
+        clock,
+        op,
+        overwrites,
+    })
 }
 
 #[cfg(test)]

@@ -22,6 +22,12 @@ impl Timestamp {
         self.0
     }
 
+    /// As it is printed, with milliseconds: for who is to name this very moment.
+    pub fn precise(self) -> String {
+        let seconds = self.to_string();
+        format!("{}.{:03}Z", seconds.trim_end_matches('Z'), self.0 % 1000)
+    }
+
     /// How long after `earlier` this is; zero when it is not after it.
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
@@ -122,5 +128,6 @@ mod tests {
         check(0, "1970-01-01T00:00:00Z");
         check(951_782_400_000, "2000-02-29T00:00:00Z");
         check(1_795_269_720_000, "2026-11-21T14:02:00Z");
+        assert_eq!(Timestamp::from_millis(7).precise(), "1970-01-01T00:00:00.007Z");
     }
 }

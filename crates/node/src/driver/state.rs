@@ -4,6 +4,7 @@ use crate::{
     control::{Action, Event},
     records::{NodeState, PoolRecord, VERSION, sign},
     shared::Shared,
+    twin,
 };
 use potluck_net::Address;
 use potluck_types::{ByteSize, limits};
@@ -45,8 +46,18 @@ impl Shared {
         self.news.notify_one();
     }
 
+    /// Says it again, after a look at what others heard of this node: they keep the last state only.
+    pub(super) fn say_state_again(self: &Arc<Self>) {
+        let shared = Arc::clone(self);
+        tokio::spawn(async move {
+            twin::look(&shared).await;
+            shared.say_state();
+        });
+    }
+
     pub(super) fn say_state(self: &Arc<Self>) {
         let state = self.own_state();
+        self.twin.say(state.seq);
         let record = PoolRecord::State(sign(&self.node_key, &state));
         self.run_event(Event::Record(record.clone()));
         super::apply(self, Action::Publish(record));
@@ -88,6 +99,7 @@ impl Shared {
             software: env!("CARGO_PKG_VERSION").to_owned(),
             name: self.name.clone(),
             revision,
+            run: self.twin.run(),
         }
     }
 

@@ -1,7 +1,11 @@
 //! What a person should do about what is wrong.
 
-use crate::api::{HealthInfo, NodeInfo, NodeStatus};
-use potluck_spaces::Path;
+use crate::{
+    api::{HealthInfo, NodeInfo, NodeStatus},
+    rails::thousands,
+};
+use potluck_spaces::{Mass, Path};
+use potluck_types::Timestamp;
 use std::time::Duration;
 
 /// What advice rests on.
@@ -17,6 +21,10 @@ pub(super) struct Facts<'a> {
     pub(super) until_gone: Option<Duration>,
     /// Whether somebody came or went just now.
     pub(super) has_changed: bool,
+    /// What a person has yet to say whether they meant it.
+    pub(super) masses: &'a [Mass],
+    /// Whether a copy of this node runs elsewhere.
+    pub(super) is_copied: bool,
 }
 
 /// One sentence for each thing.
@@ -29,8 +37,13 @@ pub(super) fn advice(facts: &Facts<'_>) -> Vec<String> {
         is_leaving,
         until_gone,
         has_changed,
+        masses,
+        is_copied,
     } = *facts;
-    let mut advice = Vec::new();
+    let mut advice: Vec<String> = masses.iter().map(question).collect();
+    if is_copied {
+        advice.push("A copy of this node runs on another machine, and is told to stop: give it a home of its own there (`potluck join TICKET --home DIR`).".to_owned());
+    }
     if is_leaving {
         advice.push("This node is leaving: `potluck leave --cancel` keeps it in the pool.".to_owned());
     }
@@ -52,7 +65,7 @@ pub(super) fn advice(facts: &Facts<'_>) -> Vec<String> {
         ));
     } else if unusable > 0 && health.gathering == 0 {
         advice.push(match unreadable.first() {
-            Some(path) => format!("Put {path} and the other files that cannot be read again, or remove them: what is left of them does not suffice."),
+            Some(path) => format!("Put {path} and the other files that cannot be read again, or remove them (`potluck rm --now`): what is left of them does not suffice."),
             None => format!(
                 "{} cannot be read: too few shards are left. `potluck status` on a machine of their owner names the files, to be put again.",
                 stripes(unusable)
@@ -97,6 +110,17 @@ pub(super) fn advice(facts: &Facts<'_>) -> Vec<String> {
         ));
     }
     advice
+}
+
+/// Whether so much was meant, and what to type for either answer.
+fn question(mass: &Mass) -> String {
+    let before = Timestamp::from_millis(mass.since.as_millis().saturating_sub(1)).precise();
+    format!(
+        "{} of {} files were removed or overwritten from {} on. `potluck restore home:/ --since {before}` brings them all back; `potluck trash --accept` says that you meant it. Until then they stay in the trash, however long that is.",
+        thousands(mass.replaced),
+        thousands(mass.of),
+        mass.since,
+    )
 }
 
 /// About how long, rounded up.

@@ -12,9 +12,11 @@ use crate::{
     home::{Home, LOCK_PATIENCE, META},
     meta::Meta,
     protocol::{self, Credential, JoinReply, JoinRequest},
+    rails::Rails,
     records::{Certificate, Genesis, PoolRecord, VERSION, sign},
     roster::Roster,
     shared::Shared,
+    twin::Twin,
     world::{Network, World},
 };
 use futures::{StreamExt, stream::FuturesUnordered};
@@ -259,6 +261,8 @@ impl Node {
         endpoint.set_members(roster.members());
         let (started, started_at) = (tokio::time::Instant::now(), clock.now());
         let control = Control::new(node_key.node_id(), roster, meta.remembered()?, config.grace, started_at);
+        let rails = Rails::resume(config.retention, config.mass_change_share, meta.elapsed()?, started_at);
+        let twin = Twin::begin(started_at);
         let shared = Arc::new(Shared {
             space: derive::private_space_id(user_key.user_id()),
             dedup_key: derive::dedup_key(&space_key),
@@ -274,6 +278,9 @@ impl Node {
             events,
             write_window: Arc::new(Semaphore::new(limits::WRITE_WINDOW_BYTES)),
             names: tokio::sync::Mutex::new(()),
+            rails,
+            knows_own_log: AtomicBool::new(false),
+            twin,
             claims: Claims::default(),
             writing: Claims::default(),
             recoding: Mutex::default(),

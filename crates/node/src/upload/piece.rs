@@ -170,7 +170,7 @@ pub(super) fn known_piece(shared: &Shared, key: &[u8; 32]) -> Result<Option<Piec
 }
 
 /// Claims a stripe if the log says that it is live.
-pub(super) fn claim_live(shared: &Shared, stripe: StripeId) -> Result<Option<Claim<StripeId>>, NodeError> {
+pub(crate) fn claim_live(shared: &Shared, stripe: StripeId) -> Result<Option<Claim<StripeId>>, NodeError> {
     shared.claims.claim_if(stripe, || {
         let state = Pins::of(shared.space).state(&shared.read()?, stripe);
         let state = state.map_err(|source| MetaError {

@@ -119,8 +119,8 @@ async fn all(shared: &Arc<Shared>, domains: Domains) -> Result<bool, NodeError> 
         "coding older files anew for this many failure domains"
     );
     let options = PutOptions {
-        survive: None,
         strict: true,
+        ..PutOptions::default()
     };
     let mut upload = Upload::new(Arc::clone(shared), options, geometry(domains.here, 0)?);
     let mut failed = false;
@@ -160,7 +160,7 @@ impl Search {
         Self {
             shared: Arc::clone(shared),
             domains,
-            files: Files::of(shared),
+            files: Files::of(shared).and_trash(),
         }
     }
 

@@ -4,7 +4,10 @@
 #![allow(dead_code, reason = "each test program uses its own part")]
 #![allow(unreachable_pub, reason = "a module of test programs")]
 
-use potluck_node::{FileMeta, HealthInfo, InviteOptions, Node, NodeConfig, NodeError, PutOptions, PutReport, World};
+use potluck_node::{
+    FileMeta, HealthInfo, InviteOptions, Node, NodeConfig, NodeError, PutOptions, PutReport, RemoveOptions, Share,
+    World,
+};
 use potluck_types::{ByteSize, Timestamp};
 use std::{future::Future, time::Duration};
 use tempfile::TempDir;
@@ -52,6 +55,7 @@ pub struct Member {
 pub struct Pool {
     pub members: Vec<Member>,
     grace: Duration,
+    retention: Duration,
 }
 
 pub fn config(home: &TempDir, grace: Duration) -> NodeConfig {
@@ -65,32 +69,61 @@ pub fn config(home: &TempDir, grace: Duration) -> NodeConfig {
         mdns: false,
         grace,
         world: World::default(),
+        retention: RETENTION,
+        mass_change_share: Share::HALF,
     }
+}
+
+/// How long what is removed can be brought back, unless a test says otherwise.
+pub const RETENTION: Duration = Duration::from_secs(30 * 86_400);
+
+/// Removes what is at a path with all below it, and lets go of it.
+pub async fn remove_now(node: &Node, path: &str) -> u64 {
+    let options = RemoveOptions {
+        recursive: true,
+        now: true,
+        confirmed: true,
+    };
+    node.remove(&path.parse().unwrap(), options).await.unwrap().files
 }
 
 impl Pool {
     /// So many nodes of one person, all of which see each other.
     pub async fn of(nodes: usize, grace: Duration) -> Self {
+        Self::keeping(nodes, grace, RETENTION).await
+    }
+
+    /// The same, where what is removed can be brought back for this long.
+    pub async fn keeping(nodes: usize, grace: Duration, retention: Duration) -> Self {
         // `RUST_LOG=potluck_node=debug` tells what happened.
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         let _ = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_writer(std::io::stderr)
             .try_init();
-        let home = tempfile::tempdir().unwrap();
-        let first = Node::found(config(&home, grace), "test").await.unwrap();
         let mut pool = Self {
-            members: vec![Member {
-                node: Some(first),
-                home,
-            }],
+            members: Vec::new(),
             grace,
+            retention,
         };
+        let home = tempfile::tempdir().unwrap();
+        let first = Node::found(pool.config(&home), "test").await.unwrap();
+        pool.members.push(Member {
+            node: Some(first),
+            home,
+        });
         for _ in 1..nodes {
             pool.add().await;
         }
         pool.all_see_each_other().await;
         pool
+    }
+
+    pub fn config(&self, home: &TempDir) -> NodeConfig {
+        NodeConfig {
+            retention: self.retention,
+            ..config(home, self.grace)
+        }
     }
 
     pub async fn add(&mut self) {
@@ -101,7 +134,7 @@ impl Pool {
         };
         let ticket = self.node(0).invite(options).await.unwrap().ticket;
         let home = tempfile::tempdir().unwrap();
-        let node = Node::join(config(&home, self.grace), &ticket).await.unwrap();
+        let node = Node::join(self.config(&home), &ticket).await.unwrap();
         self.members.push(Member { node: Some(node), home });
     }
 
@@ -143,7 +176,29 @@ impl Pool {
     }
 
     pub async fn restart(&mut self, i: usize) {
-        let config = config(&self.members[i].home, self.grace);
+        let config = self.config(&self.members[i].home);
+        self.start(i, config).await;
+    }
+
+    /// Where it was reached before: so that those find it that were away meanwhile.
+    pub async fn restart_at(&mut self, i: usize, address: String) {
+        let config = NodeConfig {
+            listen: vec![address],
+            ..self.config(&self.members[i].home)
+        };
+        self.start(i, config).await;
+    }
+
+    /// Where one listens: `IP:PORT`.
+    pub fn address(&self, i: usize) -> String {
+        let addresses = self.node(i).identity().addresses;
+        let port = addresses
+            .iter()
+            .find_map(|address| address.strip_prefix("/ip4/127.0.0.1/tcp/"));
+        format!("127.0.0.1:{}", port.unwrap())
+    }
+
+    async fn start(&mut self, i: usize, config: NodeConfig) {
         // The old one's tasks let go of the home a moment after it stops.
         for _ in 0..200 {
             match Node::start(config.clone()).await {

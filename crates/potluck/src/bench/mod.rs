@@ -245,6 +245,7 @@ impl Bench {
         let options = PutOptions {
             survive: None,
             strict: true,
+            ..PutOptions::default()
         };
         let begun = self.begin();
         let outcome = put::send(&self.pool.home(1), &sources, options, &[], self.terminal)?;

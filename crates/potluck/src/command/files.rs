@@ -1,6 +1,9 @@
 //! Listing, removing, renaming, and what is known of a file.
 
-use super::failure::{self, Failure};
+use super::{
+    failure::{self, Failure},
+    trash,
+};
 use crate::{
     complaint::{Complaint, Kind as ComplaintKind},
     local::{
@@ -11,7 +14,7 @@ use crate::{
     place::{Place, escape, place_of},
     terminal::{Terminal, count, table},
 };
-use potluck_node::{Entry, Kind};
+use potluck_node::{Entry, Kind, RemoveOptions, RemoveReport};
 use potluck_spaces::Path as SpacePath;
 use std::path::Path;
 
@@ -102,18 +105,28 @@ fn long_row(entry: &Entry, name: String) -> Vec<String> {
 }
 
 /// `potluck rm`. One that is not there does not keep the others.
-pub(super) fn remove(home: &Path, places: &[Place], recursive: bool, terminal: Terminal) -> Result<(), Complaint> {
-    let (mut files, mut failed) = (0, Vec::new());
+pub(super) fn remove(
+    home: &Path,
+    places: &[Place],
+    options: RemoveOptions,
+    terminal: Terminal,
+) -> Result<(), Complaint> {
+    let (mut done, mut failed) = (RemoveReport::default(), Vec::new());
     for place in places {
-        if recursive && place.path.names().is_empty() {
-            terminal.confirm("Remove every file of the space?")?;
-        }
-        let request = Request::Remove {
-            path: place.path.clone(),
-            recursive,
-        };
-        match client::call::<u64>(home, &request) {
-            Ok(removed) => files += removed,
+        let removed = terminal.insist(|confirmed| {
+            let request = Request::Remove {
+                path: place.path.clone(),
+                options: RemoveOptions { confirmed, ..options },
+            };
+            client::call::<RemoveReport>(home, &request)
+        });
+        match removed {
+            Ok(removed) => {
+                done.files += removed.files;
+                done.until = done.until.max(removed.until);
+                done.emptied.files += removed.emptied.files;
+                done.emptied.bytes += removed.emptied.bytes;
+            }
             Err(complaint) if places.len() == 1 || complaint.kind == ComplaintKind::NoDaemon => return Err(complaint),
             Err(complaint) => failed.push(Failure {
                 path: place.to_string(),
@@ -122,14 +135,41 @@ pub(super) fn remove(home: &Path, places: &[Place], recursive: bool, terminal: T
         }
     }
     failure::tell(&failed, terminal);
-    terminal.result(&serde_json::json!({ "removed": files, "failed": failed }), || {
+    let value = serde_json::json!({
+        "removed": done.files, "until": done.until, "emptied": done.emptied, "failed": failed,
+    });
+    terminal.result(&value, || {
         if terminal.quiet {
             String::new()
         } else {
-            format!("Removed {}.", count(files, "file"))
+            removed(done, places)
         }
     });
     failure::sum_up(failed, "removed")
+}
+
+/// What went, and how it comes back.
+fn removed(done: RemoveReport, places: &[Place]) -> String {
+    let mut text = format!("Removed {}.", count(done.files, "file"));
+    if done.emptied.files > 0 {
+        text = format!(
+            "Removed {}, and let go of {} in the trash.",
+            count(done.files, "file"),
+            count(done.emptied.files, "version")
+        );
+    }
+    if let Some(until) = done.until {
+        let they = if done.files == 1 { "It" } else { "They" };
+        let place = match places {
+            [only] => only.to_string(),
+            _ => "PLACE".to_owned(),
+        };
+        text.push_str(&format!(
+            " {they} can be brought back until {}: potluck restore {place}",
+            trash::day(until)
+        ));
+    }
+    text
 }
 
 /// `potluck mv`. Into a directory that is there or typed as one, as `mv` of files does.

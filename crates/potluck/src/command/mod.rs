@@ -10,6 +10,7 @@ mod keys;
 mod pool;
 pub(crate) mod put;
 pub(crate) mod status;
+mod trash;
 
 use crate::{
     bench,
@@ -20,6 +21,7 @@ use crate::{
     demo,
     terminal::Terminal,
 };
+use potluck_node::RemoveOptions;
 use std::{
     ffi::OsString,
     io::Read,
@@ -54,7 +56,25 @@ pub(crate) fn run(cli: Cli, terminal: Terminal) -> Result<(), Complaint> {
         Command::Get { place, dest, range } => get::run(&home()?, &place, dest.as_deref(), range, terminal),
         Command::Ls { place, long, recursive } => files::list(&home()?, &place, long, recursive, terminal),
         Command::Cat { places } => get::cat(&home()?, &places, terminal),
-        Command::Rm { places, recursive } => files::remove(&home()?, &places, recursive, terminal),
+        Command::Rm { places, recursive, now } => {
+            let options = RemoveOptions {
+                recursive,
+                now,
+                confirmed: false,
+            };
+            files::remove(&home()?, &places, options, terminal)
+        }
+        Command::Trash { place, empty, accept } => {
+            let wish = match (empty, accept) {
+                (true, _) => trash::Wish::Empty,
+                (false, true) => trash::Wish::Accept,
+                (false, false) => trash::Wish::List,
+            };
+            trash::run(&home()?, &place, wish, terminal)
+        }
+        Command::Restore { place, at, since, to } => {
+            trash::restore(&home()?, &place, trash::When { at, since }, to.as_ref(), terminal)
+        }
         Command::Stat { place } => files::stat(&home()?, &place, terminal),
         Command::Mv { from, to } => files::rename(&home()?, &from, &to, terminal),
         Command::Status { watch } => status::run(&home()?, watch, terminal),

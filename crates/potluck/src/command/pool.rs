@@ -228,8 +228,8 @@ pub(super) fn sweep(home: &Path, abandoned_after: Span, terminal: Terminal) -> R
     terminal.result(&serde_json::json!({ "stripes": stripes }), || {
         match (terminal.quiet, stripes) {
             (true, _) => String::new(),
-            (false, 0) => "No upload has left anything. What removed files left is freed.".to_owned(),
-            (false, _) => format!("Freeing {} that uploads have left.", count(stripes, "stripe")),
+            (false, 0) => "No upload has left anything, and nothing in the trash is over its time.".to_owned(),
+            (false, _) => format!("Freeing {} that no file uses any more.", count(stripes, "stripe")),
         }
     });
     Ok(())

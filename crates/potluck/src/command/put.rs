@@ -77,11 +77,14 @@ pub(super) fn run(home: &Path, put: &Put, terminal: Terminal) -> Result<(), Comp
     interrupt::on_interrupt(move || {
         terminal.note("\nInterrupted. The same command again goes on where this one ended.");
     });
-    let options = PutOptions {
-        survive: put.survive,
-        strict: put.strict,
-    };
-    let outcome = send(home, &sources, options, &put.exclude, terminal)?;
+    let outcome = terminal.insist(|confirmed| {
+        let options = PutOptions {
+            survive: put.survive,
+            strict: put.strict,
+            confirmed,
+        };
+        send(home, &sources, options, &put.exclude, terminal)
+    })?;
     if let [only] = &outcome.failed[..]
         && outcome.report.files == 0
         && outcome.skipped.is_empty()

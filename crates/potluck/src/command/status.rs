@@ -60,6 +60,13 @@ fn report(status: &Status, now: Timestamp) -> String {
     if status.unreadable_files > 0 {
         text.push_str(&unreadable(status));
     }
+    if status.trash.files > 0 {
+        text.push_str(&format!(
+            "The trash holds {} ({}) that can be brought back: `potluck trash` shows them.\n",
+            count(status.trash.files, "file"),
+            ByteSize(status.trash.bytes)
+        ));
+    }
     let (k, m) = status.geometry;
     text.push_str(&format!(
         "New data survives {} ({k} data and {m} parity shards); at most {} can be asked for.\n",

@@ -283,6 +283,7 @@ impl Demo {
         let options = PutOptions {
             survive: Some(2),
             strict: true,
+            ..PutOptions::default()
         };
         let outcome = put::send(
             &self.pool.home(1),

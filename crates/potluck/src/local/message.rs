@@ -1,7 +1,7 @@
 //! What commands ask of the daemon, and what it answers: JSON.
 
 use crate::place::ByteRange;
-use potluck_node::{Entry, FileMeta, Identity, InviteOptions, PutOptions, PutReport};
+use potluck_node::{Entry, FileMeta, Identity, InviteOptions, PutOptions, PutReport, RemoveOptions, RestoreOptions};
 use potluck_spaces::Path;
 use potluck_types::{ByteSize, NodeId};
 use serde::{Deserialize, Serialize};
@@ -50,12 +50,31 @@ pub(crate) enum Request {
     /// The client sends items, [`GetItem`], and an end. Answer, for each and in order: an item [`GetFile`], data and an end;
     /// or a failure. Reply: nothing.
     Get,
-    /// Reply: how many files went.
+    /// Reply: `RemoveReport`.
     Remove {
         /// What.
         path: Path,
-        /// Whether a directory goes with all that is in it.
-        recursive: bool,
+        /// How.
+        options: RemoveOptions,
+    },
+    /// What the trash has of a path and below it. Items: lists of `Trashed`, one for each path. Reply: nothing.
+    Trash {
+        /// Of what.
+        path: Path,
+    },
+    /// Let go of what the trash has of a path and below it. Reply: `Emptied`.
+    EmptyTrash {
+        /// Of what.
+        path: Path,
+    },
+    /// Say that all that was removed and overwritten was meant. Reply: nothing.
+    AcceptLosses,
+    /// Bring back what was removed or overwritten. Reply: `RestoreReport`.
+    Restore {
+        /// What.
+        path: Path,
+        /// As of when, and where to.
+        options: RestoreOptions,
     },
     /// Reply: how many stripes were given up.
     Sweep {

@@ -152,6 +152,10 @@ async fn answer(request: Request, service: &Service, frames: &mut Frames, replie
     | Request::List { .. }
     | Request::Stat { .. }
     | Request::Remove { .. }
+    | Request::Trash { .. }
+    | Request::EmptyTrash { .. }
+    | Request::AcceptLosses
+    | Request::Restore { .. }
     | Request::Rename { .. } = request
     {
         node.gathered().await;
@@ -173,7 +177,25 @@ async fn answer(request: Request, service: &Service, frames: &mut Frames, replie
         Request::Stat { path } => replies.reply(&stat(node, path).await?).await,
         Request::Put { options } => uploads::put(node, options, frames, replies).await,
         Request::Get => downloads::get(node, frames, replies).await,
-        Request::Remove { path, recursive } => replies.reply(&node.remove(&path, recursive).await?).await,
+        Request::Remove { path, options } => replies.reply(&node.remove(&path, options).await?).await,
+        Request::Trash { path } => {
+            let mut listing = node.trash(&path).await?;
+            loop {
+                let versions = listing.next().await?;
+                if versions.is_empty() {
+                    return replies.reply(&()).await;
+                }
+                for page in versions.chunks(PAGE_ENTRIES_MAX / 16) {
+                    replies.json(FrameKind::Item, &page).await?;
+                }
+            }
+        }
+        Request::EmptyTrash { path } => replies.reply(&node.empty_trash(&path).await?).await,
+        Request::AcceptLosses => {
+            node.accept_losses().await?;
+            replies.reply(&()).await
+        }
+        Request::Restore { path, options } => replies.reply(&node.bring_back(&path, options).await?).await,
         Request::Sweep { abandoned_after } => replies.reply(&node.sweep(abandoned_after).await?).await,
         Request::Rename { from, to } => {
             make_parent(node, &from, &to).await?;

@@ -1,7 +1,7 @@
 //! Devices that write apart and meet: the same tree everywhere, and nothing lost.
 
 use super::*;
-use crate::{Append, AppendError, Body, Entry, Liveness, Log, MemoryKv, Pins};
+use crate::{Append, AppendError, Body, Branch, Entry, Kept, Liveness, Log, MemoryKv, Pins, Totals, Trash};
 use potluck_crypto::{Signed, SigningKey};
 use potluck_types::{SystemEntropy, Timestamp};
 use proptest::prelude::*;
@@ -13,6 +13,8 @@ struct Device {
     space_key: BoxKey,
     kv: MemoryKv,
     now: u64,
+    /// What becomes of what it replaces.
+    fate: Fate,
 }
 
 fn path(text: &str) -> Path {
@@ -31,6 +33,7 @@ impl Device {
             space_key,
             kv: MemoryKv::default(),
             now: 1_000,
+            fate: Fate::Freed,
         }
     }
 
@@ -83,14 +86,49 @@ impl Device {
             name: leaf,
             value,
             replaces,
+            fate: self.fate,
         });
         self.write(&changes, content.map(stripe).into_iter().collect(), Vec::new())
     }
 
-    /// All that is derived. What was replaced before it came is remembered only where that happened.
+    /// Lets go of all that the trash has of a path.
+    fn empty_trash(&mut self, at: &str) -> Signed<Entry> {
+        let at = path(at);
+        let (parent, name) = at.split().unwrap();
+        let parent = Tree::of(SPACE).directory(&self.kv, &parent).unwrap_or(DirId::ROOT);
+        let kept = Trash::of(SPACE).at(&self.kv, parent, name).unwrap();
+        let change = Change::Set {
+            parent,
+            name: name.clone(),
+            value: None,
+            replaces: kept.iter().map(|kept| kept.head.op).collect(),
+            fate: Fate::Freed,
+        };
+        let given_up = Tree::of(SPACE)
+            .given_up(&self.kv, std::slice::from_ref(&change))
+            .unwrap();
+        self.write(&[change], Vec::new(), given_up)
+    }
+
+    /// What the trash has of the root's names, with the contents.
+    fn trash(&self) -> Vec<(String, u8)> {
+        let kept = Trash::of(SPACE).list(&self.kv, DirId::ROOT, None, 1000).unwrap();
+        let content = |kept: &Kept| match &kept.head.value {
+            Value::File(file) => file.content[0],
+            Value::Directory(_) => 0,
+        };
+        let named = |(name, kept): &(Name, Vec<Kept>)| -> Vec<_> {
+            kept.iter().map(|kept| (name.to_string(), content(kept))).collect()
+        };
+        kept.iter().flat_map(named).collect()
+    }
+
+    /// All that is derived. What was replaced before it came is remembered only where that happened, and so is who removed a file first.
     fn state(&self) -> MemoryKv {
         let mut state = self.kv.clone();
-        state.0.retain(|(table, _), _| *table != Table::Replaced);
+        state
+            .0
+            .retain(|(table, _), _| !matches!(table, Table::Replaced | Table::Turnover));
         state
     }
 
@@ -178,6 +216,7 @@ fn stripes_are_used_until_the_last_file_lets_go() {
             name: path(at).split().unwrap().1.clone(),
             value: None,
             replaces: found.heads.iter().map(|head| head.op).collect(),
+            fate: Fate::Freed,
         }
     };
     let (a, b) = (removal(&device, "/a"), removal(&device, "/b"));
@@ -353,8 +392,229 @@ fn entries_are_given_out_in_order_and_in_batches() {
     assert_eq!(log.frontier(&device.kv).unwrap()[&id].seq, 10);
 }
 
+#[test]
+fn what_is_removed_and_overwritten_is_in_the_trash_until_it_is_let_go_of() {
+    let mut device = Device::new(1);
+    device.fate = Fate::Kept(60_000);
+    device.set("/f", Some(1));
+    device.set("/f", Some(2));
+    device.set("/f", None);
+    assert_eq!(device.files(), []);
+    assert_eq!(device.trash(), [("f".to_owned(), 2), ("f".to_owned(), 1)]);
+    assert_eq!(used(&device), [1, 2]);
+    assert!(!Tree::of(SPACE).is_needed(&device.kv, stripe(1)).unwrap());
+    device.set("/g", Some(1));
+    assert!(Tree::of(SPACE).is_needed(&device.kv, stripe(1)).unwrap());
+    device.fate = Fate::Freed;
+    device.set("/g", None);
+    let trash = Trash::of(SPACE);
+    let latest = &trash
+        .at(&device.kv, DirId::ROOT, path("/f").split().unwrap().1)
+        .unwrap()[0];
+    assert!(!latest.removal.overwrites);
+    assert_eq!(
+        latest.removal.until.as_millis(),
+        latest.removal.clock.as_millis() + 60_000
+    );
+    let expiring = trash.expiring(&device.kv, None, 10).unwrap();
+    assert_eq!(expiring.len(), 2);
+    assert_eq!(
+        trash.expiring(&device.kv, Some(expiring[0]), 10).unwrap(),
+        expiring[1..]
+    );
+    let totals = trash.totals(&device.kv).unwrap();
+    assert_eq!((totals.files, totals.kept, totals.kept_bytes), (0, 2, 2));
+    device.empty_trash("/f");
+    assert_eq!((device.trash(), used(&device)), (Vec::new(), Vec::new()));
+    assert_eq!(trash.totals(&device.kv).unwrap(), Totals::default());
+    let is_dead = |i| Pins::of(SPACE).state(&device.kv, stripe(i)).unwrap().liveness() == Liveness::Dead;
+    assert!(is_dead(1) && is_dead(2));
+}
+
+/// Removed apart: once for a month, once for a year, once for good. Whoever hears of them in whatever order has the same.
+#[test]
+fn of_two_removals_the_longer_counts_and_letting_go_counts_for_good() {
+    let mut devices = [Device::new(1), Device::new(2), Device::new(3)];
+    let made = devices[0].set("/f", Some(1));
+    let mut removals = Vec::new();
+    for (device, fate) in devices
+        .iter_mut()
+        .zip([Fate::Kept(30_000), Fate::Kept(365_000), Fate::Freed])
+    {
+        let _ = device.take(&made);
+        device.fate = fate;
+        removals.push(device.set("/f", None));
+    }
+    let [month, year, good] = &removals[..] else {
+        unreachable!()
+    };
+    for (order, kept) in [
+        (vec![&made, month, year], true),
+        (vec![year, &made, month], true),
+        (vec![month, year, &made], true),
+        (vec![&made, month, good], false),
+        (vec![good, &made, month], false),
+        (vec![year, good, &made], false),
+    ] {
+        let mut device = Device::new(4);
+        // The first device's removal follows what it has made.
+        if order[0] == month || order[1] == month && order[0] != &made {
+            device.take(&made).unwrap();
+        }
+        for entry in order {
+            device.take(entry).unwrap();
+        }
+        let found = Trash::of(SPACE)
+            .at(&device.kv, DirId::ROOT, path("/f").split().unwrap().1)
+            .unwrap();
+        assert_eq!(device.files(), []);
+        match kept {
+            true => assert_eq!(
+                found[0].removal.until.as_millis(),
+                found[0].removal.clock.as_millis() + 365_000
+            ),
+            false => assert!(found.is_empty() && used(&device).is_empty()),
+        }
+    }
+}
+
+#[test]
+fn what_is_in_the_trash_moves_to_other_stripes_as_what_has_a_name() {
+    let (mut a, mut b) = (Device::new(1), Device::new(2));
+    a.fate = Fate::Kept(60_000);
+    let made = a.set("/f", Some(1));
+    b.take(&made).unwrap();
+    let change = recode(&b, "/f", 11);
+    let moved = b.write(&[change], vec![stripe(11)], vec![stripe(1)]);
+    let removed = a.set("/f", None);
+    a.take(&moved).unwrap();
+    b.take(&removed).unwrap();
+    for device in [&a, &b] {
+        assert_eq!(device.trash(), [("f".to_owned(), 1)]);
+        assert_eq!(used(device), [11]);
+    }
+}
+
+#[test]
+fn files_are_counted_and_what_was_not_counted_can_be() {
+    let mut device = Device::new(1);
+    for name in ["/a", "/b/c", "/b/d"] {
+        device.set(name, Some(1));
+    }
+    device.set("/a", None);
+    let counted = Trash::of(SPACE).totals(&device.kv).unwrap();
+    assert_eq!(counted.files, 2);
+    device.kv.0.retain(|(table, _), _| *table != Table::Totals);
+    Tree::count_all(&mut device.kv).unwrap();
+    assert_eq!(Trash::of(SPACE).totals(&device.kv).unwrap(), counted);
+}
+
+fn fates() -> impl Strategy<Value = Fate> {
+    prop_oneof![
+        Just(Fate::Carried),
+        Just(Fate::Freed),
+        (1u64..4).prop_map(|days| Fate::Kept(days * 86_400_000)),
+        Just(Fate::Shelved(86_400_000)),
+    ]
+}
+
+/// Its home was restored from an image of the day before, it wrote while it was alone, and only then met who knew what it had written since.
+#[test]
+fn a_device_that_comes_back_older_keeps_what_it_wrote_and_undoes_nothing() {
+    let (mut a, mut b) = (Device::new(1), Device::new(2));
+    let (one, gone) = (a.set("/f", Some(1)), a.set("/gone", Some(9)));
+    let mut image = Device {
+        kv: a.kv.clone(),
+        ..Device::new(1)
+    };
+    let log = [
+        one,
+        gone,
+        a.set("/f", Some(2)),
+        a.set("/gone", None),
+        a.set("/later", Some(3)),
+    ];
+    for entry in &log {
+        b.take(entry).unwrap();
+    }
+    image.now = 9_000;
+    let beside = image.set("/f", Some(4));
+    image.set("/alone", Some(5));
+    image.set("/alone", Some(6));
+    assert!(matches!(b.take(&beside), Err(AppendError::Fork { seq: 3, .. })));
+
+    let (branch, tree) = (Branch::of(SPACE, image.key.node_id()), Tree::of(SPACE));
+    assert_eq!(branch.set_aside(&mut image.kv, &image.space_key, tree, 2).unwrap(), 3);
+    assert!(branch.is_given_up(&image.kv, 3, beside.hash()).unwrap());
+    assert!(!branch.is_given_up(&image.kv, 3, log[2].hash()).unwrap());
+    for entry in &log[2..] {
+        image.take(entry).unwrap();
+    }
+    let said: Vec<_> = std::iter::from_fn(|| {
+        let again = branch.next_aside(&image.kv).unwrap()?;
+        let changes = tree.open(&image.space_key, &again.entry).unwrap();
+        let changes = again.changes(image.key.node_id(), changes);
+        let entry = image.write(&changes, again.entry.pins, again.entry.unpins);
+        let now = entry.open().unwrap().into_value().seq;
+        branch.said_again(&mut image.kv, again.seq, now).unwrap();
+        Some(entry)
+    })
+    .collect();
+    for entry in &said {
+        b.take(entry).unwrap();
+    }
+    assert_eq!(
+        b.files(),
+        [
+            ("/alone".to_owned(), vec![6]),
+            ("/f".to_owned(), vec![4, 2]),
+            ("/later".to_owned(), vec![3])
+        ]
+    );
+    assert_eq!(image.files(), b.files());
+    image.kv.0.retain(|(table, _), _| *table != Table::GivenUp);
+    assert!(image.state() == b.state(), "the tables differ");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Three devices edit, remove and empty the trash apart, and exchange logs at random; in the end all have all entries, and the same tables.
+    #[test]
+    fn all_orders_of_arrival_give_the_same_trash(
+        steps in prop::collection::vec(
+            (0usize..3, 0u8..3, prop::option::of(0u8..20), fates(), any::<bool>(), prop::option::of(0usize..3)),
+            1..40,
+        )
+    ) {
+        let mut devices = [Device::new(1), Device::new(2), Device::new(3)];
+        let mut logs: [Vec<Signed<Entry>>; 3] = Default::default();
+        let exchange = |devices: &mut [Device; 3], logs: &[Vec<Signed<Entry>>; 3], from: usize, to: usize| {
+            for entry in &logs[from] {
+                devices[to].take(entry).unwrap();
+            }
+        };
+        for (who, at, content, fate, empties, meets) in steps {
+            devices[who].fate = fate;
+            let at = format!("/f{at}");
+            let entry = if empties { devices[who].empty_trash(&at) } else { devices[who].set(&at, content) };
+            logs[who].push(entry);
+            if let Some(with) = meets {
+                exchange(&mut devices, &logs, who, with);
+            }
+        }
+        for (from, to) in [(2, 0), (1, 0), (0, 1), (2, 1), (1, 2), (0, 2)] {
+            exchange(&mut devices, &logs, from, to);
+        }
+        for device in &devices[1..] {
+            prop_assert_eq!(device.files(), devices[0].files());
+            prop_assert_eq!(device.trash(), devices[0].trash());
+            prop_assert!(device.state() == devices[0].state(), "the tables differ");
+        }
+        let totals = Trash::of(SPACE).totals(&devices[0].kv).unwrap();
+        let versions: usize = devices[0].files().iter().map(|(_, contents)| contents.len()).sum();
+        prop_assert_eq!((totals.files >= versions as u64, totals.kept), (true, devices[0].trash().len() as u64));
+    }
 
     /// Three devices edit apart and exchange logs at random; in the end all have all entries, and the same tables.
     #[test]
@@ -381,7 +641,7 @@ proptest! {
         let files = devices[0].files();
         for device in &devices[1..] {
             prop_assert_eq!(&device.files(), &files);
-            prop_assert_eq!(device.state(), devices[0].state());
+            prop_assert!(device.state() == devices[0].state(), "the tables differ");
         }
     }
 }

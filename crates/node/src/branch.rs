@@ -1,0 +1,243 @@
+//! This node's own log: it writes nothing before it has heard what others know of it, and when it did write beside what they know, it sets that right.
+//!
+//! A home that was restored from an older image of itself does not know what it wrote since. Others keep that, and the next entry with a number that
+//! they have is none to them. So the node asks them first. When nobody was there to ask, and it wrote, it takes their history as its own as
+//! soon as they meet, and says what it wrote once more, after it.
+
+use crate::{
+    error::{MetaError, NodeError},
+    names::{self, Batch},
+    protocol::{PoolReply, PoolRequest},
+    shared::Shared,
+    sweep,
+};
+use potluck_crypto::Signed;
+use potluck_spaces::{AppendError, Branch, Entry, Log, Position, Tree};
+use potluck_types::{Hash, NodeId, StripeId, limits};
+use serde_bytes::ByteBuf;
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+/// How long after its start a node may take to find the others, and to hear from those that it found what it lacks.
+const GATHER_TIME: Duration = Duration::from_secs(5);
+const CATCH_UP_TIME: Duration = Duration::from_secs(60);
+const GATHER_POLL: Duration = Duration::from_millis(20);
+
+/// Waits until every member that is not known to be away is connected and has told what this node lacks, or the node has run for so long that those
+/// who have not are away.
+pub(crate) async fn gathered(shared: &Shared) {
+    let is_incomplete = || {
+        let awaited = shared.with_control(|control| control.awaited());
+        let patience = match () {
+            () if !shared.greetings.is_empty() => CATCH_UP_TIME,
+            () if awaited > 0 => GATHER_TIME,
+            () => Duration::ZERO,
+        };
+        shared.started.elapsed() < patience
+    };
+    while is_incomplete() {
+        tokio::time::sleep(GATHER_POLL).await;
+    }
+}
+
+/// Asks those that keep this person's log, once a run, what they know of it: before that nothing is written. Where nobody is here, there is nothing to wait for.
+pub(crate) async fn know_own_log(shared: &Arc<Shared>) {
+    let is_known = || shared.knows_own_log.load(Ordering::Relaxed);
+    if is_known() {
+        return;
+    }
+    gathered(shared).await;
+    for node in names::keepers(shared, shared.space, &shared.present_view()) {
+        if is_known() {
+            return;
+        }
+        if let Err(error) = names::pull(shared, node, shared.space).await {
+            tracing::debug!(node = %node.short(), error, "it does not tell what it knows of this node's log");
+        }
+    }
+    finish(shared).await;
+}
+
+/// Says again what a run that was cut off had set aside.
+pub(crate) async fn finish(shared: &Arc<Shared>) {
+    let _one_at_a_time = shared.names.lock().await;
+    match say_again(shared).await {
+        Ok(given_up) if given_up.is_empty() => {}
+        Ok(given_up) => sweep::announce(shared, given_up),
+        Err(error) => tracing::warn!(%error, "what was written beside this node's log is not said again yet"),
+    }
+}
+
+/// Compares this node's own log with what a peer knows of it, and takes the peer's history as its own where the two part.
+pub(crate) async fn compare(shared: &Arc<Shared>, peer: NodeId, theirs: Option<Position>) -> Result<(), String> {
+    let Some(theirs) = theirs else { return Ok(()) };
+    if agrees(shared, peer, theirs).await? {
+        return Ok(());
+    }
+    let _one_at_a_time = shared.names.lock().await;
+    // Another peer may have told it meanwhile.
+    if agrees(shared, peer, theirs).await? {
+        return Ok(());
+    }
+    let told = |error: NodeError| error.to_string();
+    say_again(shared).await.map_err(told)?;
+    let common = common(shared, peer, theirs).await?;
+    let next = fetch(shared, peer, common).await?;
+    let first = next.first().ok_or("it does not tell its entries")?;
+    if is_given_up(shared, common + 1, Hash::of(first)).await.map_err(told)? {
+        tracing::warn!(peer = %peer.short(), "it keeps a history of this node that was given up: what it says of this node's log is not taken");
+        return Ok(());
+    }
+    // Nothing is written between: it would part the two once more.
+    shared.knows_own_log.store(false, Ordering::Relaxed);
+    let entries = set_aside(shared, common).await.map_err(told)?;
+    tracing::warn!(
+        entries,
+        common,
+        peer = %peer.short(),
+        "this node was restored from an older image of itself, or copied: it takes what others know of its log, and says again what it wrote since"
+    );
+    let mut at = common;
+    while at < theirs.seq {
+        let entries = fetch(shared, peer, at).await?;
+        if entries.is_empty() {
+            return Err("it does not tell all of its entries".to_owned());
+        }
+        at += entries.len() as u64;
+        names::take_entries(shared, shared.space, entries).await.map_err(told)?;
+    }
+    // Also when nothing was given up: others hear of what was said again.
+    sweep::announce(shared, say_again(shared).await.map_err(told)?);
+    Ok(())
+}
+
+/// Whether what the peer knows and what this node knows are one history, of which one may know more.
+async fn agrees(shared: &Arc<Shared>, peer: NodeId, theirs: Position) -> Result<bool, String> {
+    let task = Arc::clone(shared);
+    let (ours, known) = Shared::blocking(move || {
+        let (kv, log) = (task.read()?, Log::of(task.space));
+        let ours = log.frontier(&kv).map_err(reading)?.get(&task.me()).copied();
+        let known = log.entry(&kv, task.me(), theirs.seq).map_err(reading)?;
+        Ok::<_, MetaError>((ours, known))
+    })
+    .await
+    .map_err(|error| error.to_string())?;
+    if let Some(known) = known {
+        return Ok(Hash::of(&known) == theirs.hash);
+    }
+    let Some(ours) = ours else { return Ok(true) };
+    let next = fetch(shared, peer, ours.seq).await?;
+    let first = next.first().ok_or("it does not tell its entries")?;
+    let entry = Signed::<Entry>::from_bytes(first).and_then(|signed| signed.open().map(|opened| opened.into_value()));
+    Ok(entry.map_err(|error| error.to_string())?.previous == Some(ours.hash))
+}
+
+/// The last entry that both have.
+async fn common(shared: &Arc<Shared>, peer: NodeId, theirs: Position) -> Result<u64, String> {
+    let frontier = names::frontier(shared, shared.space).await;
+    let ours = frontier.map_err(|error| error.to_string())?.get(&shared.me()).copied();
+    let mut top = theirs.seq.min(ours.map_or(0, |ours| ours.seq));
+    while top > 0 {
+        let bottom = top.saturating_sub(limits::APPEND_ENTRIES_MAX as u64);
+        let mut at = bottom;
+        // A page may end before the histories part: there are limits to its bytes.
+        loop {
+            let known = names::entries_after(shared, shared.space, shared.me(), at).await;
+            let known = known.map_err(|error| error.to_string())?;
+            let told = fetch(shared, peer, at).await?;
+            let same = known.iter().zip(&told).take_while(|(a, b)| a == b).count();
+            at += same as u64;
+            if same == 0 || same < known.len().min(told.len()) {
+                break;
+            }
+        }
+        if at > bottom {
+            return Ok(at);
+        }
+        top = bottom;
+    }
+    Ok(0)
+}
+
+async fn fetch(shared: &Arc<Shared>, peer: NodeId, after: u64) -> Result<Vec<ByteBuf>, String> {
+    let request = PoolRequest::Fetch {
+        space: shared.space,
+        device: shared.me(),
+        after,
+    };
+    match shared.ask(peer, &request).await {
+        Ok(PoolReply::Entries(entries)) => Ok(entries),
+        Ok(other) => Err(format!("it answered {other:?}")),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+async fn is_given_up(shared: &Arc<Shared>, seq: u64, hash: Hash) -> Result<bool, NodeError> {
+    let task = Arc::clone(shared);
+    Shared::blocking(move || {
+        let branch = Branch::of(task.space, task.me());
+        Ok(branch.is_given_up(&task.read()?, seq, hash).map_err(reading)?)
+    })
+    .await
+}
+
+async fn set_aside(shared: &Arc<Shared>, after: u64) -> Result<u64, NodeError> {
+    let task = Arc::clone(shared);
+    Shared::blocking(move || {
+        let tree = Tree::of(task.space).learning_at(task.elapsed());
+        task.meta.write(|kv| {
+            let branch = Branch::of(task.space, task.me());
+            Ok(branch.set_aside(kv, &task.space_key, tree, after)?)
+        })
+    })
+    .await
+}
+
+/// Says again what was set aside, each entry in a transaction of its own. Gives the stripes that were given up.
+async fn say_again(shared: &Arc<Shared>) -> Result<Vec<StripeId>, NodeError> {
+    let mut given_up = Vec::new();
+    loop {
+        let task = Arc::clone(shared);
+        let said = Shared::blocking(move || say_one_again(&task)).await?;
+        let Some(stripes) = said else { return Ok(given_up) };
+        given_up.extend(stripes);
+    }
+}
+
+fn say_one_again(shared: &Shared) -> Result<Option<Vec<StripeId>>, NodeError> {
+    let branch = Branch::of(shared.space, shared.me());
+    let Some(again) = branch.next_aside(&shared.read()?)? else {
+        return Ok(None);
+    };
+    let claimed = shared.claims.lock();
+    shared.meta.write(|kv| {
+        let changes = Tree::of(shared.space).open(&shared.space_key, &again.entry)?;
+        let batch = Batch {
+            changes: again.changes(shared.me(), changes),
+            pins: again.entry.pins.clone(),
+            ..Batch::default()
+        };
+        let written = names::write_in(shared, kv, &claimed, &batch)?;
+        branch.said_again(kv, again.seq, written.seq)?;
+        Ok(Some(written.given_up))
+    })
+}
+
+fn reading(source: potluck_spaces::KvError) -> MetaError {
+    MetaError {
+        action: "reading",
+        source,
+    }
+}
+
+impl From<potluck_spaces::BranchError> for NodeError {
+    fn from(error: potluck_spaces::BranchError) -> Self {
+        match error {
+            potluck_spaces::BranchError::Append(error) => Self::Log(error),
+            potluck_spaces::BranchError::Tree(error) => Self::Tree(error),
+            other => Self::Log(AppendError::Kv(Box::new(other))),
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! What keeps a person from losing more than they meant to: how long what they remove can be brought back, and the question before more goes than
+//! they may have meant.
+
+use crate::{
+    api::TrashInfo,
+    error::{MetaError, NodeError},
+    names::{self, Batch},
+    retention::Elapsed,
+    shared::Shared,
+};
+use potluck_spaces::{Change, Fate, Kv, Log, Mass, Share, Trash, Turnover};
+use potluck_types::Timestamp;
+use std::{
+    fmt,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+/// See the module.
+pub(crate) struct Rails {
+    /// How long what is removed and overwritten can be brought back.
+    pub(crate) retention: Duration,
+    /// What part of all files may go within an hour without a question.
+    pub(crate) share: Share,
+    /// What had been counted of time when this node started.
+    elapsed_before: Duration,
+    /// Up to which clock the person has answered on this machine: what went before is not held against them again.
+    answered: Mutex<Timestamp>,
+}
+
+impl Rails {
+    pub(crate) fn resume(retention: Duration, share: Share, noted: Option<Elapsed>, now: Timestamp) -> Self {
+        Self {
+            retention,
+            share,
+            elapsed_before: Elapsed::resume(noted, now),
+            answered: Mutex::default(),
+        }
+    }
+}
+
+impl Shared {
+    /// A time that only grows, over restarts too. See [`Elapsed`].
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.rails.elapsed_before + self.started.elapsed()
+    }
+
+    /// What becomes of what a person removes or overwrites.
+    pub(crate) fn usual_fate(&self) -> Fate {
+        Fate::kept_for(self.rails.retention)
+    }
+}
+
+/// More would go than a person may have meant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MassChange {
+    /// What would be done.
+    pub loss: Loss,
+    /// To how many files.
+    pub planned: u64,
+    /// How many went within the last hour before.
+    pub lately: u64,
+    /// Of how many in all.
+    pub of: u64,
+}
+
+/// How files go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Loss {
+    /// They are removed.
+    Remove,
+    /// Others take their names.
+    Overwrite,
+}
+
+impl fmt::Display for MassChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verb = match self.loss {
+            Loss::Remove => "remove",
+            Loss::Overwrite => "overwrite",
+        };
+        let (planned, of) = (thousands(self.planned), thousands(self.of));
+        match self.lately {
+            0 => write!(f, "this would {verb} {planned} of {of} files of your space"),
+            lately => write!(
+                f,
+                "this would {verb} {planned} more of your files: with those that went within the last hour, {} of {of}",
+                thousands(self.planned + lately)
+            ),
+        }
+    }
+}
+
+/// A number as people write it: `4,812`.
+pub(crate) fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Refuses what would be more than a person may have meant, counted with what went within the last hour.
+pub(crate) fn refuse_mass(shared: &Shared, kv: &impl Kv, loss: Loss, planned: u64) -> Result<(), NodeError> {
+    let totals = Trash::of(shared.space).totals(kv).map_err(reading)?;
+    let answered = *shared.rails.answered.lock().expect("never poisoned");
+    let lately = Turnover::of(shared.space)
+        .lately(kv, latest(shared, kv)?, answered.max(totals.accepted))
+        .map_err(reading)?;
+    let of = totals.files + lately;
+    if shared.rails.share.is_exceeded(planned + lately, of) {
+        return Err(NodeError::Mass(MassChange {
+            loss,
+            planned,
+            lately,
+            of,
+        }));
+    }
+    Ok(())
+}
+
+/// The person has said yes to what was just done. Of several machines of theirs one more has to hear it, unless nothing of it can be brought back.
+pub(crate) async fn answer(shared: &Arc<Shared>, fate: Fate) -> Result<(), NodeError> {
+    let task = Arc::clone(shared);
+    let clock = Shared::blocking(move || latest(&task, &task.read()?)).await?;
+    *shared.rails.answered.lock().expect("never poisoned") = clock;
+    let me = shared.user_key.user_id();
+    let machines = shared.with_control(|control| control.roster.nodes().filter(|(_, user)| *user == me).count());
+    if machines > 1 && !matches!(fate, Fate::Freed) {
+        return Ok(());
+    }
+    accept(shared).await
+}
+
+/// What was removed and overwritten up to now is as the person wants it.
+pub(crate) async fn accept(shared: &Arc<Shared>) -> Result<(), NodeError> {
+    let task = Arc::clone(shared);
+    let until = Shared::blocking(move || latest(&task, &task.read()?)).await?;
+    let mut batch = Batch::default();
+    batch.changes.push(Change::Accept { until });
+    names::write(shared, batch).await?;
+    names::replicate(shared).await.map(drop)
+}
+
+/// How much the trash holds, and what a person has yet to answer for.
+pub(crate) async fn look(shared: &Arc<Shared>) -> Result<(TrashInfo, Vec<Mass>), NodeError> {
+    let task = Arc::clone(shared);
+    Shared::blocking(move || {
+        let kv = task.read()?;
+        let totals = Trash::of(task.space).totals(&kv).map_err(reading)?;
+        let masses = match totals.kept {
+            0 => Vec::new(),
+            _ => Turnover::of(task.space)
+                .masses(&kv, totals.accepted, task.rails.share)
+                .map_err(reading)?,
+        };
+        let info = TrashInfo {
+            files: totals.kept,
+            bytes: totals.kept_bytes,
+        };
+        Ok((info, masses))
+    })
+    .await
+}
+
+/// The clock of the last entry that is known here, or the time if that is later.
+fn latest(shared: &Shared, kv: &impl Kv) -> Result<Timestamp, NodeError> {
+    let frontier = Log::of(shared.space).frontier(kv).map_err(reading)?;
+    let clocks = frontier.values().map(|position| position.clock);
+    Ok(clocks.fold(shared.now(), Timestamp::max))
+}
+
+fn reading(source: potluck_spaces::KvError) -> MetaError {
+    MetaError {
+        action: "reading",
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_questions_read_as_people_write_them() {
+        assert_eq!(
+            [0, 999, 1000, 1_234_567].map(thousands),
+            ["0", "999", "1,000", "1,234,567"]
+        );
+        let mut change = MassChange {
+            loss: Loss::Remove,
+            planned: 4812,
+            lately: 0,
+            of: 5000,
+        };
+        assert_eq!(
+            change.to_string(),
+            "this would remove 4,812 of 5,000 files of your space"
+        );
+        change.lately = 10;
+        change.loss = Loss::Overwrite;
+        assert!(change.to_string().ends_with("4,822 of 5,000"), "{change}");
+    }
+}

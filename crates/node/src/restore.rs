@@ -1,0 +1,380 @@
+//! Bringing back what was removed or overwritten. What has the name meanwhile goes to the trash: nothing is lost by bringing something back.
+
+use crate::{
+    api::{RestoreOptions, RestoreReport},
+    claims::Claim,
+    error::NodeError,
+    names::{self, Batch},
+    rails,
+    shared::Shared,
+    sweep,
+    trash::{self, Place, Walk, is_missing, reading},
+    upload::claim_live,
+};
+use potluck_spaces::{Change, DirId, Fate, File, FileId, Head, Kept, Path, Trash, Tree, TreeError, Value};
+use potluck_types::{StripeId, Timestamp};
+use std::{collections::HashMap, sync::Arc};
+
+/// Stripes in one part of the list of a file's stripes.
+const PART: usize = 256;
+
+/// Brings back a path: the version of a file, or a directory with all that was removed below it.
+pub(crate) async fn restore(
+    shared: &Arc<Shared>,
+    path: &Path,
+    options: RestoreOptions,
+) -> Result<RestoreReport, NodeError> {
+    // What another machine has let go of cannot be brought back here.
+    if let Err(error) = names::catch_up(shared).await {
+        tracing::info!(%error, "bringing back what is known here");
+    }
+    let (task, of) = (Arc::clone(shared), path.clone());
+    let (kept, heads, directories) = Shared::blocking(move || {
+        let kv = task.read()?;
+        let found = Tree::of(task.space).find(&kv, &of);
+        let heads = match found {
+            found if is_missing(&found) => Vec::new(),
+            found => found?.map_or_else(Vec::new, |found| found.heads),
+        };
+        let kept = trash::at(&task, &kv, &of)?;
+        Ok::<_, NodeError>((kept, heads, trash::directories(&task, &kv, &of)?))
+    })
+    .await?;
+    let to = options.to.clone().unwrap_or_else(|| path.clone());
+    let mut restorer = Restorer {
+        shared,
+        batch: Batch::default(),
+        given_up: Vec::new(),
+        directories: HashMap::new(),
+        report: RestoreReport::default(),
+    };
+    let wanted = Wanted::of(&options);
+    let version = wanted.of_name(&kept, &heads).and_then(|kept| match &kept.head.value {
+        Value::File(file) => Some((kept, file)),
+        Value::Directory(_) => None,
+    });
+    match version {
+        Some((kept, file)) => restorer.file(kept, file, &to, options.to.is_some()).await?,
+        None if !directories.is_empty() => {
+            let was_removed = heads.is_empty() && !kept.is_empty();
+            if was_removed {
+                restorer.directory(&to).await?;
+            }
+            let (mut walk, mut is_empty) = (Walk::below(shared, path, directories), !was_removed);
+            while let Some(Place { path: at, kept }) = walk.next().await? {
+                is_empty = false;
+                restorer.place(&moved(&at, path, &to), &kept, wanted).await?;
+            }
+            if is_empty && wanted == Wanted::Last {
+                return Err(NodeError::NotInTrash(path.clone()));
+            }
+        }
+        // What has the name is what had it then.
+        None if wanted != Wanted::Last && !heads.is_empty() => {}
+        None => return Err(NodeError::NotInTrash(path.clone())),
+    }
+    let report = restorer.finish().await?;
+    if path.names().is_empty() && wanted != Wanted::Last && report.skipped == 0 {
+        rails::accept(shared).await?;
+    }
+    Ok(report)
+}
+
+/// The same place below another directory.
+fn moved(path: &Path, from: &Path, to: &Path) -> Path {
+    let below = &path.names()[from.names().len()..];
+    below.iter().fold(to.clone(), |path, name| path.join(name.clone()))
+}
+
+/// Which of the values that a path had is to be brought back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Wanted {
+    /// The one that was removed last.
+    Last,
+    /// The one that it had then.
+    At(Timestamp),
+    /// The one that it had then, or if there was none yet, the one that was removed last since.
+    Since(Timestamp),
+}
+
+impl Wanted {
+    fn of(options: &RestoreOptions) -> Self {
+        match (options.since, options.at) {
+            (Some(since), _) => Self::Since(since),
+            (None, Some(at)) => Self::At(at),
+            (None, None) => Self::Last,
+        }
+    }
+
+    /// Of a path that the person names, also one that has a value. None when that is it.
+    fn of_name<'a>(self, kept: &'a [Kept], heads: &[Head]) -> Option<&'a Kept> {
+        let at = match self {
+            Self::Since(_) => return self.below(kept, heads),
+            Self::Last => {
+                let is_directory = |head: &Head| matches!(head.value, Value::Directory(_));
+                return kept.first().filter(|_| !heads.iter().any(is_directory));
+            }
+            Self::At(at) => at,
+        };
+        let latest = kept
+            .iter()
+            .filter(|kept| kept.head.clock <= at)
+            .max_by_key(|kept| kept.head.clock)?;
+        let named = heads.iter().filter(|head| head.clock <= at).map(|head| head.clock);
+        (named.max() < Some(latest.head.clock)).then_some(latest)
+    }
+
+    /// Of a path below a directory that the person names.
+    fn below<'a>(self, kept: &'a [Kept], heads: &[Head]) -> Option<&'a Kept> {
+        let had_at = |at: Timestamp| {
+            kept.iter()
+                .filter(|kept| kept.head.clock <= at && at < kept.removal.clock)
+                .max_by_key(|kept| kept.head.clock)
+        };
+        let last = kept.first().filter(|_| heads.is_empty());
+        match self {
+            Self::Last => last,
+            Self::At(at) => had_at(at),
+            Self::Since(since) => had_at(since).or(last.filter(|kept| since < kept.removal.clock)),
+        }
+    }
+}
+
+/// Values that are brought back over many entries of the log.
+struct Restorer<'a> {
+    shared: &'a Arc<Shared>,
+    batch: Batch,
+    given_up: Vec<StripeId>,
+    directories: HashMap<Path, DirId>,
+    report: RestoreReport,
+}
+
+impl Restorer<'_> {
+    /// What a path below a directory that is brought back had.
+    async fn place(&mut self, to: &Path, kept: &[Kept], wanted: Wanted) -> Result<(), NodeError> {
+        let heads = self.heads(to)?;
+        let Some(chosen) = wanted.below(kept, &heads) else {
+            return Ok(());
+        };
+        match &chosen.head.value {
+            Value::Directory(_) => self.directory(to).await.map(drop),
+            Value::File(file) => self.file(chosen, file, to, false).await,
+        }
+    }
+
+    /// Gives a version a name. Where that is taken, what has it goes to the trash, unless the person chose the name and may not know.
+    async fn file(&mut self, kept: &Kept, file: &File, to: &Path, is_chosen: bool) -> Result<(), NodeError> {
+        let Some((parent, name)) = to.split() else {
+            return Err(TreeError::Exists(to.clone()).into());
+        };
+        let parent = self.directory(&parent).await?;
+        let heads = Tree::of(self.shared.space).heads(&self.shared.read()?, parent, name)?;
+        if is_chosen && !heads.is_empty() {
+            return Err(TreeError::Exists(to.clone()).into());
+        }
+        let is_directory = heads.iter().any(|head| matches!(head.value, Value::Directory(_)));
+        let stripes = {
+            let kv = self.shared.read()?;
+            Tree::of(self.shared.space).stripes_of(&kv, file.id)?
+        };
+        let claims = if is_directory {
+            None
+        } else {
+            claim_all(self.shared, &stripes)?
+        };
+        let Some(claims) = claims else {
+            self.report.skipped += 1;
+            return Ok(());
+        };
+        let id = FileId::generate(&*self.shared.entropy);
+        let _writing = self.shared.writing.claim(id);
+        if file.uses.is_empty() {
+            self.use_parts(id, &stripes).await?;
+        } else {
+            self.batch.pins.extend(&stripes);
+        }
+        let fate = Fate::shelved_for(self.shared.rails.retention);
+        self.report.files += 1;
+        self.report.replaced += heads.len() as u64;
+        self.batch.bytes += 400 + name.as_str().len() + file.content.len() + 60 * heads.len();
+        self.batch.changes.push(Change::Set {
+            parent,
+            name: name.clone(),
+            value: Some(Value::File(File { id, ..file.clone() })),
+            replaces: heads.into_iter().map(|head| head.op).collect(),
+            fate,
+        });
+        self.batch.let_go(kept, Fate::Carried);
+        self.batch.claims.extend(claims);
+        if self.batch.is_full() {
+            self.write().await?;
+        }
+        Ok(())
+    }
+
+    /// The list of a large file's stripes goes ahead, as when it is put: it is too long for one entry.
+    async fn use_parts(&mut self, file: FileId, stripes: &[StripeId]) -> Result<(), NodeError> {
+        for (part, stripes) in (0..).zip(stripes.chunks(PART)) {
+            self.batch.bytes += 34 * stripes.len() + 64;
+            self.batch.pins.extend(stripes);
+            self.batch.changes.push(Change::Uses {
+                file,
+                part,
+                stripes: stripes.to_vec(),
+            });
+            if self.batch.is_full() {
+                self.write().await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn heads(&self, path: &Path) -> Result<Vec<Head>, NodeError> {
+        let found = Tree::of(self.shared.space).find(&self.shared.read()?, path);
+        if is_missing(&found) {
+            return Ok(Vec::new());
+        }
+        Ok(found?.map_or_else(Vec::new, |found| found.heads))
+    }
+
+    /// The directory at a path, which is made where it is missing: the same on every machine that brings it back.
+    async fn directory(&mut self, path: &Path) -> Result<DirId, NodeError> {
+        if let Some(id) = self.directories.get(path) {
+            return Ok(*id);
+        }
+        // What was written so far may have made it.
+        self.write().await?;
+        let (mut id, mut here) = (DirId::ROOT, Path::root());
+        for name in path.names() {
+            here = here.join(name.clone());
+            let next = {
+                let (kv, space) = (self.shared.read()?, self.shared.space);
+                let heads = Tree::of(space).heads(&kv, id, name)?;
+                match heads.first().map(|head| &head.value) {
+                    Some(Value::Directory(next)) => Some(*next),
+                    Some(Value::File(_)) => return Err(TreeError::NotADirectory(here).into()),
+                    None => {
+                        let kept = Trash::of(space).at(&kv, id, name).map_err(reading)?;
+                        let was_directory = |kept: &&Kept| matches!(kept.head.value, Value::Directory(_));
+                        match kept.iter().find(was_directory) {
+                            Some(kept) => {
+                                let next = Tree::of(space).brought_back(kept);
+                                self.batch.changes.push(Change::Set {
+                                    parent: id,
+                                    name: name.clone(),
+                                    value: Some(Value::Directory(next)),
+                                    replaces: Vec::new(),
+                                    fate: Fate::Carried,
+                                });
+                                Some(next)
+                            }
+                            None => None,
+                        }
+                    }
+                }
+            };
+            id = match next {
+                Some(next) => next,
+                None => {
+                    let kv = self.shared.read()?;
+                    let (changes, next) =
+                        Tree::of(self.shared.space).make_directories(&kv, &here, &*self.shared.entropy)?;
+                    self.batch.changes.extend(changes);
+                    next
+                }
+            };
+            self.write().await?;
+        }
+        self.directories.insert(path.clone(), id);
+        Ok(id)
+    }
+
+    async fn write(&mut self) -> Result<(), NodeError> {
+        let batch = std::mem::take(&mut self.batch);
+        if !batch.is_empty() {
+            self.given_up.extend(names::write(self.shared, batch).await?);
+        }
+        Ok(())
+    }
+
+    async fn finish(mut self) -> Result<RestoreReport, NodeError> {
+        self.write().await?;
+        names::replicate(self.shared).await?;
+        if !self.given_up.is_empty() {
+            sweep::announce(self.shared, self.given_up);
+        }
+        let retention = self.shared.rails.retention;
+        if self.report.replaced > 0 && !retention.is_zero() {
+            self.report.until = Some(self.shared.now() + retention);
+        }
+        Ok(self.report)
+    }
+}
+
+/// Holds on to the stripes of a version until it has its name again; none when some were given up.
+fn claim_all(shared: &Shared, stripes: &[StripeId]) -> Result<Option<Vec<Claim<StripeId>>>, NodeError> {
+    stripes.iter().map(|stripe| claim_live(shared, *stripe)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use potluck_spaces::{OpId, Removal};
+    use potluck_types::NodeId;
+
+    fn at(millis: u64) -> Timestamp {
+        Timestamp::from_millis(millis)
+    }
+
+    fn op(seq: u64) -> OpId {
+        let device = NodeId::from_bytes([1; 32]);
+        OpId { device, seq, at: 0 }
+    }
+
+    fn head(stored: u64) -> Head {
+        Head {
+            clock: at(stored),
+            op: op(stored),
+            value: Value::Directory(DirId::ROOT),
+            recoded: None,
+        }
+    }
+
+    fn kept(stored: u64, removed: u64) -> Kept {
+        Kept {
+            parent: DirId::ROOT,
+            name: "a".to_owned().try_into().unwrap(),
+            head: head(stored),
+            removal: Removal {
+                until: at(removed + 100),
+                clock: at(removed),
+                op: op(removed),
+                overwrites: true,
+            },
+        }
+    }
+
+    #[test]
+    fn a_version_is_the_last_removed_or_the_last_before_a_time() {
+        let all = [kept(30, 40), kept(20, 30), kept(10, 20)];
+        let check = |kept: Option<&Kept>, expected: Option<u64>| {
+            assert_eq!(kept.map(|kept| kept.head.clock.as_millis()), expected);
+        };
+        let at_25 = Wanted::At(at(25));
+        check(Wanted::Last.of_name(&all, &[]), Some(30));
+        check(at_25.of_name(&all, &[]), Some(20));
+        check(Wanted::At(at(99)).of_name(&all, &[]), Some(30));
+        check(Wanted::At(at(5)).of_name(&all, &[]), None);
+        check(Wanted::At(at(45)).of_name(&all, &[head(40)]), None);
+        check(Wanted::At(at(35)).of_name(&all, &[head(40)]), Some(30));
+        check(Wanted::Last.below(&all, &[]), Some(30));
+        check(Wanted::Last.below(&all, &[head(40)]), None);
+        check(at_25.below(&all, &[head(40)]), Some(20));
+        check(Wanted::At(at(40)).below(&all, &[head(40)]), None);
+        // What came after a time, and went too, is missed as well.
+        check(at_25.below(&[kept(30, 40)], &[]), None);
+        check(Wanted::Since(at(25)).below(&[kept(30, 40)], &[]), Some(30));
+        check(Wanted::Since(at(25)).below(&all, &[head(40)]), Some(20));
+        check(Wanted::Since(at(45)).below(&all, &[]), None);
+    }
+}

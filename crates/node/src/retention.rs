@@ -1,0 +1,221 @@
+//! When the time of what is in the trash is over, and letting go of it then.
+//!
+//! A clock may be wrong by a year, and must not free everything at once. So two have to agree: the wall clock has to be past the time that the
+//! person was told, and this node has to have known of the removal for as long as it was to be kept, by a count of its own that no clock
+//! moves. One of a person's machines is enough to free something, and whichever counts fastest does.
+
+use crate::{
+    error::{MetaError, NodeError},
+    names::{self, Batch},
+    shared::Shared,
+};
+use potluck_spaces::{Change, Expiring, Fate, Kept, Mass, Removal, Trash, Turnover};
+use potluck_types::{StripeId, Timestamp};
+use serde::{Deserialize, Serialize};
+use std::{sync::Arc, time::Duration};
+
+/// What the time between two runs counts for at most, whatever the clock says. A machine that runs for some hours a day counts as one that always
+/// does, and a clock that is a year ahead costs a day.
+const OFF_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Values that are looked at in one step.
+const PAGE: usize = 256;
+
+/// How much time has passed, as far as a node knows: while it runs by a clock that only grows, and between its runs by the wall clock, within
+/// bounds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Elapsed {
+    counted_ms: u64,
+    noted_at: Timestamp,
+}
+
+impl Elapsed {
+    /// What is to be remembered at this moment.
+    pub(crate) fn noted(counted: Duration, now: Timestamp) -> Self {
+        Self {
+            counted_ms: u64::try_from(counted.as_millis()).unwrap_or(u64::MAX),
+            noted_at: now,
+        }
+    }
+
+    /// What counts at a start.
+    pub(crate) fn resume(noted: Option<Self>, now: Timestamp) -> Duration {
+        noted.map_or(Duration::ZERO, |noted| {
+            Duration::from_millis(noted.counted_ms) + now.since(noted.noted_at).min(OFF_MAX)
+        })
+    }
+}
+
+/// What decides whether a value's time is over.
+pub(crate) struct Moment<'a> {
+    /// The wall clock.
+    pub(crate) now: Timestamp,
+    /// See [`Elapsed`].
+    pub(crate) elapsed: Duration,
+    /// What a person has yet to say whether they meant it.
+    pub(crate) masses: &'a [Mass],
+}
+
+impl Moment<'_> {
+    /// Whether the time of a value that this node learned of then is over.
+    fn is_over(&self, removal: Removal, learned: Duration) -> bool {
+        let retention = removal.until.since(removal.clock);
+        self.now >= removal.until
+            && self.elapsed.saturating_sub(learned) >= retention
+            && !self.masses.iter().any(|mass| mass.covers(removal.clock))
+    }
+}
+
+/// Lets go of what is in the trash and whose time is over. Gives the stripes that were given up.
+pub(crate) async fn expire(shared: &Arc<Shared>) -> Result<Vec<StripeId>, NodeError> {
+    let task = Arc::clone(shared);
+    let masses = Shared::blocking(move || {
+        let noted = Elapsed::noted(task.elapsed(), task.now());
+        task.meta.set_elapsed(noted)?;
+        let now = task.now();
+        task.meta
+            .write(|kv| Turnover::of(task.space).forget(kv, now).map_err(reading))?;
+        let (kv, trash) = (task.read()?, Trash::of(task.space));
+        let accepted = trash.totals(&kv).map_err(reading)?.accepted;
+        let masses = Turnover::of(task.space).masses(&kv, accepted, task.rails.share);
+        masses.map_err(reading)
+    })
+    .await?;
+    let (mut given_up, mut batch, mut after) = (Vec::new(), Batch::default(), None);
+    loop {
+        let page = due(shared, after, masses.clone()).await?;
+        let Some((last, over)) = page else { break };
+        after = Some(last);
+        for kept in over {
+            batch.let_go(&kept, Fate::Freed);
+            if batch.is_full() {
+                given_up.extend(names::write(shared, std::mem::take(&mut batch)).await?);
+            }
+        }
+    }
+    if !batch.is_empty() {
+        given_up.extend(names::write(shared, batch).await?);
+    }
+    Ok(given_up)
+}
+
+/// A page of what the wall clock says is over, and of that what is.
+async fn due(
+    shared: &Arc<Shared>,
+    after: Option<Expiring>,
+    masses: Vec<Mass>,
+) -> Result<Option<(Expiring, Vec<Kept>)>, NodeError> {
+    let task = Arc::clone(shared);
+    Shared::blocking(move || {
+        let (kv, trash) = (task.read()?, Trash::of(task.space));
+        let moment = Moment {
+            now: task.now(),
+            elapsed: task.elapsed(),
+            masses: &masses,
+        };
+        let mut page = trash.expiring(&kv, after, PAGE).map_err(reading)?;
+        page.retain(|expiring| expiring.until <= moment.now);
+        let Some(last) = page.last().copied() else {
+            return Ok(None);
+        };
+        let mut over = Vec::new();
+        for expiring in page {
+            let kept = trash.get(&kv, expiring.op).map_err(reading)?;
+            over.extend(kept.filter(|kept| moment.is_over(kept.removal, expiring.learned)));
+        }
+        Ok(Some((last, over)))
+    })
+    .await
+}
+
+fn reading(source: potluck_spaces::KvError) -> MetaError {
+    MetaError {
+        action: "reading",
+        source,
+    }
+}
+
+impl Batch {
+    /// Lets go of a value in the trash.
+    pub(crate) fn let_go(&mut self, kept: &Kept, fate: Fate) {
+        self.bytes += 160 + kept.name.as_str().len();
+        self.changes.push(Change::Set {
+            parent: kept.parent,
+            name: kept.name.clone(),
+            value: None,
+            replaces: vec![kept.head.op],
+            fate,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use potluck_spaces::OpId;
+    use potluck_types::NodeId;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+    const YEAR: Duration = Duration::from_secs(365 * 86_400);
+    const REMOVED: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+
+    fn removal() -> Removal {
+        Removal {
+            until: REMOVED + 30 * DAY,
+            clock: REMOVED,
+            op: OpId {
+                device: NodeId::from_bytes([1; 32]),
+                seq: 1,
+                at: 0,
+            },
+            overwrites: false,
+        }
+    }
+
+    fn is_over(now: Timestamp, elapsed: Duration, masses: &[Mass]) -> bool {
+        Moment { now, elapsed, masses }.is_over(removal(), 5 * DAY)
+    }
+
+    #[test]
+    fn it_is_over_when_the_clock_and_the_count_agree() {
+        assert!(!is_over(REMOVED + 29 * DAY, 34 * DAY, &[]));
+        assert!(is_over(REMOVED + 30 * DAY, 35 * DAY, &[]));
+        // It heard of the removal late.
+        assert!(!is_over(REMOVED + 30 * DAY, 10 * DAY, &[]));
+    }
+
+    #[test]
+    fn what_nobody_has_said_yes_to_stays() {
+        let mass = Mass {
+            since: REMOVED,
+            until: REMOVED,
+            replaced: 600,
+            of: 1000,
+        };
+        assert!(!is_over(REMOVED + YEAR, YEAR, &[mass]));
+    }
+
+    /// The clock of a machine jumped a year ahead, while it ran or while it was off, and back again: nothing is over sooner by more than a day a start.
+    #[test]
+    fn a_clock_that_jumps_a_year_frees_nothing_at_once() {
+        let ahead = REMOVED + YEAR;
+        assert!(!is_over(ahead, 6 * DAY, &[]));
+        let noted = Elapsed::noted(5 * DAY, REMOVED);
+        let after_start = Elapsed::resume(Some(noted), ahead);
+        assert_eq!(after_start, 6 * DAY);
+        assert!(!is_over(ahead, after_start, &[]));
+        // Back again: nothing is counted twice, and nothing stands still.
+        let noted = Elapsed::noted(after_start, ahead);
+        assert_eq!(Elapsed::resume(Some(noted), REMOVED + DAY), after_start);
+        let noted = Elapsed::noted(after_start, REMOVED + DAY);
+        assert_eq!(
+            Elapsed::resume(Some(noted), REMOVED + DAY + Duration::from_secs(60)),
+            after_start + Duration::from_secs(60)
+        );
+        // A clock that is a year behind frees nothing; another machine does.
+        assert!(!is_over(
+            Timestamp::from_millis(REMOVED.as_millis() - 31_536_000_000),
+            YEAR,
+            &[]
+        ));
+    }
+}

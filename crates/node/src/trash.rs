@@ -1,0 +1,311 @@
+//! What was removed and overwritten: finding it by the paths that it had, listing it, and letting go of it.
+
+use crate::{
+    api::{Emptied, Trashed},
+    error::{MetaError, NodeError},
+    names::{self, Batch},
+    shared::Shared,
+    sweep,
+};
+use potluck_spaces::{DirId, Fate, Head, Kept, Kv, Name, Path, Trash, Tree, TreeError, Value};
+use std::{collections::VecDeque, sync::Arc};
+
+/// Names that one step of a walk reads.
+const PAGE: usize = 256;
+
+/// All values that the trash has of one path, the last removed first.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) path: Path,
+    pub(crate) kept: Vec<Kept>,
+}
+
+/// The directories that a path stands for, or stood for: the one that has the name first. What was removed from a directory that was itself removed is
+/// found in it.
+pub(crate) fn directories(shared: &Shared, kv: &impl Kv, path: &Path) -> Result<Vec<DirId>, NodeError> {
+    let mut found = vec![DirId::ROOT];
+    for name in path.names() {
+        let mut below = Vec::new();
+        for parent in found {
+            let heads = Tree::of(shared.space).heads(kv, parent, name)?;
+            let kept = Trash::of(shared.space).at(kv, parent, name).map_err(reading)?;
+            let values = heads.iter().chain(kept.iter().map(|kept| &kept.head));
+            below.extend(values.filter_map(directory_of));
+        }
+        found = distinct(below);
+    }
+    Ok(found)
+}
+
+fn directory_of(head: &Head) -> Option<DirId> {
+    match head.value {
+        Value::Directory(id) => Some(id),
+        Value::File(_) => None,
+    }
+}
+
+fn distinct(mut ids: Vec<DirId>) -> Vec<DirId> {
+    let mut seen = std::collections::BTreeSet::new();
+    ids.retain(|id| seen.insert(*id));
+    ids
+}
+
+/// What the trash has of one path, not of those below it.
+pub(crate) fn at(shared: &Shared, kv: &impl Kv, path: &Path) -> Result<Vec<Kept>, NodeError> {
+    let Some((parent, name)) = path.split() else {
+        return Ok(Vec::new());
+    };
+    let mut kept = Vec::new();
+    for parent in directories(shared, kv, &parent)? {
+        kept.extend(Trash::of(shared.space).at(kv, parent, name).map_err(reading)?);
+    }
+    kept.sort_by_key(|kept| std::cmp::Reverse(kept.removal.clock));
+    Ok(kept)
+}
+
+/// A walk through what the trash has below a directory. What changes meanwhile may be seen or not.
+pub(crate) struct Walk {
+    shared: Arc<Shared>,
+    /// Directories that are still to be read, each from after a name on.
+    steps: Vec<Step>,
+    found: VecDeque<Place>,
+}
+
+struct Step {
+    directory: DirId,
+    path: Path,
+    /// Its names that the trash knows come first, and then those that there are, for the directories among them.
+    reads: Reads,
+}
+
+enum Reads {
+    Trash(Option<Name>),
+    Names(Option<Name>),
+}
+
+impl Walk {
+    /// Below these directories, which all stand for this path.
+    pub(crate) fn below(shared: &Arc<Shared>, path: &Path, directories: Vec<DirId>) -> Self {
+        let steps = directories.into_iter().rev().map(|directory| Step {
+            directory,
+            path: path.clone(),
+            reads: Reads::Trash(None),
+        });
+        Self {
+            shared: Arc::clone(shared),
+            steps: steps.collect(),
+            found: VecDeque::new(),
+        }
+    }
+
+    pub(crate) async fn next(&mut self) -> Result<Option<Place>, NodeError> {
+        while self.found.is_empty() {
+            let Some(step) = self.steps.pop() else {
+                return Ok(None);
+            };
+            let task = Arc::clone(&self.shared);
+            let (places, steps) = Shared::blocking(move || step.take(&task)).await?;
+            self.found.extend(places);
+            self.steps.extend(steps);
+        }
+        Ok(self.found.pop_front())
+    }
+}
+
+impl Step {
+    /// A page of what it reads, and what is to be read then.
+    fn take(self, shared: &Shared) -> Result<(Vec<Place>, Vec<Self>), NodeError> {
+        let kv = shared.read()?;
+        let (mut places, mut steps) = (Vec::new(), Vec::new());
+        let (next, below) = match &self.reads {
+            Reads::Trash(after) => {
+                let page = Trash::of(shared.space).list(&kv, self.directory, after.as_ref(), PAGE);
+                let page = page.map_err(reading)?;
+                let next = page.last().map(|(name, _)| Reads::Trash(Some(name.clone())));
+                let mut below = Vec::new();
+                for (name, kept) in page {
+                    let path = self.path.join(name);
+                    let ids = kept.iter().filter_map(|kept| directory_of(&kept.head)).collect();
+                    below.extend(distinct(ids).into_iter().map(|id| (path.clone(), id)));
+                    places.push(Place { path, kept });
+                }
+                (next.or(Some(Reads::Names(None))), below)
+            }
+            Reads::Names(after) => {
+                let page = Tree::of(shared.space).list(&kv, self.directory, after.as_ref(), PAGE)?;
+                let next = page.last().map(|listed| Reads::Names(Some(listed.name.clone())));
+                let mut below = Vec::new();
+                for listed in page {
+                    let path = self.path.join(listed.name);
+                    let ids = distinct(listed.heads.iter().filter_map(directory_of).collect());
+                    below.extend(ids.into_iter().map(|id| (path.clone(), id)));
+                }
+                (next, below)
+            }
+        };
+        steps.extend(next.map(|reads| Self {
+            directory: self.directory,
+            path: self.path.clone(),
+            reads,
+        }));
+        steps.extend(below.into_iter().map(|(path, directory)| Self {
+            directory,
+            path,
+            reads: Reads::Trash(None),
+        }));
+        Ok((places, steps))
+    }
+}
+
+/// What the trash has of a path and of those below it, page by page.
+pub struct Listing {
+    first: Vec<Kept>,
+    path: Path,
+    walk: Walk,
+}
+
+impl std::fmt::Debug for Listing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Listing")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Listing {
+    pub(crate) async fn of(shared: &Arc<Shared>, path: Path) -> Result<Self, NodeError> {
+        let (task, at_path) = (Arc::clone(shared), path.clone());
+        let (first, directories) = Shared::blocking(move || {
+            let kv = task.read()?;
+            Ok::<_, NodeError>((at(&task, &kv, &at_path)?, directories(&task, &kv, &at_path)?))
+        })
+        .await?;
+        Ok(Self {
+            first,
+            walk: Walk::below(shared, &path, directories),
+            path,
+        })
+    }
+
+    /// The versions of the next path; none at the end.
+    pub async fn next(&mut self) -> Result<Vec<Trashed>, NodeError> {
+        loop {
+            let place = match std::mem::take(&mut self.first) {
+                first if first.is_empty() => self.walk.next().await?,
+                kept => Some(Place {
+                    path: self.path.clone(),
+                    kept,
+                }),
+            };
+            let Some(Place { path, kept }) = place else {
+                return Ok(Vec::new());
+            };
+            let files: Vec<Trashed> = kept
+                .iter()
+                .filter_map(|kept| trashed(&self.walk.shared, &path, kept))
+                .collect();
+            if !files.is_empty() {
+                return Ok(files);
+            }
+        }
+    }
+}
+
+fn trashed(shared: &Shared, path: &Path, kept: &Kept) -> Option<Trashed> {
+    let Value::File(file) = &kept.head.value else {
+        return None;
+    };
+    let device = kept.removal.op.device;
+    let name = shared.with_control(|control| control.roster.state(device).and_then(|state| state.name.clone()));
+    Some(Trashed {
+        path: path.clone(),
+        len: file.len,
+        stored: kept.head.clock,
+        removed: kept.removal.clock,
+        overwritten: kept.removal.overwrites,
+        machine: name.map_or_else(|| device.short(), |name| name.to_string()),
+        until: kept.removal.until,
+    })
+}
+
+/// Lets go now of what the trash has of a path and below it.
+pub(crate) async fn empty(shared: &Arc<Shared>, path: &Path) -> Result<Emptied, NodeError> {
+    let (task, of) = (Arc::clone(shared), path.clone());
+    let (first, directories) = Shared::blocking(move || {
+        let kv = task.read()?;
+        Ok::<_, NodeError>((at(&task, &kv, &of)?, directories(&task, &kv, &of)?))
+    })
+    .await?;
+    let mut letting_go = LettingGo {
+        shared,
+        batch: Batch::default(),
+        given_up: Vec::new(),
+        emptied: Emptied::default(),
+    };
+    // Directories go last: what is below one that is gone would not be found again, should this be cut off.
+    let mut walk = Walk::below(shared, path, directories);
+    let mut emptied = Vec::new();
+    while let Some(place) = walk.next().await? {
+        for kept in place.kept {
+            match kept.head.value {
+                Value::File(_) => letting_go.take(&kept).await?,
+                Value::Directory(_) => emptied.push(kept),
+            }
+        }
+    }
+    for kept in emptied.iter().rev().chain(&first) {
+        letting_go.take(kept).await?;
+    }
+    letting_go.finish().await
+}
+
+/// Values that are let go of over many entries of the log.
+struct LettingGo<'a> {
+    shared: &'a Arc<Shared>,
+    batch: Batch,
+    given_up: Vec<potluck_types::StripeId>,
+    emptied: Emptied,
+}
+
+impl LettingGo<'_> {
+    async fn take(&mut self, kept: &Kept) -> Result<(), NodeError> {
+        if let Value::File(file) = &kept.head.value {
+            self.emptied.files += 1;
+            self.emptied.bytes += file.len;
+        }
+        self.batch.let_go(kept, Fate::Freed);
+        if self.batch.is_full() {
+            self.write().await?;
+        }
+        Ok(())
+    }
+
+    async fn write(&mut self) -> Result<(), NodeError> {
+        let batch = std::mem::take(&mut self.batch);
+        if !batch.is_empty() {
+            self.given_up.extend(names::write(self.shared, batch).await?);
+        }
+        Ok(())
+    }
+
+    async fn finish(mut self) -> Result<Emptied, NodeError> {
+        self.write().await?;
+        if self.emptied != Emptied::default() || !self.given_up.is_empty() {
+            names::replicate(self.shared).await?;
+            sweep::announce(self.shared, self.given_up);
+        }
+        Ok(self.emptied)
+    }
+}
+
+pub(crate) fn reading(source: potluck_spaces::KvError) -> MetaError {
+    MetaError {
+        action: "reading",
+        source,
+    }
+}
+
+/// Whether there is nothing to be found for a path, and why that is no error.
+pub(crate) fn is_missing<T>(found: &Result<T, TreeError>) -> bool {
+    matches!(found, Err(TreeError::NotFound(_) | TreeError::NotADirectory(_)))
+}

@@ -1,0 +1,204 @@
+//! Two histories of one device: its home was restored from an older image of itself, or copied, and it wrote on before it heard of what it had
+//! written since.
+//!
+//! The history that others keep stands. What the device wrote beside it is set aside, the space is made anew from what is left of the logs, and once
+//! the other history is here, what was set aside is said again, as new entries. Each step is one transaction; what is set aside outlasts a crash.
+
+use crate::{AppendError, Change, Entry, Kv, KvError, Log, OpId, Table, Tree, TreeError};
+use potluck_crypto::{BoxKey, Signed};
+use potluck_types::{Hash, NodeId, SpaceId, from_canonical, to_canonical};
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+use std::collections::BTreeMap;
+
+/// What follows from the logs, and is made anew with them.
+const DERIVED: [Table; 13] = [
+    Table::Frontier,
+    Table::Registers,
+    Table::Replaced,
+    Table::Directories,
+    Table::Uses,
+    Table::Users,
+    Table::Recoded,
+    Table::Pins,
+    Table::Kept,
+    Table::KeptAt,
+    Table::KeptUntil,
+    Table::Totals,
+    Table::Turnover,
+];
+/// Rows that are read at once.
+const PAGE: usize = 256;
+
+const _: () = assert!(
+    DERIVED.len() + 3 == Table::ALL.len(),
+    "all but the log, what is set aside, and what was given up"
+);
+
+/// An entry that was set aside.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Aside {
+    /// It waits to be said again.
+    Waits(ByteBuf),
+    /// It was, as the entry with this number; later ones may refer to it.
+    Said(u64),
+}
+
+/// The history of one device that is to be set right.
+#[derive(Clone, Copy, Debug)]
+pub struct Branch {
+    space: SpaceId,
+    device: NodeId,
+}
+
+impl Branch {
+    /// Of this device, in this space.
+    pub fn of(space: SpaceId, device: NodeId) -> Self {
+        Self { space, device }
+    }
+
+    /// Sets aside what the device wrote after an entry, and makes the space anew from all that is left. Gives the number of entries.
+    pub fn set_aside(self, kv: &mut impl Kv, key: &BoxKey, tree: Tree, after: u64) -> Result<u64, BranchError> {
+        let log = Log::of(self.space);
+        let devices: Vec<NodeId> = log.frontier(kv)?.into_keys().collect();
+        let mut entries = 0;
+        while let Some(entry) = log.entry(kv, self.device, after + entries + 1)? {
+            entries += 1;
+            let seq = after + entries;
+            if entries == 1 {
+                kv.put(Table::GivenUp, &self.void_key(seq, Hash::of(&entry)), &[])?;
+            }
+            kv.put(
+                Table::Aside,
+                &self.key(seq),
+                &to_canonical(&Aside::Waits(ByteBuf::from(entry))),
+            )?;
+            kv.delete(Table::Log, &self.key(seq))?;
+        }
+        for table in DERIVED {
+            while let Some((key, _)) = kv.scan(table, self.space.as_bytes(), None, 1)?.pop() {
+                kv.delete(table, &key)?;
+            }
+        }
+        for device in devices {
+            self.take_again(kv, key, tree, device)?;
+        }
+        Ok(entries)
+    }
+
+    fn take_again(self, kv: &mut impl Kv, key: &BoxKey, tree: Tree, device: NodeId) -> Result<(), BranchError> {
+        let log = Log::of(self.space);
+        let mut seq = 0;
+        loop {
+            let page = log.entries_after(kv, device, seq, PAGE)?;
+            if page.is_empty() {
+                return Ok(());
+            }
+            for bytes in page {
+                let signed = Signed::from_bytes(&bytes).map_err(AppendError::from)?;
+                let (_, entry, device) = log.append(kv, &signed)?;
+                tree.apply(kv, key, device, &entry)?;
+                seq = entry.seq;
+            }
+        }
+    }
+
+    /// Whether the device once wrote this entry, and it was set aside for another with the same number.
+    pub fn is_given_up(self, kv: &impl Kv, seq: u64, hash: Hash) -> Result<bool, KvError> {
+        Ok(kv.get(Table::GivenUp, &self.void_key(seq, hash))?.is_some())
+    }
+
+    /// The next entry that waits to be said again, and where those before it are now.
+    pub fn next_aside(self, kv: &impl Kv) -> Result<Option<Again>, BranchError> {
+        let prefix = [&self.space.as_bytes()[..], self.device.as_bytes()].concat();
+        let (mut said, mut after) = (BTreeMap::new(), None::<Vec<u8>>);
+        loop {
+            let rows = kv.scan(Table::Aside, &prefix, after.as_deref(), PAGE)?;
+            let Some((last, _)) = rows.last() else { return Ok(None) };
+            after = Some(last.clone());
+            for (key, row) in rows {
+                let seq = key.get(64..).and_then(|bytes| bytes.try_into().ok());
+                let seq = u64::from_be_bytes(
+                    seq.ok_or("what is set aside has a key of 72 bytes")
+                        .map_err(KvError::from)?,
+                );
+                match from_canonical(&row).map_err(KvError::from)? {
+                    Aside::Said(now) => _ = said.insert(seq, now),
+                    Aside::Waits(bytes) => {
+                        let signed = Signed::<Entry>::from_bytes(&bytes).map_err(AppendError::from)?;
+                        let entry = signed.open().map_err(AppendError::from)?.into_value();
+                        return Ok(Some(Again { seq, entry, said }));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Notes that an entry was said again, with this number. After the last, nothing is left of what was set aside.
+    pub fn said_again(self, kv: &mut impl Kv, seq: u64, now: u64) -> Result<(), BranchError> {
+        kv.put(Table::Aside, &self.key(seq), &to_canonical(&Aside::Said(now)))?;
+        if self.next_aside(kv)?.is_none() {
+            let prefix = [&self.space.as_bytes()[..], self.device.as_bytes()].concat();
+            while let Some((key, _)) = kv.scan(Table::Aside, &prefix, None, 1)?.pop() {
+                kv.delete(Table::Aside, &key)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn key(self, seq: u64) -> Vec<u8> {
+        [&self.space.as_bytes()[..], self.device.as_bytes(), &seq.to_be_bytes()].concat()
+    }
+
+    fn void_key(self, seq: u64, hash: Hash) -> Vec<u8> {
+        [&self.key(seq)[..], hash.as_bytes()].concat()
+    }
+}
+
+/// An entry that is to be said again.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Again {
+    /// The number that it had.
+    pub seq: u64,
+    /// What it said.
+    pub entry: Entry,
+    said: BTreeMap<u64, u64>,
+}
+
+impl Again {
+    /// Its changes, which may refer to those before it, as they are to be said now.
+    pub fn changes(&self, device: NodeId, mut changes: Vec<Change>) -> Vec<Change> {
+        let first = self.said.keys().next().copied().unwrap_or(self.seq);
+        let moved = |op: &mut OpId| {
+            if op.device == device && op.seq >= first {
+                op.seq = self.said.get(&op.seq).copied().unwrap_or(op.seq);
+            }
+        };
+        for change in &mut changes {
+            match change {
+                Change::Set { replaces, .. } => replaces.iter_mut().for_each(moved),
+                Change::Recode { of, .. } => moved(of),
+                Change::Uses { .. } | Change::Accept { .. } => {}
+            }
+        }
+        changes
+    }
+}
+
+/// Why a history cannot be set right.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BranchError {
+    /// A log.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// A change.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+}
+
+impl From<KvError> for BranchError {
+    fn from(error: KvError) -> Self {
+        Self::Append(AppendError::Kv(error))
+    }
+}

@@ -1,0 +1,230 @@
+//! What an entry says about names, and how that is encoded: version 2, and the migration from version 1.
+
+use super::{DirId, File, FileId, Value};
+use crate::{Name, OpId};
+use potluck_types::{CodecError, StripeId, Timestamp, from_canonical, to_canonical};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// What is removed is kept for a year at most: a wrong number would fill the pool for ever.
+pub const RETENTION_MAX: Duration = Duration::from_secs(365 * 86_400);
+const RETENTION_MS_MAX: u64 = RETENTION_MAX.as_secs() * 1000;
+/// The version that is written.
+const VERSION: u8 = 2;
+/// The first byte of a list in CBOR has these upper three bits. Version 1 was a bare list, and every later one is a map.
+const LIST: u8 = 4;
+
+/// A change to a space. What an entry seals is a list of these.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Change {
+    /// A name stands for this from now on, or for nothing.
+    Set {
+        /// The directory.
+        parent: DirId,
+        /// The name in it.
+        name: Name,
+        /// What it stands for.
+        value: Option<Value>,
+        /// The operations whose values the author saw there, or in the trash.
+        replaces: Vec<OpId>,
+        /// What becomes of those values.
+        fate: Fate,
+    },
+    /// Stripes that a file version uses; it follows in a later change. With no stripes: it does not follow, and uses none.
+    Uses {
+        /// The version.
+        file: FileId,
+        /// Counts the parts of the list.
+        part: u32,
+        /// The stripes.
+        stripes: Vec<StripeId>,
+    },
+    /// The same version of a file lies in other stripes from now on. Whoever has replaced the version meanwhile need not know.
+    Recode {
+        /// The directory.
+        parent: DirId,
+        /// The name in it.
+        name: Name,
+        /// The operation that set the version.
+        of: OpId,
+        /// Where it lies now.
+        file: File,
+    },
+    /// A person knows that so much was removed and overwritten, and wants it so.
+    Accept {
+        /// What was done up to this clock.
+        until: Timestamp,
+    },
+}
+
+/// What becomes of values that a change replaces.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Fate {
+    /// They live on: elsewhere, or as the same content in the new value. Nothing is kept of them.
+    Carried,
+    /// They are let go of at once.
+    Freed,
+    /// They can be brought back for so many milliseconds.
+    Kept(u64),
+    /// The same, but a person loses nothing by it: what takes their place was there before, or looks the same. It does not count as overwritten.
+    Shelved(u64),
+}
+
+impl Fate {
+    /// Kept for this long; let go of at once when that is no time.
+    pub fn kept_for(retention: Duration) -> Self {
+        match u64::try_from(retention.as_millis()).unwrap_or(u64::MAX) {
+            0 => Self::Freed,
+            millis => Self::Kept(millis),
+        }
+    }
+
+    /// The same for what does not count as overwritten.
+    pub fn shelved_for(retention: Duration) -> Self {
+        match Self::kept_for(retention) {
+            Self::Kept(millis) => Self::Shelved(millis),
+            _ => Self::Carried,
+        }
+    }
+
+    /// For how many milliseconds the values can be brought back.
+    pub(crate) fn millis(self) -> Option<u64> {
+        match self {
+            Self::Carried | Self::Freed => None,
+            Self::Kept(millis) | Self::Shelved(millis) => Some(millis.min(RETENTION_MS_MAX)),
+        }
+    }
+
+    /// Whether a person loses what was there.
+    pub(crate) fn counts(self) -> bool {
+        matches!(self, Self::Freed | Self::Kept(_))
+    }
+}
+
+/// The changes of one entry, as they are sealed.
+#[derive(Serialize, Deserialize)]
+struct Changes {
+    version: u8,
+    changes: Vec<Change>,
+}
+
+pub(super) fn encode(changes: &[Change]) -> Vec<u8> {
+    to_canonical(&Changes {
+        version: VERSION,
+        changes: changes.to_vec(),
+    })
+}
+
+/// Reads the changes of this version and of those before.
+pub(super) fn decode(plain: &[u8]) -> Result<Vec<Change>, CodecError> {
+    if plain.first().is_some_and(|first| first >> 5 == LIST) {
+        let changes: Vec<version_1::Change> = from_canonical(plain)?;
+        return Ok(changes.into_iter().map(Change::from).collect());
+    }
+    let Changes { version, changes } = from_canonical(plain)?;
+    if version == VERSION {
+        return Ok(changes);
+    }
+    Err(CodecError::Malformed {
+        len: plain.len(),
+        reason: format!("changes of version {version}"),
+    })
+}
+
+/// Before there was a trash: what was replaced was let go of in the same entry.
+mod version_1 {
+    use super::{DirId, Fate, File, FileId, Name, OpId, StripeId, Value};
+    use serde::{Deserialize, Serialize};
+
+    #[derive(Serialize, Deserialize)]
+    pub(super) enum Change {
+        Set {
+            parent: DirId,
+            name: Name,
+            value: Option<Value>,
+            replaces: Vec<OpId>,
+        },
+        Uses {
+            file: FileId,
+            part: u32,
+            stripes: Vec<StripeId>,
+        },
+        Recode {
+            parent: DirId,
+            name: Name,
+            of: OpId,
+            file: File,
+        },
+    }
+
+    impl From<Change> for super::Change {
+        fn from(old: Change) -> Self {
+            match old {
+                // A move looks like a removal here: neither is counted among what a person may want back.
+                Change::Set {
+                    parent,
+                    name,
+                    value,
+                    replaces,
+                } => Self::Set {
+                    parent,
+                    name,
+                    value,
+                    replaces,
+                    fate: Fate::Carried,
+                },
+                Change::Uses { file, part, stripes } => Self::Uses { file, part, stripes },
+                Change::Recode { parent, name, of, file } => Self::Recode { parent, name, of, file },
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn removal(fate: Fate) -> Change {
+        Change::Set {
+            parent: DirId::ROOT,
+            name: "a".to_owned().try_into().unwrap(),
+            value: None,
+            replaces: Vec::new(),
+            fate,
+        }
+    }
+
+    #[test]
+    fn changes_come_back_as_they_were() {
+        let changes = [
+            removal(Fate::Carried),
+            removal(Fate::Freed),
+            removal(Fate::Kept(7)),
+            removal(Fate::Shelved(7)),
+            Change::Accept {
+                until: Timestamp::from_millis(3),
+            },
+        ];
+        assert_eq!(decode(&encode(&changes)).unwrap(), changes);
+        assert_eq!(decode(&encode(&[])).unwrap(), []);
+    }
+
+    /// What the version before wrote for a removal: `[{"Set": {"name": "a", "value": null, "parent": 0…, "replaces": []}}]`.
+    #[test]
+    fn changes_of_version_1_are_read() {
+        let mut old = b"\x81\xa1\x63Set\xa4\x64name\x61a\x65value\xf6\x66parent\x50".to_vec();
+        old.extend([0; 16]);
+        old.extend(b"\x68replaces\x80");
+        assert_eq!(decode(&old).unwrap(), [removal(Fate::Carried)]);
+        assert_eq!(decode(b"\x80").unwrap(), []);
+    }
+
+    #[test]
+    fn changes_of_a_later_version_are_refused() {
+        let later = to_canonical(&Changes {
+            version: VERSION + 1,
+            changes: Vec::new(),
+        });
+        assert!(matches!(decode(&later), Err(CodecError::Malformed { .. })));
+    }
+}
