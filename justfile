@@ -25,3 +25,7 @@ demo *arguments:
 # Every decoder, and every protocol's server side, against hostile bytes, some seconds each. Needs a C++ compiler besides Rust.
 fuzz seconds="30":
     ./fuzz/run {{ seconds }}
+
+# Whole pools under every fault, from seeds: `just sim 0..1000`.
+sim seeds="0..100" days="30":
+    cargo run --package potluck-sim --release -- --seeds {{ seeds }} --nodes 12 --days {{ days }}

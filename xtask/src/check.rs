@@ -23,7 +23,7 @@ const fn step(arguments: &'static [&'static str]) -> Step {
 }
 
 /// What cargo is asked, the quick ones first. Tests run as README.md says.
-const STEPS: [Step; 5] = [
+const STEPS: [Step; 6] = [
     step(&["fmt", "--all", "--check"]),
     step(&["xtask", "tidy"]),
     step(&[
@@ -36,6 +36,17 @@ const STEPS: [Step; 5] = [
         "warnings",
     ]),
     step(&["test", "--release", "--workspace"]),
+    step(&[
+        "run",
+        "--release",
+        "--package",
+        "potluck-sim",
+        "--",
+        "--seeds",
+        "0..20",
+        "--days",
+        "10",
+    ]),
     Step {
         arguments: &[
             "doc",

@@ -4,7 +4,7 @@ use super::Finding;
 use crate::crates::Member;
 
 /// Every crate, with all that it may depend on in this workspace, to run, to build or to test.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("potluck-types", &[]),
     ("potluck-crypto", &["potluck-types"]),
     ("potluck-dag", &["potluck-types", "potluck-crypto"]),
@@ -28,6 +28,16 @@ const ARROWS: [(&str, &[&str]); 10] = [
         "potluck",
         &["potluck-node", "potluck-types", "potluck-spaces", "potluck-crypto"],
     ),
+    (
+        "potluck-sim",
+        &[
+            "potluck-node",
+            "potluck-net",
+            "potluck-placement",
+            "potluck-store",
+            "potluck-types",
+        ],
+    ),
     ("xtask", &[]),
 ];
 
@@ -35,7 +45,7 @@ const ARROWS: [(&str, &[&str]); 10] = [
 const BORDERS: [(&str, &[&str]); 3] = [
     ("libp2p", &["potluck-net"]),
     ("redb", &["potluck-store", "potluck-node"]),
-    ("tokio", &["potluck-net", "potluck-node", "potluck"]),
+    ("tokio", &["potluck-net", "potluck-node", "potluck", "potluck-sim"]),
 ];
 
 pub(super) fn check(members: &[Member]) -> Vec<Finding> {
