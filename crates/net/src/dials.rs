@@ -14,6 +14,7 @@ type Dialled = oneshot::Sender<Result<(), ConnectError>>;
 #[derive(Default)]
 struct Dial {
     waiting: Vec<Dialled>,
+    known: Vec<Multiaddr>,
     others: Vec<Multiaddr>,
     attempts: Vec<ConnectionId>,
     is_resolved: bool,
@@ -46,12 +47,23 @@ impl Dials {
 
     /// The addresses to try first.
     pub(crate) fn first(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) -> Vec<Multiaddr> {
-        let (first, others) = addresses.into_iter().partition(is_tcp);
+        let (first, others) = addresses.iter().cloned().partition(is_tcp);
         if let Some(dial) = self.0.get_mut(&peer) {
+            dial.known.extend(addresses);
             dial.others = others;
             dial.is_resolved = true;
         }
         first
+    }
+
+    /// Those of these addresses that are news for a dial under way: who asked first may have known none.
+    pub(crate) fn more(&mut self, peer: PeerId, mut addresses: Vec<Multiaddr>) -> Vec<Multiaddr> {
+        let Some(dial) = self.0.get_mut(&peer) else {
+            return Vec::new();
+        };
+        addresses.retain(|address| !dial.known.contains(address));
+        dial.known.extend(addresses.iter().cloned());
+        addresses
     }
 
     /// The addresses to try next, beside what the routing table knows: once.
@@ -122,6 +134,11 @@ mod tests {
         assert_eq!(dials.widen(peer), Some(vec![quic]));
         assert_eq!(dials.widen(peer), None);
         dials.began(peer, attempts[1]);
+        // A member said meanwhile where else it is.
+        let (known, news) = (address("/ip4/192.0.2.1/tcp/1"), address("/ip4/192.0.2.7/tcp/1"));
+        let both = vec![known, news.clone()];
+        assert_eq!(dials.more(peer, both.clone()), std::slice::from_ref(&news));
+        assert_eq!(dials.more(peer, both), []);
         assert_eq!(dials.failed(peer, attempts[1], Some("silent".into())), Next::GiveUp);
         dials.finish(peer, |reasons| {
             assert_eq!(reasons, ["refused", "silent"]);

@@ -235,6 +235,8 @@ fn behaviour(
 enum DialNews {
     /// The addresses of its names.
     Resolved(PeerId, Vec<Multiaddr>),
+    /// Somebody else asks, with these addresses.
+    More(PeerId, Vec<Multiaddr>),
     /// It takes so long that other addresses are to be tried as well.
     Late(PeerId),
 }
@@ -278,6 +280,7 @@ impl Driver {
                 },
                 Some(news) = dial_news.recv() => match news {
                     DialNews::Resolved(peer, addresses) => self.dial(peer, addresses),
+                    DialNews::More(peer, addresses) => self.dial_more(peer, addresses),
                     DialNews::Late(peer) => self.widen(peer),
                 },
                 Some(inbound) = self.inbound.recv() => self.on_inbound(inbound),
@@ -330,14 +333,28 @@ impl Driver {
     fn on_connect(&mut self, peer: PeerId, addresses: Vec<Address>, done: oneshot::Sender<Result<(), ConnectError>>) {
         if self.swarm.is_connected(&peer) {
             let _ = done.send(Ok(()));
-        } else if self.dials.ask(peer, done) {
-            let news = self.dial_news.clone();
-            tokio::spawn(async move {
-                let found = futures::future::join_all(addresses.iter().map(Address::resolve)).await;
-                let _ = news.send(DialNews::Resolved(peer, found.concat())).await;
-                tokio::time::sleep(WIDEN_DELAY).await;
-                let _ = news.send(DialNews::Late(peer)).await;
-            });
+            return;
+        }
+        let is_first = self.dials.ask(peer, done);
+        let news = self.dial_news.clone();
+        tokio::spawn(async move {
+            let found = futures::future::join_all(addresses.iter().map(Address::resolve)).await;
+            if !is_first {
+                let _ = news.send(DialNews::More(peer, found.concat())).await;
+                return;
+            }
+            let _ = news.send(DialNews::Resolved(peer, found.concat())).await;
+            tokio::time::sleep(WIDEN_DELAY).await;
+            let _ = news.send(DialNews::Late(peer)).await;
+        });
+    }
+
+    /// Tries what was not known when the dial began.
+    fn dial_more(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
+        let news = self.dials.more(peer, addresses);
+        if !news.is_empty() {
+            let options = DialOpts::peer_id(peer).addresses(news);
+            self.attempt(peer, options.condition(PeerCondition::Disconnected).build());
         }
     }
 

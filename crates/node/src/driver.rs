@@ -133,6 +133,7 @@ impl Timers {
     fn ring(&mut self, shared: &Arc<Shared>) {
         let now = Instant::now();
         if now >= self.tick {
+            self.tick = now + TICK_MAX;
             shared.run_event(Event::Tick);
         }
         let is_stale = self.used.is_some_and(|used| now >= used) && shared.is_state_stale();
@@ -165,7 +166,9 @@ impl Timers {
     fn follow(&mut self, shared: &Shared) {
         let now = shared.steady();
         let (wake_at, changed_at) = shared.with_control(|control| (control.wake_at(now), control.view_changed_at()));
-        self.tick = Instant::now() + wake_at.since(now).clamp(TICK_MIN, TICK_MAX);
+        // What happens meanwhile puts it off no further.
+        let tick = Instant::now() + wake_at.since(now).clamp(TICK_MIN, TICK_MAX);
+        self.tick = self.tick.min(tick);
         if changed_at != self.view_changed_at {
             self.view_changed_at = changed_at;
             shared.look_within(LOOK_SETTLED);

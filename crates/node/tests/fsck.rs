@@ -35,10 +35,15 @@ async fn used() -> Pool {
     }
     pool.put(0, "/photos/3", &bytes(99, 5000)).await;
     pool.put(0, "/large", &bytes(77, 3_000_000)).await;
+    let at_once = RemoveOptions {
+        now: true,
+        ..RemoveOptions::default()
+    };
     pool.node(0)
-        .remove(&"/photos/4".parse().unwrap(), RemoveOptions::default())
+        .remove(&"/photos/4".parse().unwrap(), at_once)
         .await
         .unwrap();
+    pool.node(0).sweep(Duration::ZERO).await.unwrap();
     pool.kill(0).await;
     // Waits until the node has let go of the home.
     check(pool.members[0].home.path(), false);
@@ -402,18 +407,11 @@ async fn a_log_that_is_kept_for_another_is_cut_and_comes_again() {
     let ticket = pool.node(0).invite(options).await.unwrap().ticket;
     let other_home: TempDir = tempfile::tempdir().unwrap();
     let other = Node::join(config(&other_home, GRACE), &ticket).await.unwrap();
-    eventually("they see each other", || async {
-        other
-            .status()
-            .await
-            .unwrap()
-            .nodes
-            .iter()
-            .filter(|info| info.away_since.is_none())
-            .count()
-            == 2
-    })
-    .await;
+    let sees_both = || async {
+        let nodes = other.status().await.unwrap().nodes;
+        nodes.iter().filter(|info| info.away_since.is_none()).count() == 2
+    };
+    eventually("they see each other", sees_both).await;
     for number in 0..5 {
         put(&other, &format!("/{number}"), &bytes(number, 20_000))
             .await
@@ -438,11 +436,10 @@ async fn a_log_that_is_kept_for_another_is_cut_and_comes_again() {
     let kept = fs::read_dir(home.join("lost+found")).unwrap().count();
     assert_eq!(kept, 1, "what was behind the gap");
     pool.restart(0).await;
+    eventually("they see each other again", sees_both).await;
     put(&other, "/again", &bytes(9, 20_000)).await.unwrap();
-    eventually("the log comes again", || async {
-        put(&other, "/more", &bytes(10, 20_000)).await.is_ok()
-    })
-    .await;
+    let put_more = || async { Box::pin(put(&other, "/more", &bytes(10, 20_000))).await.is_ok() };
+    eventually("the log comes again", put_more).await;
     pool.kill(0).await;
     let report = check(&home, false);
     assert!(faults(&report).is_empty() && report.entries >= 6, "{report:?}");

@@ -82,6 +82,9 @@ struct History {
 
 type Broken = Result<(), String>;
 
+/// Who holds which shard of a stripe.
+type Holders = Vec<(NodeId, u8)>;
+
 /// Carries a plan out. `aloud` prints what happens.
 pub(crate) fn run(plan: &Plan, aloud: bool) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -455,7 +458,7 @@ impl History {
     /// What machines hold is what their health says.
     async fn books_agree(&mut self) -> Broken {
         let mut domains: BTreeMap<NodeId, usize> = BTreeMap::new();
-        let mut stripes: BTreeMap<(SpaceId, StripeId), (Geometry, Vec<(NodeId, u8)>)> = BTreeMap::new();
+        let mut stripes: BTreeMap<(SpaceId, StripeId), (Geometry, Holders)> = BTreeMap::new();
         for (i, node) in self.running() {
             let id = node.identity().node;
             domains.insert(id, self.pool.plan.domains[i]);

@@ -174,6 +174,10 @@ impl Disk for Nothing {
     fn free_space(&self) -> io::Result<u64> {
         Ok(1 << 30)
     }
+
+    fn is_private(&self, _: &str) -> io::Result<bool> {
+        Ok(true)
+    }
 }
 
 fn empty_disk() -> Arc<Overlay> {

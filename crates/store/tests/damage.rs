@@ -328,19 +328,45 @@ fn what_a_killed_process_left_in_memory_is_synced_before_it_is_relied_on() {
 }
 
 #[test]
-fn a_bad_sector_is_an_error_to_readers_and_damage_to_the_scrub() {
+fn a_bad_sector_is_damage_to_readers_and_to_the_scrub() {
     let disk = MemoryDisk::default();
     let (store, _) = open(&disk);
     let shards = fill(&store, 0..3);
-    let id = shards[1].id();
+    let (id, other) = (shards[1].id(), shards[2].id());
     let entry = store.entry(&id).unwrap().unwrap();
     disk.befall(Mishap::Reads(
         ".pack".to_owned(),
         entry.offset + 300..entry.offset + 301,
     ));
-    assert!(matches!(store.get(&id), Err(GetError::Disk(_))));
-    assert_eq!(store.scrub_step(ALL).unwrap().damaged, [id]);
-    check_missing(&store, &shards, &[id]);
+    assert!(matches!(store.get(&id), Err(GetError::Damaged { .. })));
+    let entry = store.entry(&other).unwrap().unwrap();
+    disk.befall(Mishap::Reads(
+        ".pack".to_owned(),
+        entry.offset + 300..entry.offset + 301,
+    ));
+    assert_eq!(store.scrub_step(ALL).unwrap().damaged, [other]);
+    check_missing(&store, &shards, &[id, other]);
+}
+
+/// A process with too many open files took every pack that it could not open for damaged, dropped all that was in it, and compaction removed the file.
+#[test]
+fn a_want_of_file_descriptors_is_no_damage() {
+    let disk = MemoryDisk::default();
+    let (store, _) = open(&disk);
+    let shards = fill(&store, 0..40);
+    store
+        .delete(&shards[..30].iter().map(Shard::id).collect::<Vec<_>>())
+        .unwrap();
+    store.close();
+    drop(store);
+    let (store, _) = open(&disk);
+    disk.befall(Mishap::Opens(1000));
+    assert!(store.scrub_step(ALL).is_err());
+    assert!(store.compact_step(ALL).is_err());
+    disk.recover();
+    assert_eq!(store.scrub_step(ALL).unwrap().damaged, []);
+    while !store.compact_step(ALL).unwrap().idle {}
+    check_missing(&store, &shards[30..], &[]);
 }
 
 #[test]

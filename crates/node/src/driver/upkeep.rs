@@ -12,8 +12,8 @@ const SCRUB_STEP_MIN: ByteSize = ByteSize(16 << 20);
 /// How long after one step there is the next. What is small is looked at every day.
 const STEP_INTERVAL_MIN: Duration = Duration::from_secs(60);
 const STEP_INTERVAL_MAX: Duration = Duration::from_secs(24 * 3600);
-/// When the first one is after a start: by then there is quiet, and a machine that is never on for a day has one, too.
-pub(super) const FIRST_STEP: Duration = Duration::from_secs(600);
+/// When the first one is after a start: what a stop has damaged is found at once, and a machine that is never on for a day has one, too.
+pub(super) const FIRST_STEP: Duration = Duration::from_secs(1);
 const COMPACT_STEP: ByteSize = ByteSize(64 << 20);
 /// Compaction steps in one round.
 const COMPACT_STEPS_MAX: usize = 16;

@@ -19,7 +19,7 @@ use crate::{
 use bytes::Bytes;
 use potluck_crypto::{Signed, SigningKey, TicketSecret, derive::private_space_id};
 use potluck_net::{Endpoint, MemoryNetwork, Message, Protocol, RequestError};
-use potluck_spaces::{Entry, Log};
+use potluck_spaces::{Entry, Log, Share};
 use potluck_types::{
     ByteSize, Descriptor, Geometry, Hash, NodeId, ShardId, SpaceId, Timestamp, UnverifiedShard, from_canonical,
     to_canonical,
@@ -133,6 +133,8 @@ impl Server {
                 name: None,
                 mdns: false,
                 grace: Duration::from_secs(3600),
+                retention: Duration::ZERO,
+                mass_change_share: Share::HALF,
                 world: World {
                     network: Network::Memory(network),
                     ..World::default()
@@ -490,6 +492,7 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         software: "0".to_owned(),
         name: None,
         revision: 1,
+        run: Timestamp::default(),
     };
     let space = private_space_id(keys.other_user.user_id());
     let stripe = potluck_types::StripeId::from_bytes([2; 32]);
