@@ -164,7 +164,7 @@ impl History {
         for (at, step) in &episode.steps {
             self.until(begun + *at).await?;
             match step {
-                Step::Work(work) => self.begin(*work, episode),
+                Step::Work(work) => self.begin(*work),
                 Step::Fault { machine, fault } => self.strike(*machine, *fault).await,
             }
         }
@@ -220,7 +220,7 @@ impl History {
         fitting.get(at).copied()
     }
 
-    fn begin(&mut self, work: Work, episode: &Episode) {
+    fn begin(&mut self, work: Work) {
         let (file, chance) = match work {
             Work::Put { file, chance, .. } | Work::Remove { file, chance } | Work::Read { file, chance } => {
                 (file, chance)
@@ -242,7 +242,6 @@ impl History {
         let Some(node) = self.pool.node(machine).cloned() else {
             return;
         };
-        let _ = episode;
         self.outcome.operations += 1;
         self.busy.insert(key.clone());
         let promise = self.ledger.entry(key).or_default();

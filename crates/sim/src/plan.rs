@@ -96,14 +96,14 @@ pub(crate) enum Fault {
     Wiped,
     ReadOnly,
     OutOfFiles,
-    KillAtStep { steps: u64, torn: u64 },
+    KillAtStep { steps: u64 },
     Stopped,
     KillNow,
     CrashLoop,
     ClockJump { days: i64 },
     ClockDrift { parts_per_million: i64 },
     Loss,
-    OneWay { to: usize },
+    OneWay,
     Bridge,
     Flapping,
     Swizzle,
@@ -138,7 +138,7 @@ impl Fault {
             Self::ClockJump { .. } => (24, "clock jump"),
             Self::ClockDrift { .. } => (25, "clock drift"),
             Self::Loss => (27, "packet loss"),
-            Self::OneWay { .. } => (30, "one-way partition"),
+            Self::OneWay => (30, "one-way partition"),
             Self::Bridge => (31, "bridge partition"),
             Self::Flapping => (32, "flapping"),
             Self::Swizzle => (33, "swizzle-clog"),
@@ -196,7 +196,7 @@ fn work(dice: &mut Dice) -> Work {
     }
 }
 
-fn fault(dice: &mut Dice, nodes: usize) -> Fault {
+fn fault(dice: &mut Dice) -> Fault {
     let torn = dice.roll(u64::MAX);
     match dice.roll(30) {
         0 => Fault::Rot {
@@ -217,7 +217,6 @@ fn fault(dice: &mut Dice, nodes: usize) -> Fault {
         13 => Fault::OutOfFiles,
         14 | 15 => Fault::KillAtStep {
             steps: 1 + dice.roll(60),
-            torn,
         },
         16 => Fault::Stopped,
         17 => Fault::KillNow,
@@ -229,9 +228,7 @@ fn fault(dice: &mut Dice, nodes: usize) -> Fault {
             parts_per_million: pick(dice, &[-500, 500, 5000]),
         },
         21 => Fault::Loss,
-        22 => Fault::OneWay {
-            to: dice.roll(nodes as u64) as usize,
-        },
+        22 => Fault::OneWay,
         23 => Fault::Bridge,
         24 => Fault::Flapping,
         25 => Fault::Swizzle,
@@ -322,7 +319,7 @@ impl Episode {
         } else if !victims_in_order.is_empty() {
             for _ in 0..1 + dice.roll(4) {
                 let (when, machine) = (at(dice), pick(dice, &victims_in_order));
-                let fault = fault(dice, nodes);
+                let fault = fault(dice);
                 steps.push((when, Step::Fault { machine, fault }));
                 // People are at work when it happens.
                 let near = when.saturating_sub(Duration::from_millis(dice.roll(100)));

@@ -304,7 +304,7 @@ impl Pool {
                 self.kill(i, Crash::KeepAll);
                 self.after(a_while, Later::Start(i));
             }
-            Fault::KillAtStep { steps, .. } => {
+            Fault::KillAtStep { steps } => {
                 disk.cut_at(disk.steps() + steps);
                 self.after(POWER_POLL, Later::LookAtPower(i));
             }
@@ -354,7 +354,7 @@ impl Pool {
             Fault::ClockJump { days } => self.machines[i].clock.jump(days * 24 * 3_600_000),
             Fault::ClockDrift { parts_per_million } => self.machines[i].clock.drift(parts_per_million),
             Fault::Loss => self.weather.set_climate(Climate { lost: 100, ..CALM }),
-            Fault::OneWay { .. } => {
+            Fault::OneWay => {
                 let me = self.id(i);
                 for other in self.others(i) {
                     self.weather.set_closed(me, other, true);

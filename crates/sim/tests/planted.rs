@@ -43,7 +43,6 @@ fn taking_a_shard_for_what_it_says_it_is_is_found() {
 }
 
 #[test]
-#[ignore = "not found yet in the seeds that were tried"]
 fn counting_a_zone_twice_is_found() {
     check(Bug::CountZoneTwice);
 }

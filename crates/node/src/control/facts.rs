@@ -9,7 +9,10 @@ use crate::{
 };
 use potluck_crypto::derive::private_space_id;
 use potluck_placement::{Cause, Domain, NodeFacts, Presence, View, rank};
-use potluck_types::{ByteSize, Hash, NodeId, SpaceId, StripeId, Timestamp, UserId};
+use potluck_types::{
+    ByteSize, Hash, NodeId, SpaceId, StripeId, Timestamp, UserId,
+    sabotage::{self, Bug},
+};
 use std::{collections::HashSet, time::Duration};
 
 /// How many grace periods an absent member is expected back before data is coded for a pool without it: a day, usually.
@@ -71,7 +74,9 @@ impl Control {
         let facts = |node: NodeId| {
             let state = self.roster.state(node);
             let capacity = state.map_or(0, |state| state.capacity.0);
-            let zone = state.and_then(|state| state.zone.clone());
+            let zone = state
+                .and_then(|state| state.zone.clone())
+                .filter(|_| !sabotage::is_planted(Bug::CountZoneTwice));
             let away = match self.links.get(&node) {
                 _ if node == self.me => None,
                 Some(Link::Up) => None,
