@@ -40,8 +40,8 @@ const LOOK_DELAY: Duration = Duration::from_secs(5);
 const LOOK_SETTLED: Duration = Duration::from_secs(15);
 /// How often all shards are checked for being used: at first, and when nothing was found for long. What is given up is told at once; this is for what was not heard.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
-const SWEEP_INTERVAL_MAX: Duration = Duration::from_secs(8 * 3600);
-/// When the first sweep begins: what was given up while this node was away must not wait an hour.
+const SWEEP_INTERVAL_MAX: Duration = Duration::from_secs(4 * 3600);
+/// When a sweep begins after a start, and after nobody was to be reached: what was given up while this node was away must not wait for hours.
 const SWEEP_DELAY: Duration = Duration::from_secs(20);
 
 /// Runs the node until it is stopped.
@@ -188,7 +188,8 @@ enum Work {
 async fn again_and_again(shared: Arc<Shared>, work: Work, first: Duration) {
     let alone = Due::after(first);
     let due = match work {
-        Work::Upkeep | Work::Sweep => &alone,
+        Work::Upkeep => &alone,
+        Work::Sweep => &shared.sweep_due,
         Work::Watch => &shared.watch_due,
         Work::Recode => &shared.recode_due,
     };
@@ -238,6 +239,9 @@ async fn recode(shared: &Arc<Shared>) -> Duration {
 fn on_network(shared: &Arc<Shared>, event: net::Event) {
     match event {
         net::Event::Connected(node) => {
+            if shared.with_control(|control| control.live_peers()).is_empty() {
+                shared.sweep_due.within(SWEEP_DELAY);
+            }
             shared.run_event(Event::Connected(node));
             // It may hold less than it did when it was here last.
             shared.watch.lock().expect("never poisoned").call();
