@@ -37,10 +37,15 @@ impl Elapsed {
         }
     }
 
+    /// What had been counted then.
+    pub(crate) fn counted(self) -> Duration {
+        Duration::from_millis(self.counted_ms)
+    }
+
     /// What counts at a start.
     pub(crate) fn resume(noted: Option<Self>, now: Timestamp) -> Duration {
         noted.map_or(Duration::ZERO, |noted| {
-            Duration::from_millis(noted.counted_ms) + now.since(noted.noted_at).min(OFF_MAX)
+            noted.counted() + now.since(noted.noted_at).min(OFF_MAX)
         })
     }
 }

@@ -338,6 +338,10 @@ async fn rows_that_follow_from_the_logs_are_made_anew() {
         "space-uses",
         "space-users",
         "space-frontier",
+        "space-kept",
+        "space-kept-at",
+        "space-kept-until",
+        "space-totals",
     ] {
         damage_row(&home, Table::new(table), 0, true);
         let fault = mended(&home);

@@ -11,29 +11,8 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use std::collections::BTreeMap;
 
-/// What follows from the logs, and is made anew with them.
-const DERIVED: [Table; 13] = [
-    Table::Frontier,
-    Table::Registers,
-    Table::Replaced,
-    Table::Directories,
-    Table::Uses,
-    Table::Users,
-    Table::Recoded,
-    Table::Pins,
-    Table::Kept,
-    Table::KeptAt,
-    Table::KeptUntil,
-    Table::Totals,
-    Table::Turnover,
-];
 /// Rows that are read at once.
 const PAGE: usize = 256;
-
-const _: () = assert!(
-    DERIVED.len() + 3 == Table::ALL.len(),
-    "all but the log, what is set aside, and what was given up"
-);
 
 /// An entry that was set aside.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -75,7 +54,7 @@ impl Branch {
             )?;
             kv.delete(Table::Log, &self.key(seq))?;
         }
-        for table in DERIVED {
+        for table in Table::DERIVED {
             while let Some((key, _)) = kv.scan(table, self.space.as_bytes(), None, 1)?.pop() {
                 kv.delete(table, &key)?;
             }

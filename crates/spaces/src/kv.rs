@@ -65,7 +65,29 @@ impl Table {
         Self::Aside,
         Self::GivenUp,
     ];
+
+    /// Those that follow from the logs, and can be made anew from them.
+    pub const DERIVED: [Self; 13] = [
+        Self::Frontier,
+        Self::Registers,
+        Self::Replaced,
+        Self::Directories,
+        Self::Uses,
+        Self::Users,
+        Self::Recoded,
+        Self::Pins,
+        Self::Kept,
+        Self::KeptAt,
+        Self::KeptUntil,
+        Self::Totals,
+        Self::Turnover,
+    ];
 }
+
+const _: () = assert!(
+    Table::DERIVED.len() + 3 == Table::ALL.len(),
+    "all but the log, what is set aside, and what was given up"
+);
 
 /// One transaction over the tables. Reads see its own writes.
 pub trait Kv {

@@ -5,6 +5,7 @@ use crate::{
     error::MetaError,
     home::META,
     meta::{Meta, ReadKv, WriteKv},
+    retention::Elapsed,
     spare::{Reserve, Spared},
 };
 use potluck_crypto::{BoxKey, Signed, SigningKey, derive};
@@ -13,33 +14,26 @@ use potluck_types::{ByteSize, NodeId, SpaceId, to_canonical};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 /// Entries that are replayed in one transaction, and rows that are compared or copied at a time.
 const ENTRIES: usize = 64;
 const ROWS: usize = 1024;
-/// Tables that are the same for the same entries, in whatever order these came. The other two remember what came before what it rests on, which
-/// another order leaves out.
-const COMPARED: [Table; 6] = [
+/// Tables that are the same for the same entries, in whatever order these came. The others remember what came before what it rests on, and who was first, which
+/// another order leaves out or makes another.
+const COMPARED: [Table; 10] = [
     Table::Frontier,
     Table::Registers,
     Table::Directories,
     Table::Uses,
     Table::Users,
     Table::Pins,
+    Table::Kept,
+    Table::KeptAt,
+    Table::KeptUntil,
+    Table::Totals,
 ];
-/// All that follows from the logs.
-const DERIVED: [Table; 8] = [
-    Table::Frontier,
-    Table::Registers,
-    Table::Replaced,
-    Table::Directories,
-    Table::Uses,
-    Table::Users,
-    Table::Recoded,
-    Table::Pins,
-];
-
 /// The log of a device in a space.
 type LogId = (SpaceId, NodeId);
 
@@ -90,7 +84,7 @@ impl LogDamage {
                 }
             }
             for space in &self.spaces {
-                for table in DERIVED {
+                for table in Table::DERIVED {
                     replace(kv, &source, table, space.as_bytes())?;
                 }
             }
@@ -104,6 +98,8 @@ struct Replay<'r> {
     scratch: &'r Meta,
     /// The space whose changes can be read, and its key.
     own: Option<(SpaceId, BoxKey)>,
+    /// What is in the trash is learned of anew: it is kept for longer, and never for less long.
+    learning_at: Duration,
     broken: BTreeMap<LogId, u64>,
     /// How many entries of the own space do not open.
     sealed: u64,
@@ -124,6 +120,7 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
         let mut replay = Replay {
             scratch: &scratch,
             own,
+            learning_at: meta.elapsed()?.map_or(Duration::ZERO, Elapsed::counted),
             broken: BTreeMap::new(),
             sealed: 0,
             entries: 0,
@@ -246,7 +243,10 @@ impl Replay<'_> {
     fn apply(&mut self, kv: &mut WriteKv<'_>, space: SpaceId, device: NodeId, entry: &Entry) -> Result<(), MetaError> {
         if let Some((own, space_key)) = &self.own
             && *own == space
-            && Tree::of(space).apply(kv, space_key, device, entry).is_err()
+            && Tree::of(space)
+                .learning_at(self.learning_at)
+                .apply(kv, space_key, device, entry)
+                .is_err()
         {
             self.sealed += 1;
         }
@@ -300,7 +300,7 @@ fn spaces(kv: &ReadKv) -> Result<BTreeSet<SpaceId>, MetaError> {
     Ok(spaces)
 }
 
-/// In how many rows two databases differ.
+/// In how many rows two databases differ. When a node learned of what is in the trash is its own affair.
 fn differences(one: &ReadKv, other: &ReadKv, table: Table, prefix: &[u8]) -> Result<u64, MetaError> {
     let (mut left, mut right) = (Pages::of(one, table, prefix), Pages::of(other, table, prefix));
     let mut count = 0;
@@ -308,7 +308,7 @@ fn differences(one: &ReadKv, other: &ReadKv, table: Table, prefix: &[u8]) -> Res
         match (left.peek()?, right.peek()?) {
             (None, None) => return Ok(count),
             (Some(a), Some(b)) if a.0 == b.0 => {
-                count += u64::from(a.1 != b.1);
+                count += u64::from(a.1 != b.1 && table != Table::KeptUntil);
                 left.skip();
                 right.skip();
             }
