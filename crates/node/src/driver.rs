@@ -63,7 +63,7 @@ pub(crate) async fn run(shared: Arc<Shared>, mut inbox: Inbox, mut events: mpsc:
             () = shared.stopping.cancelled() => return,
             () = sleep_until(timers.next()) => timers.ring(&shared),
             () = shared.news.notified() => timers.was_said(&shared, 0),
-            () = shared.handled.notified() => {}
+            () = shared.handled.notified() => timers.follow(&shared),
             event = inbox.events.recv() => match event {
                 Some(event) => on_network(&shared, event),
                 None => return,
@@ -93,7 +93,6 @@ pub(crate) async fn run(shared: Arc<Shared>, mut inbox: Inbox, mut events: mpsc:
                 None => return,
             },
         }
-        timers.follow(&shared);
     }
 }
 
