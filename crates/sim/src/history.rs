@@ -10,8 +10,11 @@ use crate::{
 use potluck_node::{FileMeta, HealthInfo, Held, Node, NodeError, PutOptions, PutReport, RemoveOptions, TreeError};
 use potluck_types::{Geometry, NodeId, SpaceId, StripeId, Timestamp};
 use std::{
+    cell::Cell,
     collections::{BTreeMap, BTreeSet},
     io::Cursor,
+    panic,
+    sync::Once,
     time::Duration,
 };
 use tokio::{
@@ -85,15 +88,33 @@ type Broken = Result<(), String>;
 /// Who holds which shard of a stripe.
 type Holders = Vec<(NodeId, u8)>;
 
+thread_local! {
+    /// What panicked last in this thread. Tasks of a node that panic end alone, and nobody else would hear of it.
+    static PANIC: Cell<Option<String>> = const { Cell::new(None) };
+}
+
+fn note_panics() {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let usual = panic::take_hook();
+        panic::set_hook(Box::new(move |about| {
+            PANIC.set(Some(about.to_string()));
+            usual(about);
+        }));
+    });
+    PANIC.set(None);
+}
+
 /// Carries a plan out. `aloud` prints what happens.
 pub(crate) fn run(plan: &Plan, aloud: bool) -> Outcome {
+    note_panics();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .expect("a runtime without input and output");
     let plan = plan.clone();
-    let outcome = runtime.block_on(async move {
+    let mut outcome = runtime.block_on(async move {
         let begun = Instant::now();
         let diary = Diary::new(begun, aloud);
         let mut history = History {
@@ -122,6 +143,7 @@ pub(crate) fn run(plan: &Plan, aloud: bool) -> Outcome {
     });
     // Tasks of machines that were killed may still wait for something.
     runtime.shutdown_background();
+    outcome.violation = PANIC.take().or(outcome.violation);
     outcome
 }
 
