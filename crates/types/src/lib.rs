@@ -8,6 +8,7 @@ mod clock;
 mod codec;
 mod id;
 pub mod limits;
+pub mod proof;
 pub mod sabotage;
 mod stripe;
 mod units;
