@@ -95,6 +95,55 @@ pub enum NodeStatus {
     Away,
     /// Connected, and about to leave.
     Leaving,
+    /// Connected, and could not prove what it says that it holds: it is given nothing, and what it holds is made anew elsewhere.
+    Doubted,
+}
+
+/// What is being done for a stripe.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StripeWork {
+    /// Nothing: all is where it should be.
+    Nothing,
+    /// It is being repaired, or a shard of it is being moved.
+    Mending,
+    /// It will be, next.
+    Queued,
+    /// It ought to be, and waits.
+    Waiting {
+        /// Why: see [`HealthInfo::waiting`].
+        cause: String,
+        /// Until when, if time alone may change it.
+        until: Option<Timestamp>,
+    },
+}
+
+/// How a node has stood this node's challenges to prove what it says that it holds, since it became a member.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditInfo {
+    /// It proved that it has the part that was asked for.
+    pub proved: u64,
+    /// It sent something else, or denied what it goes on claiming.
+    pub wrong: u64,
+    /// It said itself that it has lost it.
+    pub lost: u64,
+    /// It did not answer.
+    pub offline: u64,
+    /// It answered that it cannot say.
+    pub unknown: u64,
+    /// When it last proved something, by this node's count of time; 1970 for never.
+    pub proved_at: Timestamp,
+}
+
+impl AuditInfo {
+    /// Adds others, but for the time.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.proved += other.proved;
+        self.wrong += other.wrong;
+        self.lost += other.lost;
+        self.offline += other.offline;
+        self.unknown += other.unknown;
+    }
 }
 
 /// One node of the pool.
@@ -120,6 +169,9 @@ pub struct NodeInfo {
     pub addresses: Vec<String>,
     /// The version it runs.
     pub version: String,
+    /// How it has stood this node's challenges.
+    #[serde(default)]
+    pub audit: AuditInfo,
 }
 
 impl NodeInfo {

@@ -3,8 +3,11 @@
 //!
 //! A driver feeds it (see `driver`), and so can a simulation.
 
+mod claims;
 mod facts;
 
+use claims::Disproved;
+pub(crate) use claims::Seed;
 use facts::SETTLE;
 pub(crate) use facts::{AtHand, Domains, Watcher};
 
@@ -13,8 +16,9 @@ use crate::{
     protocol::Reported,
     records::{PoolRecord, node_of},
     roster::{Merged, Roster},
+    standing::{Outcome as Audited, Standing, Standings},
 };
-use potluck_placement::{Layout, Layouts, Mend, Outcome, Planner, PlannerOptions, Presence, View, steward};
+use potluck_placement::{Layout, Layouts, Mend, NodeFacts, Outcome, Planner, PlannerOptions, Presence, View, steward};
 use potluck_types::{Hash, NodeId, ShardId, StripeId, Timestamp, to_canonical};
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -88,6 +92,20 @@ pub(crate) enum Event {
     },
     /// A report did not arrive.
     Unreported,
+    /// A member claims what it says that it does not have: it was asked to compare again.
+    Recount,
+    /// This node has just put a shard on another.
+    Placed {
+        holder: NodeId,
+        shard: Reported,
+    },
+    /// Claims of a holder were challenged.
+    Audited {
+        holder: NodeId,
+        outcomes: Vec<(ShardId, Audited)>,
+        /// Whether a failure before had called for it.
+        is_probe: bool,
+    },
 }
 
 /// What to do.
@@ -119,6 +137,12 @@ pub(crate) enum Action {
     CheckReports,
     /// Mend a stripe.
     Mend(Mend),
+    /// How others have stood their audits has changed: keep that.
+    SaveStandings,
+    /// What this node says of itself has changed: tell all.
+    Announce,
+    /// Challenge more of what a holder claims, now.
+    Probe(NodeId),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -186,6 +210,9 @@ pub(crate) struct Remembered {
     pub(crate) absences: Absences,
     /// When that was so.
     pub(crate) noted_at: Timestamp,
+    /// How others have stood their audits, and when that was noted.
+    pub(crate) standings: Vec<(NodeId, Standing)>,
+    pub(crate) standings_at: Timestamp,
 }
 
 /// See the module.
@@ -213,6 +240,8 @@ pub(crate) struct Control {
     behind_since: Option<Timestamp>,
     /// Stripes that are nobody's loss.
     unnamed: HashSet<StripeId>,
+    standings: Standings,
+    disproved: Disproved,
     view_changed_at: Timestamp,
     repair_read: u64,
     repair_written: u64,
@@ -225,6 +254,8 @@ impl Control {
             layouts,
             mut absences,
             noted_at,
+            standings,
+            standings_at,
         } = remembered;
         // While this node was away itself, it cannot say who else was.
         for since in absences.values_mut() {
@@ -255,6 +286,8 @@ impl Control {
             confirmed: HashSet::new(),
             behind_since: None,
             unnamed: HashSet::new(),
+            standings: Standings::resume(standings, standings_at, now),
+            disproved: Disproved::default(),
             view_changed_at: now,
             repair_read: 0,
             repair_written: 0,
@@ -295,7 +328,11 @@ impl Control {
             Event::Record(record) => self.on_record(now, &record, &mut actions),
             Event::Stored(shards) => self.report(now, shards, Vec::new(), &mut actions),
             Event::Gone(shards) => self.report(now, Vec::new(), shards, &mut actions),
-            Event::GivenUp(stripes) => stripes.into_iter().for_each(|stripe| self.planner.forget(stripe)),
+            Event::GivenUp(stripes) => {
+                let given_up: HashSet<_> = stripes.iter().collect();
+                self.disproved.retain(|stripe| !given_up.contains(&stripe));
+                stripes.into_iter().for_each(|stripe| self.planner.forget(stripe));
+            }
             Event::Unnamed(stripes) => self.unnamed = stripes,
             Event::Reported {
                 from,
@@ -305,6 +342,7 @@ impl Control {
             } => {
                 if first {
                     self.planner.retract_all(from);
+                    self.disproved.begin_report(from);
                 }
                 self.take_report(now, from, shards, &gone);
             }
@@ -328,6 +366,19 @@ impl Control {
                 }
             }
             Event::Unreported => self.checks = 0,
+            Event::Recount => {
+                self.checks = 0;
+                self.check_within(now, CHECK_DELAY);
+            }
+            Event::Placed { holder, shard } => {
+                self.disproved.remove(holder, shard.shard);
+                self.take_report(now, holder, vec![shard], &[]);
+            }
+            Event::Audited {
+                holder,
+                outcomes,
+                is_probe,
+            } => self.on_audited(now, holder, &outcomes, is_probe, &mut actions),
         }
         self.settle(now, &mut actions);
         actions
@@ -342,6 +393,9 @@ impl Control {
         let known = of.and_then(|node| self.lasting(node));
         match self.roster.merge(record) {
             Ok(Merged::New) => {
+                if let Some(node) = of {
+                    self.hear_doubts(now, node, actions);
+                }
                 // Where members are and what they offer must outlive this process; the rest of a state does not matter then.
                 if of.is_none_or(|node| self.lasting(node) != known) {
                     if let Some(node) = of {
@@ -361,6 +415,7 @@ impl Control {
                     let greetings: Vec<_> = arrived.map(Action::Greet).collect();
                     for gone in members.difference(&new_members) {
                         self.planner.retract_all(*gone);
+                        self.disproved.forget_holder(*gone);
                         if *gone == self.me {
                             actions.push(Action::TakenOut);
                         }
@@ -371,6 +426,52 @@ impl Control {
             }
             Ok(Merged::Known) | Err(RecordError::UnknownSigner) => {}
             Err(error) => tracing::debug!(%error, "a record is not taken"),
+        }
+    }
+
+    fn on_audited(
+        &mut self,
+        now: Timestamp,
+        holder: NodeId,
+        outcomes: &[(ShardId, Audited)],
+        is_probe: bool,
+        actions: &mut Vec<Action>,
+    ) {
+        if self.roster.user_of(holder).is_none() {
+            return;
+        }
+        self.weigh_claims(now, holder, outcomes);
+        let outcomes: Vec<_> = outcomes.iter().map(|(_, outcome)| *outcome).collect();
+        let judgement = self.standings.note(holder, &outcomes, is_probe, now);
+        if judgement.probe {
+            actions.push(Action::Probe(holder));
+        }
+        if judgement.changed {
+            tracing::warn!(node = %holder.short(), doubted = self.standings.is_doubted(holder), "whether a member holds what it claims is seen otherwise now");
+            actions.push(Action::Announce);
+        }
+        let roster = &self.roster;
+        self.standings.retain(|node| roster.user_of(node).is_some());
+        actions.push(Action::SaveStandings);
+    }
+
+    /// How others have stood their audits.
+    pub(crate) fn standings(&self) -> &Standings {
+        &self.standings
+    }
+
+    /// Who another doubts is looked at by this node, too.
+    fn hear_doubts(&mut self, now: Timestamp, from: NodeId, actions: &mut Vec<Action>) {
+        let doubts = self
+            .roster
+            .state(from)
+            .map(|state| state.doubts.clone())
+            .unwrap_or_default();
+        for node in doubts {
+            let is_other = node != self.me && from != self.me && self.roster.user_of(node).is_some();
+            if is_other && self.standings.hears_doubt(node, now) {
+                actions.push(Action::Probe(node));
+            }
         }
     }
 
@@ -555,14 +656,12 @@ impl Control {
         }
     }
 
-    /// Whether all that count have said what they hold, or had the time to.
+    /// Whether all that count have said what they hold, or had the time to. What a doubted one says is not waited for.
     fn may_mend(&self, now: Timestamp) -> bool {
-        let all = self
-            .view
-            .nodes
-            .keys()
-            .all(|node| !self.view.answers(*node) || self.confirmed.contains(node));
-        all || now.since(self.view_changed_at) >= CONFIRM_TIMEOUT
+        let is_awaited = |(node, facts): (&NodeId, &NodeFacts)| {
+            self.view.answers(*node) && !facts.doubted && !self.confirmed.contains(node)
+        };
+        !self.view.nodes.iter().any(is_awaited) || now.since(self.view_changed_at) >= CONFIRM_TIMEOUT
     }
 
     /// Whether a node looks after a stripe, as far as this one knows.
@@ -602,6 +701,8 @@ impl Control {
         for stripe in elsewhere {
             self.planner.forget(stripe);
         }
+        let (me, view) = (self.me, &self.view);
+        self.disproved.retain(|stripe| steward(stripe, view) == Some(me));
     }
 
     fn report(&mut self, now: Timestamp, shards: Vec<Reported>, gone: Vec<ShardId>, actions: &mut Vec<Action>) {
@@ -641,10 +742,13 @@ impl Control {
             if self.behind_since.is_none() && steward(shard.stripe, &self.view) != Some(self.me) {
                 self.behind_since = Some(now);
             }
-            self.planner.report(now, from, shard, geometry, shard_len, is_new);
+            if !self.disproved.is_claimed_again(from, shard) {
+                self.planner.report(now, from, shard, geometry, shard_len, is_new);
+            }
         }
         for shard in gone {
             self.planner.retract(from, shard.stripe, shard.index);
+            self.disproved.remove(from, *shard);
         }
     }
 
@@ -656,6 +760,7 @@ impl Control {
                 sum.add(ShardId { stripe, index });
             }
         }
+        self.disproved.add_to(&mut sum, holder);
         sum
     }
 }

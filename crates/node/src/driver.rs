@@ -7,6 +7,7 @@ mod upkeep;
 pub(crate) use upkeep::compact;
 
 use crate::{
+    audit,
     collect::{self, ABANDONED_AFTER},
     control::{Action, Event},
     due::Due,
@@ -51,6 +52,7 @@ pub(crate) async fn run(shared: Arc<Shared>, mut inbox: Inbox, mut events: mpsc:
         (Work::Sweep, SWEEP_DELAY),
         (Work::Watch, LOOK_DELAY),
         (Work::Recode, LOOK_DELAY),
+        (Work::Audit, audit::FIRST_ROUND),
     ] {
         tokio::spawn(again_and_again(Arc::clone(&shared), work, first));
     }
@@ -182,12 +184,13 @@ enum Work {
     Sweep,
     Watch,
     Recode,
+    Audit,
 }
 
 async fn again_and_again(shared: Arc<Shared>, work: Work, first: Duration) {
     let alone = Due::after(first);
     let due = match work {
-        Work::Upkeep => &alone,
+        Work::Upkeep | Work::Audit => &alone,
         Work::Sweep => &shared.sweep_due,
         Work::Watch => &shared.watch_due,
         Work::Recode => &shared.recode_due,
@@ -210,6 +213,7 @@ async fn again_and_again(shared: Arc<Shared>, work: Work, first: Duration) {
             }
             Work::Watch => watch::look(&shared).await,
             Work::Recode => recode(&shared).await,
+            Work::Audit => audit::round(&shared).await,
         };
         due.within(next);
     }
@@ -325,6 +329,15 @@ impl Shared {
         .await;
     }
 
+    async fn save_standings(self: &Arc<Self>) {
+        self.save("how others have stood their audits", |shared| {
+            let now = shared.steady();
+            let standings = shared.with_control(|control| control.standings().saved());
+            shared.meta.set_standings(&standings, now)
+        })
+        .await;
+    }
+
     /// Looks what is so now and writes it down, one after the other: what is older never comes last.
     async fn save(
         self: &Arc<Self>,
@@ -380,6 +393,9 @@ fn apply(shared: &Arc<Shared>, action: Action) {
             });
         }
         Action::CheckReports => drop(tokio::spawn(reports::check_reports(shared))),
+        Action::SaveStandings => drop(tokio::spawn(async move { shared.save_standings().await })),
+        Action::Announce => shared.announce_state(),
+        Action::Probe(node) => drop(tokio::spawn(async move { audit::probe(&shared, node).await })),
         Action::Mend(mend) => drop(tokio::spawn(crate::mend::mend(shared, mend))),
     }
 }

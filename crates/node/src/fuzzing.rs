@@ -211,6 +211,11 @@ fn values() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let stripes = vec![StripeId::from_bytes([2; 32]); 2];
     vec![
         ("meta", "version", to_canonical(&1u32)),
+        (
+            "meta",
+            "standings",
+            to_canonical(&(at, vec![(node, crate::standing::Standing::default())])),
+        ),
         ("meta", "absences", to_canonical(&(at, vec![(node, at)]))),
         ("meta", "invite", to_canonical(&invite)),
         ("meta", "position", to_canonical(&position)),
@@ -259,6 +264,7 @@ pub fn messages() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         name: "nas".parse().ok(),
         revision: 1,
         run: Timestamp::from_millis(1),
+        doubts: vec![node],
     };
     let state = PoolRecord::State(sign(&key, &state));
     let report = PoolRequest::Report {

@@ -3,6 +3,7 @@
 //! Parts:
 //! - `control`: the synchronous core. Events and the time in, actions out. `roster` is who belongs, from signed `records`.
 //! - `driver`: selects an event, lets the core handle it, applies its actions. `due` is when something is done next.
+//! - `audit`: others are asked to prove that they have what they say; `standing` is what follows from their answers.
 //! - `stripes`: shards to nodes and back. `upload` and `download` make streams of it; `mend` repairs.
 //! - `names` and `edit`: the private space and its log. `sweep` frees what no file uses; `claims` and `collect` are about uploads that have not ended, or
 //!   never did. `upload::recode` codes older files anew when the pool has changed.
@@ -17,6 +18,7 @@
 //! bounded by [`potluck_types::limits`]. HTTP, S3 and terminals are not known here.
 
 mod api;
+mod audit;
 mod branch;
 mod claims;
 mod collect;
@@ -46,6 +48,7 @@ mod roster;
 mod serve;
 mod shared;
 mod spare;
+mod standing;
 mod stripes;
 mod sweep;
 mod trash;
@@ -56,9 +59,9 @@ mod world;
 pub mod yardstick;
 
 pub use api::{
-    Emptied, Entry, FileMeta, HealthInfo, Held, Identity, Invitation, InviteOptions, Kind, LeaveProgress, NodeConfig,
-    NodeInfo, NodeStatus, Probe, PutOptions, PutReport, RemoveOptions, RemoveReport, RestoreOptions, RestoreReport,
-    Stat, Status, TrashInfo, Trashed,
+    AuditInfo, Emptied, Entry, FileMeta, HealthInfo, Held, Identity, Invitation, InviteOptions, Kind, LeaveProgress,
+    NodeConfig, NodeInfo, NodeStatus, Probe, PutOptions, PutReport, RemoveOptions, RemoveReport, RestoreOptions,
+    RestoreReport, Stat, Status, StripeWork, TrashInfo, Trashed,
 };
 pub use download::Download;
 pub use error::{HomeError, JoinError, MetaError, NodeError, RecordError, Refusal, ShardsError, StartError};

@@ -108,11 +108,9 @@ async fn place(shared: &Arc<Shared>, mend: &Mend, traffic: &mut Traffic) -> Resu
             let (descriptor, len) = (shard.descriptor().to_bytes(), shard.payload().len() as u64);
             stripes::put_shard(shared, *node, space, descriptor.into(), shard).await?;
             // Its own report may come later; that the shard is there is known now.
-            shared.tell(Event::Reported {
-                from: *node,
-                first: false,
-                shards: vec![reported],
-                gone: Vec::new(),
+            shared.tell(Event::Placed {
+                holder: *node,
+                shard: reported,
             });
             Ok::<_, String>(len)
         }

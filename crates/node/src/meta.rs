@@ -7,6 +7,7 @@ use crate::{
     records::PoolRecord,
     retention::Elapsed,
     spare::{Reserve, Spared},
+    standing::Standing,
 };
 use potluck_dag::Piece;
 use potluck_placement::Layouts;
@@ -237,7 +238,11 @@ impl Meta {
     /// What the node knew of the pool when it ended.
     pub(crate) fn remembered(&self) -> Result<Remembered, MetaError> {
         let (noted_at, absences): (Timestamp, Vec<(NodeId, Timestamp)>) = self.setting("absences")?.unwrap_or_default();
+        let (standings_at, standings): (Timestamp, Vec<(NodeId, Standing)>) =
+            self.setting("standings")?.unwrap_or_default();
         Ok(Remembered {
+            standings,
+            standings_at,
             layouts: self.setting("layouts")?.unwrap_or_default(),
             absences: absences.into_iter().collect(),
             noted_at,
@@ -248,6 +253,10 @@ impl Meta {
         // Keys of maps are text in this encoding.
         let pairs: Vec<(NodeId, Timestamp)> = absences.iter().map(|(node, since)| (*node, *since)).collect();
         self.set_setting("absences", &(noted_at, pairs))
+    }
+
+    pub(crate) fn set_standings(&self, standings: &[(NodeId, Standing)], noted_at: Timestamp) -> Result<(), MetaError> {
+        self.set_setting("standings", &(noted_at, standings))
     }
 
     /// The time that has passed as far as this node knows.
@@ -311,6 +320,7 @@ impl Meta {
             let is_right = match name {
                 "version" => is_value::<u32>(value),
                 "layouts" => is_value::<Layouts>(value),
+                "standings" => is_value::<(Timestamp, Vec<(NodeId, Standing)>)>(value),
                 "absences" => is_value::<(Timestamp, Vec<(NodeId, Timestamp)>)>(value),
                 _ => true,
             };

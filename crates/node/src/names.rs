@@ -97,7 +97,7 @@ pub(crate) fn custodians(space: SpaceId, view: &View) -> Vec<NodeId> {
     let order = rank(StripeId::from_bytes(*space.as_bytes()), view);
     let all: Vec<_> = order
         .into_iter()
-        .filter(|node| view.counts(*node) && domains.insert(view.domain(*node)))
+        .filter(|node| view.stays(*node) && domains.insert(view.domain(*node)))
         .collect();
     let copies = usize::from(default_survive(view.nodes.len())) + 1;
     all.into_iter().take(copies).collect()
@@ -538,7 +538,7 @@ pub(crate) async fn replicate(shared: &Arc<Shared>) -> Result<Option<u8>, NodeEr
     let order = rank(StripeId::from_bytes(*shared.space.as_bytes()), &view);
     let next: Vec<_> = order
         .into_iter()
-        .filter(|node| view.counts(*node) && !custodians.contains(node))
+        .filter(|node| view.stays(*node) && !custodians.contains(node))
         .collect();
     // This node has it; a stand-in in a domain that has it adds nothing.
     let mut domains = BTreeSet::from([view.domain(shared.me())]);

@@ -8,7 +8,7 @@ use crate::{
         Emptied, Entry, Held, Identity, Invitation, InviteOptions, LeaveProgress, NodeStatus, Probe, PutOptions,
         RemoveOptions, RemoveReport, RestoreOptions, RestoreReport, Stat, Status,
     },
-    branch, collect,
+    audit, branch, collect,
     control::AtHand,
     download::Download,
     driver, edit,
@@ -400,6 +400,12 @@ impl Node {
     pub async fn in_use(&self, space: SpaceId, stripes: &[StripeId]) -> Option<Vec<bool>> {
         let (verdicts, _) = sweep::verdicts(&self.shared, space, stripes).await?;
         Some(verdicts.into_iter().map(|verdict| verdict == Liveness::Live).collect())
+    }
+
+    /// Lets every member that is here prove parts of what it says that it holds, as far as this node is the one to ask; without this it happens all day, a few at
+    /// a time.
+    pub async fn audit(&self) {
+        audit::probe_all(&self.shared).await;
     }
 
     /// Reads every shard of this node and drops what is damaged; gives how many were. The pool makes them anew.

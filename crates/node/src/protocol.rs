@@ -1,13 +1,17 @@
 //! The messages between nodes, inside the requests of `potluck-net`. `docs/protocol.md` describes each.
 
-use crate::{api::HealthInfo, error::Refusal, records::PoolRecord};
+use crate::{
+    api::{HealthInfo, StripeWork},
+    error::Refusal,
+    records::PoolRecord,
+};
 use bytes::Bytes;
 use potluck_crypto::Signed;
 use potluck_net::Message;
 use potluck_spaces::{PinState, Position};
 use potluck_types::{
     ByteSize, CodecError, Geometry, Hash, NodeId, PoolId, ShardId, SpaceId, StripeId, Timestamp, from_canonical,
-    to_canonical,
+    proof::Proof, to_canonical,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
@@ -104,6 +108,12 @@ pub(crate) enum PoolRequest {
     Probe,
     /// What does the other know of a node's state? Reply: `Records`, one or none.
     StateOf { node: NodeId },
+    /// Who holds these, and what is being done for them, as far as the other, their steward, knows?
+    Holders { stripes: Vec<StripeId> },
+    /// Which shards of these does the other hold, and when did it check each last?
+    Inspect { stripes: Vec<StripeId> },
+    /// The other denies shards that it has reported: it should compare its reports again.
+    Recount,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -139,11 +149,25 @@ pub(crate) enum PoolReply {
         now: Timestamp,
         reached: Vec<(String, bool)>,
     },
+    /// To `Holders`: for each stripe; nothing where nobody has reported a shard.
+    Holders(Vec<Option<Known>>),
+    /// To `Inspect`: for each stripe, each shard and when it was found sound.
+    Inspected(Vec<Vec<(u8, Timestamp)>>),
     /// The request cannot be fulfilled.
     Failed(String),
 }
 
 /// What a steward knows of a stripe.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Known {
+    pub(crate) geometry: Geometry,
+    pub(crate) holders: Vec<(NodeId, u8)>,
+    /// How many losses it survives now; nothing when it cannot be read.
+    pub(crate) survives: Option<u8>,
+    pub(crate) work: StripeWork,
+}
+
+/// What a steward knows of how many losses a stripe survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Survival {
     /// Nobody has reported a shard of it.
@@ -166,6 +190,8 @@ pub(crate) enum ShardRequest {
     Get(ShardId),
     /// The stripe's steward no longer needs this copy.
     Drop(ShardId),
+    /// A part of the shard, and the proof that it is, please.
+    Challenge { shard: ShardId, part: u32 },
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -182,6 +208,10 @@ pub(crate) enum ShardReply {
     },
     /// The node does not hold it.
     Absent,
+    /// The node held it until now, and found it damaged.
+    Damaged,
+    /// To `Challenge`: the body is the part.
+    Proof { descriptor: ByteBuf, proof: Proof },
     /// To `Drop`.
     Dropped,
     /// To `Drop`: the asker is not known to look after the stripe, or not for long enough.
@@ -192,6 +222,8 @@ pub(crate) enum ShardReply {
 
 /// Stripes that one `Locate`, `Spaces`, `Liveness`, `Released` or `Survival` names at most, and shards that one page of a report does.
 pub(crate) const BATCH_MAX: usize = 4096;
+/// Stripes that one `Holders` or `Inspect` names at most: an answer has up to a kilobyte for each.
+pub(crate) const HOLDERS_MAX: usize = 1024;
 
 pub(crate) fn encode<T: Serialize>(value: &T) -> Message {
     Message::new(to_canonical(value))
@@ -266,6 +298,9 @@ mod tests {
             PoolRequest::Spaces { stripes: vec![stripe] },
             PoolRequest::Probe,
             PoolRequest::StateOf { node: device },
+            PoolRequest::Holders { stripes: vec![stripe] },
+            PoolRequest::Inspect { stripes: vec![stripe] },
+            PoolRequest::Recount,
         ];
         for request in requests {
             let back: PoolRequest = decode(&encode(&request)).unwrap();
@@ -309,6 +344,19 @@ mod tests {
                 Survival::Unreadable,
                 Survival::Survives(2),
             ])),
+            PoolReply::Holders(vec![
+                None,
+                Some(Known {
+                    geometry,
+                    holders: vec![(device, 2)],
+                    survives: Some(1),
+                    work: StripeWork::Waiting {
+                        cause: "grace".to_owned(),
+                        until: Some(Timestamp::from_millis(4)),
+                    },
+                }),
+            ]),
+            PoolReply::Inspected(vec![vec![(1, Timestamp::from_millis(4))]]),
             PoolReply::Failed("no".to_owned()),
         ];
         for reply in replies {
@@ -323,6 +371,7 @@ mod tests {
             },
             ShardRequest::Get(shard),
             ShardRequest::Drop(shard),
+            ShardRequest::Challenge { shard, part: 7 },
         ];
         for request in shards {
             let back: ShardRequest = decode(&encode(&request)).unwrap();

@@ -69,6 +69,9 @@ pub(crate) struct NodeState {
     /// When the run of the node began that says this; not said by versions before.
     #[serde(default, skip_serializing_if = "is_unknown")]
     pub(crate) run: Timestamp,
+    /// Members that could not prove what they claim to hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) doubts: Vec<NodeId>,
 }
 
 fn is_unknown(time: &Timestamp) -> bool {

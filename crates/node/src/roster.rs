@@ -253,7 +253,8 @@ impl Roster {
                         .addresses
                         .iter()
                         .all(|address| address.len() <= limits::ADDRESS_BYTES_MAX)
-                    && value.software.len() <= SOFTWARE_BYTES_MAX;
+                    && value.software.len() <= SOFTWARE_BYTES_MAX
+                    && value.doubts.len() <= limits::DOUBTS_MAX;
                 if !bounded {
                     return Err(RecordError::Version);
                 }
@@ -342,6 +343,7 @@ mod tests {
             name: None,
             revision: 1,
             run: Timestamp::default(),
+            doubts: Vec::new(),
         };
         PoolRecord::State(sign(&key(node), &state))
     }

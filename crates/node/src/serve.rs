@@ -4,7 +4,10 @@ use crate::{
     control::{Check, Event, ReportSum},
     error::Refusal,
     mend, names, probe,
-    protocol::{self, BATCH_MAX, Credential, JoinReply, JoinRequest, PoolReply, PoolRequest, ShardReply, ShardRequest},
+    protocol::{
+        self, BATCH_MAX, Credential, HOLDERS_MAX, JoinReply, JoinRequest, PoolReply, PoolRequest, ShardReply,
+        ShardRequest,
+    },
     records::{Admission, Certificate, PoolRecord, VERSION, sign, user_of},
     shared::Shared,
     stripes, sweep,
@@ -12,8 +15,10 @@ use crate::{
 use bytes::Bytes;
 use potluck_crypto::{Signed, TicketSecret};
 use potluck_net::{Incoming, Message, Protocol};
-use potluck_store::{GetError, PutError};
-use potluck_types::{Entropy, Hash, NodeId, ShardId, SpaceId, UnverifiedShard, UserId, limits};
+use potluck_store::{GetError, PutError, Store};
+use potluck_types::{
+    Entropy, Hash, NodeId, ShardId, SpaceId, StripeId, Timestamp, UnverifiedShard, UserId, limits, proof,
+};
 use serde_bytes::ByteBuf;
 use std::sync::Arc;
 
@@ -266,6 +271,21 @@ async fn pool(shared: &Arc<Shared>, peer: NodeId, request: PoolRequest) -> PoolR
             let known = shared.with_control(|control| control.roster.state_record(node).cloned());
             PoolReply::Records(known.into_iter().collect())
         }
+        PoolRequest::Holders { stripes } if stripes.len() <= HOLDERS_MAX => {
+            let now = shared.steady();
+            PoolReply::Holders(shared.with_control(|control| control.known(&stripes, now)))
+        }
+        PoolRequest::Inspect { stripes } if stripes.len() <= HOLDERS_MAX => {
+            let store = shared.store.clone();
+            PoolReply::Inspected(Shared::blocking(move || inspect(&store, &stripes)).await)
+        }
+        PoolRequest::Recount => {
+            shared.tell(Event::Recount);
+            PoolReply::Done
+        }
+        PoolRequest::Holders { .. } | PoolRequest::Inspect { .. } => {
+            PoolReply::Failed(format!("more than {HOLDERS_MAX} stripes in one request"))
+        }
         PoolRequest::Locate { .. }
         | PoolRequest::Spaces { .. }
         | PoolRequest::Liveness { .. }
@@ -335,7 +355,45 @@ async fn shard(shared: &Arc<Shared>, peer: NodeId, request: ShardRequest, body: 
             }
         }
         ShardRequest::Drop(id) => (drop_copy(shared, peer, id).await, none),
+        ShardRequest::Challenge { shard, part } => prove(shared, shard, part).await,
     }
+}
+
+/// A part of a shard with its proof. The whole shard is read and checked for it.
+async fn prove(shared: &Arc<Shared>, id: ShardId, part: u32) -> (ShardReply, Bytes) {
+    let store = shared.store.clone();
+    let proved = Shared::blocking(move || {
+        let shard = store.get(&id)?;
+        let proved = shard.map(|shard| (proof::prove(shard.payload(), part), shard.descriptor().to_bytes()));
+        Ok::<_, GetError>(proved)
+    });
+    let reply = match proved.await {
+        Ok(Some((Some((body, proof)), descriptor))) => {
+            let descriptor = ByteBuf::from(descriptor);
+            return (ShardReply::Proof { descriptor, proof }, body);
+        }
+        Ok(Some((None, _))) => ShardReply::Failed("the shard has no such part".to_owned()),
+        Ok(None) => ShardReply::Absent,
+        Err(GetError::Damaged { .. }) => {
+            shared.lose(vec![id]);
+            ShardReply::Damaged
+        }
+        Err(error) => ShardReply::Failed(error.to_string()),
+    };
+    (reply, Bytes::new())
+}
+
+/// Which shards of these are held here, and when each was found sound.
+pub(crate) fn inspect(store: &Store, stripes: &[StripeId]) -> Vec<Vec<(u8, Timestamp)>> {
+    let checked = |stripe: StripeId| {
+        let indexes = store.indexes_of(stripe).unwrap_or_default();
+        let checked = indexes.into_iter().filter_map(|index| {
+            let id = ShardId { stripe, index };
+            store.verified_at(&id).ok().flatten().map(|at| (index, at))
+        });
+        checked.collect()
+    };
+    stripes.iter().map(|stripe| checked(*stripe)).collect()
 }
 
 /// Only the stripe's steward, as this node sees it, may say that a copy is not needed; and only while who is here has not just

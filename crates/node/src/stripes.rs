@@ -1,6 +1,7 @@
 //! Stripes to nodes and back: store all shards in distinct domains, or fetch any *k* of them.
 
 use crate::{
+    audit,
     control::Event,
     error::ShardsError,
     protocol::{PoolReply, PoolRequest, Reported, ShardReply, ShardRequest},
@@ -389,9 +390,14 @@ pub(crate) async fn fetch_shard(shared: &Arc<Shared>, node: NodeId, id: ShardId,
                     index,
                     payload,
                 };
-                let shard = Shared::blocking(move || shard.verify(id.stripe))
-                    .await
-                    .map_err(|error| error.to_string())?;
+                let shard = match Shared::blocking(move || shard.verify(id.stripe)).await {
+                    Ok(shard) => shard,
+                    Err(error) => {
+                        // Asked for a proof, it finds out itself, and drops what is damaged.
+                        audit::question(shared, node, id);
+                        return Err(error.to_string());
+                    }
+                };
                 if shard.id() == id {
                     Ok((shard, space))
                 } else {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use common::{Pool, bytes, eventually, within};
 use potluck_crypto::SigningKey;
 use potluck_net::{Endpoint, Message, NetworkConfig, Protocol};
-use potluck_node::Node;
+use potluck_node::{Node, NodeStatus};
 use potluck_types::{NodeId, ShardId, SpaceId, StripeId, to_canonical};
 use serde::Serialize;
 use serde_bytes::ByteBuf;
@@ -131,6 +131,61 @@ async fn sees(node: &Node, other: NodeId) -> bool {
 async fn get(node: &Node) -> Vec<u8> {
     let download = node.download(&"/file".parse().unwrap(), None).await.unwrap();
     download.read_to_end().await.unwrap()
+}
+
+/// It claims its shards still, takes others, and has none of them. Until it is asked to prove one, nobody knows.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_cannot_prove_what_it_claims_is_doubted_and_drained() {
+    let mut pool = Pool::of(6, Duration::from_secs(3600)).await;
+    let content = bytes(1, 48_000_000);
+    pool.put(0, "/file", &content).await;
+    for node in pool.running() {
+        within("an audit", node.audit()).await;
+        eventually("all are found honest", || async {
+            let nodes = node.status().await.unwrap().nodes;
+            let others = || nodes.iter().filter(|info| info.status != NodeStatus::Here);
+            assert!(others().all(|info| info.audit.wrong + info.audit.lost + info.audit.unknown == 0));
+            others().all(|info| info.status == NodeStatus::Live && info.audit.proved > 0)
+        })
+        .await;
+    }
+    pool.kill(5).await;
+    let key = key_of(&pool.members[5].home);
+    let honest = pool.running();
+    let (endpoint, asked) = turn(&key, &honest, Manner::WrongShard).await;
+    let id = endpoint.id();
+    let seen_as = |node: &Node| {
+        let node = node.clone();
+        async move {
+            let nodes = node.status().await.unwrap().nodes;
+            nodes.into_iter().find(|info| info.id == id).unwrap()
+        }
+    };
+    for node in &honest {
+        eventually("it is taken for the member", || async {
+            seen_as(node).await.status == NodeStatus::Live
+        })
+        .await;
+    }
+    eventually("all doubt it", || async {
+        futures::future::join_all(honest.iter().map(|node| node.audit())).await;
+        let seen = futures::future::join_all(honest.iter().map(|node| seen_as(node))).await;
+        seen.iter().all(|info| info.status == NodeStatus::Doubted)
+    })
+    .await;
+    assert!(asked.load(Ordering::SeqCst) > 0 && seen_as(honest[0]).await.audit.wrong > 0);
+    let advice = honest[0].status().await.unwrap().advice;
+    assert!(advice.iter().any(|line| line.contains("could not prove")), "{advice:?}");
+    // What it said that it holds is made anew on the others, and it is not needed.
+    eventually("all is whole without it", || async {
+        let health = honest[0].status().await.unwrap().health;
+        health.gathering == 0 && health.endangered == 0 && health.unreadable == 0 && health.worst() == Some(2)
+    })
+    .await;
+    drop(endpoint);
+    let health = honest[0].status().await.unwrap().health;
+    assert_eq!((health.worst(), health.endangered), (Some(2), 0), "{health:?}");
+    assert!(within("a read", get(honest[1])).await == content);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -68,6 +68,7 @@ mod tests {
                 weight: 1,
                 presence: Presence::Live,
                 full: false,
+                doubted: false,
             };
             (NodeId::from_bytes([i as u8; 32]), facts)
         };

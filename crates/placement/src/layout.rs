@@ -117,6 +117,7 @@ mod tests {
                 weight: place.weight,
                 presence: crate::Presence::Live,
                 full: false,
+                doubted: false,
             };
             (place.node, facts)
         };

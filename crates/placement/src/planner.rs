@@ -100,6 +100,24 @@ pub enum Verdict {
     },
 }
 
+/// What is being done for a stripe.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Work {
+    /// Nothing is to be done.
+    Nothing,
+    /// It is under repair, or a shard of it is being moved.
+    Mending,
+    /// It will be, next.
+    Queued,
+    /// It ought to be, and waits.
+    Waiting {
+        /// Why.
+        cause: Cause,
+        /// Until when, if time alone may change it.
+        until: Option<Timestamp>,
+    },
+}
+
 /// How an attempt ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome {
@@ -272,6 +290,31 @@ impl Planner {
         self.stripes
             .iter()
             .map(|(stripe, record)| (*stripe, record.holders.iter().copied()))
+    }
+
+    /// As [`Planner::stripes`], with how each is coded and how long its shards are.
+    pub fn claims(&self) -> impl Iterator<Item = ((StripeId, Geometry, u32), impl Iterator<Item = (NodeId, u8)>)> {
+        self.stripes.iter().map(|(stripe, record)| {
+            let coded = (*stripe, record.geometry, record.shard_len);
+            (coded, record.holders.iter().copied())
+        })
+    }
+
+    /// How a stripe is coded, and how long its shards are.
+    pub fn claim(&self, stripe: StripeId) -> Option<(Geometry, u32)> {
+        let record = self.stripes.get(&stripe)?;
+        Some((record.geometry, record.shard_len))
+    }
+
+    /// What is being done for a stripe.
+    pub fn work(&self, stripe: StripeId) -> Option<Work> {
+        let record = self.stripes.get(&stripe)?;
+        Some(match record.verdict {
+            _ if self.mending.contains(&stripe) => Work::Mending,
+            Verdict::Whole => Work::Nothing,
+            Verdict::Needs { .. } => Work::Queued,
+            Verdict::Waits { cause, until } => Work::Waiting { cause, until },
+        })
     }
 
     /// Who reported shards of a stripe.

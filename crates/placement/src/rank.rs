@@ -73,7 +73,7 @@ pub(crate) fn order<'a>(stripe: StripeId, members: impl Iterator<Item = (NodeId,
 pub fn steward(stripe: StripeId, view: &View) -> Option<NodeId> {
     // The order by domains starts with the best of all, so the first live one is the cheapest live one of the first
     // round that has one; a minimum over all nodes would name a node of another round.
-    rank(stripe, view).into_iter().find(|node| view.counts(*node))
+    rank(stripe, view).into_iter().find(|node| view.stays(*node))
 }
 
 #[cfg(test)]
@@ -98,6 +98,7 @@ mod tests {
                 weight: *weight,
                 presence: Presence::Live,
                 full: false,
+                doubted: false,
             };
             (id, facts)
         };

@@ -41,6 +41,8 @@ pub struct NodeFacts {
     pub presence: Presence,
     /// Over 95 % of what it offers is in use: it takes no more.
     pub full: bool,
+    /// It could not prove what it says that it holds: it is a source, as whatever comes from it is checked, and nothing more.
+    pub doubted: bool,
 }
 
 /// One snapshot of the pool.
@@ -58,18 +60,23 @@ impl View {
             .is_some_and(|facts| matches!(facts.presence, Presence::Live | Presence::Leaving))
     }
 
-    /// Whether a node's shards count for the future: it answers and stays.
-    pub fn counts(&self, node: NodeId) -> bool {
+    /// Whether a node answers and stays. Nodes that see the same pool agree about it.
+    pub fn stays(&self, node: NodeId) -> bool {
         self.nodes
             .get(&node)
             .is_some_and(|facts| facts.presence == Presence::Live)
+    }
+
+    /// Whether a node's shards count for the future: it answers, stays, and is not doubted here.
+    pub fn counts(&self, node: NodeId) -> bool {
+        self.stays(node) && !self.nodes[&node].doubted
     }
 
     /// Whether a node may be given a shard now.
     pub fn takes(&self, node: NodeId) -> bool {
         self.nodes.get(&node).is_some_and(|facts| {
             let has_room = !facts.full || sabotage::is_planted(Bug::RepairToFull);
-            facts.presence == Presence::Live && has_room && facts.weight > 0
+            facts.presence == Presence::Live && has_room && facts.weight > 0 && !facts.doubted
         })
     }
 
@@ -86,7 +93,7 @@ impl View {
         let mut domains: Vec<_> = self
             .nodes
             .values()
-            .filter(|facts| facts.weight > 0 && !facts.full)
+            .filter(|facts| facts.weight > 0 && !facts.full && !facts.doubted)
             .filter(|facts| match facts.presence {
                 Presence::Live => true,
                 Presence::Away { since } => now.since(since) < grace,

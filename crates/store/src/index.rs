@@ -101,8 +101,18 @@ pub(crate) struct Position {
     pub(crate) place: Place,
     /// The number of the next group.
     pub(crate) group: u64,
-    /// Where the scrub goes on.
-    pub(crate) scrub: Place,
+    /// How far the scrub is.
+    pub(crate) scrub: Scrub,
+}
+
+/// How far the scrub is: what is before its place was found sound in this round, the rest in the one before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Scrub {
+    /// Where it goes on.
+    pub(crate) place: Place,
+    /// When this round began, and the one before; 1970 when that is not known.
+    pub(crate) begun: Timestamp,
+    pub(crate) begun_before: Timestamp,
 }
 
 /// What the database said when it was opened.
@@ -332,9 +342,17 @@ fn read_checkpoint(database: &Database) -> Result<Checkpoint, IndexError> {
                 pack: PackId(u32::from_le_bytes(format::take(bytes.value(), at))),
                 offset: u64::from(u32::from_le_bytes(format::take(bytes.value(), at + 4))),
             };
+            let time = |at| {
+                let seconds = u32::from_le_bytes(format::take(bytes.value(), at));
+                Timestamp::from_millis(u64::from(seconds) * 1000)
+            };
             Position {
                 place: place(0),
-                scrub: place(8),
+                scrub: Scrub {
+                    place: place(8),
+                    begun: time(24),
+                    begun_before: time(28),
+                },
                 group: u64::from_le_bytes(format::take(bytes.value(), 16)),
             }
         }),
@@ -395,12 +413,16 @@ fn write_checkpoint(
             }
         }
         let mut bytes = [0; POSITION_BYTES];
-        for (at, place) in [(0, position.place), (8, position.scrub)] {
+        for (at, place) in [(0, position.place), (8, position.scrub.place)] {
             format::put(&mut bytes, at, &place.pack.0.to_le_bytes());
             let offset = u32::try_from(place.offset).expect("packs are shorter than 4 GiB");
             format::put(&mut bytes, at + 4, &offset.to_le_bytes());
         }
         format::put(&mut bytes, 16, &position.group.to_le_bytes());
+        for (at, time) in [(24, position.scrub.begun), (28, position.scrub.begun_before)] {
+            let seconds = u32::try_from(time.as_millis() / 1000).unwrap_or(0);
+            format::put(&mut bytes, at, &seconds.to_le_bytes());
+        }
         write.open_table(POSITION)?.insert((), &bytes)?;
     }
     write.commit()?;

@@ -8,11 +8,11 @@
 use crate::{
     error::{DiskError, IndexError, tells_of_damage},
     format::{PACK_HEADER_BYTES, PackId, Place, RecordKind},
-    index::Entry,
+    index::{Entry, Scrub},
     scan::{BodyError, Scanned, Scanner, read_verified},
     shared::Shared,
 };
-use potluck_types::{ByteSize, ShardId};
+use potluck_types::{ByteSize, ShardId, Timestamp};
 use std::sync::PoisonError;
 
 /// What a step of the scrub did.
@@ -53,7 +53,7 @@ pub(crate) struct Walk {
 /// Reads on from the scrub's place, about `bytes_max` bytes.
 pub(crate) fn walk(shared: &Shared, bytes_max: u64) -> Result<Walk, ScrubError> {
     let mut walk = Walk {
-        next: shared.scrub_place(),
+        next: shared.scrub().place,
         ..Walk::default()
     };
     while walk.progress.bytes.0 < bytes_max.max(1) {
@@ -155,7 +155,20 @@ fn overlaps(entry: &Entry, pack: PackId, from: u64, to: u64) -> bool {
     entry.pack == pack && entry.offset < to && entry.end() > from
 }
 
-/// Remembers where the next step starts.
-pub(crate) fn advance(shared: &Shared, next: Place) {
-    *shared.scrub.lock().unwrap_or_else(PoisonError::into_inner) = next;
+/// Remembers where the next step starts, after one that began then.
+pub(crate) fn advance(shared: &Shared, next: Place, began: Timestamp) {
+    let mut scrub = shared.scrub.lock().unwrap_or_else(PoisonError::into_inner);
+    if scrub.place == Place::default() {
+        (scrub.begun_before, scrub.begun) = (scrub.begun, began);
+    }
+    scrub.place = next;
+}
+
+/// When what lies at this place was found sound last, at the earliest.
+pub(crate) fn verified_at(scrub: Scrub, place: Place) -> Timestamp {
+    if place < scrub.place || scrub.place == Place::default() {
+        scrub.begun
+    } else {
+        scrub.begun_before
+    }
 }

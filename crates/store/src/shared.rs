@@ -2,8 +2,8 @@
 
 use crate::{
     disk::Disk,
-    format::{Place, StoreKey},
-    index::Index,
+    format::StoreKey,
+    index::{Index, Scrub},
     packs::Packs,
     queue::Queue,
 };
@@ -23,7 +23,7 @@ pub(crate) struct Shared {
     pub(crate) index: Index,
     pub(crate) packs: Packs,
     pub(crate) queue: Queue,
-    pub(crate) scrub: Mutex<Place>,
+    pub(crate) scrub: Mutex<Scrub>,
     pub(crate) counters: Counters,
 }
 
@@ -86,7 +86,7 @@ impl Shared {
         self.pack_bytes / 2
     }
 
-    pub(crate) fn scrub_place(&self) -> Place {
+    pub(crate) fn scrub(&self) -> Scrub {
         *self.scrub.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -15,7 +15,8 @@ use crate::{
     writer::{Current, Writer},
 };
 use potluck_types::{
-    ByteSize, Clock, Entropy, Shard, ShardId, SpaceId, StripeId, SystemClock, SystemEntropy, UnverifiedShard, limits,
+    ByteSize, Clock, Entropy, Shard, ShardId, SpaceId, StripeId, SystemClock, SystemEntropy, Timestamp,
+    UnverifiedShard, limits,
 };
 use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
@@ -300,6 +301,13 @@ impl Store {
         self.shared().index.entry(id)
     }
 
+    /// When a shard was found sound last, at the earliest: by the scrub, or as it was stored; `None` when it is not stored.
+    pub fn verified_at(&self, id: &ShardId) -> Result<Option<Timestamp>, IndexError> {
+        let scrub = self.shared().scrub();
+        let entry = self.shared().index.entry(id)?;
+        Ok(entry.map(|entry| entry.stored_at.max(scrub::verified_at(scrub, entry.place()))))
+    }
+
     /// The indexes of the shards of a stripe that are stored, ascending.
     pub fn indexes_of(&self, stripe: StripeId) -> Result<Vec<u8>, IndexError> {
         self.shared().index.indexes_of(stripe)
@@ -333,6 +341,7 @@ impl Store {
 
     /// Goes on checking what is stored, until about `bytes_max` bytes were read. The caller sets the pace.
     pub fn scrub_step(&self, bytes_max: ByteSize) -> Result<ScrubProgress, ScrubError> {
+        let began = self.shared().clock.now();
         let scrub::Walk {
             mut progress,
             damaged,
@@ -348,7 +357,7 @@ impl Store {
                 }
             }
         }
-        scrub::advance(self.shared(), next);
+        scrub::advance(self.shared(), next, began);
         Ok(progress)
     }
 

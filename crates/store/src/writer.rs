@@ -404,7 +404,7 @@ impl Writer {
         let position = Position {
             place,
             group: self.group,
-            scrub: self.shared.scrub_place(),
+            scrub: self.shared.scrub(),
         };
         let infos = self.shared.packs.infos().clone();
         let written = self.shared.index.checkpoint(&position, &infos);

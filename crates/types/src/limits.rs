@@ -62,6 +62,8 @@ pub const POOL_NODES_MAX: usize = 1000;
 pub const ADDRESSES_MAX: usize = 16;
 /// Bytes of one address as text: a relayed multiaddr with two peer ids and a long host name has about 250.
 pub const ADDRESS_BYTES_MAX: usize = 256;
+/// Members that a node says it doubts: more than half of a pool that can be trusted at all will hardly be, and it must fit beside the addresses.
+pub const DOUBTS_MAX: usize = 32;
 /// Bytes of a pool's name.
 pub const POOL_NAME_BYTES_MAX: usize = 64;
 /// Characters of a ticket as typed or pasted: 16 of the longest addresses in base32 have 6,700, the rest is white space.

@@ -43,7 +43,10 @@ pub fn prove(payload: &Bytes, part: u32) -> Option<(Bytes, Proof)> {
         } else {
             (right, left)
         };
-        beside.push(Hash::from_bytes(chaining_value(&payload[outside.clone()], outside.start)));
+        beside.push(Hash::from_bytes(chaining_value(
+            &payload[outside.clone()],
+            outside.start,
+        )));
         subtree = inside;
     }
     beside.reverse();
@@ -65,7 +68,9 @@ impl Proof {
                 let in_left = place.start < left.end;
                 let inside = climb(if in_left { left } else { right }, &place, bytes, &mut beside)?;
                 let (left, right) = ordered(in_left, inside, *sibling.as_bytes());
-                Some(Hash::from_bytes(*merge_subtrees_root(&left, &right, Mode::Hash).as_bytes()))
+                Some(Hash::from_bytes(
+                    *merge_subtrees_root(&left, &right, Mode::Hash).as_bytes(),
+                ))
             })
         };
         proved == Some(root) && beside.next().is_none()

@@ -2,18 +2,21 @@
 
 use super::{BEHIND_MAX, CERTAINTY, Control, Link, who};
 use crate::{
-    api::{HealthInfo, NodeInfo, NodeStatus},
+    api::{HealthInfo, NodeInfo, NodeStatus, StripeWork},
     names::custodians,
-    protocol::Survival,
+    protocol::{Known, Survival},
     records::{NodeState, PoolRecord},
 };
 use potluck_crypto::derive::private_space_id;
-use potluck_placement::{Cause, Domain, NodeFacts, Presence, View, rank};
+use potluck_placement::{Cause, Domain, NodeFacts, Presence, View, Work, rank};
 use potluck_types::{
     ByteSize, Hash, NodeId, SpaceId, StripeId, Timestamp, UserId,
     sabotage::{self, Bug},
 };
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    time::Duration,
+};
 
 /// How many grace periods an absent member is expected back before data is coded for a pool without it: a day, usually.
 const GONE_GRACES: u32 = 96;
@@ -71,6 +74,7 @@ impl Control {
     }
 
     fn make_view(&self, now: Timestamp, settle: Duration) -> View {
+        let drained = self.drained();
         let facts = |node: NodeId| {
             let state = self.roster.state(node);
             let capacity = state.map_or(0, |state| state.capacity.0);
@@ -86,7 +90,7 @@ impl Control {
             };
             let presence = match away {
                 Some(since) => Presence::Away { since },
-                None if state.is_some_and(|state| state.leaving) => Presence::Leaving,
+                None if state.is_some_and(|state| state.leaving) || drained.contains(&node) => Presence::Leaving,
                 None => Presence::Live,
             };
             NodeFacts {
@@ -94,11 +98,31 @@ impl Control {
                 weight: capacity,
                 presence,
                 full: state.is_some_and(is_full),
+                doubted: self.standings.is_doubted(node) || drained.contains(&node),
             }
         };
         View {
             nodes: self.roster.nodes().map(|(node, _)| (node, facts(node))).collect(),
         }
+    }
+
+    /// Members that more than half of the others that are here doubt, by their own challenges: they are given nothing, look after nothing, and what they hold is
+    /// made anew elsewhere. One alone cannot do that to another.
+    fn drained(&self) -> BTreeSet<NodeId> {
+        let is_here = |node: &NodeId| *node == self.me || matches!(self.links.get(node), Some(Link::Up));
+        let here: BTreeSet<_> = self.roster.nodes().map(|(node, _)| node).filter(is_here).collect();
+        let mut doubters: BTreeMap<NodeId, usize> = BTreeMap::new();
+        for by in &here {
+            let doubts = self.roster.state(*by).into_iter().flat_map(|state| &state.doubts);
+            for about in doubts.filter(|about| *about != by).collect::<BTreeSet<_>>() {
+                *doubters.entry(*about).or_default() += 1;
+            }
+        }
+        let is_most = |(about, count): &(NodeId, usize)| {
+            let others = here.len() - usize::from(here.contains(about));
+            count * 2 > others
+        };
+        doubters.into_iter().filter(is_most).map(|(about, _)| about).collect()
     }
 
     /// The failure domains that new data is coded for.
@@ -267,6 +291,30 @@ impl Control {
         stripes.iter().filter(is_known).copied().collect()
     }
 
+    /// What this node knows of stripes, as their steward.
+    pub(crate) fn known(&self, stripes: &[StripeId], now: Timestamp) -> Vec<Option<Known>> {
+        let present = self.present_view(now);
+        let known = |stripe: &StripeId| {
+            let (geometry, _) = self.planner.claim(*stripe)?;
+            let work = match self.planner.work(*stripe)? {
+                Work::Nothing => StripeWork::Nothing,
+                Work::Mending => StripeWork::Mending,
+                Work::Queued => StripeWork::Queued,
+                Work::Waiting { cause, until } => StripeWork::Waiting {
+                    cause: cause_name(cause).to_owned(),
+                    until,
+                },
+            };
+            Some(Known {
+                geometry,
+                holders: self.holders(*stripe),
+                survives: self.planner.survives(*stripe, &present)?,
+                work,
+            })
+        };
+        stripes.iter().map(known).collect()
+    }
+
     pub(crate) fn holders(&self, stripe: StripeId) -> Vec<(NodeId, u8)> {
         self.planner.holders(stripe).collect()
     }
@@ -314,6 +362,7 @@ impl Control {
     /// Every member, this node first.
     pub(crate) fn nodes(&self, now: Timestamp) -> Vec<NodeInfo> {
         let view = self.present_view(now);
+        let drained = self.drained();
         let info = |(node, user): (NodeId, UserId)| {
             let state = self.roster.state(node);
             let presence = view.nodes[&node].presence;
@@ -321,6 +370,11 @@ impl Control {
                 id: node,
                 user,
                 status: match presence {
+                    Presence::Live | Presence::Leaving
+                        if self.standings.is_doubted(node) || drained.contains(&node) =>
+                    {
+                        NodeStatus::Doubted
+                    }
                     Presence::Leaving => NodeStatus::Leaving,
                     _ if node == self.me => NodeStatus::Here,
                     Presence::Live => NodeStatus::Live,
@@ -336,6 +390,7 @@ impl Control {
                 used: state.map_or(ByteSize(0), |state| state.used),
                 addresses: state.map(|state| state.addresses.clone()).unwrap_or_default(),
                 version: state.map(|state| state.software.clone()).unwrap_or_default(),
+                audit: self.standings.of(node),
             }
         };
         let mut nodes: Vec<_> = self.roster.nodes().map(info).collect();

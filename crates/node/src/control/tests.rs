@@ -1,10 +1,11 @@
 use super::*;
-use crate::records::{Certificate, Genesis, VERSION, sign};
+use crate::records::{Certificate, Genesis, NodeState, VERSION, sign};
 use potluck_crypto::SigningKey;
+use potluck_types::ByteSize;
 
 const GRACE: Duration = Duration::from_secs(900);
 
-fn key(i: u8) -> SigningKey {
+pub(super) fn key(i: u8) -> SigningKey {
     SigningKey::from_seed(&[i; 32])
 }
 
@@ -34,12 +35,32 @@ fn roster() -> Roster {
     roster
 }
 
-fn at(seconds: u64) -> Timestamp {
+pub(super) fn at(seconds: u64) -> Timestamp {
     Timestamp::from_millis(1_000_000_000 + 1000 * seconds)
 }
 
-fn core(remembered: Remembered, seconds: u64) -> Control {
+pub(super) fn core(remembered: Remembered, seconds: u64) -> Control {
     Control::new(key(11).node_id(), roster(), remembered, GRACE, at(seconds))
+}
+
+/// What node 11 says of itself: it offers a megabyte.
+pub(super) fn state(control: &Control) -> PoolRecord {
+    let state = NodeState {
+        version: VERSION,
+        pool: control.roster.pool(),
+        seq: 1,
+        capacity: ByteSize(1 << 20),
+        used: ByteSize(0),
+        zone: None,
+        addresses: Vec::new(),
+        leaving: false,
+        software: "0".to_owned(),
+        name: None,
+        revision: 1,
+        run: Timestamp::default(),
+        doubts: Vec::new(),
+    };
+    PoolRecord::State(sign(&key(11), &state))
 }
 
 fn saves_absences(actions: &[Action]) -> bool {

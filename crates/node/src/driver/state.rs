@@ -100,6 +100,7 @@ impl Shared {
             name: self.name.clone(),
             revision,
             run: self.twin.run(),
+            doubts: self.with_control(|control| control.standings().doubted().take(limits::DOUBTS_MAX).collect()),
         }
     }
 

@@ -493,6 +493,7 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         name: None,
         revision: 1,
         run: Timestamp::default(),
+        doubts: Vec::new(),
     };
     let space = private_space_id(keys.other_user.user_id());
     let stripe = potluck_types::StripeId::from_bytes([2; 32]);

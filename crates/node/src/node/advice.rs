@@ -100,6 +100,15 @@ pub(super) fn advice(facts: &Facts<'_>) -> Vec<String> {
     } else if domains < nodes.len() && domains <= 1 {
         advice.push("Only one failure domain has room: data survives no loss.".to_owned());
     }
+    for info in nodes.iter().filter(|info| info.status == NodeStatus::Doubted) {
+        advice.push(format!(
+            "Node {} could not prove what it says that it holds ({} of {} challenges here): its data is made anew on others, and it is given none. Look at its disk and memory; if it cannot be trusted, `potluck forget {}`.",
+            info.called(),
+            info.audit.wrong,
+            info.audit.proved + info.audit.wrong,
+            info.called()
+        ));
+    }
     let full = nodes
         .iter()
         .filter(|info| info.capacity.0 > 0 && info.used.0 * 100 >= info.capacity.0 * 95);

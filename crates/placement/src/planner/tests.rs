@@ -27,6 +27,7 @@ impl Pool {
             weight: 1_000,
             presence: Presence::Live,
             full: false,
+            doubted: false,
         };
         let view = View {
             nodes: (0..nodes).map(|i| (id(i), facts(i))).collect(),
