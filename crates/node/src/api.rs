@@ -2,7 +2,9 @@
 
 use crate::world::World;
 use potluck_spaces::{Mass, Name, Path, Share};
-use potluck_types::{ByteSize, Geometry, MachineName, NodeId, PoolId, ShardId, SpaceId, Timestamp, UserId, Zone};
+use potluck_types::{
+    ByteSize, Geometry, MachineName, NodeId, PoolId, ShardId, SpaceId, StripeId, Timestamp, UserId, Zone,
+};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -116,6 +118,148 @@ pub enum StripeWork {
         /// Until when, if time alone may change it.
         until: Option<Timestamp>,
     },
+}
+
+/// How to look at where a file is.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplainOptions {
+    /// Let every holder prove a random part of each shard now.
+    pub check: bool,
+}
+
+/// Where the data of a file, or of all files below a directory, is, and how safe it is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Explanation {
+    /// Of what.
+    pub path: Path,
+    /// Files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Files that have no stripes: they live with their names.
+    pub inline: u64,
+    /// How many losses they were made to survive, the least of all.
+    pub promised: u8,
+    /// Stripes; what several files share counts once.
+    pub stripes: u64,
+    /// Stripes that survive so many more losses now.
+    #[serde(with = "counts")]
+    pub survives: BTreeMap<u8, u64>,
+    /// Stripes that cannot be read now.
+    pub unreadable: u64,
+    /// Stripes that no steward says anything of: what is done for them is not known.
+    pub unheard: u64,
+    /// What is being done, and for how many stripes.
+    pub work: Vec<(StripeWork, u64)>,
+    /// Machines that hold shards, or keep the names.
+    pub machines: Vec<MachineShare>,
+    /// How many files survive less than they were made to.
+    pub short_files: u64,
+    /// Some of them.
+    pub short_paths: Vec<Path>,
+    /// Stripe by stripe, those first that survive the least; of the first thousand.
+    pub told: Vec<StripeInfo>,
+}
+
+impl Explanation {
+    pub(crate) fn of(path: Path) -> Self {
+        Self {
+            path,
+            files: 0,
+            bytes: 0,
+            inline: 0,
+            promised: u8::MAX,
+            stripes: 0,
+            survives: BTreeMap::new(),
+            unreadable: 0,
+            unheard: 0,
+            work: Vec::new(),
+            machines: Vec::new(),
+            short_files: 0,
+            short_paths: Vec::new(),
+            told: Vec::new(),
+        }
+    }
+
+    /// The fewest losses that all of it survives; none when something cannot be read now.
+    pub fn least(&self) -> Option<u8> {
+        match self.survives.keys().next() {
+            _ if self.unreadable > 0 => None,
+            Some(least) => Some(*least),
+            None => Some(self.promised),
+        }
+    }
+}
+
+/// What a machine has of a file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MachineShare {
+    /// Which.
+    pub id: NodeId,
+    /// What its person calls it.
+    pub name: Option<MachineName>,
+    /// The failure domain that it declares.
+    pub zone: Option<Zone>,
+    /// Whether it answers.
+    pub status: NodeStatus,
+    /// Shards that it says it has.
+    pub shards: u64,
+    /// Shards that it was known to have, and does not say so now: it is away, or does not answer.
+    pub unconfirmed: u64,
+    /// When the one of its shards that it has not checked for the longest was found sound, by its clock.
+    pub verified_at: Option<Timestamp>,
+    /// Whether it keeps the files' names, and what lives with them.
+    pub keeps_names: bool,
+    /// Shards of which it has proved a part just now.
+    pub proved: u64,
+    /// Shards of which it could not.
+    pub failed: u64,
+    /// Shards of which it said nothing.
+    pub unanswered: u64,
+}
+
+impl MachineShare {
+    pub(crate) fn of(info: NodeInfo) -> Self {
+        Self {
+            id: info.id,
+            name: info.name,
+            zone: info.zone,
+            status: info.status,
+            shards: 0,
+            unconfirmed: 0,
+            verified_at: None,
+            keeps_names: false,
+            proved: 0,
+            failed: 0,
+            unanswered: 0,
+        }
+    }
+}
+
+/// Where one stripe is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StripeInfo {
+    /// Which.
+    pub stripe: StripeId,
+    /// Data and parity shards, as its steward knows it.
+    pub geometry: Option<(u8, u8)>,
+    /// How many more losses it survives; none when it cannot be read now.
+    pub survives: Option<u8>,
+    /// Who has what of it.
+    pub shards: Vec<ShardInfo>,
+    /// What is being done.
+    pub work: StripeWork,
+}
+
+/// Where one shard is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ShardInfo {
+    /// Where.
+    pub node: NodeId,
+    /// Its number; data shards first.
+    pub index: u8,
+    /// When its holder found it sound last, at the earliest; none when the holder does not say that it has it.
+    pub verified_at: Option<Timestamp>,
 }
 
 /// How a node has stood this node's challenges to prove what it says that it holds, since it became a member.

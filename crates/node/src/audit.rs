@@ -11,6 +11,7 @@ use crate::{
     protocol::{PoolReply, PoolRequest, ShardReply, ShardRequest},
     shared::{AskError, Shared},
     standing::Outcome,
+    stripes,
 };
 use bytes::Bytes;
 use futures::StreamExt;
@@ -69,6 +70,45 @@ pub(crate) async fn probe_all(shared: &Arc<Shared>) {
 pub(crate) fn question(shared: &Arc<Shared>, node: NodeId, shard: ShardId) {
     let shared = Arc::clone(shared);
     tokio::spawn(async move { challenge_claims(&shared, node, vec![Claim { shard, len: None }], false).await });
+}
+
+/// Lets holders prove a random part of each of these shards, of which the lengths are known, and tells the core of it. Gives how it ended.
+pub(crate) async fn check(
+    shared: &Arc<Shared>,
+    claims: BTreeMap<NodeId, Vec<(ShardId, u32)>>,
+) -> Vec<(NodeId, Vec<Outcome>)> {
+    let check = |(node, shards): (NodeId, Vec<(ShardId, u32)>)| async move {
+        let mut outcomes = Vec::new();
+        for (shard, len) in shards {
+            let outcome = if node == shared.me() {
+                match stripes::local_shard(shared, shard).await {
+                    Some(_) => Outcome::Proved,
+                    None => Outcome::Lost,
+                }
+            } else {
+                let claim = Claim { shard, len: Some(len) };
+                match challenge(shared, node, claim).await {
+                    Answer::Outcome(outcome) => outcome,
+                    Answer::Denied => Outcome::Lost,
+                }
+            };
+            outcomes.push((shard, outcome));
+        }
+        let ended = outcomes.iter().map(|(_, outcome)| *outcome).collect();
+        if node != shared.me() {
+            shared.tell(Event::Audited {
+                holder: node,
+                outcomes,
+                is_probe: false,
+            });
+        }
+        (node, ended)
+    };
+    futures::stream::iter(claims)
+        .map(check)
+        .buffer_unordered(HOLDERS_AT_ONCE)
+        .collect()
+        .await
 }
 
 /// How many of each holder's claims this node draws in a round: its share of what all ask together.

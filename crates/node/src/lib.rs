@@ -4,6 +4,7 @@
 //! - `control`: the synchronous core. Events and the time in, actions out. `roster` is who belongs, from signed `records`.
 //! - `driver`: selects an event, lets the core handle it, applies its actions. `due` is when something is done next.
 //! - `audit`: others are asked to prove that they have what they say; `standing` is what follows from their answers.
+//! - `explain`: where a file is, and how safe.
 //! - `stripes`: shards to nodes and back. `upload` and `download` make streams of it; `mend` repairs.
 //! - `names` and `edit`: the private space and its log. `sweep` frees what no file uses; `claims` and `collect` are about uploads that have not ended, or
 //!   never did. `upload::recode` codes older files anew when the pool has changed.
@@ -28,6 +29,7 @@ mod driver;
 mod due;
 mod edit;
 mod error;
+mod explain;
 mod files;
 mod fsck;
 #[cfg(fuzzing)]
@@ -59,9 +61,10 @@ mod world;
 pub mod yardstick;
 
 pub use api::{
-    AuditInfo, Emptied, Entry, FileMeta, HealthInfo, Held, Identity, Invitation, InviteOptions, Kind, LeaveProgress,
-    NodeConfig, NodeInfo, NodeStatus, Probe, PutOptions, PutReport, RemoveOptions, RemoveReport, RestoreOptions,
-    RestoreReport, Stat, Status, StripeWork, TrashInfo, Trashed,
+    AuditInfo, Emptied, Entry, ExplainOptions, Explanation, FileMeta, HealthInfo, Held, Identity, Invitation,
+    InviteOptions, Kind, LeaveProgress, MachineShare, NodeConfig, NodeInfo, NodeStatus, Probe, PutOptions, PutReport,
+    RemoveOptions, RemoveReport, RestoreOptions, RestoreReport, ShardInfo, Stat, Status, StripeInfo, StripeWork,
+    TrashInfo, Trashed,
 };
 pub use download::Download;
 pub use error::{HomeError, JoinError, MetaError, NodeError, RecordError, Refusal, ShardsError, StartError};

@@ -5,14 +5,15 @@ mod start;
 
 use crate::{
     api::{
-        Emptied, Entry, Held, Identity, Invitation, InviteOptions, LeaveProgress, NodeStatus, Probe, PutOptions,
-        RemoveOptions, RemoveReport, RestoreOptions, RestoreReport, Stat, Status,
+        Emptied, Entry, ExplainOptions, Explanation, Held, Identity, Invitation, InviteOptions, LeaveProgress,
+        NodeStatus, Probe, PutOptions, RemoveOptions, RemoveReport, RestoreOptions, RestoreReport, Stat, Status,
     },
     audit, branch, collect,
     control::AtHand,
     download::Download,
     driver, edit,
     error::NodeError,
+    explain,
     meta::Invite,
     names, probe,
     protocol::{PoolReply, PoolRequest},
@@ -400,6 +401,11 @@ impl Node {
     pub async fn in_use(&self, space: SpaceId, stripes: &[StripeId]) -> Option<Vec<bool>> {
         let (verdicts, _) = sweep::verdicts(&self.shared, space, stripes).await?;
         Some(verdicts.into_iter().map(|verdict| verdict == Liveness::Live).collect())
+    }
+
+    /// Where a file is, or all files below a directory, how many losses that survives, and what is being done for it.
+    pub async fn explain(&self, path: &Path, options: ExplainOptions) -> Result<Explanation, NodeError> {
+        explain::explain(&self.shared, path, options).await
     }
 
     /// Lets every member that is here prove parts of what it says that it holds, as far as this node is the one to ask; without this it happens all day, a few at

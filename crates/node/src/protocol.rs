@@ -151,16 +151,26 @@ pub(crate) enum PoolReply {
     },
     /// To `Holders`: for each stripe; nothing where nobody has reported a shard.
     Holders(Vec<Option<Known>>),
-    /// To `Inspect`: for each stripe, each shard and when it was found sound.
-    Inspected(Vec<Vec<(u8, Timestamp)>>),
+    /// To `Inspect`: for each stripe, the shards held.
+    Inspected(Vec<Vec<Inspected>>),
     /// The request cannot be fulfilled.
     Failed(String),
+}
+
+/// A shard that a node holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Inspected {
+    pub(crate) index: u8,
+    pub(crate) geometry: Geometry,
+    /// When it was found sound last, at the earliest.
+    pub(crate) verified_at: Timestamp,
 }
 
 /// What a steward knows of a stripe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Known {
     pub(crate) geometry: Geometry,
+    pub(crate) shard_len: u32,
     pub(crate) holders: Vec<(NodeId, u8)>,
     /// How many losses it survives now; nothing when it cannot be read.
     pub(crate) survives: Option<u8>,
@@ -348,6 +358,7 @@ mod tests {
                 None,
                 Some(Known {
                     geometry,
+                    shard_len: 8,
                     holders: vec![(device, 2)],
                     survives: Some(1),
                     work: StripeWork::Waiting {
@@ -356,7 +367,11 @@ mod tests {
                     },
                 }),
             ]),
-            PoolReply::Inspected(vec![vec![(1, Timestamp::from_millis(4))]]),
+            PoolReply::Inspected(vec![vec![Inspected {
+                index: 1,
+                geometry,
+                verified_at: Timestamp::from_millis(4),
+            }]]),
             PoolReply::Failed("no".to_owned()),
         ];
         for reply in replies {

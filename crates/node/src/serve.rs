@@ -5,8 +5,8 @@ use crate::{
     error::Refusal,
     mend, names, probe,
     protocol::{
-        self, BATCH_MAX, Credential, HOLDERS_MAX, JoinReply, JoinRequest, PoolReply, PoolRequest, ShardReply,
-        ShardRequest,
+        self, BATCH_MAX, Credential, HOLDERS_MAX, Inspected, JoinReply, JoinRequest, PoolReply, PoolRequest,
+        ShardReply, ShardRequest,
     },
     records::{Admission, Certificate, PoolRecord, VERSION, sign, user_of},
     shared::Shared,
@@ -16,9 +16,7 @@ use bytes::Bytes;
 use potluck_crypto::{Signed, TicketSecret};
 use potluck_net::{Incoming, Message, Protocol};
 use potluck_store::{GetError, PutError, Store};
-use potluck_types::{
-    Entropy, Hash, NodeId, ShardId, SpaceId, StripeId, Timestamp, UnverifiedShard, UserId, limits, proof,
-};
+use potluck_types::{Entropy, Hash, NodeId, ShardId, SpaceId, StripeId, UnverifiedShard, UserId, limits, proof};
 use serde_bytes::ByteBuf;
 use std::sync::Arc;
 
@@ -384,12 +382,18 @@ async fn prove(shared: &Arc<Shared>, id: ShardId, part: u32) -> (ShardReply, Byt
 }
 
 /// Which shards of these are held here, and when each was found sound.
-pub(crate) fn inspect(store: &Store, stripes: &[StripeId]) -> Vec<Vec<(u8, Timestamp)>> {
+pub(crate) fn inspect(store: &Store, stripes: &[StripeId]) -> Vec<Vec<Inspected>> {
     let checked = |stripe: StripeId| {
         let indexes = store.indexes_of(stripe).unwrap_or_default();
         let checked = indexes.into_iter().filter_map(|index| {
             let id = ShardId { stripe, index };
-            store.verified_at(&id).ok().flatten().map(|at| (index, at))
+            let geometry = store.entry(&id).ok().flatten()?.geometry;
+            let verified_at = store.verified_at(&id).ok().flatten()?;
+            Some(Inspected {
+                index,
+                geometry,
+                verified_at,
+            })
         });
         checked.collect()
     };

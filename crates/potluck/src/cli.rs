@@ -187,6 +187,15 @@ pub(crate) enum Command {
         #[arg(value_name = "SPACE:/PATH")]
         place: Place,
     },
+    /// Show where a file is, how many losses it survives, and what is being done for it; in a directory, all files below it
+    Explain {
+        /// Which
+        #[arg(value_name = "SPACE:/PATH")]
+        place: Place,
+        /// Let every machine prove a random part of each shard
+        #[arg(long)]
+        check: bool,
+    },
     /// Rename or move a file or directory; directories that it moves into are made
     Mv {
         /// What

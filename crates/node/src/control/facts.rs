@@ -295,7 +295,7 @@ impl Control {
     pub(crate) fn known(&self, stripes: &[StripeId], now: Timestamp) -> Vec<Option<Known>> {
         let present = self.present_view(now);
         let known = |stripe: &StripeId| {
-            let (geometry, _) = self.planner.claim(*stripe)?;
+            let (geometry, shard_len) = self.planner.claim(*stripe)?;
             let work = match self.planner.work(*stripe)? {
                 Work::Nothing => StripeWork::Nothing,
                 Work::Mending => StripeWork::Mending,
@@ -307,6 +307,7 @@ impl Control {
             };
             Some(Known {
                 geometry,
+                shard_len,
                 holders: self.holders(*stripe),
                 survives: self.planner.survives(*stripe, &present)?,
                 work,

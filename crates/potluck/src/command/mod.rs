@@ -2,6 +2,7 @@
 
 mod doctor;
 mod documents;
+mod explain;
 mod failure;
 pub(crate) mod files;
 mod fsck;
@@ -76,6 +77,7 @@ pub(crate) fn run(cli: Cli, terminal: Terminal) -> Result<(), Complaint> {
             trash::restore(&home()?, &place, trash::When { at, since }, to.as_ref(), terminal)
         }
         Command::Stat { place } => files::stat(&home()?, &place, terminal),
+        Command::Explain { place, check } => explain::run(&home()?, &place, check, terminal),
         Command::Mv { from, to } => files::rename(&home()?, &from, &to, terminal),
         Command::Status { watch } => status::run(&home()?, watch, terminal),
         Command::Leave { cancel: true, .. } => pool::stay(&home()?, terminal),

@@ -67,6 +67,7 @@ fn report(status: &Status, now: Timestamp) -> String {
             ByteSize(status.trash.bytes)
         ));
     }
+    text.push_str(&audits(status));
     let (k, m) = status.geometry;
     text.push_str(&format!(
         "New data survives {} ({k} data and {m} parity shards); at most {} can be asked for.\n",
@@ -81,6 +82,19 @@ fn report(status: &Status, now: Timestamp) -> String {
         text.push_str(&format!("→ {}\n", escape(advice)));
     }
     text.trim_end().to_owned()
+}
+
+/// How the others have stood this node's challenges to prove what they say that they hold.
+fn audits(status: &Status) -> String {
+    let sum = |of: fn(&NodeInfo) -> u64| status.nodes.iter().map(of).sum::<u64>();
+    match (sum(|node| node.audit.proved), sum(|node| node.audit.wrong)) {
+        (0, 0) => String::new(),
+        (proved, 0) => format!("Asked by this node to prove what they hold, the others did, {proved} times.\n"),
+        (proved, wrong) => format!(
+            "Asked by this node to prove what they hold, the others could not {wrong} of {} times.\n",
+            proved + wrong
+        ),
+    }
 }
 
 /// The files of this person that cannot be read, or the first of them.
@@ -106,6 +120,7 @@ fn nodes(status: &Status, now: Timestamp) -> String {
             (NodeStatus::Here, _) => "this node".to_owned(),
             (NodeStatus::Live, _) => "live".to_owned(),
             (NodeStatus::Leaving, _) => "leaving".to_owned(),
+            (NodeStatus::Doubted, _) => "doubted".to_owned(),
             (NodeStatus::Away, Some(since)) => format!("away for {}", rough(now.since(since))),
             (NodeStatus::Away, None) => "away".to_owned(),
         };
@@ -122,7 +137,7 @@ fn nodes(status: &Status, now: Timestamp) -> String {
     table(&rows)
 }
 
-fn rough(time: Duration) -> String {
+pub(super) fn rough(time: Duration) -> String {
     match time.as_secs() {
         seconds @ 0..120 => format!("{seconds} s"),
         seconds @ 120..7200 => format!("{} min", seconds / 60),
@@ -209,7 +224,7 @@ pub(super) fn causes(health: &HealthInfo) -> Vec<String> {
         .collect()
 }
 
-fn losses(number: u8) -> String {
+pub(super) fn losses(number: u8) -> String {
     match number {
         0 => "no loss".to_owned(),
         number => count(number.into(), "more loss").replace("losss", "losses"),
@@ -224,7 +239,7 @@ fn is_are(number: u64) -> String {
     }
 }
 
-fn cause_in_words(cause: &str) -> String {
+pub(super) fn cause_in_words(cause: &str) -> String {
     match cause {
         "grace" => "an absent machine may come back".to_owned(),
         "no-domain" => "no other machine is free to take a shard".to_owned(),

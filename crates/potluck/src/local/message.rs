@@ -1,7 +1,9 @@
 //! What commands ask of the daemon, and what it answers: JSON.
 
 use crate::place::ByteRange;
-use potluck_node::{Entry, FileMeta, Identity, InviteOptions, PutOptions, PutReport, RemoveOptions, RestoreOptions};
+use potluck_node::{
+    Entry, ExplainOptions, FileMeta, Identity, InviteOptions, PutOptions, PutReport, RemoveOptions, RestoreOptions,
+};
 use potluck_spaces::Path;
 use potluck_types::{ByteSize, NodeId};
 use serde::{Deserialize, Serialize};
@@ -34,6 +36,13 @@ pub(crate) enum Request {
         path: Path,
         /// Whether directories below are listed too.
         recursive: bool,
+    },
+    /// Reply: `Explanation`.
+    Explain {
+        /// Of what.
+        path: Path,
+        /// How.
+        options: ExplainOptions,
     },
     /// Reply: [`FileStat`].
     Stat {

@@ -151,6 +151,7 @@ async fn answer(request: Request, service: &Service, frames: &mut Frames, replie
     | Request::Get
     | Request::List { .. }
     | Request::Stat { .. }
+    | Request::Explain { .. }
     | Request::Remove { .. }
     | Request::Trash { .. }
     | Request::EmptyTrash { .. }
@@ -174,6 +175,7 @@ async fn answer(request: Request, service: &Service, frames: &mut Frames, replie
             let lacking = list(node, path, recursive, replies).await?;
             replies.reply(&lacking).await
         }
+        Request::Explain { path, options } => replies.reply(&node.explain(&path, options).await?).await,
         Request::Stat { path } => replies.reply(&stat(node, path).await?).await,
         Request::Put { options } => uploads::put(node, options, frames, replies).await,
         Request::Get => downloads::get(node, frames, replies).await,

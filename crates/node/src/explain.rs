@@ -1,0 +1,384 @@
+//! Where a file's data is, how many losses it survives, when it was last found sound, and what is being done for it.
+//!
+//! Stewards say who holds its stripes, and holders what they have and when they checked it: a shard counts only when its holder says that it is there. With
+//! `check`, each is made to prove a part of it besides.
+
+use crate::{
+    api::{ExplainOptions, Explanation, MachineShare, ShardInfo, StripeInfo, StripeWork},
+    audit, edit,
+    error::NodeError,
+    files::Files,
+    names::custodians,
+    protocol::{HOLDERS_MAX, Inspected, Known, PoolReply, PoolRequest},
+    serve,
+    shared::Shared,
+    standing::Outcome,
+};
+use potluck_placement::{steward, survives};
+use potluck_spaces::{DirId, File, Path, Tree, Value};
+use potluck_types::{Geometry, NodeId, ShardId, StripeId};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
+
+/// Stripes that are told one by one.
+const STRIPES_TOLD: usize = 1000;
+/// Files that are named because they survive less than they were made to.
+const FILES_TOLD: usize = 10;
+/// Stripes that are remembered, so that what several files share counts once. Of more, some count for each.
+const SEEN_MAX: usize = 1 << 18;
+
+/// What is at a path: a file, or the files below it.
+pub(crate) async fn explain(
+    shared: &Arc<Shared>,
+    path: &Path,
+    options: ExplainOptions,
+) -> Result<Explanation, NodeError> {
+    let mut account = Account::of(shared, path, options);
+    if let Some(directory) = directory_of(shared, path).await? {
+        let mut files = Files::below(shared, vec![directory]);
+        let (mut batch, mut stripes) = (Vec::new(), 0);
+        while let Some(found) = files.next().await? {
+            let mut at = path.clone();
+            for name in found.path.names() {
+                at = at.join(name.clone());
+            }
+            let used = stripes_of(shared, &found.file).await?;
+            stripes += used.len();
+            batch.push((at, found.file, used));
+            if stripes >= HOLDERS_MAX {
+                account.add(std::mem::take(&mut batch)).await;
+                stripes = 0;
+            }
+        }
+        account.add(batch).await;
+    } else {
+        let (task, at) = (Arc::clone(shared), path.clone());
+        let (file, _) = Shared::blocking(move || edit::content(&task, &at)).await?;
+        let used = stripes_of(shared, &file).await?;
+        account.add(vec![(path.clone(), file, used)]).await;
+    }
+    Ok(account.close())
+}
+
+async fn directory_of(shared: &Arc<Shared>, path: &Path) -> Result<Option<DirId>, NodeError> {
+    if path.names().is_empty() {
+        return Ok(Some(DirId::ROOT));
+    }
+    let (task, path) = (Arc::clone(shared), path.clone());
+    Shared::blocking(move || {
+        let found = Tree::of(task.space).find(&task.read()?, &path)?;
+        let head = found.and_then(|found| found.heads.into_iter().next());
+        Ok(match head.map(|head| head.value) {
+            Some(Value::Directory(id)) => Some(id),
+            _ => None,
+        })
+    })
+    .await
+}
+
+async fn stripes_of(shared: &Arc<Shared>, file: &File) -> Result<Vec<StripeId>, NodeError> {
+    let (task, id) = (Arc::clone(shared), file.id);
+    Shared::blocking(move || Ok(Tree::of(task.space).stripes_of(&task.read()?, id)?)).await
+}
+
+/// What is found of one stripe.
+struct Found {
+    known: Option<Known>,
+    /// Shards that their holders say they have, and when each was found sound.
+    there: Vec<(NodeId, Inspected)>,
+    geometry: Option<Geometry>,
+    /// How many losses it survives; none when it cannot be read.
+    survives: Option<u8>,
+}
+
+/// What is added up.
+struct Account<'a> {
+    shared: &'a Arc<Shared>,
+    options: ExplainOptions,
+    explanation: Explanation,
+    machines: BTreeMap<NodeId, MachineShare>,
+    work: Vec<(StripeWork, u64)>,
+    seen: HashSet<StripeId>,
+}
+
+impl<'a> Account<'a> {
+    fn of(shared: &'a Arc<Shared>, path: &Path, options: ExplainOptions) -> Self {
+        let now = shared.steady();
+        let nodes = shared.with_control(|control| control.nodes(now));
+        let share = |info: crate::api::NodeInfo| (info.id, MachineShare::of(info));
+        Self {
+            shared,
+            options,
+            explanation: Explanation::of(path.clone()),
+            machines: nodes.into_iter().map(share).collect(),
+            work: Vec::new(),
+            seen: HashSet::new(),
+        }
+    }
+
+    /// Files with their stripes.
+    async fn add(&mut self, files: Vec<(Path, File, Vec<StripeId>)>) {
+        let mut stripes: Vec<StripeId> = files
+            .iter()
+            .flat_map(|(_, _, stripes)| stripes.iter().copied())
+            .collect();
+        stripes.sort_unstable();
+        stripes.dedup();
+        let mut found = HashMap::new();
+        for page in stripes.chunks(HOLDERS_MAX) {
+            found.extend(look(self.shared, page).await);
+        }
+        for (stripe, one) in &found {
+            if self.seen.contains(stripe) {
+                continue;
+            }
+            if self.seen.len() < SEEN_MAX {
+                self.seen.insert(*stripe);
+            }
+            self.add_stripe(*stripe, one);
+        }
+        if self.options.check {
+            self.check(&found).await;
+        }
+        for (path, file, stripes) in files {
+            let worst = stripes
+                .iter()
+                .map(|stripe| found.get(stripe).and_then(|found| found.survives))
+                .min();
+            let explanation = &mut self.explanation;
+            explanation.files += 1;
+            explanation.bytes += file.len;
+            explanation.inline += u64::from(stripes.is_empty());
+            explanation.promised = explanation.promised.min(file.survives);
+            if worst.is_some_and(|worst| worst < Some(file.survives)) {
+                explanation.short_files += 1;
+                if explanation.short_paths.len() < FILES_TOLD {
+                    explanation.short_paths.push(path);
+                }
+            }
+        }
+    }
+
+    fn add_stripe(&mut self, stripe: StripeId, found: &Found) {
+        let explanation = &mut self.explanation;
+        explanation.stripes += 1;
+        match found.survives {
+            Some(losses) => *explanation.survives.entry(losses).or_default() += 1,
+            None => explanation.unreadable += 1,
+        }
+        let work = match &found.known {
+            Some(known) => known.work.clone(),
+            None => {
+                explanation.unheard += 1;
+                StripeWork::Nothing
+            }
+        };
+        self.add_work(&work);
+        for (node, Inspected { verified_at: at, .. }) in &found.there {
+            if let Some(share) = self.machines.get_mut(node) {
+                share.shards += 1;
+                share.verified_at = Some(share.verified_at.map_or(*at, |known| known.min(*at)));
+            }
+        }
+        let holders = found.known.iter().flat_map(|known| known.holders.iter().copied());
+        let absent: Vec<_> = holders
+            .filter(|(node, index)| {
+                !found
+                    .there
+                    .iter()
+                    .any(|(other, held)| (other, held.index) == (node, *index))
+            })
+            .collect();
+        for (node, _) in &absent {
+            if let Some(share) = self.machines.get_mut(node) {
+                share.unconfirmed += 1;
+            }
+        }
+        if self.explanation.told.len() < STRIPES_TOLD {
+            let there = found.there.iter().map(|(node, held)| ShardInfo {
+                node: *node,
+                index: held.index,
+                verified_at: Some(held.verified_at),
+            });
+            let absent = absent.into_iter().map(|(node, index)| ShardInfo {
+                node,
+                index,
+                verified_at: None,
+            });
+            self.explanation.told.push(StripeInfo {
+                stripe,
+                geometry: found.geometry.map(|geometry| (geometry.k(), geometry.m())),
+                survives: found.survives,
+                shards: there.chain(absent).collect(),
+                work,
+            });
+        }
+    }
+
+    /// Counts what is done; of several that wait for the same, the last end counts.
+    fn add_work(&mut self, work: &StripeWork) {
+        for (other, count) in &mut self.work {
+            match (&mut *other, work) {
+                (
+                    StripeWork::Waiting { cause, until },
+                    StripeWork::Waiting {
+                        cause: same,
+                        until: later,
+                    },
+                ) if cause == same => *until = (*until).max(*later),
+                (other, work) if *other == *work => {}
+                _ => continue,
+            }
+            *count += 1;
+            return;
+        }
+        self.work.push((work.clone(), 1));
+    }
+
+    /// Lets each holder prove a part of each shard.
+    async fn check(&mut self, found: &HashMap<StripeId, Found>) {
+        let mut claims: BTreeMap<NodeId, Vec<(ShardId, u32)>> = BTreeMap::new();
+        for (stripe, found) in found {
+            let Some(known) = &found.known else { continue };
+            for (node, held) in &found.there {
+                let (stripe, index) = (*stripe, held.index);
+                claims
+                    .entry(*node)
+                    .or_default()
+                    .push((ShardId { stripe, index }, known.shard_len));
+            }
+        }
+        for (node, outcomes) in audit::check(self.shared, claims).await {
+            let Some(share) = self.machines.get_mut(&node) else {
+                continue;
+            };
+            for outcome in outcomes {
+                match outcome {
+                    Outcome::Proved => share.proved += 1,
+                    Outcome::Wrong | Outcome::Lost => share.failed += 1,
+                    Outcome::Offline | Outcome::Unknown => share.unanswered += 1,
+                }
+            }
+        }
+    }
+
+    fn close(self) -> Explanation {
+        let keepers = self
+            .shared
+            .with_control(|control| custodians(self.shared.space, control.view()));
+        let mut machines: Vec<_> = self.machines.into_values().collect();
+        for share in &mut machines {
+            share.keeps_names = keepers.contains(&share.id) || share.id == self.shared.me();
+        }
+        machines.retain(|share| share.shards + share.unconfirmed > 0 || share.keeps_names);
+        machines.sort_by_key(|share| (std::cmp::Reverse(share.shards), share.id));
+        let mut explanation = self.explanation;
+        explanation.told.sort_by_key(|info| (info.survives, info.stripe));
+        if explanation.files == explanation.inline {
+            explanation.promised = u8::try_from(keepers.len().saturating_sub(1)).unwrap_or(u8::MAX);
+        }
+        Explanation {
+            machines,
+            work: self.work,
+            ..explanation
+        }
+    }
+}
+
+/// What stewards and holders say of these stripes.
+async fn look(shared: &Arc<Shared>, stripes: &[StripeId]) -> HashMap<StripeId, Found> {
+    let known = ask_stewards(shared, stripes).await;
+    let peers = shared.with_control(|control| control.live_peers());
+    let mut by_holder: BTreeMap<NodeId, Vec<StripeId>> = BTreeMap::new();
+    for stripe in stripes {
+        let holders: HashSet<NodeId> = match known.get(stripe) {
+            Some(known) => known.holders.iter().map(|(node, _)| *node).collect(),
+            // Its steward does not know it: everybody is asked.
+            None => peers.iter().copied().chain([shared.me()]).collect(),
+        };
+        for node in holders
+            .into_iter()
+            .filter(|node| *node == shared.me() || peers.contains(node))
+        {
+            by_holder.entry(node).or_default().push(*stripe);
+        }
+    }
+    let asked = by_holder.into_iter().map(|(node, stripes)| async move {
+        let checked = inspect(shared, node, &stripes).await;
+        (node, stripes, checked)
+    });
+    let mut there: HashMap<StripeId, Vec<(NodeId, Inspected)>> = HashMap::new();
+    for (node, stripes, checked) in futures::future::join_all(asked).await {
+        for (stripe, shards) in stripes.into_iter().zip(checked) {
+            let shards = shards.into_iter().map(|held| (node, held));
+            there.entry(stripe).or_default().extend(shards);
+        }
+    }
+    let view = shared.present_view();
+    let found = stripes.iter().map(|stripe| {
+        let known = known.get(stripe).cloned();
+        let there = there.remove(stripe).unwrap_or_default();
+        let counting: Vec<_> = there
+            .iter()
+            .map(|(node, held)| (*node, held.index))
+            .filter(|(node, _)| view.counts(*node))
+            .collect();
+        let geometry = known.as_ref().map(|known| known.geometry);
+        let geometry = geometry.or_else(|| there.first().map(|(_, held)| held.geometry));
+        let found = Found {
+            survives: geometry.and_then(|geometry| survives(geometry, &counting, &view)),
+            geometry,
+            known,
+            there,
+        };
+        (*stripe, found)
+    });
+    found.collect()
+}
+
+async fn ask_stewards(shared: &Arc<Shared>, stripes: &[StripeId]) -> HashMap<StripeId, Known> {
+    let view = shared.with_control(|control| control.view().clone());
+    let mut by_steward: BTreeMap<NodeId, Vec<StripeId>> = BTreeMap::new();
+    for stripe in stripes {
+        if let Some(node) = steward(*stripe, &view) {
+            by_steward.entry(node).or_default().push(*stripe);
+        }
+    }
+    let asked = by_steward.into_iter().map(|(node, stripes)| async move {
+        let known = if node == shared.me() {
+            let now = shared.steady();
+            shared.with_control(|control| control.known(&stripes, now))
+        } else {
+            let request = PoolRequest::Holders {
+                stripes: stripes.clone(),
+            };
+            match shared.ask(node, &request).await {
+                Ok(PoolReply::Holders(known)) => known,
+                _ => Vec::new(),
+            }
+        };
+        let known = stripes.into_iter().zip(known);
+        known
+            .filter_map(|(stripe, known)| Some((stripe, known?)))
+            .collect::<Vec<_>>()
+    });
+    let known = futures::future::join_all(asked).await;
+    known.into_iter().flatten().collect()
+}
+
+/// What a node says that it holds of stripes, and when it found each sound; nothing when it does not answer.
+async fn inspect(shared: &Arc<Shared>, node: NodeId, stripes: &[StripeId]) -> Vec<Vec<Inspected>> {
+    if node == shared.me() {
+        let (store, stripes) = (shared.store.clone(), stripes.to_vec());
+        return Shared::blocking(move || serve::inspect(&store, &stripes)).await;
+    }
+    let request = PoolRequest::Inspect {
+        stripes: stripes.to_vec(),
+    };
+    match shared.ask(node, &request).await {
+        Ok(PoolReply::Inspected(checked)) => checked,
+        _ => Vec::new(),
+    }
+}
