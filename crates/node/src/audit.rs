@@ -76,7 +76,7 @@ pub(crate) fn question(shared: &Arc<Shared>, node: NodeId, shard: ShardId) {
 pub(crate) async fn check(
     shared: &Arc<Shared>,
     claims: BTreeMap<NodeId, Vec<(ShardId, u32)>>,
-) -> Vec<(NodeId, Vec<Outcome>)> {
+) -> Vec<(NodeId, Vec<(ShardId, Outcome)>)> {
     let check = |(node, shards): (NodeId, Vec<(ShardId, u32)>)| async move {
         let mut outcomes = Vec::new();
         for (shard, len) in shards {
@@ -94,15 +94,14 @@ pub(crate) async fn check(
             };
             outcomes.push((shard, outcome));
         }
-        let ended = outcomes.iter().map(|(_, outcome)| *outcome).collect();
         if node != shared.me() {
             shared.tell(Event::Audited {
                 holder: node,
-                outcomes,
+                outcomes: outcomes.clone(),
                 is_probe: false,
             });
         }
-        (node, ended)
+        (node, outcomes)
     };
     futures::stream::iter(claims)
         .map(check)

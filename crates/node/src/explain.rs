@@ -14,7 +14,7 @@ use crate::{
     shared::Shared,
     standing::Outcome,
 };
-use potluck_placement::{steward, survives};
+use potluck_placement::{View, steward, survives};
 use potluck_spaces::{DirId, File, Path, Tree, Value};
 use potluck_types::{Geometry, NodeId, ShardId, StripeId};
 use std::{
@@ -93,6 +93,15 @@ struct Found {
     survives: Option<u8>,
 }
 
+impl Found {
+    /// Works out how many losses it survives while who is here is as in this view.
+    fn count(&mut self, view: &View) {
+        let counting = self.there.iter().map(|(node, held)| (*node, held.index));
+        let counting: Vec<_> = counting.filter(|(node, _)| view.counts(*node)).collect();
+        self.survives = self.geometry.and_then(|geometry| survives(geometry, &counting, view));
+    }
+}
+
 /// What is added up.
 struct Account<'a> {
     shared: &'a Arc<Shared>,
@@ -130,6 +139,9 @@ impl<'a> Account<'a> {
         for page in stripes.chunks(HOLDERS_MAX) {
             found.extend(look(self.shared, page).await);
         }
+        if self.options.check {
+            self.check(&mut found).await;
+        }
         for (stripe, one) in &found {
             if self.seen.contains(stripe) {
                 continue;
@@ -138,9 +150,6 @@ impl<'a> Account<'a> {
                 self.seen.insert(*stripe);
             }
             self.add_stripe(*stripe, one);
-        }
-        if self.options.check {
-            self.check(&found).await;
         }
         for (path, file, stripes) in files {
             let worst = stripes
@@ -237,10 +246,10 @@ impl<'a> Account<'a> {
         self.work.push((work.clone(), 1));
     }
 
-    /// Lets each holder prove a part of each shard.
-    async fn check(&mut self, found: &HashMap<StripeId, Found>) {
+    /// Lets each holder prove a part of each shard. What it does not prove does not count.
+    async fn check(&mut self, found: &mut HashMap<StripeId, Found>) {
         let mut claims: BTreeMap<NodeId, Vec<(ShardId, u32)>> = BTreeMap::new();
-        for (stripe, found) in found {
+        for (stripe, found) in found.iter() {
             let Some(known) = &found.known else { continue };
             for (node, held) in &found.there {
                 let (stripe, index) = (*stripe, held.index);
@@ -254,14 +263,24 @@ impl<'a> Account<'a> {
             let Some(share) = self.machines.get_mut(&node) else {
                 continue;
             };
-            for outcome in outcomes {
-                match outcome {
-                    Outcome::Proved => share.proved += 1,
-                    Outcome::Wrong | Outcome::Lost => share.failed += 1,
-                    Outcome::Offline | Outcome::Unknown => share.unanswered += 1,
+            for (shard, outcome) in outcomes {
+                let count = match outcome {
+                    Outcome::Proved => &mut share.proved,
+                    Outcome::Wrong | Outcome::Lost => &mut share.failed,
+                    Outcome::Offline | Outcome::Unknown => &mut share.unanswered,
+                };
+                *count += 1;
+                if outcome != Outcome::Proved
+                    && let Some(found) = found.get_mut(&shard.stripe)
+                {
+                    found
+                        .there
+                        .retain(|(holder, held)| (*holder, held.index) != (node, shard.index));
                 }
             }
         }
+        let view = self.shared.present_view();
+        found.values_mut().for_each(|found| found.count(&view));
     }
 
     fn close(self) -> Explanation {
@@ -320,19 +339,14 @@ async fn look(shared: &Arc<Shared>, stripes: &[StripeId]) -> HashMap<StripeId, F
     let found = stripes.iter().map(|stripe| {
         let known = known.get(stripe).cloned();
         let there = there.remove(stripe).unwrap_or_default();
-        let counting: Vec<_> = there
-            .iter()
-            .map(|(node, held)| (*node, held.index))
-            .filter(|(node, _)| view.counts(*node))
-            .collect();
         let geometry = known.as_ref().map(|known| known.geometry);
-        let geometry = geometry.or_else(|| there.first().map(|(_, held)| held.geometry));
-        let found = Found {
-            survives: geometry.and_then(|geometry| survives(geometry, &counting, &view)),
-            geometry,
+        let mut found = Found {
+            geometry: geometry.or_else(|| there.first().map(|(_, held)| held.geometry)),
             known,
             there,
+            survives: None,
         };
+        found.count(&view);
         (*stripe, found)
     });
     found.collect()

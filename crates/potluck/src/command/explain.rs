@@ -228,6 +228,13 @@ fn advice(explanation: &Explanation, check: bool) -> Vec<String> {
     if waits_for("no-domain") {
         advice.push("Add a machine, or room on one (`potluck status` says which are full).".to_owned());
     }
+    let failed: u64 = explanation.machines.iter().map(|share| share.failed).sum();
+    if failed > 0 {
+        advice.push(format!(
+            "{} could not be proved: they are made anew elsewhere, as far as the others suffice.",
+            count(failed, "shard")
+        ));
+    }
     if !check && explanation.stripes > 0 {
         advice.push("`--check` lets every machine prove a part of each shard now.".to_owned());
     }
