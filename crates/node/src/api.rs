@@ -157,7 +157,7 @@ pub struct Explanation {
     pub short_files: u64,
     /// Some of them.
     pub short_paths: Vec<Path>,
-    /// Stripe by stripe, those first that survive the least; of the first thousand.
+    /// Stripe by stripe, those first that survive the least; of large files only the first few hundred.
     pub told: Vec<StripeInfo>,
 }
 

@@ -22,8 +22,9 @@ use std::{
     sync::Arc,
 };
 
-/// Stripes that are told one by one.
-const STRIPES_TOLD: usize = 1000;
+/// Stripes that are told one by one, as long as so many shards suffice: an answer has to fit a frame of the local API.
+const STRIPES_TOLD: usize = 500;
+const SHARDS_TOLD: usize = 3000;
 /// Files that are named because they survive less than they were made to.
 const FILES_TOLD: usize = 10;
 /// Stripes that are remembered, so that what several files share counts once. Of more, some count for each.
@@ -205,7 +206,8 @@ impl<'a> Account<'a> {
                 share.unconfirmed += 1;
             }
         }
-        if self.explanation.told.len() < STRIPES_TOLD {
+        let told: usize = self.explanation.told.iter().map(|info| info.shards.len()).sum();
+        if self.explanation.told.len() < STRIPES_TOLD && told < SHARDS_TOLD {
             let there = found.there.iter().map(|(node, held)| ShardInfo {
                 node: *node,
                 index: held.index,
