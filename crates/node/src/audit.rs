@@ -300,7 +300,7 @@ async fn challenge(shared: &Arc<Shared>, node: NodeId, claim: Claim) -> Answer {
         None => 0,
     };
     let part = u32::try_from(part).expect("a number of a part");
-    let is_read = claim.len.is_some() && random(shared) % PLAIN_READS_ONE_IN == 0;
+    let is_read = claim.len.is_some() && random(shared).is_multiple_of(PLAIN_READS_ONE_IN);
     let request = if is_read {
         ShardRequest::Get(claim.shard)
     } else {
