@@ -26,6 +26,11 @@ demo *arguments:
 fuzz seconds="30":
     ./fuzz/run {{ seconds }}
 
+# A pool of real processes in network namespaces, some minutes of everything going wrong. Needs root, iproute2 and nftables.
+chaos minutes="30":
+    cargo build --release --package potluck
+    cargo run --release --package potluck-chaos -- --minutes {{ minutes }}
+
 # Whole pools under every fault, from seeds: `just sim 0..1000`.
 sim seeds="0..100" days="30":
     cargo run --package potluck-sim --release -- --seeds {{ seeds }} --nodes 12 --days {{ days }}

@@ -23,7 +23,7 @@ const fn step(arguments: &'static [&'static str]) -> Step {
 }
 
 /// What cargo is asked, the quick ones first. Tests run as README.md says.
-const STEPS: [Step; 6] = [
+const STEPS: [Step; 8] = [
     step(&["fmt", "--all", "--check"]),
     step(&["xtask", "tidy"]),
     step(&[
@@ -46,6 +46,25 @@ const STEPS: [Step; 6] = [
         "0..20",
         "--days",
         "10",
+    ]),
+    step(&[
+        "build",
+        "--release",
+        "--package",
+        "potluck",
+        "--package",
+        "potluck-chaos",
+    ]),
+    step(&[
+        "run",
+        "--release",
+        "--package",
+        "potluck-chaos",
+        "--",
+        "--seed",
+        "1",
+        "--minutes",
+        "2",
     ]),
     Step {
         arguments: &[

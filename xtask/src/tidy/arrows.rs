@@ -4,7 +4,7 @@ use super::Finding;
 use crate::crates::Member;
 
 /// Every crate, with all that it may depend on in this workspace, to run, to build or to test.
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 12] = [
     ("potluck-types", &[]),
     ("potluck-crypto", &["potluck-types"]),
     ("potluck-dag", &["potluck-types", "potluck-crypto"]),
@@ -38,6 +38,7 @@ const ARROWS: [(&str, &[&str]); 11] = [
             "potluck-types",
         ],
     ),
+    ("potluck-chaos", &[]),
     ("xtask", &[]),
 ];
 
@@ -45,7 +46,10 @@ const ARROWS: [(&str, &[&str]); 11] = [
 const BORDERS: [(&str, &[&str]); 3] = [
     ("libp2p", &["potluck-net"]),
     ("redb", &["potluck-store", "potluck-node"]),
-    ("tokio", &["potluck-net", "potluck-node", "potluck", "potluck-sim"]),
+    (
+        "tokio",
+        &["potluck-net", "potluck-node", "potluck", "potluck-sim", "potluck-chaos"],
+    ),
 ];
 
 pub(super) fn check(members: &[Member]) -> Vec<Finding> {

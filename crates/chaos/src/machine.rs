@@ -1,0 +1,288 @@
+//! One machine: a daemon in its namespace, with its home on a small disk of its own.
+
+use crate::{
+    network::{address, namespace},
+    run::{Ended, Failure, run, within},
+};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use std::{
+    fs::{self, File, OpenOptions},
+    io::Write,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// The disk of a machine, in bytes, and what the pool may use of it.
+const DISK: &str = "400m";
+const CAPACITY: &str = "300MB";
+/// How long an absent machine is waited for: short, so that repair is a part of the run.
+const GRACE: &str = "5s";
+const RETENTION: &str = "0s";
+/// How long a daemon may take to answer after it was started.
+const START: Duration = Duration::from_secs(90);
+/// How long `status` may take.
+const STATUS: Duration = Duration::from_secs(30);
+/// A file that fills the disk.
+const FILLER: &str = "filler";
+
+/// Where a person sits who types commands.
+#[derive(Clone, Debug)]
+pub(crate) struct Seat {
+    pub(crate) index: usize,
+    program: PathBuf,
+    home: PathBuf,
+}
+
+/// See the module. The daemon is killed and the disk unmounted when it is dropped.
+pub(crate) struct Machine {
+    pub(crate) seat: Seat,
+    disk: PathBuf,
+    log: PathBuf,
+    daemon: Option<Child>,
+    /// What is added to its clock, as `faketime` takes it.
+    clock: Option<String>,
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.kill();
+        unmount(&self.disk);
+    }
+}
+
+/// Unmounts a disk, also one that is in use.
+pub(crate) fn unmount(disk: &Path) {
+    if let Some(disk) = disk.to_str() {
+        let _ = run("umount", &["--lazy", disk]);
+    }
+}
+
+/// Unmounts the disks of runs that were killed.
+pub(crate) fn unmount_all() {
+    let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+    for line in mounts.lines().filter(|line| line.starts_with("potluck-chaos ")) {
+        if let Some(disk) = line.split(' ').nth(1) {
+            unmount(Path::new(disk));
+        }
+    }
+}
+
+/// Where the library that makes a clock wrong is, if it is installed.
+pub(crate) fn faketime() -> Option<PathBuf> {
+    let folders = fs::read_dir("/usr/lib").ok()?;
+    folders
+        .filter_map(Result::ok)
+        .map(|folder| folder.path().join("faketime/libfaketimeMT.so.1"))
+        .find(|library| library.exists())
+}
+
+impl Seat {
+    /// A command as the person at this machine types it.
+    pub(crate) fn potluck(&self, arguments: &[&str], limit: Duration) -> Result<Ended, Failure> {
+        let mut command = Command::new(&self.program);
+        command.arg("--home").arg(&self.home).args(arguments);
+        within(&mut command, limit)
+    }
+
+    /// A ticket for one more machine of the same person.
+    pub(crate) fn ticket(&self) -> Result<String, Failure> {
+        let ended = self.potluck(&["invite", "--mine", "--yes", "--json", "--uses", "20"], STATUS)?;
+        let ticket = serde_json::from_str::<Value>(&ended.out).ok();
+        let ticket = ticket.and_then(|value| Some(value["ticket"].as_str()?.to_owned()));
+        ticket.ok_or_else(|| Failure(format!("no ticket: {}", ended.err)))
+    }
+
+    /// What `status` says.
+    pub(crate) fn status(&self) -> Result<Value, Failure> {
+        let ended = self.potluck(&["status", "--json"], STATUS)?;
+        if !ended.is_good() {
+            return Err(Failure(ended.err));
+        }
+        serde_json::from_str(&ended.out).map_err(|error| Failure(error.to_string()))
+    }
+}
+
+impl Machine {
+    /// A machine with an empty disk below a folder.
+    pub(crate) fn new(index: usize, program: &Path, folder: &Path) -> Result<Self, Failure> {
+        let disk = folder.join(format!("disk-{index}"));
+        fs::create_dir_all(&disk).map_err(|error| Failure(format!("{}: {error}", disk.display())))?;
+        let path = disk
+            .to_str()
+            .ok_or_else(|| Failure("the folder has a strange name".to_owned()))?;
+        run(
+            "mount",
+            &["-t", "tmpfs", "-o", &format!("size={DISK}"), "potluck-chaos", path],
+        )?;
+        Ok(Self {
+            seat: Seat {
+                index,
+                program: program.to_owned(),
+                home: disk.join("home"),
+            },
+            log: folder.join(format!("machine-{index}.log")),
+            disk,
+            daemon: None,
+            clock: None,
+        })
+    }
+
+    /// Starts the daemon: `up`, or `join` with a ticket.
+    fn spawn(&mut self, how: &[&str]) -> Result<(), Failure> {
+        let log = OpenOptions::new().create(true).append(true).open(&self.log);
+        let log = log.map_err(|error| Failure(format!("{}: {error}", self.log.display())))?;
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &namespace(self.seat.index)]);
+        command
+            .arg(&self.seat.program)
+            .arg("--home")
+            .arg(&self.seat.home)
+            .args(how);
+        command.args(["--listen", &format!("{}:4720", address(self.seat.index)), "--no-mdns"]);
+        command.args(["--capacity", CAPACITY, "--grace", GRACE]);
+        command.args(["--machine", &format!("m{}", self.seat.index)]);
+        command.env("RUST_LOG", "potluck=info,potluck_node=debug,potluck_net=info");
+        if let (Some(clock), Some(library)) = (&self.clock, faketime()) {
+            command
+                .env("LD_PRELOAD", library)
+                .env("FAKETIME", clock)
+                .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        }
+        let daemon = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
+        self.daemon = Some(daemon.map_err(|error| Failure(format!("ip netns exec: {error}")))?);
+        Ok(())
+    }
+
+    fn answers(&mut self) -> Result<(), Failure> {
+        let begun = Instant::now();
+        loop {
+            if self.seat.status().is_ok() {
+                return Ok(());
+            }
+            let ended = self.daemon.as_mut().and_then(|daemon| daemon.try_wait().ok().flatten());
+            if ended.is_some() || begun.elapsed() > START {
+                return Err(Failure(format!(
+                    "machine {} does not start ({ended:?}): see {}",
+                    self.seat.index,
+                    self.log.display()
+                )));
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Founds the pool.
+    pub(crate) fn found(&mut self) -> Result<(), Failure> {
+        self.configure()?;
+        self.spawn(&["up", "--name", "chaos"])?;
+        self.answers()
+    }
+
+    /// Joins it.
+    pub(crate) fn join(&mut self, ticket: &str) -> Result<(), Failure> {
+        self.configure()?;
+        self.spawn(&["join", ticket])?;
+        self.answers()
+    }
+
+    fn configure(&self) -> Result<(), Failure> {
+        let home = &self.seat.home;
+        let written = fs::create_dir_all(home).and_then(|()| {
+            fs::write(
+                home.join("config.toml"),
+                format!("retention = \"{RETENTION}\"\nmass_change_share = 1.0\n"),
+            )
+        });
+        written.map_err(|error| Failure(format!("{}: {error}", home.display())))
+    }
+
+    fn pid(&self) -> Option<Pid> {
+        let daemon = self.daemon.as_ref()?;
+        Pid::from_raw(i32::try_from(daemon.id()).ok()?)
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(pid) = self.pid() {
+            let _ = kill_process(pid, signal);
+        }
+    }
+
+    /// SIGKILL: as when the power of the process is cut.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+        }
+    }
+
+    /// SIGSTOP: it is there, and does nothing.
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    pub(crate) fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Starts the daemon again, with a clock that is so wrong, and waits until it answers.
+    pub(crate) fn start(&mut self, clock: Option<String>) -> Result<(), Failure> {
+        self.clock = clock;
+        self.spawn(&["up"])?;
+        self.answers()
+    }
+
+    /// Whether the daemon ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.daemon
+            .as_mut()
+            .is_some_and(|daemon| matches!(daemon.try_wait(), Ok(Some(_))))
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.daemon.is_some()
+    }
+
+    /// Somebody else fills the disk.
+    pub(crate) fn fill(&self) {
+        if let Ok(mut filler) = File::create(self.disk.join(FILLER)) {
+            let block = vec![7; 1 << 20];
+            while filler.write_all(&block).is_ok() {}
+        }
+    }
+
+    pub(crate) fn unfill(&self) {
+        let _ = fs::remove_file(self.disk.join(FILLER));
+    }
+
+    /// Flips a bit in so many places of the stored shards. Gives how many.
+    pub(crate) fn rot(&self, places: u64, mut roll: impl FnMut(u64) -> u64) -> u64 {
+        let files = fs::read_dir(self.seat.home.join("store"))
+            .into_iter()
+            .flatten()
+            .filter_map(Result::ok);
+        let packs: Vec<_> = files
+            .map(|file| file.path())
+            .filter(|path| path.extension().is_some_and(|extension| extension == "pack"))
+            .collect();
+        let mut flipped = 0;
+        for _ in 0..places {
+            let Some(pack) = packs.get(usize::try_from(roll(packs.len().max(1) as u64)).unwrap_or(0)) else {
+                continue;
+            };
+            let Ok(file) = OpenOptions::new().read(true).write(true).open(pack) else {
+                continue;
+            };
+            let len = file.metadata().map_or(0, |metadata| metadata.len());
+            let at = 4096 + roll(len.saturating_sub(4097).max(1));
+            let mut byte = [0];
+            if file.read_exact_at(&mut byte, at).is_ok() && file.write_all_at(&[byte[0] ^ 1], at).is_ok() {
+                flipped += 1;
+            }
+        }
+        flipped
+    }
+}

@@ -1,0 +1,156 @@
+//! A pool of real processes: each machine is a daemon of the program that ships, in a network namespace and on a disk of its own. People put, get, overwrite and
+//! remove, everything goes wrong that can, and a checker knows what was promised. `docs/chaos.md` says more.
+//!
+//! Parts:
+//! - `plan`: what goes wrong, drawn from a seed. `network` and `machine` do it.
+//! - `ledger`: what was promised.
+//! - `chaos`: the run.
+//!
+//! **Invariant:** it knows nothing of the product but its command line: nothing of it is linked.
+
+#![allow(clippy::print_stdout, reason = "this is a program for a terminal")]
+
+mod chaos;
+mod ledger;
+mod machine;
+mod network;
+mod plan;
+mod run;
+
+use chaos::{Chaos, Sums};
+use clap::Parser;
+use run::Failure;
+use rustix::process::geteuid;
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+/// Lets a pool of real processes live through everything that can go wrong, and checks every answer.
+#[derive(Parser, Debug)]
+#[command(version)]
+struct Arguments {
+    /// What goes wrong follows from it, but not to the millisecond: this is real time [default: another each time]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// For so many minutes, and until the last episode has ended.
+    #[arg(long, default_value_t = 30.0)]
+    minutes: f64,
+    /// Machines.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(2..=20))]
+    nodes: u64,
+    /// The program [default: `potluck` beside this one]
+    #[arg(long, value_name = "FILE")]
+    program: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if let Some(reason) = cannot() {
+        println!("SKIPPED: {reason}");
+        return ExitCode::SUCCESS;
+    }
+    let seed = arguments.seed.unwrap_or_else(|| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::from(now.subsec_nanos())
+    });
+    let again = format!(
+        "potluck-chaos --seed {seed} --minutes {} --nodes {}",
+        arguments.minutes, arguments.nodes
+    );
+    println!("{again}");
+    let folder = env::temp_dir().join(format!("potluck-chaos-{}", std::process::id()));
+    match live(&arguments, seed, &folder) {
+        Ok((sums, broken)) => {
+            report(&sums);
+            match broken {
+                None => {
+                    let _ = fs::remove_dir_all(&folder);
+                    println!("no promise was broken");
+                    ExitCode::SUCCESS
+                }
+                Some(what) => {
+                    println!("BROKEN: {what}");
+                    println!("the logs are in {}; much the same again: {again}", folder.display());
+                    ExitCode::FAILURE
+                }
+            }
+        }
+        Err(failure) => {
+            println!("FAILED: {failure}; what there is of logs is in {}", folder.display());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Why it cannot run here, if so.
+fn cannot() -> Option<String> {
+    if !geteuid().is_root() {
+        return Some("network namespaces and mounts need root".to_owned());
+    }
+    let missing = network::missing_tools();
+    (!missing.is_empty()).then(|| format!("tools are missing; on Debian: apt-get install {}", missing.join(" ")))
+}
+
+fn live(arguments: &Arguments, seed: u64, folder: &Path) -> Result<(Sums, Option<String>), Failure> {
+    let program = match &arguments.program {
+        Some(program) => program.clone(),
+        None => env::current_exe()
+            .map_err(|error| Failure(error.to_string()))?
+            .with_file_name("potluck"),
+    };
+    if !program.exists() {
+        return Err(Failure(format!(
+            "{} is not there: `cargo build --release` makes it",
+            program.display()
+        )));
+    }
+    machine::unmount_all();
+    fs::create_dir_all(folder).map_err(|error| Failure(format!("{}: {error}", folder.display())))?;
+    let stop = Arc::new(AtomicBool::new(false));
+    end_on_ctrl_c(&stop);
+    let nodes = usize::try_from(arguments.nodes).unwrap_or(5);
+    let chaos = Chaos::begin(nodes, &program, folder)?;
+    Ok(chaos.live(seed, Duration::from_secs_f64(arguments.minutes * 60.0), &stop))
+}
+
+/// The first Ctrl-C lets the episode end, and everything be cleaned up.
+fn end_on_ctrl_c(stop: &Arc<AtomicBool>) {
+    let stop = Arc::clone(stop);
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        if let Ok(runtime) = runtime {
+            let _ = runtime.block_on(tokio::signal::ctrl_c());
+            println!("ending after this episode");
+            stop.store(true, Ordering::Relaxed);
+        }
+    });
+}
+
+fn report(sums: &Sums) {
+    println!("\ncommands:");
+    for ((name, outcome), count) in &sums.commands {
+        println!("  {name:<4} {outcome:<18} {count:>7}");
+    }
+    println!("{:.1} MB put and got, {} checks", sums.bytes as f64 / 1e6, sums.checks);
+    println!("faults:");
+    for (fault, count) in &sums.faults {
+        println!("  {fault:<24} {count:>5}");
+    }
+    let slowest = sums.whole_after.iter().copied().fold(0.0, f64::max);
+    println!(
+        "whole again {} times, after {slowest:.1} s at most",
+        sums.whole_after.len()
+    );
+    println!("slowest:");
+    for (seconds, what) in &sums.slowest {
+        println!("  {seconds:>7.1} s  {what}");
+    }
+}
