@@ -264,7 +264,7 @@ pub fn messages() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         name: "nas".parse().ok(),
         revision: 1,
         run: Timestamp::from_millis(1),
-        doubts: vec![node],
+        doubts: vec![key.node_id()],
     };
     let state = PoolRecord::State(sign(&key, &state));
     let report = PoolRequest::Report {

@@ -368,6 +368,13 @@ impl Server {
                     .verify(id.stripe)
                     .expect("what was asked for");
             }
+            (ShardRequest::Challenge { shard, part }, ShardReply::Proof { descriptor, proof }) => {
+                let descriptor = Descriptor::from_bytes(&descriptor).expect("a descriptor");
+                let root = descriptor.shard_hash(shard.index).expect("it has the shard");
+                assert!(
+                    descriptor.id() == shard.stripe && proof.holds(root, descriptor.shard_len(), part, &answer.body)
+                );
+            }
             (ShardRequest::Drop(_), reply) => assert!(!matches!(reply, ShardReply::Dropped), "no steward asked"),
             _ => {}
         }
