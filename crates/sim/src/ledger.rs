@@ -1,6 +1,6 @@
 //! What the pool has promised: each file as it was acknowledged, and what may be besides because its outcome is unknown.
 
-use potluck_store::Dice;
+use potluck_types::Dice;
 use std::collections::BTreeMap;
 
 /// The content of a file, made from a seed.

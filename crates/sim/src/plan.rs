@@ -4,7 +4,7 @@
 //! go on working; then all that can be mended is mended, and the pool must become whole by itself. In some episodes far more is away at once, for a while.
 
 use crate::world;
-use potluck_store::Dice;
+use potluck_types::Dice;
 use std::{collections::BTreeSet, time::Duration};
 
 /// How large a history is.

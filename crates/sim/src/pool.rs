@@ -8,7 +8,8 @@ use crate::{
 };
 use potluck_net::MemoryNetwork;
 use potluck_node::{InviteOptions, Node};
-use potluck_store::{Crash, Dice, MemoryDisk, Mishap};
+use potluck_store::{Crash, MemoryDisk, Mishap};
+use potluck_types::Dice;
 use potluck_types::{NodeId, Zone};
 use std::{
     collections::{BTreeMap, BTreeSet},

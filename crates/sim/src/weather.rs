@@ -2,7 +2,8 @@
 
 use crate::world::{Diary, lock};
 use potluck_net::Weather;
-use potluck_store::{Dice, MemoryDisk};
+use potluck_store::MemoryDisk;
+use potluck_types::Dice;
 use potluck_types::NodeId;
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -3,6 +3,7 @@
 //! For tests and simulations. Everything that chance decides comes from seeds.
 
 use crate::disk::{Disk, DiskFile, FileInfo, OpenMode};
+use potluck_types::Dice;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, io,
@@ -98,21 +99,6 @@ enum NameChange {
     Add(String, usize),
     Remove(String),
     Rename(String, String, usize),
-}
-
-/// Splitmix64: small, seeded, good enough to tear things.
-#[derive(Clone, Copy, Debug)]
-pub struct Dice(pub u64);
-
-impl Dice {
-    /// A number below `sides`.
-    pub fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % sides.max(1)
-    }
 }
 
 impl Bytes {

@@ -6,6 +6,7 @@
 
 mod clock;
 mod codec;
+mod dice;
 mod id;
 pub mod limits;
 pub mod proof;
@@ -15,6 +16,7 @@ mod units;
 
 pub use clock::{Clock, Entropy, SystemClock, SystemEntropy, Timestamp};
 pub use codec::{CodecError, from_canonical, to_canonical};
+pub use dice::Dice;
 pub use id::{Digest, Hash, NodeId, ParseIdError, PoolId, SpaceId, StripeId, UserId};
 pub use stripe::{Descriptor, Geometry, Shard, ShardError, ShardId, UnverifiedShard};
 pub use units::{ByteSize, MachineName, ParseUnitError, Zone};

@@ -2,8 +2,9 @@
 #![allow(dead_code, clippy::unwrap_used, unreachable_pub)]
 
 #[allow(unused_imports, reason = "each test program uses its own part")]
-pub use potluck_store::{Crash, Dice, MemoryDisk, Mishap};
+pub use potluck_store::{Crash, MemoryDisk, Mishap};
 use potluck_store::{Driver, Options, Recovery, Store};
+pub use potluck_types::Dice;
 use potluck_types::{ByteSize, Clock, Descriptor, Entropy, Geometry, Hash, Shard, ShardId, SpaceId, Timestamp};
 use std::sync::Arc;
 
