@@ -52,6 +52,8 @@ struct State {
     promises: BTreeMap<String, Promise>,
     busy: BTreeSet<String>,
     hurt: BTreeSet<usize>,
+    /// People rest: nobody begins anything.
+    is_resting: bool,
     sums: Sums,
     broken: Option<String>,
 }
@@ -65,8 +67,6 @@ pub(crate) struct Chaos {
     folder: PathBuf,
     begun: Instant,
     survives: usize,
-    /// People rest.
-    resting: AtomicBool,
     over: AtomicBool,
     number: AtomicU64,
 }
@@ -89,6 +89,7 @@ impl Chaos {
                 promises: BTreeMap::new(),
                 busy: BTreeSet::new(),
                 hurt: BTreeSet::new(),
+                is_resting: false,
                 sums: Sums::default(),
                 broken: None,
             }),
@@ -98,7 +99,6 @@ impl Chaos {
             machines: Mutex::new(machines),
             folder: folder.to_owned(),
             begun: Instant::now(),
-            resting: AtomicBool::new(false),
             over: AtomicBool::new(false),
             number: AtomicU64::new(0),
         };
@@ -213,10 +213,12 @@ impl Chaos {
                 }
             }
             Fault::Bridge => {
-                for other in episode.victims.iter().filter(|other| **other != index) {
-                    self.network.block(index, *other)?;
-                    self.network.block(*other, index)?;
-                }
+                // Where there is but one victim, another does not hear it, and suffers from nothing else.
+                let next = (index + 1) % self.seats.len();
+                let other = episode.victims.iter().copied().find(|other| *other != index);
+                let other = other.unwrap_or(next);
+                self.network.block(index, other)?;
+                self.network.block(other, index)?;
             }
             Fault::Narrow => self.network.narrow(index, 2000)?,
             Fault::Lossy => self.network.lose(index, 10)?,
@@ -312,7 +314,7 @@ impl Chaos {
 
     /// People rest, and every file is read on two machines.
     fn check_all(&self, dice: &mut Dice) {
-        self.resting.store(true, Ordering::Relaxed);
+        self.state().is_resting = true;
         while !self.state().busy.is_empty() {
             thread::sleep(POLL);
         }
@@ -333,16 +335,12 @@ impl Chaos {
             }
         }
         self.tell(&format!("{} files are as promised", paths.len()));
-        self.resting.store(false, Ordering::Relaxed);
+        self.state().is_resting = false;
     }
 
     /// What one person does until it is over.
     fn work(&self, mut dice: Dice) {
         while !self.over.load(Ordering::Relaxed) && self.is_well() {
-            if self.resting.load(Ordering::Relaxed) {
-                thread::sleep(POLL);
-                continue;
-            }
             let path = format!("folder-{}/file-{}", dice.roll(3), dice.roll(FILES / 3));
             let (sound, any, is_known) = {
                 let mut state = self.state();
@@ -352,7 +350,9 @@ impl Chaos {
                     .filter(|seat| !state.hurt.contains(&seat.index))
                     .collect();
                 let sound = sound.get(dice.below(sound.len())).copied();
-                if !state.busy.insert(path.clone()) {
+                if state.is_resting || !state.busy.insert(path.clone()) {
+                    drop(state);
+                    thread::sleep(POLL);
                     continue;
                 }
                 let any = &self.seats[dice.below(self.seats.len())];

@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::{
     fs::{self, File, OpenOptions},
     io::Write,
-    os::unix::fs::FileExt,
+    os::unix::{fs::FileExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -152,6 +152,8 @@ impl Machine {
                 .env("FAKETIME", clock)
                 .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
         }
+        // Ctrl-C is for the run, which ends them in order.
+        command.process_group(0);
         let daemon = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
         self.daemon = Some(daemon.map_err(|error| Failure(format!("ip netns exec: {error}")))?);
         Ok(())

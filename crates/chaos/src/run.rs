@@ -3,6 +3,7 @@
 use std::{
     fmt,
     io::Read,
+    os::unix::process::CommandExt,
     process::{Command, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
@@ -57,7 +58,9 @@ pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<(), Failure> {
 /// Runs a program to its end, or kills it after this time.
 pub(crate) fn within(command: &mut Command, limit: Duration) -> Result<Ended, Failure> {
     let begun = Instant::now();
+    // Ctrl-C is for the run, which lets commands end.
     command
+        .process_group(0)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
