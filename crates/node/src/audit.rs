@@ -8,7 +8,7 @@
 
 use crate::{
     control::{Event, Seed},
-    protocol::{PoolReply, PoolRequest, ShardReply, ShardRequest},
+    protocol::{PoolRequest, ShardReply, ShardRequest},
     shared::{AskError, Shared},
     standing::Outcome,
     stripes,
@@ -89,7 +89,7 @@ pub(crate) async fn check(
                 let claim = Claim { shard, len: Some(len) };
                 match challenge(shared, node, claim).await {
                     Answer::Outcome(outcome) => outcome,
-                    Answer::Denied => Outcome::Lost,
+                    Answer::Denied { .. } => Outcome::Lost,
                 }
             };
             outcomes.push((shard, outcome));
@@ -116,13 +116,13 @@ fn counts(shared: &Shared) -> BTreeMap<NodeId, usize> {
     let me = shared.me();
     let weight = |node: &NodeId| view.nodes.get(node).map_or(0, |facts| u128::from(facts.weight));
     let all: u128 = view.nodes.keys().filter(|node| view.stays(**node)).map(weight).sum();
-    let others = view.nodes.keys().filter(|node| **node != me && view.answers(*(*node)));
+    let others = view.nodes.keys().filter(|node| **node != me && view.answers(**node));
     let counts = others.map(|holder| {
         let auditors = all.saturating_sub(if view.stays(*holder) { weight(holder) } else { 0 });
         let wanted = u128::from(SAMPLES_PER_DAY / ROUNDS_PER_DAY + 1) * weight(&me);
         // What is over counts by chance, so that it is right on the whole.
         let (count, rest) = (wanted / auditors.max(1), wanted % auditors.max(1));
-        let chance = u128::from(random(shared)) * auditors < (rest << 64).max(1) && rest > 0;
+        let chance = u128::from(random(shared)) % auditors.max(1) < rest;
         (*holder, usize::try_from(count).unwrap_or(0) + usize::from(chance))
     });
     counts.collect()
@@ -214,17 +214,10 @@ fn next_after(shared: &Shared, holders: &BTreeSet<NodeId>, one_in: u32) -> BTree
 
 /// What a steward says that it holds itself of these stripes.
 async fn own_claims(shared: &Shared, steward: NodeId, stripes: Vec<StripeId>) -> Vec<ShardId> {
-    let request = PoolRequest::Holders {
-        stripes: stripes.clone(),
-    };
-    let Ok(PoolReply::Holders(known)) = shared.ask(steward, &request).await else {
-        return Vec::new();
-    };
-    let known = stripes.into_iter().zip(known);
-    let own = known.flat_map(|(stripe, known)| {
-        let holders = known.map(|known| known.holders).unwrap_or_default();
-        let own = holders.into_iter().filter(|(node, _)| *node == steward);
-        own.map(move |(_, index)| ShardId { stripe, index }).collect::<Vec<_>>()
+    let known = stripes::known_to(shared, steward, &stripes).await;
+    let own = known.into_iter().flat_map(|(stripe, known)| {
+        let own = known.holders.into_iter().filter(move |(node, _)| *node == steward);
+        own.map(move |(_, index)| ShardId { stripe, index })
     });
     own.collect()
 }
@@ -241,13 +234,13 @@ async fn challenge_claims(shared: &Arc<Shared>, node: NodeId, claims: Vec<Claim>
                     break;
                 }
             }
-            Answer::Denied => denied.push(claim.shard),
+            Answer::Denied { as_damaged } => denied.push((claim, as_damaged)),
         }
         if shared.stopping.is_cancelled() {
             return;
         }
     }
-    outcomes.extend(denied_still(shared, node, denied).await);
+    outcomes.extend(ask_again(shared, node, denied).await);
     if outcomes.is_empty() {
         return;
     }
@@ -265,8 +258,9 @@ async fn challenge_claims(shared: &Arc<Shared>, node: NodeId, claims: Vec<Claim>
     });
 }
 
-/// A node has denied what it claims: a report may have been lost, or be on its way. It is asked to compare; what it claims then is held against it.
-async fn denied_still(shared: &Arc<Shared>, node: NodeId, denied: Vec<ShardId>) -> Vec<(ShardId, Outcome)> {
+/// A node has denied what it claims. A report may have been lost, or be on its way, so it is asked to compare; and by then the shard may have been put there anew. What
+/// it claims then, and still has not, is held against it.
+async fn ask_again(shared: &Arc<Shared>, node: NodeId, denied: Vec<(Claim, bool)>) -> Vec<(ShardId, Outcome)> {
     if denied.is_empty() {
         return Vec::new();
     }
@@ -276,21 +270,33 @@ async fn denied_still(shared: &Arc<Shared>, node: NodeId, denied: Vec<ShardId>) 
         () = shared.stopping.cancelled() => return Vec::new(),
         () = tokio::time::sleep(RECOUNT_DELAY) => {}
     }
-    let stripes: BTreeSet<_> = denied.iter().map(|shard| shard.stripe).collect();
+    let stripes: BTreeSet<_> = denied.iter().map(|(claim, _)| claim.shard.stripe).collect();
     let to_itself = own_claims(shared, node, stripes.into_iter().collect()).await;
-    let is_claimed =
-        |shard: &ShardId| to_itself.contains(shard) || shared.with_control(|control| control.is_claimed(node, *shard));
-    denied
-        .into_iter()
-        .filter(is_claimed)
-        .map(|shard| (shard, Outcome::Wrong))
-        .collect()
+    let mut outcomes = Vec::new();
+    for (claim, as_damaged) in denied {
+        let shard = claim.shard;
+        let is_claimed = to_itself.contains(&shard) || shared.with_control(|control| control.is_claimed(node, shard));
+        let again = if is_claimed {
+            Some(challenge(shared, node, claim).await)
+        } else {
+            None
+        };
+        match again {
+            Some(Answer::Denied { .. }) => outcomes.push((shard, Outcome::Wrong)),
+            Some(Answer::Outcome(outcome)) if outcome != Outcome::Proved => outcomes.push((shard, outcome)),
+            _ if as_damaged => outcomes.push((shard, Outcome::Lost)),
+            _ => {}
+        }
+    }
+    outcomes
 }
 
 enum Answer {
     Outcome(Outcome),
-    /// It says that it does not have it.
-    Denied,
+    /// It says that it does not have it, or that it found it damaged just now.
+    Denied {
+        as_damaged: bool,
+    },
 }
 
 /// Asks a node for a random part of a shard, or for all of it.
@@ -315,8 +321,8 @@ async fn challenge(shared: &Arc<Shared>, node: NodeId, claim: Claim) -> Answer {
         Err(error) => return Answer::Outcome(meaning(&error)),
     };
     let is_proved = match reply {
-        ShardReply::Absent => return Answer::Denied,
-        ShardReply::Damaged => return Answer::Outcome(Outcome::Lost),
+        ShardReply::Absent => return Answer::Denied { as_damaged: false },
+        ShardReply::Damaged => return Answer::Denied { as_damaged: true },
         ShardReply::Proof { descriptor, proof } if !is_read => {
             Descriptor::from_bytes(&descriptor).is_ok_and(|descriptor| {
                 let len = descriptor.shard_len();

@@ -90,10 +90,8 @@ pub(crate) enum Event {
     Checked {
         agreed: bool,
     },
-    /// A report did not arrive.
+    /// A report did not arrive, or a steward has another idea of what is held here.
     Unreported,
-    /// A member claims what it says that it does not have: it was asked to compare again.
-    Recount,
     /// This node has just put a shard on another.
     Placed {
         holder: NodeId,
@@ -366,10 +364,6 @@ impl Control {
                 }
             }
             Event::Unreported => self.checks = 0,
-            Event::Recount => {
-                self.checks = 0;
-                self.check_within(now, CHECK_DELAY);
-            }
             Event::Placed { holder, shard } => {
                 self.disproved.remove(holder, shard.shard);
                 self.take_report(now, holder, vec![shard], &[]);
@@ -426,52 +420,6 @@ impl Control {
             }
             Ok(Merged::Known) | Err(RecordError::UnknownSigner) => {}
             Err(error) => tracing::debug!(%error, "a record is not taken"),
-        }
-    }
-
-    fn on_audited(
-        &mut self,
-        now: Timestamp,
-        holder: NodeId,
-        outcomes: &[(ShardId, Audited)],
-        is_probe: bool,
-        actions: &mut Vec<Action>,
-    ) {
-        if self.roster.user_of(holder).is_none() {
-            return;
-        }
-        self.weigh_claims(now, holder, outcomes);
-        let outcomes: Vec<_> = outcomes.iter().map(|(_, outcome)| *outcome).collect();
-        let judgement = self.standings.note(holder, &outcomes, is_probe, now);
-        if judgement.probe {
-            actions.push(Action::Probe(holder));
-        }
-        if judgement.changed {
-            tracing::warn!(node = %holder.short(), doubted = self.standings.is_doubted(holder), "whether a member holds what it claims is seen otherwise now");
-            actions.push(Action::Announce);
-        }
-        let roster = &self.roster;
-        self.standings.retain(|node| roster.user_of(node).is_some());
-        actions.push(Action::SaveStandings);
-    }
-
-    /// How others have stood their audits.
-    pub(crate) fn standings(&self) -> &Standings {
-        &self.standings
-    }
-
-    /// Who another doubts is looked at by this node, too.
-    fn hear_doubts(&mut self, now: Timestamp, from: NodeId, actions: &mut Vec<Action>) {
-        let doubts = self
-            .roster
-            .state(from)
-            .map(|state| state.doubts.clone())
-            .unwrap_or_default();
-        for node in doubts {
-            let is_other = node != self.me && from != self.me && self.roster.user_of(node).is_some();
-            if is_other && self.standings.hears_doubt(node, now) {
-                actions.push(Action::Probe(node));
-            }
         }
     }
 

@@ -13,8 +13,9 @@ use crate::{
     serve,
     shared::Shared,
     standing::Outcome,
+    stripes,
 };
-use potluck_placement::{View, steward, survives};
+use potluck_placement::{View, survives};
 use potluck_spaces::{DirId, File, Path, Tree, Value};
 use potluck_types::{Geometry, NodeId, ShardId, StripeId};
 use std::{
@@ -29,6 +30,8 @@ const SHARDS_TOLD: usize = 3000;
 const FILES_TOLD: usize = 10;
 /// Stripes that are remembered, so that what several files share counts once. Of more, some count for each.
 const SEEN_MAX: usize = 1 << 18;
+/// Files and stripes that are looked at together.
+const BATCH: usize = HOLDERS_MAX;
 
 /// What is at a path: a file, or the files below it.
 pub(crate) async fn explain(
@@ -39,28 +42,18 @@ pub(crate) async fn explain(
     let mut account = Account::of(shared, path, options);
     if let Some(directory) = directory_of(shared, path).await? {
         let mut files = Files::below(shared, vec![directory]);
-        let (mut batch, mut stripes) = (Vec::new(), 0);
         while let Some(found) = files.next().await? {
-            let mut at = path.clone();
-            for name in found.path.names() {
-                at = at.join(name.clone());
-            }
-            let used = stripes_of(shared, &found.file).await?;
-            stripes += used.len();
-            batch.push((at, found.file, used));
-            if stripes >= HOLDERS_MAX {
-                account.add(std::mem::take(&mut batch)).await;
-                stripes = 0;
-            }
+            let names = found.path.names().iter().cloned();
+            account
+                .add(names.fold(path.clone(), |at, name| at.join(name)), &found.file)
+                .await?;
         }
-        account.add(batch).await;
     } else {
         let (task, at) = (Arc::clone(shared), path.clone());
         let (file, _) = Shared::blocking(move || edit::content(&task, &at)).await?;
-        let used = stripes_of(shared, &file).await?;
-        account.add(vec![(path.clone(), file, used)]).await;
+        account.add(path.clone(), &file).await?;
     }
-    Ok(account.close())
+    Ok(account.close().await)
 }
 
 async fn directory_of(shared: &Arc<Shared>, path: &Path) -> Result<Option<DirId>, NodeError> {
@@ -103,6 +96,14 @@ impl Found {
     }
 }
 
+/// A part of a file's stripes that waits to be looked at with others.
+struct Part {
+    path: Path,
+    /// How many losses the file was made to survive.
+    promised: u8,
+    stripes: Vec<StripeId>,
+}
+
 /// What is added up.
 struct Account<'a> {
     shared: &'a Arc<Shared>,
@@ -110,7 +111,11 @@ struct Account<'a> {
     explanation: Explanation,
     machines: BTreeMap<NodeId, MachineShare>,
     work: Vec<(StripeWork, u64)>,
-    seen: HashSet<StripeId>,
+    waiting: Vec<Part>,
+    /// Stripes that were looked at, and how many losses each survives.
+    seen: HashMap<StripeId, Option<u8>>,
+    /// The file that was found to survive too little last: its other parts add nothing.
+    short: Option<Path>,
 }
 
 impl<'a> Account<'a> {
@@ -124,18 +129,41 @@ impl<'a> Account<'a> {
             explanation: Explanation::of(path.clone()),
             machines: nodes.into_iter().map(share).collect(),
             work: Vec::new(),
-            seen: HashSet::new(),
+            waiting: Vec::new(),
+            seen: HashMap::new(),
+            short: None,
         }
     }
 
-    /// Files with their stripes.
-    async fn add(&mut self, files: Vec<(Path, File, Vec<StripeId>)>) {
-        let mut stripes: Vec<StripeId> = files
-            .iter()
-            .flat_map(|(_, _, stripes)| stripes.iter().copied())
-            .collect();
+    /// Adds a file. Its stripes are looked at together with those of others.
+    async fn add(&mut self, path: Path, file: &File) -> Result<(), NodeError> {
+        let stripes = stripes_of(self.shared, file).await?;
+        let explanation = &mut self.explanation;
+        explanation.files += 1;
+        explanation.bytes += file.len;
+        explanation.inline += u64::from(stripes.is_empty());
+        explanation.promised = explanation.promised.min(file.survives);
+        for part in stripes.chunks(BATCH) {
+            self.waiting.push(Part {
+                path: path.clone(),
+                promised: file.survives,
+                stripes: part.to_vec(),
+            });
+            let stripes: usize = self.waiting.iter().map(|part| part.stripes.len()).sum();
+            if stripes >= BATCH {
+                self.look().await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at what waits.
+    async fn look(&mut self) {
+        let parts = std::mem::take(&mut self.waiting);
+        let mut stripes: Vec<StripeId> = parts.iter().flat_map(|part| part.stripes.iter().copied()).collect();
         stripes.sort_unstable();
         stripes.dedup();
+        stripes.retain(|stripe| !self.seen.contains_key(stripe));
         let mut found = HashMap::new();
         for page in stripes.chunks(HOLDERS_MAX) {
             found.extend(look(self.shared, page).await);
@@ -144,29 +172,28 @@ impl<'a> Account<'a> {
             self.check(&mut found).await;
         }
         for (stripe, one) in &found {
-            if self.seen.contains(stripe) {
-                continue;
-            }
-            if self.seen.len() < SEEN_MAX {
-                self.seen.insert(*stripe);
-            }
             self.add_stripe(*stripe, one);
+            if self.seen.len() < SEEN_MAX {
+                self.seen.insert(*stripe, one.survives);
+            }
         }
-        for (path, file, stripes) in files {
-            let worst = stripes
-                .iter()
-                .map(|stripe| found.get(stripe).and_then(|found| found.survives))
-                .min();
-            let explanation = &mut self.explanation;
-            explanation.files += 1;
-            explanation.bytes += file.len;
-            explanation.inline += u64::from(stripes.is_empty());
-            explanation.promised = explanation.promised.min(file.survives);
-            if worst.is_some_and(|worst| worst < Some(file.survives)) {
-                explanation.short_files += 1;
-                if explanation.short_paths.len() < FILES_TOLD {
-                    explanation.short_paths.push(path);
+        for Part {
+            path,
+            promised,
+            stripes,
+        } in parts
+        {
+            let survives = |stripe: &StripeId| match found.get(stripe) {
+                Some(found) => found.survives,
+                None => self.seen.get(stripe).copied().flatten(),
+            };
+            let is_short = stripes.iter().any(|stripe| survives(stripe) < Some(promised));
+            if is_short && self.short.as_ref() != Some(&path) {
+                self.explanation.short_files += 1;
+                if self.explanation.short_paths.len() < FILES_TOLD {
+                    self.explanation.short_paths.push(path.clone());
                 }
+                self.short = Some(path);
             }
         }
     }
@@ -285,7 +312,8 @@ impl<'a> Account<'a> {
         found.values_mut().for_each(|found| found.count(&view));
     }
 
-    fn close(self) -> Explanation {
+    async fn close(mut self) -> Explanation {
+        self.look().await;
         let keepers = self
             .shared
             .with_control(|control| custodians(self.shared.space, control.view()));
@@ -310,7 +338,11 @@ impl<'a> Account<'a> {
 
 /// What stewards and holders say of these stripes.
 async fn look(shared: &Arc<Shared>, stripes: &[StripeId]) -> HashMap<StripeId, Found> {
-    let known = ask_stewards(shared, stripes).await;
+    let by_steward = stripes::by_steward(shared, stripes.to_vec()).await;
+    let asked = by_steward
+        .iter()
+        .map(|(node, stripes)| stripes::known_to(shared, *node, stripes));
+    let known: BTreeMap<_, _> = futures::future::join_all(asked).await.into_iter().flatten().collect();
     let peers = shared.with_control(|control| control.live_peers());
     let mut by_holder: BTreeMap<NodeId, Vec<StripeId>> = BTreeMap::new();
     for stripe in stripes {
@@ -340,48 +372,23 @@ async fn look(shared: &Arc<Shared>, stripes: &[StripeId]) -> HashMap<StripeId, F
     let view = shared.present_view();
     let found = stripes.iter().map(|stripe| {
         let known = known.get(stripe).cloned();
-        let there = there.remove(stripe).unwrap_or_default();
+        let mut there = there.remove(stripe).unwrap_or_default();
         let geometry = known.as_ref().map(|known| known.geometry);
+        let geometry = geometry.or_else(|| there.first().map(|(_, held)| held.geometry));
+        // What no shard of this stripe can be, or is told twice, is not one.
+        there.retain(|(_, held)| Some(held.geometry) == geometry && held.index < held.geometry.n());
+        there.sort_unstable_by_key(|(node, held)| (*node, held.index));
+        there.dedup_by_key(|(node, held)| (*node, held.index));
         let mut found = Found {
-            geometry: geometry.or_else(|| there.first().map(|(_, held)| held.geometry)),
             known,
             there,
+            geometry,
             survives: None,
         };
         found.count(&view);
         (*stripe, found)
     });
     found.collect()
-}
-
-async fn ask_stewards(shared: &Arc<Shared>, stripes: &[StripeId]) -> HashMap<StripeId, Known> {
-    let view = shared.with_control(|control| control.view().clone());
-    let mut by_steward: BTreeMap<NodeId, Vec<StripeId>> = BTreeMap::new();
-    for stripe in stripes {
-        if let Some(node) = steward(*stripe, &view) {
-            by_steward.entry(node).or_default().push(*stripe);
-        }
-    }
-    let asked = by_steward.into_iter().map(|(node, stripes)| async move {
-        let known = if node == shared.me() {
-            let now = shared.steady();
-            shared.with_control(|control| control.known(&stripes, now))
-        } else {
-            let request = PoolRequest::Holders {
-                stripes: stripes.clone(),
-            };
-            match shared.ask(node, &request).await {
-                Ok(PoolReply::Holders(known)) => known,
-                _ => Vec::new(),
-            }
-        };
-        let known = stripes.into_iter().zip(known);
-        known
-            .filter_map(|(stripe, known)| Some((stripe, known?)))
-            .collect::<Vec<_>>()
-    });
-    let known = futures::future::join_all(asked).await;
-    known.into_iter().flatten().collect()
 }
 
 /// What a node says that it holds of stripes, and when it found each sound; nothing when it does not answer.

@@ -252,19 +252,12 @@ pub fn messages() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     };
     let certificate = sign(&key, &certificate);
     let state = NodeState {
-        version: VERSION,
-        pool,
-        seq: 1,
-        capacity: ByteSize(1 << 30),
-        used: ByteSize(0),
         zone: "attic".parse().ok(),
         addresses: vec!["/ip4/192.0.2.1/tcp/4720".to_owned()],
-        leaving: false,
-        software: "0".to_owned(),
         name: "nas".parse().ok(),
-        revision: 1,
         run: Timestamp::from_millis(1),
         doubts: vec![key.node_id()],
+        ..NodeState::sample(pool, 1, 1 << 30)
     };
     let state = PoolRecord::State(sign(&key, &state));
     let report = PoolRequest::Report {

@@ -74,6 +74,28 @@ pub(crate) struct NodeState {
     pub(crate) doubts: Vec<NodeId>,
 }
 
+/// One that says nothing of itself but what it offers.
+#[cfg(any(test, fuzzing))]
+impl NodeState {
+    pub(crate) fn sample(pool: PoolId, seq: u64, capacity: u64) -> Self {
+        Self {
+            version: VERSION,
+            pool,
+            seq,
+            capacity: ByteSize(capacity),
+            used: ByteSize(0),
+            zone: None,
+            addresses: Vec::new(),
+            leaving: false,
+            software: "0".to_owned(),
+            name: None,
+            revision: 1,
+            run: Timestamp::default(),
+            doubts: Vec::new(),
+        }
+    }
+}
+
 fn is_unknown(time: &Timestamp) -> bool {
     *time == Timestamp::default()
 }

@@ -289,7 +289,7 @@ mod tests {
     use super::*;
     use crate::records::{Admission, sign};
     use potluck_crypto::SigningKey;
-    use potluck_types::{ByteSize, Timestamp};
+    use potluck_types::Timestamp;
 
     fn key(i: u8) -> SigningKey {
         SigningKey::from_seed(&[i; 32])
@@ -330,21 +330,7 @@ mod tests {
     }
 
     fn state(pool: PoolId, node: u8, seq: u64) -> PoolRecord {
-        let state = NodeState {
-            version: VERSION,
-            pool,
-            seq,
-            capacity: ByteSize(1),
-            used: ByteSize(0),
-            zone: None,
-            addresses: Vec::new(),
-            leaving: false,
-            software: "0".to_owned(),
-            name: None,
-            revision: 1,
-            run: Timestamp::default(),
-            doubts: Vec::new(),
-        };
+        let state = NodeState::sample(pool, seq, 1);
         PoolRecord::State(sign(&key(node), &state))
     }
 

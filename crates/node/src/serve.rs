@@ -278,7 +278,7 @@ async fn pool(shared: &Arc<Shared>, peer: NodeId, request: PoolRequest) -> PoolR
             PoolReply::Inspected(Shared::blocking(move || inspect(&store, &stripes)).await)
         }
         PoolRequest::Recount => {
-            shared.tell(Event::Recount);
+            shared.tell(Event::Unreported);
             PoolReply::Done
         }
         PoolRequest::Holders { .. } | PoolRequest::Inspect { .. } => {

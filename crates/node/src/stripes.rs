@@ -4,14 +4,14 @@ use crate::{
     audit,
     control::Event,
     error::ShardsError,
-    protocol::{PoolReply, PoolRequest, Reported, ShardReply, ShardRequest},
+    protocol::{Known, PoolReply, PoolRequest, Reported, ShardReply, ShardRequest},
     shared::Shared,
 };
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use potluck_dag::Stripe;
 use potluck_net::{Course, Protocol};
-use potluck_placement::{View, rank};
+use potluck_placement::{View, rank, steward};
 use potluck_store::{GetError, PutError};
 use potluck_types::{Geometry, NodeId, Shard, ShardId, SpaceId, StripeId, UnverifiedShard, limits};
 use serde_bytes::ByteBuf;
@@ -428,6 +428,40 @@ pub(crate) async fn survival(shared: &Arc<Shared>, stripe: StripeId, geometry: G
         }
     }
     survives
+}
+
+/// Stripes by who looks after them, as this node sees it.
+pub(crate) async fn by_steward(shared: &Arc<Shared>, stripes: Vec<StripeId>) -> BTreeMap<NodeId, Vec<StripeId>> {
+    let task = Arc::clone(shared);
+    Shared::blocking(move || {
+        let view = task.with_control(|control| control.view().clone());
+        let mut by_steward: BTreeMap<NodeId, Vec<StripeId>> = BTreeMap::new();
+        for stripe in stripes {
+            if let Some(node) = steward(stripe, &view) {
+                by_steward.entry(node).or_default().push(stripe);
+            }
+        }
+        by_steward
+    })
+    .await
+}
+
+/// What a steward knows of these stripes; less or nothing when it does not say.
+pub(crate) async fn known_to(shared: &Shared, steward: NodeId, stripes: &[StripeId]) -> BTreeMap<StripeId, Known> {
+    let known = if steward == shared.me() {
+        let now = shared.steady();
+        shared.with_control(|control| control.known(stripes, now))
+    } else {
+        let request = PoolRequest::Holders {
+            stripes: stripes.to_vec(),
+        };
+        match shared.ask(steward, &request).await {
+            Ok(PoolReply::Holders(known)) => known,
+            _ => Vec::new(),
+        }
+    };
+    let known = stripes.iter().zip(known);
+    known.filter_map(|(stripe, known)| Some((*stripe, known?))).collect()
 }
 
 /// Asks members which shards of a stripe they hold.

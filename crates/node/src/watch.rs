@@ -11,11 +11,10 @@ use crate::{
     names,
     protocol::{BATCH_MAX, PoolReply, PoolRequest, Survival},
     shared::Shared,
-    sweep,
+    stripes, sweep,
 };
-use potluck_placement::steward;
 use potluck_spaces::{Liveness, Path, Pins, Tree, TreeError};
-use potluck_types::{NodeId, SpaceId, StripeId, Timestamp};
+use potluck_types::{SpaceId, StripeId, Timestamp};
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
@@ -272,20 +271,8 @@ async fn page(
 
 /// Those of which the stewards know no shard, and those that they know to be unreadable.
 async fn ask_stewards(shared: &Arc<Shared>, stripes: Vec<StripeId>) -> Result<(Vec<StripeId>, Vec<StripeId>), String> {
-    let task = Arc::clone(shared);
-    let by_steward = Shared::blocking(move || {
-        let view = task.with_control(|control| control.view().clone());
-        let mut by_steward: BTreeMap<NodeId, Vec<StripeId>> = BTreeMap::new();
-        for stripe in stripes {
-            if let Some(node) = steward(stripe, &view) {
-                by_steward.entry(node).or_default().push(stripe);
-            }
-        }
-        by_steward
-    })
-    .await;
     let (mut unknown, mut unreadable) = (Vec::new(), Vec::new());
-    for (node, stripes) in by_steward {
+    for (node, stripes) in stripes::by_steward(shared, stripes).await {
         let survivals = if node == shared.me() {
             let now = shared.steady();
             shared.with_control(|control| control.survivals(&stripes, now))

@@ -287,9 +287,7 @@ impl Planner {
 
     /// The stripes that this planner knows of, and what each holder reported.
     pub fn stripes(&self) -> impl Iterator<Item = (StripeId, impl Iterator<Item = (NodeId, u8)>)> {
-        self.stripes
-            .iter()
-            .map(|(stripe, record)| (*stripe, record.holders.iter().copied()))
+        self.claims().map(|((stripe, ..), holders)| (stripe, holders))
     }
 
     /// As [`Planner::stripes`], with how each is coded and how long its shards are.
@@ -301,7 +299,7 @@ impl Planner {
     }
 
     /// How a stripe is coded, and how long its shards are.
-    pub fn claim(&self, stripe: StripeId) -> Option<(Geometry, u32)> {
+    pub fn coding(&self, stripe: StripeId) -> Option<(Geometry, u32)> {
         let record = self.stripes.get(&stripe)?;
         Some((record.geometry, record.shard_len))
     }

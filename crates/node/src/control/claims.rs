@@ -1,8 +1,11 @@
-//! What holders claim to this node, their stripes' steward: which claims are to be challenged, and which were disproved.
+//! What holders claim to this node, their stripes' steward: which claims are to be challenged, which were disproved, and whom this node doubts for that.
 
-use super::{Control, ReportSum};
-use crate::{protocol::Reported, standing::Outcome};
-use potluck_types::{NodeId, ShardId, StripeId, Timestamp};
+use super::{Action, Control, ReportSum};
+use crate::{
+    protocol::Reported,
+    standing::{Outcome, Standings},
+};
+use potluck_types::{Dice, NodeId, ShardId, StripeId, Timestamp};
 use std::collections::{BTreeMap, HashMap};
 
 /// Disproved claims that are remembered of a holder: by then it is doubted, and nothing of it counts.
@@ -79,14 +82,11 @@ impl Disproved {
 pub(crate) struct Seed(pub(crate) u64);
 
 impl Seed {
-    /// A number for a shard, like a random one (splitmix64 over its name).
+    /// A number for a shard, like a random one.
     fn number(self, shard: ShardId) -> u64 {
         let head = shard.stripe.as_bytes()[..8].try_into().expect("eight bytes");
         let name = u64::from_le_bytes(head).wrapping_add(u64::from(shard.index) << 56);
-        let mut mixed = (self.0 ^ name).wrapping_add(0x9e37_79b9_7f4a_7c15);
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        Dice(self.0 ^ name).roll(u64::MAX)
     }
 
     /// The shards with the smallest of these are a sample in which one of twice the length is twice as likely (Efraimidis, Spirakis, "Weighted random sampling
@@ -179,8 +179,55 @@ impl Control {
         is_known || self.disproved.claimed(holder).any(|claim| claim.shard == shard)
     }
 
+    /// Claims of a holder were challenged.
+    pub(super) fn on_audited(
+        &mut self,
+        now: Timestamp,
+        holder: NodeId,
+        outcomes: &[(ShardId, Outcome)],
+        is_probe: bool,
+        actions: &mut Vec<Action>,
+    ) {
+        if self.roster.user_of(holder).is_none() {
+            return;
+        }
+        self.weigh_claims(now, holder, outcomes);
+        let outcomes: Vec<_> = outcomes.iter().map(|(_, outcome)| *outcome).collect();
+        let judgement = self.standings.note(holder, &outcomes, is_probe, now);
+        if judgement.probe {
+            actions.push(Action::Probe(holder));
+        }
+        if judgement.changed {
+            tracing::warn!(node = %holder.short(), doubted = self.standings.is_doubted(holder), "whether a member holds what it claims is seen otherwise now");
+            actions.push(Action::Announce);
+        }
+        let roster = &self.roster;
+        self.standings.retain(|node| roster.user_of(node).is_some());
+        actions.push(Action::SaveStandings);
+    }
+
+    /// How others have stood their audits.
+    pub(crate) fn standings(&self) -> &Standings {
+        &self.standings
+    }
+
+    /// Who another doubts is looked at by this node, too.
+    pub(super) fn hear_doubts(&mut self, now: Timestamp, from: NodeId, actions: &mut Vec<Action>) {
+        let doubts = self
+            .roster
+            .state(from)
+            .map(|state| state.doubts.clone())
+            .unwrap_or_default();
+        for node in doubts {
+            let is_other = node != self.me && from != self.me && self.roster.user_of(node).is_some();
+            if is_other && self.standings.hears_doubt(node, now) {
+                actions.push(Action::Probe(node));
+            }
+        }
+    }
+
     /// Moves claims between those that count and those that do not, as their challenges ended.
-    pub(super) fn weigh_claims(&mut self, now: Timestamp, holder: NodeId, outcomes: &[(ShardId, Outcome)]) {
+    fn weigh_claims(&mut self, now: Timestamp, holder: NodeId, outcomes: &[(ShardId, Outcome)]) {
         for (shard, outcome) in outcomes {
             let ShardId { stripe, index } = *shard;
             match outcome {
@@ -194,8 +241,8 @@ impl Control {
                         self.planner.report(now, holder, shard, geometry, shard_len, false);
                     }
                 }
-                Outcome::Wrong | Outcome::Lost => {
-                    let known = self.planner.claim(stripe);
+                Outcome::Wrong => {
+                    let known = self.planner.coding(stripe);
                     if let Some((geometry, shard_len)) = known
                         && self.planner.holders(stripe).any(|held| held == (holder, index))
                     {
@@ -211,7 +258,8 @@ impl Control {
                         );
                     }
                 }
-                Outcome::Offline | Outcome::Unknown => {}
+                // What a holder has lost it reports itself.
+                Outcome::Lost | Outcome::Offline | Outcome::Unknown => {}
             }
         }
     }

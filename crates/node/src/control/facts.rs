@@ -110,17 +110,21 @@ impl Control {
     /// made anew elsewhere. One alone cannot do that to another.
     fn drained(&self) -> BTreeSet<NodeId> {
         let is_here = |node: &NodeId| *node == self.me || matches!(self.links.get(node), Some(Link::Up));
-        let here: BTreeSet<_> = self.roster.nodes().map(|(node, _)| node).filter(is_here).collect();
-        let mut doubters: BTreeMap<NodeId, usize> = BTreeMap::new();
-        for by in &here {
-            let doubts = self.roster.state(*by).into_iter().flat_map(|state| &state.doubts);
-            for about in doubts.filter(|about| *about != by).collect::<BTreeSet<_>>() {
-                *doubters.entry(*about).or_default() += 1;
-            }
+        let members = || self.roster.nodes().map(|(node, _)| node).filter(is_here);
+        let mut doubters: BTreeMap<NodeId, BTreeSet<NodeId>> = BTreeMap::new();
+        for by in members() {
+            let doubts = self.roster.state(by).into_iter().flat_map(|state| &state.doubts);
+            doubts
+                .filter(|about| **about != by)
+                .for_each(|about| _ = doubters.entry(*about).or_default().insert(by));
         }
-        let is_most = |(about, count): &(NodeId, usize)| {
-            let others = here.len() - usize::from(here.contains(about));
-            count * 2 > others
+        // Hardly ever is anybody doubted, and this is asked all the time.
+        if doubters.is_empty() {
+            return BTreeSet::new();
+        }
+        let is_most = |(about, by): &(NodeId, BTreeSet<NodeId>)| {
+            let others = members().filter(|node| node != about).count();
+            by.len() * 2 > others
         };
         doubters.into_iter().filter(is_most).map(|(about, _)| about).collect()
     }
@@ -295,7 +299,7 @@ impl Control {
     pub(crate) fn known(&self, stripes: &[StripeId], now: Timestamp) -> Vec<Option<Known>> {
         let present = self.present_view(now);
         let known = |stripe: &StripeId| {
-            let (geometry, shard_len) = self.planner.claim(*stripe)?;
+            let (geometry, shard_len) = self.planner.coding(*stripe)?;
             let work = match self.planner.work(*stripe)? {
                 Work::Nothing => StripeWork::Nothing,
                 Work::Mending => StripeWork::Mending,

@@ -1,7 +1,6 @@
 use super::*;
 use crate::records::{Certificate, Genesis, NodeState, VERSION, sign};
 use potluck_crypto::SigningKey;
-use potluck_types::ByteSize;
 
 const GRACE: Duration = Duration::from_secs(900);
 
@@ -45,22 +44,16 @@ pub(super) fn core(remembered: Remembered, seconds: u64) -> Control {
 
 /// What node 11 says of itself: it offers a megabyte.
 pub(super) fn state(control: &Control) -> PoolRecord {
+    doubting(control, 11, &[])
+}
+
+/// What a node says that doubts these.
+fn doubting(control: &Control, node: u8, doubts: &[u8]) -> PoolRecord {
     let state = NodeState {
-        version: VERSION,
-        pool: control.roster.pool(),
-        seq: 1,
-        capacity: ByteSize(1 << 20),
-        used: ByteSize(0),
-        zone: None,
-        addresses: Vec::new(),
-        leaving: false,
-        software: "0".to_owned(),
-        name: None,
-        revision: 1,
-        run: Timestamp::default(),
-        doubts: Vec::new(),
+        doubts: doubts.iter().map(|node| key(*node).node_id()).collect(),
+        ..NodeState::sample(control.roster.pool(), 1 + doubts.len() as u64, 1 << 20)
     };
-    PoolRecord::State(sign(&key(11), &state))
+    PoolRecord::State(sign(&key(node), &state))
 }
 
 fn saves_absences(actions: &[Action]) -> bool {
@@ -116,4 +109,45 @@ fn a_node_that_is_taken_out_says_so_once() {
     let mut other = core(Remembered::default(), 0);
     let end = certificate(&other.roster, 12, 2, false);
     assert!(!is_out(&other.handle(at(1), Event::Record(end))));
+}
+
+#[test]
+fn one_doubt_drains_nobody_and_most_doubts_do() {
+    let mut control = core(Remembered::default(), 0);
+    for node in [13, 14] {
+        let record = certificate(&control.roster, node, 1, true);
+        control.handle(at(1), Event::Record(record));
+    }
+    for node in [12, 13, 14] {
+        control.handle(at(1), Event::Connected(key(node).node_id()));
+    }
+    let accused = key(14).node_id();
+    let presence = |control: &Control| control.present_view(at(2)).nodes[&accused].presence;
+    // Three others are here: one, and the accused's word against others, are not most.
+    let says = |control: &mut Control, node, doubts: &[u8]| {
+        let record = doubting(control, node, doubts);
+        control.handle(at(2), Event::Record(record))
+    };
+    let actions = says(&mut control, 12, &[14, 14]);
+    assert_eq!(presence(&control), Presence::Live);
+    assert!(
+        actions
+            .iter()
+            .any(|action| matches!(action, Action::Probe(node) if *node == accused)),
+        "who hears a doubt looks for itself"
+    );
+    says(&mut control, 14, &[12, 13, 11]);
+    assert!(
+        control
+            .present_view(at(2))
+            .nodes
+            .values()
+            .all(|facts| facts.presence == Presence::Live)
+    );
+    says(&mut control, 13, &[14]);
+    assert_eq!(presence(&control), Presence::Leaving);
+    assert!(!control.present_view(at(2)).takes(accused));
+    // One of them goes: one of two is not most.
+    control.handle(at(3), Event::Disconnected(key(13).node_id()));
+    assert_eq!(presence(&control), Presence::Live);
 }

@@ -488,19 +488,8 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         at: Timestamp::from_millis(3),
     };
     let state = NodeState {
-        version: VERSION,
-        pool,
-        seq: 2,
-        capacity: ByteSize(1 << 30),
         used: ByteSize(5),
-        zone: None,
-        addresses: Vec::new(),
-        leaving: false,
-        software: "0".to_owned(),
-        name: None,
-        revision: 1,
-        run: Timestamp::default(),
-        doubts: Vec::new(),
+        ..NodeState::sample(pool, 2, 1 << 30)
     };
     let space = private_space_id(keys.other_user.user_id());
     let stripe = potluck_types::StripeId::from_bytes([2; 32]);

@@ -146,7 +146,7 @@ fn machines(explanation: &Explanation, check: bool, now: Timestamp) -> String {
             state(share.status).to_owned(),
             match (share.shards, share.unconfirmed) {
                 (shards, 0) => shards.to_string(),
-                (0, unconfirmed) => format!("{unconfirmed}, if it comes back"),
+                (0, unconfirmed) if share.status == NodeStatus::Away => format!("{unconfirmed}, if it comes back"),
                 (shards, unconfirmed) => format!("{shards} (and {unconfirmed} not there)"),
             },
             share.verified_at.map_or("-".to_owned(), |at| match now.since(at) {
