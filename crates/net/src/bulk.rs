@@ -461,7 +461,7 @@ mod tests {
             body: vec![2; 1_000_000].into(),
         };
         wire::write(stream, Status::Ok, &message).await?;
-        let preamble = wire::read_preamble(stream, Protocol::Shard, limits::STALL_TIMEOUT).await?;
+        let preamble = wire::read_preamble(stream, Protocol::Shard, wire::Way::Reply, limits::STALL_TIMEOUT).await?;
         let preamble = preamble.ok_or(io::ErrorKind::UnexpectedEof)?;
         Ok(wire::read_rest(stream, &preamble).await?.body.len())
     }

@@ -372,7 +372,7 @@ impl Endpoint {
 async fn exchange<S: Stream>(stream: &mut S, protocol: Protocol, message: &Message) -> io::Result<(Status, Message)> {
     debug_assert!(message.len() <= limits::MESSAGE_BYTES_MAX + limits::SHARD_BYTES_MAX);
     wire::write(stream, Status::Ok, message).await?;
-    let preamble = wire::read_preamble(stream, protocol, ANSWER_TIMEOUT).await?;
+    let preamble = wire::read_preamble(stream, protocol, wire::Way::Reply, ANSWER_TIMEOUT).await?;
     let preamble = preamble.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
     let answer = wire::read_rest(stream, &preamble).await?;
     Ok((preamble.status, answer))

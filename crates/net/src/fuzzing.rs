@@ -3,7 +3,7 @@
 use crate::{
     Message, Protocol, bulk,
     tls::TlsStream,
-    wire::{read_preamble, read_rest},
+    wire::{Way, read_preamble, read_rest},
 };
 use futures::io::Cursor;
 use libp2p::identity::Keypair;
@@ -32,7 +32,7 @@ pub fn stream(protocol: Protocol, bytes: &[u8]) -> Vec<Message> {
     let runtime = runtime.expect("a runtime without I/O");
     runtime.block_on(async {
         let (mut stream, mut messages) = (Cursor::new(bytes), Vec::new());
-        while let Ok(Some(preamble)) = read_preamble(&mut stream, protocol, limits::STALL_TIMEOUT).await {
+        while let Ok(Some(preamble)) = read_preamble(&mut stream, protocol, Way::Request, limits::STALL_TIMEOUT).await {
             match read_rest(&mut stream, &preamble).await {
                 Ok(message) => messages.push(message),
                 Err(_) => break,

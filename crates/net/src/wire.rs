@@ -58,12 +58,12 @@ impl Protocol {
         }
     }
 
-    const fn header_bytes_max(self) -> usize {
-        match self {
-            Self::Join => 64 << 10,
-            Self::Lane => 2 * limits::ADDRESSES_MAX,
-            Self::Pool => limits::MESSAGE_BYTES_MAX,
-            Self::Shard => 64 << 10,
+    const fn header_bytes_max(self, way: Way) -> usize {
+        match (self, way) {
+            // Who is let in gets the records of all members.
+            (Self::Join, Way::Reply) | (Self::Pool, _) => limits::MESSAGE_BYTES_MAX,
+            (Self::Join, Way::Request) | (Self::Shard, _) => 64 << 10,
+            (Self::Lane, _) => 2 * limits::ADDRESSES_MAX,
         }
     }
 
@@ -73,6 +73,13 @@ impl Protocol {
             Self::Shard => limits::SHARD_BYTES_MAX,
         }
     }
+}
+
+/// Which way a message goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Way {
+    Request,
+    Reply,
 }
 
 /// A request or a reply: a header that is decoded whole, and a body that is passed on as it is.
@@ -185,6 +192,7 @@ impl Preamble {
 pub(crate) async fn read_preamble<S: AsyncRead + Unpin>(
     stream: &mut S,
     protocol: Protocol,
+    way: Way,
     patience: Duration,
 ) -> io::Result<Option<Preamble>> {
     let mut bytes = [0; PREAMBLE_BYTES];
@@ -203,7 +211,7 @@ pub(crate) async fn read_preamble<S: AsyncRead + Unpin>(
         header: length(1),
         body: length(5),
     };
-    if preamble.header > protocol.header_bytes_max() || preamble.body > protocol.body_bytes_max() {
+    if preamble.header > protocol.header_bytes_max(way) || preamble.body > protocol.body_bytes_max() {
         let text = format!(
             "a message of {} + {} bytes is over the limit",
             preamble.header, preamble.body
@@ -259,13 +267,13 @@ mod tests {
             let mut stream = Cursor::new(Vec::new());
             write(&mut stream, Status::Ok, &message).await.unwrap();
             stream.set_position(0);
-            let preamble = read_preamble(&mut stream, Protocol::Shard, limits::STALL_TIMEOUT)
+            let preamble = read_preamble(&mut stream, Protocol::Shard, Way::Request, limits::STALL_TIMEOUT)
                 .await
                 .unwrap()
                 .unwrap();
             assert_eq!(read_rest(&mut stream, &preamble).await.unwrap(), message);
             assert!(
-                read_preamble(&mut stream, Protocol::Shard, limits::STALL_TIMEOUT)
+                read_preamble(&mut stream, Protocol::Shard, Way::Request, limits::STALL_TIMEOUT)
                     .await
                     .unwrap()
                     .is_none()
@@ -278,7 +286,7 @@ mod tests {
         let check = async |bytes: &[u8]| {
             let mut stream = Cursor::new(bytes.to_vec());
             assert!(
-                read_preamble(&mut stream, Protocol::Shard, limits::STALL_TIMEOUT)
+                read_preamble(&mut stream, Protocol::Shard, Way::Request, limits::STALL_TIMEOUT)
                     .await
                     .is_err()
             );
@@ -290,9 +298,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_stranger_asks_briefly_and_may_be_told_of_a_whole_pool() {
+        let a_megabyte = [0, 0, 0, 16, 0, 0, 0, 0, 0];
+        for (way, is_allowed) in [(Way::Request, false), (Way::Reply, true)] {
+            let mut stream = Cursor::new(a_megabyte.to_vec());
+            let read = read_preamble(&mut stream, Protocol::Join, way, limits::STALL_TIMEOUT).await;
+            assert_eq!(read.is_ok(), is_allowed, "{way:?}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_cut_message_is_an_error() {
         let mut stream = Cursor::new(vec![0, 4, 0, 0, 0, 0, 0, 0, 0, 1, 2]);
-        let preamble = read_preamble(&mut stream, Protocol::Pool, limits::STALL_TIMEOUT)
+        let preamble = read_preamble(&mut stream, Protocol::Pool, Way::Request, limits::STALL_TIMEOUT)
             .await
             .unwrap()
             .unwrap();

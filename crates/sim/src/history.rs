@@ -105,16 +105,24 @@ fn note_panics() {
     PANIC.set(None);
 }
 
-/// Carries a plan out. `aloud` prints what happens.
-pub(crate) fn run(plan: &Plan, aloud: bool) -> Outcome {
+/// Runs something in simulated time. What panicked meanwhile comes along.
+pub(crate) fn in_simulated_time<T>(work: impl Future<Output = T>) -> (T, Option<String>) {
     note_panics();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .expect("a runtime without input and output");
+    let result = runtime.block_on(work);
+    // Tasks of machines that were killed may still wait for something.
+    runtime.shutdown_background();
+    (result, PANIC.take())
+}
+
+/// Carries a plan out. `aloud` prints what happens.
+pub(crate) fn run(plan: &Plan, aloud: bool) -> Outcome {
     let plan = plan.clone();
-    let mut outcome = runtime.block_on(async move {
+    let (mut outcome, panicked) = in_simulated_time(async move {
         let begun = Instant::now();
         let diary = Diary::new(begun, aloud);
         let mut history = History {
@@ -141,9 +149,7 @@ pub(crate) fn run(plan: &Plan, aloud: bool) -> Outcome {
         (outcome.events, outcome.hash) = diary.close();
         outcome
     });
-    // Tasks of machines that were killed may still wait for something.
-    runtime.shutdown_background();
-    outcome.violation = PANIC.take().or(outcome.violation);
+    outcome.violation = panicked.or(outcome.violation);
     outcome
 }
 
@@ -571,7 +577,7 @@ fn survives_any(geometry: Geometry, held: &[(NodeId, u8)], domains: &BTreeMap<No
     used.len() >= geometry.m().into() && losses.into_iter().all(is_left)
 }
 
-fn is_well(health: &HealthInfo) -> bool {
+pub(crate) fn is_well(health: &HealthInfo) -> bool {
     let HealthInfo {
         unreadable,
         endangered,
@@ -587,7 +593,7 @@ fn is_well(health: &HealthInfo) -> bool {
         && waiting.keys().all(|cause| cause == "unnamed")
 }
 
-async fn put(node: &Node, path: &str, content: Content) -> Result<PutReport, String> {
+pub(crate) async fn put(node: &Node, path: &str, content: Content) -> Result<PutReport, String> {
     let path = path.parse().map_err(|error| format!("{error}"))?;
     let meta = FileMeta {
         modified: Timestamp::from_millis(1),
@@ -610,7 +616,7 @@ async fn remove(node: &Node, path: &str) -> Result<(), String> {
     }
 }
 
-async fn read(node: &Node, path: &str) -> Seen {
+pub(crate) async fn read(node: &Node, path: &str) -> Seen {
     let Ok(path) = path.parse() else {
         return Seen::Absent;
     };

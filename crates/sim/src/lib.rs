@@ -6,11 +6,13 @@
 //! Parts:
 //! - `plan`: what happens in a history. `shrink` leaves out of it what does not matter.
 //! - `history`: carries a plan out, and checks what the pool has promised, which the `ledger` keeps.
+//! - `durability`: how long data lasts, by a model and by trials.
 //! - `pool` and `machine`: what can be done to machines. `weather` is the network between them, `world` their time and chance.
 //!
 //! **Invariant:** nothing in the product depends on it. **Invariant:** all that happens follows from the seed: no other randomness, no time of this machine, no
 //! second thread.
 
+mod durability;
 mod history;
 mod ledger;
 mod machine;
@@ -20,6 +22,7 @@ mod shrink;
 mod weather;
 mod world;
 
+pub use durability::{Count, PoolModel, Trial, nines, try_pool};
 pub use history::{Outcome, history};
 pub use plan::Scale;
 #[cfg(feature = "sabotage")]

@@ -18,6 +18,9 @@ const CAPACITY: ByteSize = ByteSize(256 << 20);
 const CROWDED_CAPACITY: ByteSize = ByteSize(1 << 30);
 const CROWDED_FREE: u64 = 24 << 20;
 
+/// How long an absent machine is waited for: what a pool does by default.
+pub(crate) const GRACE: Duration = Duration::from_secs(15 * 60);
+
 /// How long what is removed or overwritten is kept.
 pub(crate) const RETENTION: Duration = Duration::from_secs(2 * 24 * 3600);
 
@@ -42,10 +45,11 @@ pub(crate) struct Machine {
     /// Who its node is, since it first ran.
     pub(crate) id: Option<NodeId>,
     pub(crate) is_crowded: bool,
+    /// It offers nothing: its person only uses the pool.
+    pub(crate) is_guest: bool,
     storage: Arc<SimStorage>,
     seed: u64,
     starts: u64,
-    grace: Duration,
 }
 
 impl Machine {
@@ -58,10 +62,10 @@ impl Machine {
             node: None,
             id: None,
             is_crowded: false,
+            is_guest: false,
             storage: Arc::new(SimStorage(Mutex::new(MemoryDisk::default()))),
             seed,
             starts: 0,
-            grace: Duration::from_secs(15 * 60),
         }
     }
 
@@ -84,11 +88,15 @@ impl Machine {
             home: PathBuf::from(format!("machine-{}", self.index)),
             listen: Vec::new(),
             announce: Vec::new(),
-            capacity: if self.is_crowded { CROWDED_CAPACITY } else { CAPACITY },
+            capacity: match (self.is_guest, self.is_crowded) {
+                (true, _) => ByteSize(0),
+                (_, true) => CROWDED_CAPACITY,
+                _ => CAPACITY,
+            },
             zone: self.zone.clone(),
             name: None,
             mdns: false,
-            grace: self.grace,
+            grace: GRACE,
             retention: RETENTION,
             mass_change_share: Share::HALF,
             world: World {

@@ -2,7 +2,9 @@
 
 #![allow(clippy::print_stdout, reason = "this is a program for a terminal")]
 
-use clap::Parser;
+mod tables;
+
+use clap::{Parser, Subcommand};
 use potluck_sim::{Outcome, Scale, history, shrink};
 use std::{
     collections::BTreeMap,
@@ -18,8 +20,10 @@ use tracing_subscriber::EnvFilter;
 
 /// Simulates pools of Potluck nodes, from seeds: years in minutes, with everything going wrong that can.
 #[derive(Parser, Debug)]
-#[command(version)]
+#[command(version, args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(subcommand)]
+    instead: Option<Instead>,
     /// The seeds: FIRST..BEYOND, or one.
     #[arg(long, default_value = "0..100", value_parser = seeds)]
     seeds: Range<u64>,
@@ -38,6 +42,14 @@ struct Arguments {
     /// Does not look for a shorter history when a promise is broken.
     #[arg(long)]
     no_shrink: bool,
+}
+
+#[derive(Subcommand, Debug)]
+enum Instead {
+    /// Computes how long data lasts in common pools, as a table.
+    Durability(tables::Assumptions),
+    /// Lets machines of real pools die and be replaced far too often, and compares how soon files are lost with what is computed.
+    Trial(tables::Trials),
 }
 
 fn threads() -> usize {
@@ -121,6 +133,14 @@ fn main() -> ExitCode {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .init();
+    match &arguments.instead {
+        Some(Instead::Durability(assumptions)) => {
+            assumptions.print();
+            return ExitCode::SUCCESS;
+        }
+        Some(Instead::Trial(trials)) => return trials.run(arguments.jobs),
+        None => {}
+    }
     let scale = Scale {
         nodes: arguments.nodes as usize,
         days: arguments.days,

@@ -266,6 +266,17 @@ impl Plan {
         }
     }
 
+    /// So many machines, each of a person of its own, to which nothing happens.
+    pub(crate) fn uneventful(seed: u64, machines: usize) -> Self {
+        Self {
+            seed,
+            users: (0..machines).collect(),
+            domains: (0..machines).collect(),
+            crowded: None,
+            episodes: Vec::new(),
+        }
+    }
+
     /// How many losses data of this pool survives.
     pub(crate) fn survives(&self) -> usize {
         let with_room = (0..self.domains.len()).filter(|i| Some(*i) != self.crowded);

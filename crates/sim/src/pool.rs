@@ -63,6 +63,7 @@ pub(crate) struct Pool {
     /// Whose disks have reported errors.
     failed_disks: BTreeSet<usize>,
     pub(crate) injected: BTreeMap<(u8, &'static str), u64>,
+    begun: Instant,
 }
 
 fn crash_of(torn: u64) -> Crash {
@@ -102,6 +103,7 @@ impl Pool {
             cut_off: BTreeSet::new(),
             failed_disks: BTreeSet::new(),
             injected: BTreeMap::new(),
+            begun,
             plan,
         }
     }
@@ -133,6 +135,17 @@ impl Pool {
             self.weather.set_disk(id, self.machines[i].disk());
         }
         Ok(())
+    }
+
+    /// Another machine comes with a ticket, of a person of its own.
+    pub(crate) async fn add(&mut self, ticket: &str) -> Result<usize, String> {
+        let (i, network) = (self.machines.len(), self.network.clone());
+        let mut machine = Machine::new(i, i, None, self.plan.seed, self.begun);
+        let joined = machine.join(&network, ticket).await;
+        let id = joined.map_err(|error| error.to_string())?;
+        self.weather.set_disk(id, machine.disk());
+        self.machines.push(machine);
+        Ok(i)
     }
 
     pub(crate) fn node(&self, i: usize) -> Option<&Node> {

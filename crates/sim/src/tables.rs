@@ -1,0 +1,232 @@
+//! What is printed of durability: computed for common pools, and tried against the model.
+
+#![allow(clippy::print_stdout, reason = "this is a program for a terminal")]
+
+use clap::Args;
+use potluck_placement::{default_survive, geometry};
+use potluck_sim::{Count, PoolModel, Trial, nines, try_pool};
+use std::{
+    process::ExitCode,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+const YEAR_HOURS: f64 = 24.0 * 365.25;
+
+/// What is assumed of machines and homes.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Assumptions {
+    /// Of a hundred machines so many are lost for good in a year.
+    #[arg(long, default_value_t = 10.0)]
+    machines_lost_percent: f64,
+    /// Of a hundred homes so many lose all machines at once in a year: fire, water, theft.
+    #[arg(long, default_value_t = 0.3)]
+    homes_lost_percent: f64,
+    /// Days until another machine is there in the place of one that was lost.
+    #[arg(long, default_value_t = 30.0)]
+    replaced_after_days: f64,
+    /// Gigabytes that a machine holds.
+    #[arg(long, default_value_t = 1000.0)]
+    gigabytes: f64,
+    /// Shards of a million that go bad on a machine in a year.
+    #[arg(long, default_value_t = 10.0)]
+    rot_per_million: f64,
+    /// Days in which all shards are read and checked.
+    #[arg(long, default_value_t = 14.0)]
+    scrub_days: f64,
+    /// Hours that an absent machine is waited for.
+    #[arg(long, default_value_t = 0.25)]
+    grace_hours: f64,
+}
+
+/// A pool of the table.
+struct Common {
+    name: &'static str,
+    /// Failure domains, and machines in each.
+    domains: usize,
+    machines_each: usize,
+    /// Bytes a second that each machine sends.
+    rate: f64,
+    /// Whether each domain is a home of its own.
+    is_apart: bool,
+}
+
+const LAN: f64 = 100e6;
+const UPLINK: f64 = 2.5e6;
+
+const fn common(name: &'static str, domains: usize, machines_each: usize, rate: f64, is_apart: bool) -> Common {
+    Common {
+        name,
+        domains,
+        machines_each,
+        rate,
+        is_apart,
+    }
+}
+
+const POOLS: [Common; 12] = [
+    common("2 machines in one home", 2, 1, LAN, false),
+    common("3 machines in one home", 3, 1, LAN, false),
+    common("5 machines in one home", 5, 1, LAN, false),
+    common("2 homes with 3 machines each, as zones", 2, 3, UPLINK, true),
+    common("3 homes with 2 machines each, as zones", 3, 2, UPLINK, true),
+    common("3 machines in 3 homes", 3, 1, UPLINK, true),
+    common("4 machines in 4 homes", 4, 1, UPLINK, true),
+    common("5 machines in 5 homes", 5, 1, UPLINK, true),
+    common("8 machines in 8 homes", 8, 1, UPLINK, true),
+    common("12 machines in 12 homes", 12, 1, UPLINK, true),
+    common("30 machines in 30 homes", 30, 1, UPLINK, true),
+    common("100 machines in 100 homes", 100, 1, UPLINK, true),
+];
+
+impl Assumptions {
+    /// What a pool makes of them, for data that survives so many losses.
+    fn model(&self, pool: &Common, survives: u8) -> Option<PoolModel> {
+        let geometry = geometry(pool.domains, survives).ok()?;
+        let machine = self.machines_lost_percent / 100.0 / YEAR_HOURS;
+        let home = self.homes_lost_percent / 100.0 / YEAR_HOURS;
+        let home = if pool.is_apart { home } else { 0.0 };
+        // Of each lost shard k others are read and one is written, by all who are left.
+        let left = (pool.domains * pool.machines_each - 1) as f64;
+        let bytes = (f64::from(geometry.k()) + 1.0) * self.gigabytes * 1e9;
+        let transfer = bytes / (left * pool.rate) / 3600.0;
+        let repair = self.grace_hours + transfer;
+        let replaced = self.replaced_after_days * 24.0;
+        // In a zone with several machines another one takes the shards of one that is lost.
+        let replacement = if pool.machines_each > 1 {
+            (machine * repair + home * replaced) / (machine + home)
+        } else {
+            replaced
+        };
+        Some(PoolModel {
+            domains: pool.domains,
+            geometry,
+            loss_rate: machine + home,
+            repair,
+            urgent_repair: transfer,
+            replacement,
+            latent: self.rot_per_million / 1e6 / YEAR_HOURS * self.scrub_days * 24.0 / 2.0,
+        })
+    }
+
+    pub(crate) fn print(&self) {
+        println!("| pool | survives | coding | repair | a stripe is lost in a year with | nines | and with the home |");
+        println!("| --- | --- | --- | --- | --- | --- | --- |");
+        for pool in &POOLS {
+            let usual = default_survive(pool.domains);
+            for survives in [usual, usual + 1] {
+                let Some(model) = self.model(pool, survives) else {
+                    continue;
+                };
+                let loss = model.yearly_loss();
+                let with_home = if pool.is_apart {
+                    "counted".to_owned()
+                } else {
+                    let all = loss + self.homes_lost_percent / 100.0;
+                    format!("{:.1}", nines(all))
+                };
+                println!(
+                    "| {} | {survives}{} | {} of {} | {} | {loss:.1e} | {:.1} | {with_home} |",
+                    pool.name,
+                    if survives == usual { ", as usual" } else { "" },
+                    model.geometry.k(),
+                    model.geometry.n(),
+                    hours(model.repair),
+                    nines(loss),
+                );
+            }
+        }
+    }
+}
+
+fn hours(hours: f64) -> String {
+    if hours < 48.0 {
+        format!("{hours:.1} h")
+    } else {
+        format!("{:.1} d", hours / 24.0)
+    }
+}
+
+/// What is tried: machines that die far too often, until files are lost.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Trials {
+    /// Machines of each pool that offer room.
+    #[arg(long, default_value_t = 5)]
+    machines: usize,
+    /// Hours that a machine lasts, on the whole.
+    #[arg(long, default_value_t = 30.0)]
+    life_hours: f64,
+    /// Hours until it is replaced, on the whole.
+    #[arg(long, default_value_t = 6.0)]
+    replacement_hours: f64,
+    /// Days that each pool is watched at most.
+    #[arg(long, default_value_t = 30.0)]
+    days: f64,
+    /// Pools.
+    #[arg(long, default_value_t = 40)]
+    pools: u64,
+    /// The first of their seeds.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+impl Trials {
+    pub(crate) fn run(&self, jobs: usize) -> ExitCode {
+        let trial = Trial {
+            domains: self.machines,
+            life: Duration::from_secs_f64(self.life_hours * 3600.0),
+            replacement: Duration::from_secs_f64(self.replacement_hours * 3600.0),
+            horizon: Duration::from_secs_f64(self.days * 86_400.0),
+        };
+        let (sum, next) = (Mutex::new((Count::default(), None)), AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..jobs.max(1) {
+                scope.spawn(|| {
+                    loop {
+                        let number = next.fetch_add(1, Ordering::Relaxed);
+                        if number >= self.pools {
+                            return;
+                        }
+                        let seed = self.seed + number;
+                        let counted = try_pool(trial, seed);
+                        let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
+                        match counted {
+                            Ok(count) => sum.0.add(&count),
+                            Err(error) => sum.1 = Some((seed, error)),
+                        }
+                    }
+                });
+            }
+        });
+        let (count, failed) = sum.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some((seed, error)) = failed {
+            println!("seed {seed}: {error}");
+            return ExitCode::FAILURE;
+        }
+        let model = count.model(&trial);
+        println!(
+            "{} pools of {} machines, coded {} of {}; {} machines lost; a repair took {:.2} h ({} of them timed)",
+            self.pools,
+            self.machines,
+            model.geometry.k(),
+            model.geometry.n(),
+            count.machines,
+            model.repair,
+            count.repairs,
+        );
+        println!("{} of {} files lost in {:.0} hours", count.losses, count.files, count.file_hours);
+        if count.losses == 0 {
+            println!("none was lost: let machines die sooner, or watch more pools");
+            return ExitCode::FAILURE;
+        }
+        let (seen, computed) = (count.mean_time_to_loss(), model.mean_time_to_loss());
+        println!(
+            "until a file is lost: {seen:.0} h seen, {computed:.0} h computed, {:.2} times as long",
+            seen / computed
+        );
+        ExitCode::SUCCESS
+    }
+}
