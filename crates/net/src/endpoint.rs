@@ -143,6 +143,10 @@ impl Shared {
         self.members.read().expect("never poisoned").contains(&node)
     }
 
+    pub(crate) fn member_count(&self) -> usize {
+        self.members.read().expect("never poisoned").len()
+    }
+
     /// Waits until the peer's messages in our memory leave room for another `bytes`.
     pub(crate) async fn budget(&self, peer: NodeId, bytes: usize) -> OwnedSemaphorePermit {
         let budget = {

@@ -22,6 +22,7 @@ mod endpoint;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod memory;
+mod pulse;
 mod serve;
 mod substreams;
 mod swarm;

@@ -264,7 +264,7 @@ impl MemoryNetwork {
                 if !is_next || !port.shared.is_member(author) || reached.contains(node) {
                     continue;
                 }
-                for delay in hub.weather.gossip(from, *node) {
+                for delay in hub.weather.gossip(from, *node, data.len()) {
                     if reached.insert(*node) {
                         front.insert(0, (*node, after + delay));
                     }

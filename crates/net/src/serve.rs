@@ -53,7 +53,9 @@ pub(crate) async fn serve<S: Stream>(
     requests: mpsc::Sender<Incoming>,
 ) {
     let outcome = async {
-        while let Some(preamble) = wire::read_preamble(&mut stream, protocol, wire::Way::Request, IDLE_STREAM_TIMEOUT).await? {
+        while let Some(preamble) =
+            wire::read_preamble(&mut stream, protocol, wire::Way::Request, IDLE_STREAM_TIMEOUT).await?
+        {
             if !(protocol.open_to_strangers() || shared.is_member(peer)) {
                 wire::write(&mut stream, Status::NotAMember, &Message::default()).await?;
                 break;

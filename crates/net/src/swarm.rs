@@ -6,6 +6,7 @@ use crate::{
     bulk,
     dials::{Dials, Next},
     endpoint::{CLOSE_TIMEOUT, Command, ConnectError, Endpoint, Event, Inbox, Shared},
+    pulse,
     serve::{self, Incoming},
     substreams::{self, Inbound, Placed},
 };
@@ -47,9 +48,8 @@ const STRANGER_TIMEOUT: Duration = Duration::from_secs(30);
 const WIDEN_DELAY: Duration = Duration::from_millis(700);
 /// How often strangers are looked for.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(10);
-/// How often a peer is pinged, and how long it may take: a process that is stopped, or a machine that sleeps, counts as gone after both.
-const PING_INTERVAL: Duration = Duration::from_secs(5);
-const PING_TIMEOUT: Duration = Duration::from_secs(15);
+/// How often the routing table is filled up: the pool's records say where members are, and it is asked only about one that is not there.
+const ROUTING_INTERVAL: Duration = Duration::from_secs(6 * 3600);
 /// Connections are kept while unused: a pool's members need each other at any moment.
 const IDLE_CONNECTION_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// New connections are refused while the process uses more than this share of the machine's memory.
@@ -90,7 +90,7 @@ struct Behaviour {
     memory: memory_connection_limits::Behaviour,
     substreams: substreams::Behaviour,
     identify: identify::Behaviour,
-    ping: ping::Behaviour,
+    pulse: pulse::Behaviour,
     kademlia: kad::Behaviour<kad::store::MemoryStore>,
     gossipsub: gossipsub::Behaviour,
     mdns: Toggle<mdns::tokio::Behaviour>,
@@ -108,6 +108,7 @@ pub async fn start(key: &SigningKey, config: &NetworkConfig) -> Result<(Endpoint
     let lane = bulk::listen(&config.listen, &keypair).await;
     let (inbound_sender, inbound) = mpsc::unbounded_channel();
     let with_mdns = config.mdns;
+    let shared = Arc::new(Shared::default());
     let mut swarm = libp2p::SwarmBuilder::with_existing_identity(keypair)
         .with_tokio()
         .with_tcp(
@@ -117,7 +118,7 @@ pub async fn start(key: &SigningKey, config: &NetworkConfig) -> Result<(Endpoint
         )
         .map_err(setup)?
         .with_quic()
-        .with_behaviour(|keypair| behaviour(keypair, inbound_sender, with_mdns))
+        .with_behaviour(|keypair| behaviour(keypair, inbound_sender, with_mdns, Arc::clone(&shared)))
         .map_err(setup)?
         .with_swarm_config(|config| config.with_idle_connection_timeout(IDLE_CONNECTION_TIMEOUT))
         .build();
@@ -142,7 +143,6 @@ pub async fn start(key: &SigningKey, config: &NetworkConfig) -> Result<(Endpoint
     let (commands_sender, commands) = mpsc::channel(COMMANDS_MAX);
     let (events, events_receiver) = mpsc::channel(EVENTS_MAX);
     let (requests, requests_receiver) = mpsc::channel(REQUESTS_MAX);
-    let shared = Arc::new(Shared::default());
     let mut lanes = JoinSet::new();
     match lane {
         Ok((bulk, listeners)) => {
@@ -185,6 +185,7 @@ fn behaviour(
     keypair: &libp2p::identity::Keypair,
     inbound: mpsc::UnboundedSender<Inbound>,
     with_mdns: bool,
+    shared: Arc<Shared>,
 ) -> Result<Behaviour, BehaviourError> {
     let peer = keypair.public().to_peer_id();
     let nodes_max = u32::try_from(limits::POOL_NODES_MAX)?;
@@ -203,11 +204,9 @@ fn behaviour(
         gossipsub::PeerScoreParams::default(),
         gossipsub::PeerScoreThresholds::default(),
     )?;
-    let mut kademlia = kad::Behaviour::with_config(
-        peer,
-        kad::store::MemoryStore::new(peer),
-        kad::Config::new(StreamProtocol::new("/potluck/kad/1")),
-    );
+    let mut routing = kad::Config::new(StreamProtocol::new("/potluck/kad/1"));
+    routing.set_periodic_bootstrap_interval(Some(ROUTING_INTERVAL));
+    let mut kademlia = kad::Behaviour::with_config(peer, kad::store::MemoryStore::new(peer), routing);
     kademlia.set_mode(Some(kad::Mode::Server));
     let mdns = with_mdns
         .then(|| mdns::tokio::Behaviour::new(mdns::Config::default(), peer))
@@ -220,11 +219,7 @@ fn behaviour(
             identify::Config::new("/potluck/1".to_owned(), keypair.public())
                 .with_agent_version(concat!("potluck/", env!("CARGO_PKG_VERSION")).to_owned()),
         ),
-        ping: ping::Behaviour::new(
-            ping::Config::new()
-                .with_interval(PING_INTERVAL)
-                .with_timeout(PING_TIMEOUT),
-        ),
+        pulse: pulse::Behaviour::new(shared),
         kademlia,
         gossipsub,
         mdns: mdns.into(),
@@ -506,7 +501,7 @@ impl Driver {
                 }
                 told
             }
-            BehaviourEvent::Ping(ping::Event {
+            BehaviourEvent::Pulse(ping::Event {
                 peer,
                 connection,
                 result: Err(error),

@@ -50,6 +50,8 @@ enum Instead {
     Durability(tables::Assumptions),
     /// Lets machines of real pools die and be replaced far too often, and compares how soon files are lost with what is computed.
     Trial(tables::Trials),
+    /// Measures what a pool costs in which nothing happens, by the number of its machines.
+    Quiet(tables::Sizes),
 }
 
 fn threads() -> usize {
@@ -139,6 +141,7 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Some(Instead::Trial(trials)) => return trials.run(arguments.jobs),
+        Some(Instead::Quiet(sizes)) => return sizes.run(),
         None => {}
     }
     let scale = Scale {

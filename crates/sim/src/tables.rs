@@ -4,7 +4,7 @@
 
 use clap::Args;
 use potluck_placement::{default_survive, geometry};
-use potluck_sim::{Count, PoolModel, Trial, nines, try_pool};
+use potluck_sim::{Count, PoolModel, Trial, nines, quiet, try_pool};
 use std::{
     process::ExitCode,
     sync::{
@@ -217,16 +217,51 @@ impl Trials {
             model.repair,
             count.repairs,
         );
-        println!("{} of {} files lost in {:.0} hours", count.losses, count.files, count.file_hours);
+        println!(
+            "{} of {} files lost in {:.0} hours, by {} of the pools",
+            count.losses, count.files, count.file_hours, count.pools_hit
+        );
         if count.losses == 0 {
             println!("none was lost: let machines die sooner, or watch more pools");
             return ExitCode::FAILURE;
         }
         let (seen, computed) = (count.mean_time_to_loss(), model.mean_time_to_loss());
         println!(
-            "until a file is lost: {seen:.0} h seen, {computed:.0} h computed, {:.2} times as long",
-            seen / computed
+            "until a file is lost: {seen:.0} h seen, {computed:.0} h computed, {:.2} times as long (give or take {:.2})",
+            seen / computed,
+            seen / computed / (count.pools_hit as f64).sqrt()
         );
+        ExitCode::SUCCESS
+    }
+}
+
+/// Pools that are measured while nothing happens.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Sizes {
+    /// How many machines each has.
+    #[arg(long, value_delimiter = ',', default_value = "5,10,20,40")]
+    machines: Vec<usize>,
+    /// Files that each person has stored.
+    #[arg(long, default_value_t = 8)]
+    files: usize,
+    /// Their seed.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+impl Sizes {
+    pub(crate) fn run(&self) -> ExitCode {
+        println!("| machines | requests and replies, KB a node and hour | gossip, KB a node and hour |");
+        println!("| --- | --- | --- |");
+        for machines in &self.machines {
+            match quiet(*machines, self.files, self.seed) {
+                Ok(quiet) => println!("| {machines} | {:.1} | {:.1} |", quiet.asked / 1e3, quiet.heard / 1e3),
+                Err(error) => {
+                    println!("{machines} machines: {error}");
+                    return ExitCode::FAILURE;
+                }
+            }
+        }
         ExitCode::SUCCESS
     }
 }

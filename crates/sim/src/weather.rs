@@ -56,6 +56,7 @@ struct State {
     garbling: BTreeMap<NodeId, u64>,
     disks: BTreeMap<NodeId, MemoryDisk>,
     bytes: u64,
+    gossip_bytes: u64,
 }
 
 impl State {
@@ -101,6 +102,7 @@ impl SimWeather {
             garbling: BTreeMap::new(),
             disks: BTreeMap::new(),
             bytes: 0,
+            gossip_bytes: 0,
         }))
     }
 
@@ -161,9 +163,14 @@ impl SimWeather {
         state.garbling.clear();
     }
 
-    /// Bytes sent so far.
+    /// Bytes sent so far, by streams.
     pub(crate) fn bytes(&self) -> u64 {
         lock(&self.0).bytes
+    }
+
+    /// Bytes of gossip that nodes have heard so far.
+    pub(crate) fn gossip_bytes(&self) -> u64 {
+        lock(&self.0).gossip_bytes
     }
 }
 
@@ -193,7 +200,7 @@ impl Weather for SimWeather {
         }
     }
 
-    fn gossip(&self, from: NodeId, to: NodeId) -> Vec<Duration> {
+    fn gossip(&self, from: NodeId, to: NodeId, bytes: usize) -> Vec<Duration> {
         let mut state = lock(&self.0);
         let Climate {
             gossip_lost,
@@ -204,7 +211,8 @@ impl Weather for SimWeather {
             return Vec::new();
         }
         let copies = 1 + usize::from(gossip_twice > 0 && state.dice.roll(1000) < gossip_twice);
-        (0..copies).map(|_| state.way(from, 400)).collect()
+        state.gossip_bytes += (copies * bytes) as u64;
+        (0..copies).map(|_| state.way(from, bytes)).collect()
     }
 }
 

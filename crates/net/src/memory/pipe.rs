@@ -183,7 +183,7 @@ mod tests {
 
         fn damage(&self, _: NodeId, _: NodeId, _: &mut [u8]) {}
 
-        fn gossip(&self, _: NodeId, _: NodeId) -> Vec<Duration> {
+        fn gossip(&self, _: NodeId, _: NodeId, _: usize) -> Vec<Duration> {
             Vec::new()
         }
     }

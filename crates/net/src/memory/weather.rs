@@ -12,8 +12,8 @@ pub trait Weather: Send + Sync {
     /// Changes bytes of a stream: damage that no checksum below has noticed.
     fn damage(&self, from: NodeId, to: NodeId, bytes: &mut [u8]);
 
-    /// How long each copy of a gossip message takes that one node passes on to another: none when it is lost, several when it is repeated.
-    fn gossip(&self, from: NodeId, to: NodeId) -> Vec<Duration>;
+    /// How long each copy of a gossip message of so many bytes takes that one node passes on to another: none when it is lost, several when it is repeated.
+    fn gossip(&self, from: NodeId, to: NodeId, bytes: usize) -> Vec<Duration>;
 }
 
 /// Everything arrives at once, as it was sent.
@@ -27,7 +27,7 @@ impl Weather for Clear {
 
     fn damage(&self, _: NodeId, _: NodeId, _: &mut [u8]) {}
 
-    fn gossip(&self, _: NodeId, _: NodeId) -> Vec<Duration> {
+    fn gossip(&self, _: NodeId, _: NodeId, _: usize) -> Vec<Duration> {
         vec![Duration::ZERO]
     }
 }

@@ -151,10 +151,7 @@ mod tests {
     }
 
     fn assert_near(found: f64, expected: f64) {
-        assert!(
-            (found / expected - 1.0).abs() < 1e-3,
-            "{found} is not about {expected}"
-        );
+        assert!((found / expected - 1.0).abs() < 1e-3, "{found} is not about {expected}");
     }
 
     #[test]

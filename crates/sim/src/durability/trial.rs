@@ -52,6 +52,8 @@ pub struct Count {
     pub files: u64,
     /// Files lost.
     pub losses: u64,
+    /// Pools that have lost any. Files of one pool go together, so this says how well the mean is known.
+    pub pools_hit: u64,
     /// Hours that files were there, all files together.
     pub file_hours: f64,
     /// Repairs of which nothing else came in the way.
@@ -66,6 +68,7 @@ impl Count {
         self.machines += other.machines;
         self.files += other.files;
         self.losses += other.losses;
+        self.pools_hit += other.pools_hit;
         self.file_hours += other.file_hours;
         self.repairs += other.repairs;
         self.repair_hours += other.repair_hours;
@@ -220,6 +223,7 @@ impl Watched {
             }
             self.look_for_losses(begun).await?;
         }
+        self.count.pools_hit = u64::from(self.count.losses > 0);
         self.count.file_hours += self.files.len() as f64 * begun.elapsed().as_secs_f64() / HOUR;
         Ok(())
     }
@@ -265,7 +269,10 @@ impl Watched {
                 needed.insert(held.shard.stripe, usize::from(held.geometry.k()));
             }
         }
-        let sound = left.iter().filter(|(stripe, left)| left.len() >= needed[*stripe]).count();
+        let sound = left
+            .iter()
+            .filter(|(stripe, left)| left.len() >= needed[*stripe])
+            .count();
         if sound >= self.files.len() {
             return Ok(());
         }
