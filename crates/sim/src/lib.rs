@@ -7,7 +7,7 @@
 //! - `plan`: what happens in a history. `shrink` leaves out of it what does not matter.
 //! - `history`: carries a plan out, and checks what the pool has promised, which the `ledger` keeps.
 //! - `durability`: how long data lasts, by a model and by trials.
-//! - `quiet`: what a pool costs in which nothing happens.
+//! - `quiet`: what a pool costs in which nothing happens. `recovery`: how soon a large one is whole again.
 //! - `pool` and `machine`: what can be done to machines. `weather` is the network between them, `world` their time and chance.
 //!
 //! **Invariant:** nothing in the product depends on it. **Invariant:** all that happens follows from the seed: no other randomness, no time of this machine, no
@@ -20,6 +20,7 @@ mod machine;
 mod plan;
 mod pool;
 mod quiet;
+mod recovery;
 mod shrink;
 mod weather;
 mod world;
@@ -30,4 +31,5 @@ pub use plan::Scale;
 #[cfg(feature = "sabotage")]
 pub use potluck_types::sabotage;
 pub use quiet::{Quiet, quiet};
+pub use recovery::{Loss, Recovered, recover};
 pub use shrink::{Short, shrink};

@@ -52,6 +52,8 @@ enum Instead {
     Trial(tables::Trials),
     /// Measures what a pool costs in which nothing happens, by the number of its machines.
     Quiet(tables::Sizes),
+    /// Loses machines of a large pool, and tells how soon all is whole again: real planners, transfers by a model.
+    Recovery(tables::Losses),
 }
 
 fn threads() -> usize {
@@ -142,6 +144,7 @@ fn main() -> ExitCode {
         }
         Some(Instead::Trial(trials)) => return trials.run(arguments.jobs),
         Some(Instead::Quiet(sizes)) => return sizes.run(),
+        Some(Instead::Recovery(losses)) => return losses.run(),
         None => {}
     }
     let scale = Scale {

@@ -4,7 +4,7 @@
 
 use clap::Args;
 use potluck_placement::{default_survive, geometry};
-use potluck_sim::{Count, PoolModel, Trial, nines, quiet, try_pool};
+use potluck_sim::{Count, Loss, PoolModel, Trial, nines, quiet, recover, try_pool};
 use std::{
     process::ExitCode,
     sync::{
@@ -258,6 +258,74 @@ impl Sizes {
                 Ok(quiet) => println!("| {machines} | {:.1} | {:.1} |", quiet.asked / 1e3, quiet.heard / 1e3),
                 Err(error) => {
                     println!("{machines} machines: {error}");
+                    return ExitCode::FAILURE;
+                }
+            }
+        }
+        ExitCode::SUCCESS
+    }
+}
+
+/// A large pool that loses machines.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Losses {
+    /// Machines of the pool.
+    #[arg(long, default_value_t = 1000)]
+    machines: usize,
+    /// Stripes.
+    #[arg(long, default_value_t = 10_000_000)]
+    stripes: u64,
+    /// How many machines are lost at once.
+    #[arg(long, value_delimiter = ',', default_value = "1")]
+    lost: Vec<usize>,
+    /// They are one zone.
+    #[arg(long)]
+    together: bool,
+    /// How many losses the data survives.
+    #[arg(long, default_value_t = 2)]
+    survive: u8,
+    /// Bytes of a shard: an eighteenth of 4 MiB.
+    #[arg(long, default_value_t = 233_024)]
+    shard: u32,
+    /// Bytes a second that each machine sends and receives: 100 Mbit/s.
+    #[arg(long, default_value_t = 12_500_000)]
+    rate: u64,
+}
+
+impl Losses {
+    pub(crate) fn run(&self) -> ExitCode {
+        println!("| machines | stripes | lost | coding | stripes touched | beyond repair | made anew | whole after | at least | beside the grace period |");
+        println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+        for lost in &self.lost {
+            let loss = Loss {
+                nodes: self.machines,
+                stripes: self.stripes,
+                lost: *lost,
+                together: self.together,
+                survives: self.survive,
+                shard_len: self.shard,
+                rate: self.rate,
+            };
+            match recover(loss) {
+                Ok(recovered) => {
+                    let ratio = (recovered.took - recovered.grace).as_secs_f64()
+                        / (recovered.least - recovered.grace).as_secs_f64();
+                    println!(
+                        "| {} | {} | {lost} | {} of {} | {} | {} | {} shards, {} read | {:.0} s | {:.0} s | {ratio:.2} times |",
+                        self.machines,
+                        self.stripes,
+                        recovered.geometry.k(),
+                        recovered.geometry.n(),
+                        recovered.touched,
+                        recovered.gone,
+                        recovered.made,
+                        recovered.read,
+                        recovered.took.as_secs_f64(),
+                        recovered.least.as_secs_f64(),
+                    );
+                }
+                Err(error) => {
+                    println!("{lost} of {} machines lost: {error}", self.machines);
                     return ExitCode::FAILURE;
                 }
             }
