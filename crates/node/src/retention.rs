@@ -3,6 +3,9 @@
 //! A clock may be wrong by a year, and must not free everything at once. So two have to agree: the wall clock has to be past the time that the
 //! person was told, and this node has to have known of the removal for as long as it was to be kept, by a count of its own that no clock
 //! moves. One of a person's machines is enough to free something, and whichever counts fastest does.
+//!
+//! Clocks of entries never go back. So when one machine's clock was set wrong, once, whatever is removed in that space from then on seems to be removed in the future, and
+//! its end tells nothing: there the count decides alone.
 
 use crate::{
     error::{MetaError, NodeError},
@@ -17,6 +20,8 @@ use std::{sync::Arc, time::Duration};
 /// What the time between two runs counts for at most, whatever the clock says. A machine that runs for some hours a day counts as one that always
 /// does, and a clock that is a year ahead costs a day.
 const OFF_MAX: Duration = Duration::from_secs(24 * 3600);
+/// What is so far ahead of this node's clock was written by a clock that was wrong, or after one.
+const AHEAD_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Values that are looked at in one step.
 const PAGE: usize = 256;
 
@@ -64,8 +69,10 @@ impl Moment<'_> {
     /// Whether the time of a value that this node learned of then is over.
     fn is_over(&self, removal: Removal, learned: Duration) -> bool {
         let retention = removal.until.since(removal.clock);
-        self.now >= removal.until
-            && self.elapsed.saturating_sub(learned) >= retention
+        let known_for = self.elapsed.saturating_sub(learned);
+        let is_ahead = removal.clock > self.now + AHEAD_MAX;
+        (self.now >= removal.until || is_ahead)
+            && known_for >= retention
             && !self.masses.iter().any(|mass| mass.covers(removal.clock))
     }
 }
@@ -103,7 +110,7 @@ pub(crate) async fn expire(shared: &Arc<Shared>) -> Result<Vec<StripeId>, NodeEr
     Ok(given_up)
 }
 
-/// A page of what the wall clock says is over, and of that what is.
+/// A page of what is in the trash, and of that what is over.
 async fn due(
     shared: &Arc<Shared>,
     after: Option<Expiring>,
@@ -117,13 +124,15 @@ async fn due(
             elapsed: task.elapsed(),
             masses: &masses,
         };
-        let mut page = trash.expiring(&kv, after, PAGE).map_err(reading)?;
-        page.retain(|expiring| expiring.until <= moment.now);
+        let page = trash.expiring(&kv, after, PAGE).map_err(reading)?;
         let Some(last) = page.last().copied() else {
             return Ok(None);
         };
         let mut over = Vec::new();
-        for expiring in page {
+        // Most of it is neither past its end nor known for so long, and is not looked at.
+        let known_since = moment.elapsed.saturating_sub(task.rails.retention);
+        let may_be_over = |expiring: &Expiring| expiring.until <= moment.now || expiring.learned <= known_since;
+        for expiring in page.into_iter().filter(may_be_over) {
             let kept = trash.get(&kv, expiring.op).map_err(reading)?;
             over.extend(kept.filter(|kept| moment.is_over(kept.removal, expiring.learned)));
         }
@@ -188,6 +197,14 @@ mod tests {
         assert!(!is_over(REMOVED + 30 * DAY, 10 * DAY, &[]));
     }
 
+    /// Another machine's clock was a year ahead once, and since then all entries are.
+    #[test]
+    fn what_was_removed_in_the_future_is_over_by_the_count() {
+        let before = Timestamp::from_millis(REMOVED.as_millis() - 365 * 86_400_000);
+        assert!(!is_over(before + 29 * DAY, 34 * DAY, &[]));
+        assert!(is_over(before + 30 * DAY, 35 * DAY, &[]));
+    }
+
     #[test]
     fn what_nobody_has_said_yes_to_stays() {
         let mass = Mass {
@@ -216,11 +233,8 @@ mod tests {
             Elapsed::resume(Some(noted), REMOVED + DAY + Duration::from_secs(60)),
             after_start + Duration::from_secs(60)
         );
-        // A clock that is a year behind frees nothing; another machine does.
-        assert!(!is_over(
-            Timestamp::from_millis(REMOVED.as_millis() - 31_536_000_000),
-            YEAR,
-            &[]
-        ));
+        // One that is a year behind frees nothing sooner either.
+        let behind = Timestamp::from_millis(REMOVED.as_millis() - 31_536_000_000);
+        assert!(!is_over(behind, 34 * DAY, &[]));
     }
 }

@@ -7,7 +7,9 @@ use crate::{
     pool::Pool,
     world::Diary,
 };
-use potluck_node::{FileMeta, HealthInfo, Held, Node, NodeError, PutOptions, PutReport, RemoveOptions, TreeError};
+use potluck_node::{
+    FileMeta, HealthInfo, Held, Node, NodeError, NodeStatus, PutOptions, PutReport, RemoveOptions, Status, TreeError,
+};
 use potluck_types::{Geometry, NodeId, SpaceId, StripeId, Timestamp};
 use std::{
     cell::Cell,
@@ -28,6 +30,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 const OPERATION_MAX: Duration = HOUR;
 /// So soon a pool is whole again when all are here.
 const CONVERGENCE_MAX: Duration = Duration::from_secs(12 * 3600);
+/// So much later where a member has turned: it is doubted for a day after its last lie, and its room may be needed.
+const DOUBT_MAX: Duration = Duration::from_secs(36 * 3600);
 /// Nothing happens in a whole pool for so long.
 const QUIET: Duration = HOUR;
 /// What was removed is gone from all disks so long after it was to be kept: those that were off in between count a day later.
@@ -381,7 +385,13 @@ impl History {
     async fn becomes_whole(&mut self, when: &str) -> Broken {
         let begun = Instant::now();
         let mut last = String::new();
-        while begun.elapsed() < CONVERGENCE_MAX {
+        let patience = CONVERGENCE_MAX
+            + if self.pool.turned.is_empty() {
+                Duration::ZERO
+            } else {
+                DOUBT_MAX
+            };
+        while begun.elapsed() < patience {
             self.until(Instant::now() + 2 * MINUTE).await?;
             let running = self.running();
             if running.len() < self.pool.machines.len() {
@@ -391,6 +401,11 @@ impl History {
             last.clear();
             for (i, node) in &running {
                 let status = node.status().await.map_err(|error| error.to_string())?;
+                if let Some(doubted) = self.doubted_for_nothing(&status) {
+                    return Err(format!(
+                        "machine {i} doubts machine {doubted}, which has done nothing wrong"
+                    ));
+                }
                 if !status.silent.is_empty() || !is_well(&status.health) {
                     last = format!(
                         "machine {i} says: {:?}, silent {:?}",
@@ -406,6 +421,23 @@ impl History {
             }
         }
         Err(format!("the pool does not become whole {when}: {last}"))
+    }
+
+    /// A machine that is doubted, and has never turned.
+    fn doubted_for_nothing(&self, status: &Status) -> Option<usize> {
+        let is_doubted = |id: NodeId| {
+            status
+                .nodes
+                .iter()
+                .any(|info| info.id == id && info.status == NodeStatus::Doubted)
+        };
+        let honest = self
+            .pool
+            .machines
+            .iter()
+            .filter(|machine| !self.pool.turned.contains(&machine.index));
+        let mut doubted = honest.filter(|machine| machine.id.is_some_and(is_doubted));
+        doubted.next().map(|machine| machine.index)
     }
 
     /// Every file is read, on two machines of its person.
@@ -430,7 +462,8 @@ impl History {
                 // From now on only this is allowed.
                 let content = match &seen {
                     Seen::Bytes(bytes) => Some(&bytes[..]),
-                    Seen::Absent | Seen::Refused(_) => None,
+                    Seen::Absent => None,
+                    Seen::Refused(_) => continue,
                 };
                 let survived = u8::try_from(self.pool.plan.survives()).unwrap_or(u8::MAX);
                 if let Some(promise) = self.ledger.get_mut(&(user, path.clone())) {

@@ -76,7 +76,8 @@ impl Promise {
             .chain([&self.sure])
             .find(|content| is_seen(content))
             .copied();
-        self.sure = found.unwrap_or(self.sure);
+        let is_lost = seen.is_none() && !self.is_due();
+        self.sure = found.unwrap_or(if is_lost { None } else { self.sure });
         self.maybe.clear();
         self.survives = survives;
         self.lost.clear();
@@ -110,6 +111,8 @@ impl Promise {
                 })
             }
             Seen::Absent if allowed().any(Option::is_none) => Ok(()),
+            // A name is as safe as what it names: one that was written on a machine cut off from all is lost with it.
+            Seen::Absent if !self.is_due() => Ok(()),
             Seen::Absent => Err("what was acknowledged is gone".to_owned()),
             Seen::Refused(reason) if self.is_due() => Err(format!("what was acknowledged cannot be read: {reason}")),
             Seen::Refused(_) => Ok(()),
@@ -157,6 +160,9 @@ mod tests {
         assert!(promise.judge(&refused).is_err());
         promise.lose(4);
         promise.judge(&refused).unwrap();
+        promise.judge(&Seen::Absent).unwrap();
+        promise.settle(None, 2);
+        assert!(promise.judge(&Seen::Bytes(content(2).bytes())).is_err());
         promise.acknowledge(None, 1);
         assert!(promise.judge(&Seen::Bytes(content(2).bytes())).is_err());
         promise.judge(&Seen::Absent).unwrap();

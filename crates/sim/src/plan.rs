@@ -3,7 +3,7 @@
 //! A history is a row of episodes. In each some machines, at most as many failure domains as data survives the loss of, suffer one thing or another, while people
 //! go on working; then all that can be mended is mended, and the pool must become whole by itself. In some episodes far more is away at once, for a while.
 
-use crate::world;
+use crate::{liar::Manner, world};
 use potluck_types::Dice;
 use std::{collections::BTreeSet, time::Duration};
 
@@ -110,6 +110,7 @@ pub(crate) enum Fault {
     SlowSender,
     CutOff,
     Garbled,
+    Turned { manner: Manner },
     Restart,
 }
 
@@ -145,6 +146,7 @@ impl Fault {
             Self::SlowSender => (34, "slow-loris"),
             Self::CutOff => (30, "cut off"),
             Self::Garbled => (39, "corruption past the checksum"),
+            Self::Turned { .. } => (40, "a member that lies"),
             Self::Restart => (46, "restart in order"),
         }
     }
@@ -198,7 +200,7 @@ fn work(dice: &mut Dice) -> Work {
 
 fn fault(dice: &mut Dice) -> Fault {
     let torn = dice.roll(u64::MAX);
-    match dice.roll(30) {
+    match dice.roll(31) {
         0 => Fault::Rot {
             share: 1 + dice.roll(50),
         },
@@ -235,6 +237,9 @@ fn fault(dice: &mut Dice) -> Fault {
         26 => Fault::SlowSender,
         27 => Fault::CutOff,
         28 => Fault::Garbled,
+        29 => Fault::Turned {
+            manner: pick(dice, &Manner::ALL),
+        },
         _ => Fault::Restart,
     }
 }
@@ -257,13 +262,26 @@ impl Plan {
             passed += episode.length + 4 * HOUR;
             episodes.push(episode);
         }
-        Self {
+        let mut plan = Self {
             seed,
             users,
             domains,
             crowded,
             episodes,
-        }
+        };
+        plan.forgive();
+        plan
+    }
+
+    /// One machine turns once: who turns again and again is rightly doubted for a month.
+    fn forgive(&mut self) {
+        let steps = self.episodes.iter_mut().flat_map(|episode| &mut episode.steps);
+        let faults = steps.filter_map(|(_, step)| match step {
+            Step::Fault { fault, .. } => Some(fault),
+            Step::Work(_) => None,
+        });
+        let turns = faults.filter(|fault| matches!(fault, Fault::Turned { .. }));
+        turns.skip(1).for_each(|fault| *fault = Fault::Restart);
     }
 
     /// So many machines, each of a person of its own, to which nothing happens.

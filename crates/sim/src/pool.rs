@@ -1,6 +1,7 @@
 //! A pool of simulated machines, and everything that can be done to it.
 
 use crate::{
+    liar::Liar,
     machine::Machine,
     plan::{Fault, NetworkKind, Plan},
     weather::{CALM, Climate, SharedWeather, SimWeather},
@@ -63,6 +64,10 @@ pub(crate) struct Pool {
     /// Whose disks have reported errors.
     failed_disks: BTreeSet<usize>,
     pub(crate) injected: BTreeMap<(u8, &'static str), u64>,
+    /// Who has turned, in place of the machine.
+    liars: BTreeMap<usize, Liar>,
+    /// Who ever has.
+    pub(crate) turned: BTreeSet<usize>,
     begun: Instant,
 }
 
@@ -103,6 +108,8 @@ impl Pool {
             cut_off: BTreeSet::new(),
             failed_disks: BTreeSet::new(),
             injected: BTreeMap::new(),
+            liars: BTreeMap::new(),
+            turned: BTreeSet::new(),
             begun,
             plan,
         }
@@ -266,6 +273,7 @@ impl Pool {
         if self.node(i).is_some() {
             return;
         }
+        self.liars.remove(&i);
         let network = self.network.clone();
         match self.machines[i].start(&network).await {
             Ok(_) => self.diary.tell(&format!("machine {i} runs")),
@@ -389,6 +397,14 @@ impl Pool {
             }
             Fault::Flapping => self.after(Duration::ZERO, Later::Flap(i, 41)),
             Fault::Garbled => self.weather.set_garbling(self.id(i), Some(20)),
+            Fault::Turned { manner } => {
+                self.kill(i, Crash::KeepAll);
+                let dice = Dice(self.dice.roll(u64::MAX));
+                let liar = Liar::turn(&self.network, self.id(i), self.others(i), manner, dice);
+                self.liars.insert(i, liar);
+                self.turned.insert(i);
+                self.after(a_while, Later::Start(i));
+            }
         }
         let fails = matches!(
             fault,

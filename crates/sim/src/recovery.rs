@@ -201,7 +201,11 @@ impl Pool {
 ///
 /// When it does not, and nothing is left to do.
 pub fn recover(loss: Loss) -> Result<Recovered, String> {
-    let domains = if loss.together { loss.nodes - loss.lost + 1 } else { loss.nodes };
+    let domains = if loss.together {
+        loss.nodes - loss.lost + 1
+    } else {
+        loss.nodes
+    };
     let geometry = geometry(domains, loss.survives).map_err(|error| error.to_string())?;
     let options = PlannerOptions::default();
     let facts = |i: usize| {
@@ -242,7 +246,10 @@ pub fn recover(loss: Loss) -> Result<Recovered, String> {
         read: 0,
     };
     let (mut touched, mut gone, mut missing) = (0u64, 0u64, 0u64);
-    for stripe in (0..loss.stripes).map(stripe).filter(|stripe| may_hold(*stripe, &lost, loss.nodes, geometry)) {
+    for stripe in (0..loss.stripes)
+        .map(stripe)
+        .filter(|stripe| may_hold(*stripe, &lost, loss.nodes, geometry))
+    {
         let holders: Vec<_> = rank(stripe, &whole).into_iter().take(geometry.n().into()).collect();
         let lacks = holders.iter().filter(|node| lost.contains(*node)).count();
         if lacks == 0 {
@@ -254,7 +261,10 @@ pub fn recover(loss: Loss) -> Result<Recovered, String> {
             continue;
         }
         missing += lacks as u64;
-        let steward = holders.iter().find(|node| !lost.contains(*node)).expect("most are here");
+        let steward = holders
+            .iter()
+            .find(|node| !lost.contains(*node))
+            .expect("most are here");
         let planner = pool.planners.entry(*steward).or_insert_with(|| Planner::new(options));
         for (index, holder) in (0..).zip(&holders) {
             let shard = ShardId { stripe, index };

@@ -294,7 +294,9 @@ pub(crate) struct Losses {
 
 impl Losses {
     pub(crate) fn run(&self) -> ExitCode {
-        println!("| machines | stripes | lost | coding | stripes touched | beyond repair | made anew | whole after | at least | beside the grace period |");
+        println!(
+            "| machines | stripes | lost | coding | stripes touched | beyond repair | made anew | whole after | at least | beside the grace period |"
+        );
         println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
         for lost in &self.lost {
             let loss = Loss {
