@@ -17,10 +17,10 @@ use std::{
 };
 
 /// How often a peer is pinged, and how long it may take: a process that is stopped, or a machine that sleeps, counts as gone after both.
-const INTERVAL: Duration = Duration::from_secs(5);
+const INTERVAL: Duration = Duration::from_secs(15);
 const TIMEOUT: Duration = Duration::from_secs(15);
 /// Pools of more members ping each more seldom. With a thousand it is told within four minutes: the grace period is longer.
-const CROWD: u32 = 25;
+const CROWD: u32 = 75;
 
 /// How often one peer is pinged in a pool of so many members.
 fn interval(members: usize) -> Duration {
@@ -94,10 +94,10 @@ mod tests {
 
     #[test]
     fn pings_cost_a_node_no_more_in_a_large_pool() {
-        for members in [1, 5, 25] {
+        for members in [1, 5, 75] {
             assert_eq!(interval(members), INTERVAL);
         }
-        for members in [26, 100, 1000] {
+        for members in [76, 100, 1000] {
             let per_second = members as f64 / interval(members).as_secs_f64();
             assert!((per_second - 5.0).abs() < 1e-6, "{members}: {per_second} a second");
         }

@@ -299,6 +299,12 @@ enum Answer {
     },
 }
 
+/// Whether a node proves now that it has a shard.
+pub(crate) async fn proves(shared: &Arc<Shared>, node: NodeId, shard: ShardId, len: u32) -> bool {
+    let claim = Claim { shard, len: Some(len) };
+    matches!(challenge(shared, node, claim).await, Answer::Outcome(Outcome::Proved))
+}
+
 /// Asks a node for a random part of a shard, or for all of it.
 async fn challenge(shared: &Arc<Shared>, node: NodeId, claim: Claim) -> Answer {
     let part = match claim.len {

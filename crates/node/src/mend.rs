@@ -2,6 +2,7 @@
 //! that are no longer needed.
 
 use crate::{
+    audit,
     control::Event,
     error::ShardsError,
     protocol::{PoolReply, PoolRequest, Reported, ShardReply, ShardRequest},
@@ -133,7 +134,14 @@ async fn wanted_shards(
 ) -> Result<(Vec<Shard>, SpaceId), ShardsError> {
     let wanted: Vec<u8> = mend.place.iter().map(|(index, _)| *index).collect();
     let mut copies = Vec::new();
-    for index in &wanted {
+    let has_source = |index: &u8| mend.sources.iter().any(|(_, held)| held == index);
+    // Of what is made anew the others come for nothing: they are not read beside it.
+    let to_copy = if wanted.iter().all(has_source) {
+        &wanted[..]
+    } else {
+        &[]
+    };
+    for index in to_copy {
         match copy(shared, mend, *index).await {
             Some((shard, space, fetched)) => {
                 traffic.read += fetched;
@@ -204,6 +212,7 @@ async fn drop_surplus(shared: &Arc<Shared>, mend: &Mend) -> Result<Outcome, Stri
                         stripe: mend.stripe,
                         index: *index,
                     },
+                    mend.shard_len,
                 )
                 .await;
         }
@@ -221,21 +230,15 @@ async fn drop_surplus(shared: &Arc<Shared>, mend: &Mend) -> Result<Outcome, Stri
     Ok(Outcome::Done)
 }
 
-/// Whether a node has a shard now: asked, not remembered.
-async fn holds(shared: &Arc<Shared>, node: NodeId, shard: ShardId) -> bool {
+/// Whether a node has a shard now: it is made to prove it.
+async fn holds(shared: &Arc<Shared>, node: NodeId, shard: ShardId, len: u32) -> bool {
     if node == shared.me() {
         let store = shared.store.clone();
         return Shared::blocking(move || store.entry(&shard))
             .await
             .is_ok_and(|entry| entry.is_some());
     }
-    let request = PoolRequest::Locate {
-        stripes: vec![shard.stripe],
-    };
-    match shared.ask(node, &request).await {
-        Ok(PoolReply::Located(found)) => found.first().is_some_and(|indexes| indexes.contains(&shard.index)),
-        _ => false,
-    }
+    audit::proves(shared, node, shard, len).await
 }
 
 async fn drop_shard(shared: &Arc<Shared>, node: NodeId, shard: ShardId) -> Result<Outcome, String> {

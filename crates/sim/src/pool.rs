@@ -20,7 +20,7 @@ use std::{
 use tokio::time::Instant;
 
 /// After how long of silence a connection counts as lost.
-const SILENCE: Duration = Duration::from_secs(20);
+const SILENCE: Duration = Duration::from_secs(30);
 /// How often it is looked whether the power is gone.
 const POWER_POLL: Duration = Duration::from_millis(20);
 const MINUTE: Duration = Duration::from_secs(60);

@@ -218,6 +218,10 @@ impl Trials {
             count.repairs,
         );
         println!(
+            "of each shard made anew {:.2} were read",
+            count.repair_read as f64 / count.repair_written.max(1) as f64
+        );
+        println!(
             "{} of {} files lost in {:.0} hours, by {} of the pools",
             count.losses, count.files, count.file_hours, count.pools_hit
         );

@@ -60,6 +60,10 @@ pub struct Count {
     pub repairs: u64,
     /// Hours that these took, together.
     pub repair_hours: f64,
+    /// Bytes that were read for them.
+    pub repair_read: u64,
+    /// Bytes that they wrote.
+    pub repair_written: u64,
 }
 
 impl Count {
@@ -72,6 +76,8 @@ impl Count {
         self.file_hours += other.file_hours;
         self.repairs += other.repairs;
         self.repair_hours += other.repair_hours;
+        self.repair_read += other.repair_read;
+        self.repair_written += other.repair_written;
     }
 
     /// The mean time until a file was lost, in hours.
@@ -121,13 +127,20 @@ enum Next {
     IsReplaced,
 }
 
+/// When a repair began, and what repairs had read and written until then.
+#[derive(Clone, Copy)]
+struct UnderWay {
+    since: Instant,
+    before: (u64, u64),
+}
+
 struct Watched {
     trial: Trial,
     pool: Pool,
     dice: Dice,
     next: BTreeMap<Instant, Next>,
-    /// When the repair began that is under way, if nothing else came in its way.
-    repair: Option<Instant>,
+    /// The repair that is under way, if nothing else came in its way.
+    repair: Option<UnderWay>,
     gone: usize,
     files: BTreeSet<usize>,
     count: Count,
@@ -200,6 +213,12 @@ impl Watched {
         Ok(status.silent.is_empty() && is_well(&status.health))
     }
 
+    /// What repairs of those who are here have read and written.
+    async fn repaired(&self) -> Result<(u64, u64), String> {
+        let status = self.owner().status().await.map_err(|error| error.to_string())?;
+        Ok((status.health.repair_read, status.health.repair_written))
+    }
+
     async fn watch(&mut self) -> Result<(), String> {
         let begun = Instant::now();
         let end = begun + self.trial.horizon;
@@ -214,12 +233,15 @@ impl Watched {
                 }
                 None => sleep_until(look).await,
             }
-            if let Some(since) = self.repair
+            if let Some(UnderWay { since, before }) = self.repair
                 && self.is_whole().await?
             {
                 self.repair = None;
+                let (read, written) = self.repaired().await?;
                 self.count.repairs += 1;
                 self.count.repair_hours += since.elapsed().as_secs_f64() / HOUR;
+                self.count.repair_read += read - before.0;
+                self.count.repair_written += written - before.1;
             }
             self.look_for_losses(begun).await?;
         }
@@ -233,9 +255,11 @@ impl Watched {
             Next::Dies(i) => {
                 // A repair that has a machine to go to, and nothing else to wait for, is timed.
                 let is_alone = self.gone == 0 && self.is_whole().await?;
-                self.repair = is_alone.then(Instant::now);
                 self.pool.kill(i, Crash::LoseAll);
                 self.pool.machines[i].set_disk(MemoryDisk::default());
+                let since = Instant::now();
+                let before = self.repaired().await?;
+                self.repair = is_alone.then_some(UnderWay { since, before });
                 self.count.machines += 1;
                 self.gone += 1;
                 self.plan(self.trial.replacement, Next::IsReplaced);
