@@ -5,6 +5,7 @@ use crate::{
     machine::{Machine, Seat},
     network::Network,
     plan::{Dice, Episode, Fault},
+    quiet::{self, Cost},
     run::{Ended, Failure},
 };
 use serde_json::Value;
@@ -104,6 +105,11 @@ impl Chaos {
         };
         chaos.becomes_whole("at the beginning");
         Ok(chaos)
+    }
+
+    /// What it costs while nothing happens.
+    pub(crate) fn rest(&self, time: Duration) -> Result<Cost, Failure> {
+        quiet::measure(&self.machines(), time)
     }
 
     /// Lives through episodes until the time is over, something is broken, or somebody says so. Gives what was counted, and what was broken.

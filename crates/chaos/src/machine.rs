@@ -237,6 +237,14 @@ impl Machine {
         self.answers()
     }
 
+    /// Bytes of memory that the daemon takes; none when it does not run.
+    pub(crate) fn memory(&self) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.daemon.as_ref()?.id())).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        let kilobytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+        Some(kilobytes << 10)
+    }
+
     /// Whether the daemon ended by itself.
     pub(crate) fn has_ended(&mut self) -> bool {
         self.daemon

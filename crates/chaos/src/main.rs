@@ -15,10 +15,12 @@ mod ledger;
 mod machine;
 mod network;
 mod plan;
+mod quiet;
 mod run;
 
 use chaos::{Chaos, Sums};
 use clap::Parser;
+use quiet::Cost;
 use run::Failure;
 use rustix::process::geteuid;
 use std::{
@@ -44,8 +46,11 @@ struct Arguments {
     #[arg(long, default_value_t = 30.0)]
     minutes: f64,
     /// Machines.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(2..=20))]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(2..=60))]
     nodes: u64,
+    /// Nothing goes wrong and nobody works: tells what the pool costs then.
+    #[arg(long)]
+    quiet: bool,
     /// The program [default: `potluck` beside this one]
     #[arg(long, value_name = "FILE")]
     program: Option<PathBuf>,
@@ -68,7 +73,18 @@ fn main() -> ExitCode {
     println!("{again}");
     let folder = env::temp_dir().join(format!("potluck-chaos-{}", std::process::id()));
     match live(&arguments, seed, &folder) {
-        Ok((sums, broken)) => {
+        Ok(Lived::Quietly(cost)) => {
+            let _ = fs::remove_dir_all(&folder);
+            println!(
+                "{} machines: each sends {:.2} MB an hour in {:.1} packets a second, and takes {:.1} MB of memory",
+                arguments.nodes,
+                cost.sent / 1e6,
+                cost.packets,
+                cost.memory / 1e6
+            );
+            ExitCode::SUCCESS
+        }
+        Ok(Lived::Through(sums, broken)) => {
             report(&sums);
             match broken {
                 None => {
@@ -99,7 +115,14 @@ fn cannot() -> Option<String> {
     (!missing.is_empty()).then(|| format!("tools are missing; on Debian: apt-get install {}", missing.join(" ")))
 }
 
-fn live(arguments: &Arguments, seed: u64, folder: &Path) -> Result<(Sums, Option<String>), Failure> {
+/// What came of it.
+enum Lived {
+    Quietly(Cost),
+    /// What was counted, and what was broken.
+    Through(Sums, Option<String>),
+}
+
+fn live(arguments: &Arguments, seed: u64, folder: &Path) -> Result<Lived, Failure> {
     let program = match &arguments.program {
         Some(program) => program.clone(),
         None => env::current_exe()
@@ -118,7 +141,12 @@ fn live(arguments: &Arguments, seed: u64, folder: &Path) -> Result<(Sums, Option
     end_on_ctrl_c(&stop);
     let nodes = usize::try_from(arguments.nodes).unwrap_or(5);
     let chaos = Chaos::begin(nodes, &program, folder)?;
-    Ok(chaos.live(seed, Duration::from_secs_f64(arguments.minutes * 60.0), &stop))
+    let time = Duration::from_secs_f64(arguments.minutes * 60.0);
+    if arguments.quiet {
+        return chaos.rest(time).map(Lived::Quietly);
+    }
+    let (sums, broken) = chaos.live(seed, time, &stop);
+    Ok(Lived::Through(sums, broken))
 }
 
 /// The first Ctrl-C lets the episode end, and everything be cleaned up.

@@ -2,9 +2,10 @@
 //!
 //! Nothing of it touches the network of the host: the bridge is in a namespace, too.
 
-use crate::run::{Failure, run};
+use crate::run::{Failure, run, within};
 use rustix::process::{Pid, Signal, kill_process};
-use std::{io, process::Command};
+use serde_json::Value;
+use std::{io, process::Command, time::Duration};
 
 /// What the namespaces are called; whatever is called so was left by a run that was killed.
 const PREFIX: &str = "potluck-chaos";
@@ -61,6 +62,20 @@ pub(crate) fn address(machine: usize) -> String {
 
 fn bridge() -> String {
     format!("{PREFIX}-bridge")
+}
+
+/// Bytes and packets that a machine has sent so far.
+pub(crate) fn sent(machine: usize) -> Result<(u64, u64), Failure> {
+    let namespace = namespace(machine);
+    let mut command = Command::new("ip");
+    command.args(["-n", &namespace, "-s", "-j", "link", "show", LINE]);
+    let ended = within(&mut command, Duration::from_secs(10))?;
+    let told: Value = serde_json::from_str(&ended.out).map_err(|error| Failure(format!("ip -s link: {error}")))?;
+    let sent = &told[0]["stats64"]["tx"];
+    match (sent["bytes"].as_u64(), sent["packets"].as_u64()) {
+        (Some(bytes), Some(packets)) => Ok((bytes, packets)),
+        _ => Err(Failure(format!("ip -s link tells nothing of {LINE}: {}{}", ended.out, ended.err))),
+    }
 }
 
 /// Words of a command: machines have no spaces in their names.
