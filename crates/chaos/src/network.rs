@@ -74,7 +74,10 @@ pub(crate) fn sent(machine: usize) -> Result<(u64, u64), Failure> {
     let sent = &told[0]["stats64"]["tx"];
     match (sent["bytes"].as_u64(), sent["packets"].as_u64()) {
         (Some(bytes), Some(packets)) => Ok((bytes, packets)),
-        _ => Err(Failure(format!("ip -s link tells nothing of {LINE}: {}{}", ended.out, ended.err))),
+        _ => Err(Failure(format!(
+            "ip -s link tells nothing of {LINE}: {}{}",
+            ended.out, ended.err
+        ))),
     }
 }
 

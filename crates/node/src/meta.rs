@@ -14,12 +14,15 @@ use potluck_placement::Layouts;
 use potluck_spaces::{FileId, Kv, KvError, Rows, Table, Tree};
 use potluck_store::Disk;
 use potluck_types::{Hash, NodeId, Timestamp, from_canonical, to_canonical};
-use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
+use redb::{
+    Database, ReadableDatabase, ReadableTable, StorageBackend, StorageError, TableDefinition, TransactionError,
+};
 use serde::{Deserialize, Serialize};
 use std::{
     cell::{Cell, OnceCell},
+    fmt, io,
     panic::{self, AssertUnwindSafe},
-    sync::{Arc, Once},
+    sync::{Arc, Once, PoisonError, RwLock},
 };
 
 type Bytes = &'static [u8];
@@ -35,6 +38,8 @@ const UPLOADS: TableDefinition<'_, Bytes, u64> = TableDefinition::new("uploads")
 const VERSION: u32 = 2;
 /// Pages that stay in memory. The hot part of the index of a million files fits.
 const CACHE_BYTES: usize = 16 << 20;
+const REWRITE_BYTES: usize = 1 << 20;
+const SECTOR_BYTES: usize = 4096;
 
 const fn space_table(table: Table) -> TableDefinition<'static, Bytes, Bytes> {
     TableDefinition::new(match table {
@@ -99,11 +104,18 @@ pub(crate) struct WrongRow {
 }
 
 /// See the module.
-#[derive(Debug)]
 pub(crate) struct Meta {
-    /// None only while it is dropped.
-    database: Option<Database>,
+    /// None when it could not be opened again after a failure.
+    database: RwLock<Option<Arc<Database>>>,
+    /// Where it is; nowhere when only its bytes were given.
+    disk: Option<Arc<dyn Disk>>,
     reserve: Arc<Reserve>,
+}
+
+impl fmt::Debug for Meta {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Meta").finish_non_exhaustive()
+    }
 }
 
 fn failed<E: std::error::Error + Send + Sync + 'static>(action: &'static str) -> impl FnOnce(E) -> MetaError {
@@ -148,18 +160,21 @@ impl Meta {
     pub(crate) fn open(disk: &Arc<dyn Disk>) -> Result<Self, MetaError> {
         let reserve = Arc::new(Reserve::at(Arc::clone(disk), META_RESERVE));
         let file = Spared::open(&**disk, META, Arc::clone(&reserve)).map_err(failed("opening"))?;
-        Self::over(file, reserve)
+        // Who was killed may have been after a failed sync.
+        if was_left_open(&file).map_err(failed("opening"))? {
+            write_again(&file).map_err(failed("writing"))?;
+        }
+        let mut meta = Self::over(file, reserve)?;
+        meta.disk = Some(Arc::clone(disk));
+        Ok(meta)
     }
 
     /// Opens the database in these bytes, or makes it there.
     pub(crate) fn over(bytes: impl StorageBackend, reserve: Arc<Reserve>) -> Result<Self, MetaError> {
         sound(|| {
-            let database = Database::builder()
-                .set_cache_size(CACHE_BYTES)
-                .create_with_backend(bytes)
-                .map_err(failed("opening"))?;
             let meta = Self {
-                database: Some(database),
+                database: RwLock::new(Some(Arc::new(database_in(bytes)?))),
+                disk: None,
                 reserve,
             };
             let found = meta.setting::<u32>("version")?;
@@ -184,12 +199,54 @@ impl Meta {
 
     /// Whether the database's own sums hold, those of all its pages. It must not be in use.
     pub(crate) fn check(&mut self) -> Result<bool, MetaError> {
-        let database = self.database.as_mut().expect("open until it is dropped");
+        let database = self.database.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let database = database.as_mut().and_then(Arc::get_mut);
+        let database = database.ok_or_else(|| not_open("checking"))?;
         database.check_integrity().map_err(failed("checking"))
     }
 
-    fn database(&self) -> &Database {
-        self.database.as_ref().expect("open until it is dropped")
+    fn database(&self, action: &'static str) -> Result<Arc<Database>, MetaError> {
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        database.clone().ok_or_else(|| not_open(action))
+    }
+
+    fn begin_read(&self) -> Result<redb::ReadTransaction, MetaError> {
+        self.database("reading")?.begin_read().map_err(failed("reading"))
+    }
+
+    /// After a failed write redb refuses all that follows, until it is opened again: a disk that was full, or away for a moment, must not cost a restart.
+    fn begin_write(&self) -> Result<redb::WriteTransaction, MetaError> {
+        if let Ok(database) = self.database("writing") {
+            match database.begin_write() {
+                Err(TransactionError::Storage(StorageError::PreviousIo)) => {}
+                begun => return begun.map_err(failed("writing")),
+            }
+        }
+        self.open_again()?;
+        self.database("writing")?.begin_write().map_err(failed("writing"))
+    }
+
+    /// Opens it again when a write has failed: from what is on the disk, that is as it was after the last one that did not.
+    fn open_again(&self) -> Result<(), MetaError> {
+        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = database.as_ref() {
+            // Somebody else may have opened it meanwhile, and be writing.
+            let begun = open.try_begin_write();
+            if !matches!(begun, Err(TransactionError::Storage(StorageError::PreviousIo))) {
+                return Ok(());
+            }
+        }
+        let disk = self.disk.as_ref().ok_or_else(|| not_open("opening"))?;
+        // One that somebody is about to use is left for the next attempt.
+        if database.as_ref().is_some_and(|open| Arc::strong_count(open) > 1) {
+            return Err(not_open("opening"));
+        }
+        close(database.take());
+        let file = Spared::open(&**disk, META, Arc::clone(&self.reserve)).map_err(failed("opening"))?;
+        write_again(&file).map_err(failed("writing"))?;
+        *database = Some(Arc::new(sound(|| database_in(file))?));
+        tracing::info!("the database of names was opened again after a failed write");
+        Ok(())
     }
 
     fn has_all_tables(&self) -> bool {
@@ -206,7 +263,7 @@ impl Meta {
         &self,
         name: &'static str,
     ) -> Result<Option<T>, MetaError> {
-        let transaction = self.database().begin_read().map_err(failed("reading"))?;
+        let transaction = self.begin_read()?;
         let table = match transaction.open_table(SETTINGS) {
             Ok(table) => table,
             Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
@@ -219,7 +276,7 @@ impl Meta {
     }
 
     pub(crate) fn set_setting<T: Serialize>(&self, name: &'static str, value: &T) -> Result<(), MetaError> {
-        let transaction = self.database().begin_write().map_err(failed("writing"))?;
+        let transaction = self.begin_write()?;
         {
             // All tables are made with the first write, so that readers find them.
             for table in Table::ALL {
@@ -274,7 +331,7 @@ impl Meta {
 
     /// The records of the pool, in no order.
     pub(crate) fn records(&self) -> Result<Vec<PoolRecord>, MetaError> {
-        let transaction = self.database().begin_read().map_err(failed("reading"))?;
+        let transaction = self.begin_read()?;
         let table = transaction.open_table(RECORDS).map_err(failed("reading"))?;
         let rows = table.iter().map_err(failed("reading"))?;
         rows.map(|row| {
@@ -286,7 +343,7 @@ impl Meta {
 
     /// Makes these the records of the pool.
     pub(crate) fn set_records<'a>(&self, records: impl Iterator<Item = &'a PoolRecord>) -> Result<(), MetaError> {
-        let transaction = self.database().begin_write().map_err(failed("writing"))?;
+        let transaction = self.begin_write()?;
         transaction.delete_table(RECORDS).map_err(failed("writing"))?;
         {
             let mut table = transaction.open_table(RECORDS).map_err(failed("writing"))?;
@@ -302,13 +359,13 @@ impl Meta {
 
     /// The records of the pool as they lie there, each with its key.
     pub(crate) fn each_record(&self, mut take: impl FnMut(&[u8], &[u8])) -> Result<(), MetaError> {
-        let transaction = self.database().begin_read().map_err(failed("reading"))?;
+        let transaction = self.begin_read()?;
         each(&transaction, RECORDS, |key, value| take(key, value))
     }
 
     /// Rows that are no values of their tables.
     pub(crate) fn wrong_rows(&self) -> Result<Vec<WrongRow>, MetaError> {
-        let transaction = self.database().begin_read().map_err(failed("reading"))?;
+        let transaction = self.begin_read()?;
         let mut wrong = Vec::new();
         let mut note = |table, key: &[u8], value: &[u8], is_right: bool| {
             if !is_right {
@@ -349,7 +406,7 @@ impl Meta {
 
     /// Takes rows out.
     pub(crate) fn remove_rows(&self, rows: &[WrongRow]) -> Result<(), MetaError> {
-        let transaction = self.database().begin_write().map_err(failed("writing"))?;
+        let transaction = self.begin_write()?;
         {
             let open = |table| transaction.open_table(table).map_err(failed("writing"));
             let (mut records, mut invites, mut dedup) = (open(RECORDS)?, open(INVITES)?, open(DEDUP)?);
@@ -375,7 +432,7 @@ impl Meta {
         secret_hash: Hash,
         change: impl FnOnce(&mut Option<Invite>) -> R,
     ) -> Result<R, MetaError> {
-        let transaction = self.database().begin_write().map_err(failed("writing"))?;
+        let transaction = self.begin_write()?;
         let result = {
             let mut table = transaction.open_table(INVITES).map_err(failed("writing"))?;
             let key = &secret_hash.as_bytes()[..];
@@ -396,7 +453,7 @@ impl Meta {
 
     /// Versions that were begun and have no name, and when they were last written of.
     pub(crate) fn uploads(&self) -> Result<Vec<(FileId, Timestamp)>, MetaError> {
-        let transaction = self.database().begin_read().map_err(failed("reading"))?;
+        let transaction = self.begin_read()?;
         let table = match transaction.open_table(UPLOADS) {
             Ok(table) => table,
             Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
@@ -413,7 +470,7 @@ impl Meta {
 
     /// Reads the tables of spaces.
     pub(crate) fn read(&self) -> Result<ReadKv, MetaError> {
-        let transaction = self.database().begin_read().map_err(failed("reading"))?;
+        let transaction = self.begin_read()?;
         Ok(ReadKv {
             transaction,
             tables: Default::default(),
@@ -425,7 +482,7 @@ impl Meta {
         &self,
         change: impl FnOnce(&mut WriteKv<'_>) -> Result<R, E>,
     ) -> Result<R, E> {
-        let transaction = self.database().begin_write().map_err(failed("writing"))?;
+        let transaction = self.begin_write()?;
         let result = {
             let open = |table| transaction.open_table(space_table(table)).map_err(failed("writing"));
             let tables = Table::ALL.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
@@ -469,17 +526,67 @@ fn each<K: redb::Key + 'static, V: redb::Value + 'static>(
     Ok(())
 }
 
+fn database_in(bytes: impl StorageBackend) -> Result<Database, MetaError> {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    builder.create_with_backend(bytes).map_err(failed("opening"))
+}
+
+/// Writes all that can be read of a file once more, and syncs it: when a sync fails, the system forgets what it could not write, and goes on showing it to readers. What
+/// is built upon that would stand on nothing when the power goes.
+fn write_again(file: &impl StorageBackend) -> io::Result<()> {
+    let len = file.len()?;
+    let mut buffer = vec![0; REWRITE_BYTES];
+    let mut again = |from: u64, until: u64| -> io::Result<()> {
+        let part = &mut buffer[..usize::try_from(until - from).expect("a part of the buffer")];
+        file.read(from, part)?;
+        file.write(from, part)
+    };
+    for from in (0..len).step_by(REWRITE_BYTES) {
+        let until = len.min(from + REWRITE_BYTES as u64);
+        if again(from, until).is_ok() {
+            continue;
+        }
+        // What cannot be read is shown to nobody.
+        for from in (from..until).step_by(SECTOR_BYTES) {
+            let _ = again(from, until.min(from + SECTOR_BYTES as u64));
+        }
+    }
+    file.sync_data()
+}
+
+/// Whether a database was not closed in order, as its header says (`docs/design.md` of redb: the second bit after nine bytes of magic number).
+fn was_left_open(file: &impl StorageBackend) -> io::Result<bool> {
+    const FLAGS_AT: u64 = 9;
+    const RECOVERY_REQUIRED: u8 = 2;
+    let mut flags = [0];
+    if file.len()? > FLAGS_AT {
+        file.read(FLAGS_AT, &mut flags)?;
+    }
+    Ok(flags[0] & RECOVERY_REQUIRED != 0)
+}
+
+fn not_open(action: &'static str) -> MetaError {
+    MetaError {
+        action,
+        source: "a write has failed before, and it is not opened again yet".into(),
+    }
+}
+
 /// redb writes once more as it closes, and what it reads for that may be damaged.
+fn close(database: Option<Arc<Database>>) {
+    let closed = sound(|| {
+        drop(database);
+        Ok(())
+    });
+    if let Err(error) = closed {
+        tracing::warn!(%error, "the database of names did not close in order");
+    }
+}
+
 impl Drop for Meta {
     fn drop(&mut self) {
-        let database = self.database.take();
-        let closed = sound(|| {
-            drop(database);
-            Ok(())
-        });
-        if let Err(error) = closed {
-            tracing::warn!(%error, "the metadata database was not closed in order");
-        }
+        close(self.database.get_mut().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
 
@@ -615,6 +722,52 @@ impl Kv for WriteKv<'_> {
 mod tests {
     use super::*;
     use crate::overlaid::Overlaid;
+    use potluck_store::{Crash, MemoryDisk, Mishap};
+    use std::time::Duration;
+
+    fn elapsed(seconds: u64) -> Elapsed {
+        Elapsed::noted(Duration::from_secs(seconds), Timestamp::default())
+    }
+
+    /// A disk fails for a moment: what was written stays, what failed is told, and it goes on without a restart. Then the power goes.
+    #[test]
+    fn a_failed_write_costs_nothing_but_itself() {
+        for is_killed in [false, true] {
+            fail_once(Mishap::Syncs(META.to_owned(), 1), is_killed);
+            fail_once(Mishap::Writes(META.to_owned(), 1), is_killed);
+        }
+    }
+
+    fn fail_once(mishap: Mishap, is_killed: bool) {
+        let told = format!("{mishap:?}, killed after it: {is_killed}");
+        let mut disk = MemoryDisk::default();
+        let mut meta = Meta::open(&disk.folder("home")).unwrap();
+        disk.folder("home").sync_dir().unwrap();
+        for second in 0..20 {
+            meta.set_elapsed(elapsed(second)).unwrap();
+        }
+        let reading = meta.read().unwrap();
+        disk.befall(mishap);
+        let written = meta.write(|kv| {
+            let rows = (0..200u32).map(|row| kv.put(Table::Log, &row.to_be_bytes(), &[7; 1000]));
+            rows.collect::<Result<(), _>>().map_err(boxed("writing"))
+        });
+        assert!(written.is_err(), "{told}");
+        if is_killed {
+            let killed = disk.crash(Crash::KeepAll);
+            meta = Meta::open(&killed.folder("home")).unwrap();
+            disk = killed;
+        }
+        for second in 21..25 {
+            meta.set_elapsed(elapsed(second)).unwrap();
+        }
+        drop(reading);
+        let after = disk.crash(Crash::LoseAll);
+        drop(meta);
+        let mut meta = Meta::open(&after.folder("home")).unwrap();
+        assert!(meta.check().unwrap(), "{told}");
+        assert_eq!(meta.elapsed().unwrap(), Some(elapsed(24)), "{told}");
+    }
 
     /// The fuzzer garbled a page that is only read when the version is written, and the node panicked.
     #[test]

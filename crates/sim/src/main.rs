@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stdout, reason = "this is a program for a terminal")]
 
+mod plot;
 mod tables;
 
 use clap::{Parser, Subcommand};

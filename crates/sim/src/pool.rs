@@ -286,7 +286,7 @@ impl Pool {
 
     /// Notes how machines are now, to be rolled back to it later.
     pub(crate) fn take_images(&mut self, of: &BTreeSet<usize>) {
-        let image = |i: &usize| (*i, self.machines[*i].disk().crash(Crash::KeepAll));
+        let image = |i: &usize| (*i, self.machines[*i].disk().image());
         self.images = of.iter().map(image).collect();
     }
 
@@ -340,7 +340,7 @@ impl Pool {
             Fault::RolledBack => {
                 self.kill(i, Crash::KeepAll);
                 if let Some(image) = self.images.get(&i) {
-                    self.machines[i].set_disk(image.crash(Crash::KeepAll));
+                    self.machines[i].set_disk(image.image());
                     self.weather.set_disk(self.id(i), self.machines[i].disk());
                 }
                 self.after(MINUTE, Later::Start(i));

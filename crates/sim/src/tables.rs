@@ -2,10 +2,12 @@
 
 #![allow(clippy::print_stdout, reason = "this is a program for a terminal")]
 
+use crate::plot::{Line, svg};
 use clap::Args;
 use potluck_placement::{default_survive, geometry};
-use potluck_sim::{Count, Loss, PoolModel, Trial, nines, quiet, recover, try_pool};
+use potluck_sim::{Count, Loss, PoolModel, Quiet, Trial, nines, quiet, recover, try_pool};
 use std::{
+    path::PathBuf,
     process::ExitCode,
     sync::{
         Mutex, PoisonError,
@@ -251,22 +253,54 @@ pub(crate) struct Sizes {
     /// Their seed.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Draws it, too.
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
 }
 
 impl Sizes {
     pub(crate) fn run(&self) -> ExitCode {
         println!("| machines | requests and replies, KB a node and hour | gossip, KB a node and hour |");
         println!("| --- | --- | --- |");
+        let mut measured = Vec::new();
         for machines in &self.machines {
             match quiet(*machines, self.files, self.seed) {
-                Ok(quiet) => println!("| {machines} | {:.1} | {:.1} |", quiet.asked / 1e3, quiet.heard / 1e3),
+                Ok(quiet) => {
+                    println!("| {machines} | {:.1} | {:.1} |", quiet.asked / 1e3, quiet.heard / 1e3);
+                    measured.push(quiet);
+                }
                 Err(error) => {
                     println!("{machines} machines: {error}");
                     return ExitCode::FAILURE;
                 }
             }
         }
-        ExitCode::SUCCESS
+        self.draw(&measured)
+    }
+
+    fn draw(&self, measured: &[Quiet]) -> ExitCode {
+        let Some(file) = &self.plot else {
+            return ExitCode::SUCCESS;
+        };
+        let line = |name, of: fn(&Quiet) -> f64| {
+            let points = measured.iter().map(|quiet| (quiet.nodes as f64, of(quiet) / 1e3));
+            Line {
+                name,
+                points: points.collect(),
+            }
+        };
+        let lines = [
+            line("requests and replies that a machine sends", |quiet| quiet.asked),
+            line("gossip that a machine hears", |quiet| quiet.heard),
+        ];
+        let drawn = svg("machines of the pool", "KB an hour, while nothing happens", &lines);
+        match std::fs::write(file, drawn) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                println!("{}: {error}", file.display());
+                ExitCode::FAILURE
+            }
+        }
     }
 }
 

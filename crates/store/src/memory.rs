@@ -254,14 +254,22 @@ impl MemoryDisk {
     #[must_use]
     pub fn crash(&self, crash: Crash) -> Self {
         let state = self.lock();
+        if crash == Crash::KeepAll {
+            // What was not synced is not on the disk by that: the next one may lose it still.
+            return Self(Arc::new(Mutex::new(State {
+                inodes: state.inodes.clone(),
+                names: state.names.clone(),
+                durable_names: state.durable_names.clone(),
+                pending_names: state.pending_names.clone(),
+                space: state.space,
+                ..State::default()
+            })));
+        }
         let mut dice = Dice(match crash {
             Crash::Torn(seed) | Crash::Scattered(seed) => seed,
             _ => 0,
         });
-        let mut names = match crash {
-            Crash::KeepAll => state.names.clone(),
-            _ => state.durable_names.clone(),
-        };
+        let mut names = state.durable_names.clone();
         let kept_names = dice.roll(state.pending_names.len() as u64 + 1) as usize;
         for (at, change) in state.pending_names.iter().enumerate() {
             let kept = match crash {
@@ -279,7 +287,6 @@ impl MemoryDisk {
             .map(|inode| {
                 let bytes = match crash {
                     Crash::LoseAll => inode.durable.clone(),
-                    Crash::KeepAll => inode.now.clone(),
                     _ => inode.torn(crash, &mut dice),
                 };
                 Inode {
@@ -294,6 +301,24 @@ impl MemoryDisk {
             inodes,
             names: names.clone(),
             durable_names: names,
+            space: state.space,
+            ..State::default()
+        })))
+    }
+
+    /// A copy of the disk, on a disk that has all of it.
+    pub fn image(&self) -> Self {
+        let state = self.lock();
+        let whole = |inode: &Inode| Inode {
+            name: inode.name.clone(),
+            now: inode.now.clone(),
+            durable: inode.now.clone(),
+            pending: Vec::new(),
+        };
+        Self(Arc::new(Mutex::new(State {
+            inodes: state.inodes.iter().map(whole).collect(),
+            names: state.names.clone(),
+            durable_names: state.names.clone(),
             space: state.space,
             ..State::default()
         })))

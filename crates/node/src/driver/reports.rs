@@ -9,10 +9,14 @@ use crate::{
 use potluck_placement::{View, steward};
 use potluck_store::Entry;
 use potluck_types::{NodeId, ShardId};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio::time::Instant;
 
 /// Shards that one step of a report reads.
 const PAGE: usize = 1024;
+/// At most a tenth of the time goes into finding out who looks after what is held here: in a large pool that is much to hash.
+const PAUSE_PER_WORK: u32 = 9;
+const PAUSE_MAX: Duration = Duration::from_secs(600);
 
 /// Compares all that is held here with what the stewards know, and reports in full to those who know something else. Brings logs to
 /// their custodians, too: both follow from who is here.
@@ -20,12 +24,13 @@ pub(super) async fn check_reports(shared: Arc<Shared>) {
     let Ok(_one_at_a_time) = shared.checking.try_lock() else {
         return;
     };
-    let task = Arc::clone(&shared);
+    let (task, begun) = (Arc::clone(&shared), Instant::now());
     let sums = Shared::blocking(move || {
         let view = task.with_control(|control| control.view().clone());
         sums(&task, &view)
     })
     .await;
+    let pause = begun.elapsed().saturating_mul(PAUSE_PER_WORK).min(PAUSE_MAX);
     let peers = shared.with_control(|control| control.live_peers());
     let mut agreed = true;
     for node in peers.into_iter().chain([shared.me()]) {
@@ -39,6 +44,11 @@ pub(super) async fn check_reports(shared: Arc<Shared>) {
     }
     agreed &= names::hand_out(&shared).await;
     shared.tell(Event::Checked { agreed });
+    // Who asks for it meanwhile asks again.
+    tokio::select! {
+        () = shared.stopping.cancelled() => {}
+        () = tokio::time::sleep(pause) => {}
+    }
 }
 
 /// Whether a steward knows what this node holds for it; `None` when it does not answer.
