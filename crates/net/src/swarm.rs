@@ -200,10 +200,12 @@ fn behaviour(
         .validate_messages()
         .build()?;
     let mut gossipsub = gossipsub::Behaviour::new(gossipsub::MessageAuthenticity::Signed(keypair.clone()), gossip)?;
-    gossipsub.with_peer_score(
-        gossipsub::PeerScoreParams::default(),
-        gossipsub::PeerScoreThresholds::default(),
-    )?;
+    let score = gossipsub::PeerScoreParams {
+        // Members are known by their keys. Those of one house, or of one office, are behind one address, and none the worse for it.
+        ip_colocation_factor_weight: 0.0,
+        ..gossipsub::PeerScoreParams::default()
+    };
+    gossipsub.with_peer_score(score, gossipsub::PeerScoreThresholds::default())?;
     let mut routing = kad::Config::new(StreamProtocol::new("/potluck/kad/1"));
     routing.set_periodic_bootstrap_interval(Some(ROUTING_INTERVAL));
     let mut kademlia = kad::Behaviour::with_config(peer, kad::store::MemoryStore::new(peer), routing);

@@ -45,6 +45,10 @@ const SWEEP_INTERVAL_MAX: Duration = Duration::from_secs(4 * 3600);
 /// When a sweep begins after a start, and after nobody was to be reached: what was given up while this node was away must not wait for hours.
 const SWEEP_DELAY: Duration = Duration::from_secs(20);
 
+/// How often notes are compared with some member, and how soon after one has come who is not known here: gossip of a new member may have been lost.
+const CATCH_UP_INTERVAL: Duration = Duration::from_secs(3600);
+const CATCH_UP_DELAY: Duration = Duration::from_secs(3);
+
 /// Runs the node until it is stopped.
 pub(crate) async fn run(shared: Arc<Shared>, mut inbox: Inbox, mut events: mpsc::UnboundedReceiver<Event>) {
     for (work, first) in [
@@ -53,6 +57,7 @@ pub(crate) async fn run(shared: Arc<Shared>, mut inbox: Inbox, mut events: mpsc:
         (Work::Watch, LOOK_DELAY),
         (Work::Recode, LOOK_DELAY),
         (Work::Audit, audit::FIRST_ROUND),
+        (Work::CatchUp, CATCH_UP_INTERVAL),
     ] {
         tokio::spawn(again_and_again(Arc::clone(&shared), work, first));
     }
@@ -185,6 +190,7 @@ enum Work {
     Watch,
     Recode,
     Audit,
+    CatchUp,
 }
 
 async fn again_and_again(shared: Arc<Shared>, work: Work, first: Duration) {
@@ -194,6 +200,7 @@ async fn again_and_again(shared: Arc<Shared>, work: Work, first: Duration) {
         Work::Sweep => &shared.sweep_due,
         Work::Watch => &shared.watch_due,
         Work::Recode => &shared.recode_due,
+        Work::CatchUp => &shared.catch_up_due,
     };
     due.within(first);
     let mut quiet = 0;
@@ -214,6 +221,7 @@ async fn again_and_again(shared: Arc<Shared>, work: Work, first: Duration) {
             Work::Watch => watch::look(&shared).await,
             Work::Recode => recode(&shared).await,
             Work::Audit => audit::round(&shared).await,
+            Work::CatchUp => catch_up(&shared).await,
         };
         due.within(next);
     }
@@ -244,6 +252,9 @@ fn on_network(shared: &Arc<Shared>, event: net::Event) {
         net::Event::Connected(node) => {
             if shared.with_control(|control| control.live_peers()).is_empty() {
                 shared.sweep_due.within(SWEEP_DELAY);
+            }
+            if shared.with_control(|control| control.roster.user_of(node)).is_none() {
+                shared.catch_up_due.within(CATCH_UP_DELAY);
             }
             shared.run_event(Event::Connected(node));
             // It may hold less than it did when it was here last.
@@ -398,6 +409,16 @@ fn apply(shared: &Arc<Shared>, action: Action) {
         Action::Probe(node) => drop(tokio::spawn(async move { audit::probe(&shared, node).await })),
         Action::Mend(mend) => drop(tokio::spawn(crate::mend::mend(shared, mend))),
     }
+}
+
+/// Compares notes with some member that is here.
+async fn catch_up(shared: &Arc<Shared>) -> Duration {
+    let peers = shared.with_control(|control| control.live_peers());
+    let chance = u64::from_le_bytes(shared.entropy.bytes());
+    if let Some(at) = chance.checked_rem(peers.len() as u64) {
+        greet(Arc::clone(shared), peers[at as usize]).await;
+    }
+    CATCH_UP_INTERVAL
 }
 
 /// Compares notes with a member that has just connected.

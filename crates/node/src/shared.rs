@@ -102,6 +102,8 @@ pub(crate) struct Shared {
     /// When it is looked next whether all live stripes are there, and whether some should be coded anew.
     pub(crate) watch_due: Due,
     pub(crate) recode_due: Due,
+    /// When notes are compared next with some member.
+    pub(crate) catch_up_due: Due,
     /// When it is looked next whether all that is held here is used.
     pub(crate) sweep_due: Due,
     /// What this node says of itself has changed and was told.

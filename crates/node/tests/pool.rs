@@ -29,6 +29,15 @@ async fn one_node_keeps_files_of_every_size_over_a_restart() {
     assert_eq!(listed.len(), sizes.len());
 }
 
+/// A newcomer is made known by gossip, also where all are behind one address, as in an office: gossip between strangers would take that for an attack.
+#[tokio::test(flavor = "multi_thread")]
+async fn sixteen_machines_behind_one_address_all_know_each_other() {
+    let pool = Pool::of(16, GRACE).await;
+    for node in pool.running() {
+        assert_eq!(node.status().await.unwrap().nodes.len(), 16);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn ranges_are_those_of_the_file() {
     let pool = Pool::of(1, GRACE).await;

@@ -305,6 +305,7 @@ impl Node {
             started_at,
             watch_due: Due::after(Duration::MAX),
             recode_due: Due::after(Duration::MAX),
+            catch_up_due: Due::after(Duration::MAX),
             sweep_due: Due::after(Duration::MAX),
             news: Notify::new(),
             handled: Notify::new(),
