@@ -142,7 +142,7 @@ async fn who_cannot_prove_what_it_claims_is_doubted_and_drained() {
     for node in pool.running() {
         eventually("all are found honest", || async {
             // What is claimed may not be known to all at the first round.
-            within("an audit", node.audit()).await;
+            Box::pin(within("an audit", node.audit())).await;
             let nodes = node.status().await.unwrap().nodes;
             let others = || nodes.iter().filter(|info| info.status != NodeStatus::Here);
             assert!(others().all(|info| info.audit.wrong + info.audit.lost + info.audit.unknown == 0));
