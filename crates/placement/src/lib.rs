@@ -21,5 +21,5 @@ pub use geometry::{GeometryError, default_survive, geometry, survivable};
 pub use health::{Health, survives};
 pub use layout::{Layout, Layouts, Place};
 pub use planner::{Cause, Mend, Outcome, Planner, PlannerOptions, Summary, Verdict, Work};
-pub use rank::{rank, steward};
+pub use rank::{lot, rank, steward};
 pub use view::{Domain, NodeFacts, Presence, View};

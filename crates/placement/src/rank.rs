@@ -29,14 +29,19 @@ fn minus_log2(h: u64) -> u64 {
     (u64::from(shift + 1) << LOG_FRACTION_BITS) - fraction
 }
 
-/// The smaller, the better: −log₂(h) / weight, with all the precision that 128 bits give.
-fn cost(stripe: StripeId, node: NodeId, weight: u64) -> u128 {
+/// What a node draws for a stripe: the greater, the better, at the same weight. At least 1.
+pub fn lot(stripe: StripeId, node: NodeId) -> u64 {
     // Half of the work is the context, which is always the same.
     static CONTEXT: LazyLock<ContextKey> = LazyLock::new(|| hash_derive_key_context("potluck placement 1"));
     let mut hasher = blake3::Hasher::new_from_context_key(&CONTEXT);
     hasher.update(stripe.as_bytes()).update(node.as_bytes());
     let hash = hasher.finalize();
-    let h = u64::from_le_bytes(hash.as_bytes()[..8].try_into().expect("eight bytes")).max(1);
+    u64::from_le_bytes(hash.as_bytes()[..8].try_into().expect("eight bytes")).max(1)
+}
+
+/// The smaller, the better: −log₂(h) / weight, with all the precision that 128 bits give.
+fn cost(stripe: StripeId, node: NodeId, weight: u64) -> u128 {
+    let h = lot(stripe, node);
     (u128::from(minus_log2(h)) << 64) / u128::from(weight.max(1))
 }
 

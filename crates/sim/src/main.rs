@@ -1,20 +1,18 @@
-//! Runs many histories, and tells what was broken.
+//! Runs many histories, and tells what was broken; or computes and measures what docs tell in numbers (`tables`).
 
 #![allow(clippy::print_stdout, reason = "this is a program for a terminal")]
 
+mod jobs;
 mod plot;
 mod tables;
 
 use clap::{Parser, Subcommand};
+use jobs::each_seed;
 use potluck_sim::{Outcome, Scale, history, shrink};
 use std::{
     collections::BTreeMap,
     ops::Range,
     process::ExitCode,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
     time::{Duration, Instant},
 };
 use tracing_subscriber::EnvFilter;
@@ -130,6 +128,16 @@ impl Sum {
     }
 }
 
+fn ended(result: Result<(), String>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            println!("{reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // What nodes complain of while their disks fail is of interest for one seed at most.
@@ -143,9 +151,9 @@ fn main() -> ExitCode {
             assumptions.print();
             return ExitCode::SUCCESS;
         }
-        Some(Instead::Trial(trials)) => return trials.run(arguments.jobs),
-        Some(Instead::Quiet(sizes)) => return sizes.run(),
-        Some(Instead::Recovery(losses)) => return losses.run(),
+        Some(Instead::Trial(trials)) => return ended(trials.run(arguments.jobs)),
+        Some(Instead::Quiet(sizes)) => return ended(sizes.run()),
+        Some(Instead::Recovery(losses)) => return ended(losses.run()),
         None => {}
     }
     let scale = Scale {
@@ -153,25 +161,18 @@ fn main() -> ExitCode {
         days: arguments.days,
     };
     let begun = Instant::now();
-    let (sum, next) = (Mutex::new(Sum::default()), AtomicU64::new(arguments.seeds.start));
-    std::thread::scope(|scope| {
-        for _ in 0..arguments.jobs.max(1) {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= arguments.seeds.end {
-                        return;
-                    }
-                    let outcome = history(seed, scale, arguments.aloud);
-                    if let Some(violation) = &outcome.violation {
-                        println!("seed {seed}: {violation}");
-                    }
-                    sum.lock().unwrap_or_else(PoisonError::into_inner).add(seed, outcome);
-                }
-            });
-        }
-    });
-    let sum = sum.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut sum = Sum::default();
+    each_seed(
+        arguments.seeds.clone(),
+        arguments.jobs,
+        |seed| history(seed, scale, arguments.aloud),
+        |seed, outcome| {
+            if let Some(violation) = &outcome.violation {
+                println!("seed {seed}: {violation}");
+            }
+            sum.add(seed, outcome);
+        },
+    );
     sum.print(begun.elapsed());
     let Some((seed, violation)) = sum.broken.first_key_value() else {
         println!("no promise was broken");

@@ -10,8 +10,7 @@ use crate::{
 use potluck_net::MemoryNetwork;
 use potluck_node::{InviteOptions, Node};
 use potluck_store::{Crash, MemoryDisk, Mishap};
-use potluck_types::Dice;
-use potluck_types::{NodeId, Zone};
+use potluck_types::{Dice, NodeId, Zone};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,

@@ -3,7 +3,9 @@
 //! The planners are those that ship, one for each node, with the placement that ships. What they decide is carried out by a model of transfers: each node sends and receives at
 //! one rate, one shard after the other in each direction, and receives while the other sends. Stripes that lose nothing are left out: they ask for nothing.
 
-use potluck_placement::{Domain, Mend, NodeFacts, Outcome, Planner, PlannerOptions, Presence, View, geometry, rank};
+use potluck_placement::{
+    Domain, Mend, NodeFacts, Outcome, Planner, PlannerOptions, Presence, View, geometry, lot, rank,
+};
 use potluck_types::{Geometry, Hash, NodeId, ShardId, StripeId, Timestamp};
 use std::{
     cmp::Reverse,
@@ -296,18 +298,13 @@ pub fn recover(loss: Loss) -> Result<Recovered, String> {
     })
 }
 
-/// Whether one of these machines may hold a shard of the stripe: it is among the best of all by its own hash, with much room to spare. Ranking all machines for each stripe
+/// Whether one of these machines may hold a shard of the stripe: it is among the best of all by its own lot, with much room to spare. Ranking all machines for each stripe
 /// takes a thousand times as long.
 fn may_hold(stripe: StripeId, nodes: &BTreeSet<NodeId>, of: usize, geometry: Geometry) -> bool {
     let n = f64::from(geometry.n());
     let share = (n + 8.0 * n.sqrt()) / of as f64;
-    nodes.iter().any(|node| {
-        let mut hasher = blake3::Hasher::new_derive_key("potluck placement 1");
-        hasher.update(stripe.as_bytes()).update(node.as_bytes());
-        let hash = hasher.finalize();
-        let h = u64::from_le_bytes(hash.as_bytes()[..8].try_into().expect("eight bytes"));
-        h as f64 / u64::MAX as f64 > 1.0 - share
-    })
+    let least = (1.0 - share) * u64::MAX as f64;
+    nodes.iter().any(|node| lot(stripe, *node) as f64 > least)
 }
 
 #[cfg(test)]

@@ -1,20 +1,15 @@
-//! What is printed of durability: computed for common pools, and tried against the model.
+//! What the docs tell in numbers, as tables: how long data lasts, computed and tried; what a resting pool costs; how soon a large one is whole again.
 
 #![allow(clippy::print_stdout, reason = "this is a program for a terminal")]
 
-use crate::plot::{Line, svg};
+use crate::{
+    jobs::each_seed,
+    plot::{Line, svg},
+};
 use clap::Args;
 use potluck_placement::{default_survive, geometry};
 use potluck_sim::{Count, Loss, PoolModel, Quiet, Trial, nines, quiet, recover, try_pool};
-use std::{
-    path::PathBuf,
-    process::ExitCode,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
 const YEAR_HOURS: f64 = 24.0 * 365.25;
 
@@ -176,38 +171,24 @@ pub(crate) struct Trials {
 }
 
 impl Trials {
-    pub(crate) fn run(&self, jobs: usize) -> ExitCode {
+    pub(crate) fn run(&self, jobs: usize) -> Result<(), String> {
         let trial = Trial {
             domains: self.machines,
             life: Duration::from_secs_f64(self.life_hours * 3600.0),
             replacement: Duration::from_secs_f64(self.replacement_hours * 3600.0),
             horizon: Duration::from_secs_f64(self.days * 86_400.0),
         };
-        let (sum, next) = (Mutex::new((Count::default(), None)), AtomicU64::new(0));
-        std::thread::scope(|scope| {
-            for _ in 0..jobs.max(1) {
-                scope.spawn(|| {
-                    loop {
-                        let number = next.fetch_add(1, Ordering::Relaxed);
-                        if number >= self.pools {
-                            return;
-                        }
-                        let seed = self.seed + number;
-                        let counted = try_pool(trial, seed);
-                        let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
-                        match counted {
-                            Ok(count) => sum.0.add(&count),
-                            Err(error) => sum.1 = Some((seed, error)),
-                        }
-                    }
-                });
-            }
-        });
-        let (count, failed) = sum.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if let Some((seed, error)) = failed {
-            println!("seed {seed}: {error}");
-            return ExitCode::FAILURE;
-        }
+        let (mut count, mut failed) = (Count::default(), Ok(()));
+        each_seed(
+            self.seed..self.seed + self.pools,
+            jobs,
+            |seed| try_pool(trial, seed),
+            |seed, counted| match counted {
+                Ok(more) => count.add(&more),
+                Err(error) => failed = Err(format!("seed {seed}: {error}")),
+            },
+        );
+        failed?;
         let model = count.model(&trial);
         println!(
             "{} pools of {} machines, coded {} of {}; {} machines lost; a repair took {:.2} h ({} of them timed)",
@@ -228,8 +209,7 @@ impl Trials {
             count.losses, count.files, count.file_hours, count.pools_hit
         );
         if count.losses == 0 {
-            println!("none was lost: let machines die sooner, or watch more pools");
-            return ExitCode::FAILURE;
+            return Err("none was lost: let machines die sooner, or watch more pools".to_owned());
         }
         let (seen, computed) = (count.mean_time_to_loss(), model.mean_time_to_loss());
         println!(
@@ -237,7 +217,7 @@ impl Trials {
             seen / computed,
             seen / computed / (count.pools_hit as f64).sqrt()
         );
-        ExitCode::SUCCESS
+        Ok(())
     }
 }
 
@@ -259,28 +239,22 @@ pub(crate) struct Sizes {
 }
 
 impl Sizes {
-    pub(crate) fn run(&self) -> ExitCode {
+    pub(crate) fn run(&self) -> Result<(), String> {
         println!("| machines | requests and replies, KB a node and hour | gossip, KB a node and hour |");
         println!("| --- | --- | --- |");
         let mut measured = Vec::new();
         for machines in &self.machines {
-            match quiet(*machines, self.files, self.seed) {
-                Ok(quiet) => {
-                    println!("| {machines} | {:.1} | {:.1} |", quiet.asked / 1e3, quiet.heard / 1e3);
-                    measured.push(quiet);
-                }
-                Err(error) => {
-                    println!("{machines} machines: {error}");
-                    return ExitCode::FAILURE;
-                }
-            }
+            let quiet = quiet(*machines, self.files, self.seed);
+            let quiet = quiet.map_err(|error| format!("{machines} machines: {error}"))?;
+            println!("| {machines} | {:.1} | {:.1} |", quiet.asked / 1e3, quiet.heard / 1e3);
+            measured.push(quiet);
         }
         self.draw(&measured)
     }
 
-    fn draw(&self, measured: &[Quiet]) -> ExitCode {
+    fn draw(&self, measured: &[Quiet]) -> Result<(), String> {
         let Some(file) = &self.plot else {
-            return ExitCode::SUCCESS;
+            return Ok(());
         };
         let line = |name, of: fn(&Quiet) -> f64| {
             let points = measured.iter().map(|quiet| (quiet.nodes as f64, of(quiet) / 1e3));
@@ -294,13 +268,7 @@ impl Sizes {
             line("gossip that a machine hears", |quiet| quiet.heard),
         ];
         let drawn = svg("machines of the pool", "KB an hour, while nothing happens", &lines);
-        match std::fs::write(file, drawn) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                println!("{}: {error}", file.display());
-                ExitCode::FAILURE
-            }
-        }
+        std::fs::write(file, drawn).map_err(|error| format!("{}: {error}", file.display()))
     }
 }
 
@@ -331,7 +299,7 @@ pub(crate) struct Losses {
 }
 
 impl Losses {
-    pub(crate) fn run(&self) -> ExitCode {
+    pub(crate) fn run(&self) -> Result<(), String> {
         println!(
             "| machines | stripes | lost | coding | stripes touched | beyond repair | made anew | whole after | at least | beside the grace period |"
         );
@@ -346,30 +314,24 @@ impl Losses {
                 shard_len: self.shard,
                 rate: self.rate,
             };
-            match recover(loss) {
-                Ok(recovered) => {
-                    let ratio = (recovered.took - recovered.grace).as_secs_f64()
-                        / (recovered.least - recovered.grace).as_secs_f64();
-                    println!(
-                        "| {} | {} | {lost} | {} of {} | {} | {} | {} shards, {} read | {:.0} s | {:.0} s | {ratio:.2} times |",
-                        self.machines,
-                        self.stripes,
-                        recovered.geometry.k(),
-                        recovered.geometry.n(),
-                        recovered.touched,
-                        recovered.gone,
-                        recovered.made,
-                        recovered.read,
-                        recovered.took.as_secs_f64(),
-                        recovered.least.as_secs_f64(),
-                    );
-                }
-                Err(error) => {
-                    println!("{lost} of {} machines lost: {error}", self.machines);
-                    return ExitCode::FAILURE;
-                }
-            }
+            let recovered = recover(loss);
+            let recovered = recovered.map_err(|error| format!("{lost} of {} machines lost: {error}", self.machines))?;
+            let ratio =
+                (recovered.took - recovered.grace).as_secs_f64() / (recovered.least - recovered.grace).as_secs_f64();
+            println!(
+                "| {} | {} | {lost} | {} of {} | {} | {} | {} shards, {} read | {:.0} s | {:.0} s | {ratio:.2} times |",
+                self.machines,
+                self.stripes,
+                recovered.geometry.k(),
+                recovered.geometry.n(),
+                recovered.touched,
+                recovered.gone,
+                recovered.made,
+                recovered.read,
+                recovered.took.as_secs_f64(),
+                recovered.least.as_secs_f64(),
+            );
         }
-        ExitCode::SUCCESS
+        Ok(())
     }
 }

@@ -3,8 +3,7 @@
 use crate::world::{Diary, lock};
 use potluck_net::Weather;
 use potluck_store::MemoryDisk;
-use potluck_types::Dice;
-use potluck_types::NodeId;
+use potluck_types::{Dice, NodeId};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},

@@ -1,7 +1,6 @@
 //! What simulated nodes stand on: time, chance, and the diary in which all that happens is written down.
 
-use potluck_types::Dice;
-use potluck_types::{Clock, Entropy, Timestamp};
+use potluck_types::{Clock, Dice, Entropy, Timestamp};
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
     atomic::{AtomicI64, Ordering},
