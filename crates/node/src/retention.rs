@@ -125,13 +125,16 @@ async fn due(
             masses: &masses,
         };
         let page = trash.expiring(&kv, after, PAGE).map_err(reading)?;
-        let Some(last) = page.last().copied() else {
+        let Some(mut last) = page.last().copied() else {
             return Ok(None);
         };
         let mut over = Vec::new();
-        // Most of it is neither past its end nor known for so long, and is not looked at.
-        let known_since = moment.elapsed.saturating_sub(task.rails.retention);
-        let may_be_over = |expiring: &Expiring| expiring.until <= moment.now || expiring.learned <= known_since;
+        // Most of it lies between what is past its end and what is ahead of its time, and is not looked at.
+        let ahead = moment.now + AHEAD_MAX + task.rails.retention;
+        let may_be_over = |expiring: &Expiring| expiring.until <= moment.now || expiring.until > ahead;
+        if !may_be_over(&last) {
+            last.until = ahead;
+        }
         for expiring in page.into_iter().filter(may_be_over) {
             let kept = trash.get(&kv, expiring.op).map_err(reading)?;
             over.extend(kept.filter(|kept| moment.is_over(kept.removal, expiring.learned)));
