@@ -9,8 +9,11 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::{
     ffi::OsStr,
     fs,
-    io::Write,
-    os::unix::{ffi::OsStrExt, net::UnixListener},
+    io::{Read, Write},
+    os::unix::{
+        ffi::OsStrExt,
+        net::{UnixListener, UnixStream},
+    },
     path::Path,
     process::{Command, Output, Stdio},
     time::{Duration, Instant},
@@ -34,6 +37,17 @@ fn run(command: &mut Command) -> Output {
 fn send(signal: Signal, process: u32) {
     let process = Pid::from_raw(process.try_into().unwrap()).unwrap();
     kill_process(process, signal).unwrap();
+}
+
+/// Stops a process, and waits until none of its threads runs.
+fn freeze(process: u32) {
+    send(Signal::STOP, process);
+    until("the process is stopped", || {
+        fs::read_dir(format!("/proc/{process}/task")).unwrap().all(|thread| {
+            let stat = fs::read_to_string(thread.unwrap().path().join("stat")).unwrap();
+            stat.rsplit_once(") ").unwrap().1.starts_with('T')
+        })
+    });
 }
 
 #[test]
@@ -114,7 +128,7 @@ fn a_daemon_that_hangs_is_named_and_not_waited_for() {
     let folder = tempfile::tempdir().unwrap();
     let node = node_in(folder.path());
     let process = node.process().unwrap();
-    send(Signal::STOP, process);
+    freeze(process);
     let begun = Instant::now();
     let commands: Vec<_> = [&["status"][..], &["ls"], &["stop"], &["up"], &["up", "--detach"]]
         .map(|command| {
@@ -129,6 +143,42 @@ fn a_daemon_that_hangs_is_named_and_not_waited_for() {
     assert!(begun.elapsed() < Duration::from_secs(15));
     send(Signal::CONT, process);
     assert_eq!(node.live(), 1);
+}
+
+#[test]
+fn a_daemon_that_hangs_over_a_request_is_named_too() {
+    let home = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(home.path().join("api.sock")).unwrap();
+    let status = potluck(home.path())
+        .arg("status")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut stream, _) = listener.accept().unwrap();
+    let hello = [9, 0, 0, 0, 0];
+    stream.write_all(&hello).unwrap();
+    // It takes its time, and lives.
+    listener.accept().unwrap().0.write_all(&hello).unwrap();
+    // Then it does so no more.
+    let output = status.wait_with_output().unwrap();
+    check(&output, 5, &format!("kill -9 {}", std::process::id()));
+}
+
+#[test]
+fn one_command_too_many_is_turned_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = node_in(folder.path());
+    let crowd: Vec<_> = (0..512)
+        .map(|_| {
+            let mut stream = UnixStream::connect(node.home.join("api.sock")).unwrap();
+            stream.read_exact(&mut [0; 5]).unwrap();
+            stream
+        })
+        .collect();
+    let said = node.fails(&["status"], 1);
+    assert!(said.contains("512 commands are at work"), "{said}");
+    drop(crowd);
+    until("there is room again", || node.run(&["status"]).status.success());
 }
 
 #[test]

@@ -17,7 +17,7 @@ use std::{
     fs::File,
     io::{self, BufReader, BufWriter, Read, Write},
     os::unix::net::UnixStream,
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -25,6 +25,10 @@ use std::{
 const BUFFER_BYTES: usize = 256 << 10;
 /// How long the daemon may take to say hello, which it does before anything else, however busy it is.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// After so long without a word from a daemon that works on a request it is asked for one more hello.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long that may take it: longer, since what it has begun would have to begin again.
+const SIGN_OF_LIFE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What a client sends.
 #[derive(Debug)]
@@ -32,18 +36,28 @@ pub(crate) struct Sender(BufWriter<UnixStream>);
 
 /// What a client receives.
 #[derive(Debug)]
-pub(crate) struct Receiver(BufReader<UnixStream>);
+pub(crate) struct Receiver(BufReader<Answering>);
+
+/// A connection whose end is noticed also when the daemon hangs: it may take its time over a request, but lives meanwhile.
+#[derive(Debug)]
+struct Answering {
+    stream: UnixStream,
+    home: PathBuf,
+}
 
 /// Asks the daemon of a home for something; more may be sent and received then.
 pub(crate) fn open(home: &Path, request: &Request) -> Result<(Sender, Receiver), Complaint> {
-    let stream = reach(home)?;
-    let twin = stream.try_clone().map_err(|error| lost(&error))?;
+    let stream = reach(home, HELLO_TIMEOUT)?;
+    let answering = Answering {
+        stream: stream.try_clone().map_err(|error| lost(&error))?,
+        home: home.to_owned(),
+    };
     let mut sender = Sender(BufWriter::with_capacity(BUFFER_BYTES, stream));
     sender
         .json(FrameKind::Request, request)
         .and_then(|()| sender.flush())
         .map_err(|error| lost(&error))?;
-    Ok((sender, Receiver(BufReader::with_capacity(BUFFER_BYTES, twin))))
+    Ok((sender, Receiver(BufReader::with_capacity(BUFFER_BYTES, answering))))
 }
 
 /// Asks, and waits for the answer.
@@ -52,17 +66,18 @@ pub(crate) fn call<T: DeserializeOwned>(home: &Path, request: &Request) -> Resul
     receiver.reply()
 }
 
-/// A connection to the daemon of a home, which lives. From then on it may take its time: there are long requests.
-fn reach(home: &Path) -> Result<UnixStream, Complaint> {
+/// A connection to the daemon of a home, which lives. From then on it may take its time: there are long requests. Reading
+/// ends after a long silence with [`io::ErrorKind::WouldBlock`].
+fn reach(home: &Path, hello_timeout: Duration) -> Result<UnixStream, Complaint> {
     let path = socket::find(home);
-    let stream = dial(&path).map_err(|error| match error.kind() {
+    let stream = dial(&path, hello_timeout).map_err(|error| match error.kind() {
         io::ErrorKind::PermissionDenied => Complaint::io("cannot open", &path, &error),
         io::ErrorKind::WouldBlock => silent(home, None),
         _ => no_daemon(home),
     })?;
     let mut header = [0; HEADER_BYTES];
     let heard = stream
-        .set_read_timeout(Some(HELLO_TIMEOUT))
+        .set_read_timeout(Some(hello_timeout))
         .and_then(|()| (&stream).read_exact(&mut header))
         .and_then(|()| Ok(Header::decode(header)?));
     match heard {
@@ -70,21 +85,32 @@ fn reach(home: &Path) -> Result<UnixStream, Complaint> {
             kind: FrameKind::Hello,
             len: 0,
         }) => {}
+        Ok(Header {
+            kind: FrameKind::Error,
+            len,
+        }) => {
+            let mut payload = vec![0; len];
+            let complaint = (&stream).read_exact(&mut payload).and_then(|()| {
+                let kind = FrameKind::Error;
+                Frame { kind, payload }.json()
+            });
+            return Err(complaint.unwrap_or_else(|error| lost(&error)));
+        }
         Ok(Header { kind, .. }) => return Err(unexpected(kind)),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(silent(home, Some(&stream))),
         Err(error) => return Err(lost(&error)),
     }
     stream
-        .set_read_timeout(None)
+        .set_read_timeout(Some(SILENCE_TIMEOUT))
         .and_then(|()| stream.set_write_timeout(None))
         .map_err(|error| lost(&error))?;
     Ok(stream)
 }
 
 /// As `UnixStream::connect`, which waits for ever when so many wait for a daemon that hangs that there is no place for one more.
-fn dial(path: &Path) -> io::Result<UnixStream> {
+fn dial(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    set_socket_timeout(&socket, Timeout::Send, Some(HELLO_TIMEOUT))?;
+    set_socket_timeout(&socket, Timeout::Send, Some(timeout))?;
     connect(&socket, &SocketAddrUnix::new(path)?)?;
     Ok(socket.into())
 }
@@ -171,7 +197,13 @@ impl Sender {
 impl Receiver {
     /// The next frame. One that says that all failed is a complaint.
     pub(crate) fn frame(&mut self) -> Result<Frame, Complaint> {
-        let frame = self.read().map_err(|error| lost(&error))?;
+        let frame = self.read().map_err(|error| {
+            let Answering { stream, home } = self.0.get_ref();
+            match error.kind() {
+                io::ErrorKind::TimedOut => silent(home, Some(stream)),
+                _ => lost(&error),
+            }
+        })?;
         if frame.kind == FrameKind::Error {
             return Err(frame.json().map_err(|error| lost(&error))?);
         }
@@ -190,7 +222,7 @@ impl Receiver {
     /// Ends the connection, also for who still sends.
     pub(crate) fn hang_up(&self) {
         // It may be gone already.
-        let _ = self.0.get_ref().shutdown(std::net::Shutdown::Both);
+        let _ = self.0.get_ref().stream.shutdown(std::net::Shutdown::Both);
     }
 
     fn read(&mut self) -> io::Result<Frame> {
@@ -200,6 +232,24 @@ impl Receiver {
         let mut payload = vec![0; len];
         self.0.read_exact(&mut payload)?;
         Ok(Frame { kind, payload })
+    }
+}
+
+impl Read for Answering {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.stream.read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // One that has ended shows on this connection.
+                    if reach(&self.home, SIGN_OF_LIFE_TIMEOUT)
+                        .is_err_and(|complaint| complaint.kind == Kind::Unreachable)
+                    {
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
+                }
+                other => return other,
+            }
+        }
     }
 }
 
@@ -221,7 +271,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(home.path().join("api.sock")).unwrap();
         let daemon = thread::spawn(move || listener.accept().unwrap().0.write_all(first).unwrap());
-        let reached = reach(home.path());
+        let reached = reach(home.path(), HELLO_TIMEOUT);
         daemon.join().unwrap();
         reached
     }
@@ -231,7 +281,7 @@ mod tests {
         let stream = reach_one_that_says(&[9, 0, 0, 0, 0]).unwrap();
         assert_eq!(
             (stream.read_timeout().unwrap(), stream.write_timeout().unwrap()),
-            (None, None)
+            (Some(SILENCE_TIMEOUT), None)
         );
     }
 
@@ -240,5 +290,14 @@ mod tests {
         let kind = |first| reach_one_that_says(first).unwrap_err().kind;
         assert_eq!(kind(&[6, 0, 0, 0, 0]), Kind::Failed);
         assert_eq!(kind(&[]), Kind::NoDaemon);
+    }
+
+    #[test]
+    fn one_too_many_hears_so_in_place_of_hello() {
+        let complaint =
+            reach_one_that_says(b"\x03\x2e\0\0\0{\"kind\":\"refused\",\"message\":\"busy\",\"hints\":[]}").unwrap_err();
+        assert_eq!((complaint.kind, &complaint.message[..]), (Kind::Refused, "busy"));
+        let cut = reach_one_that_says(&[3, 4, 0, 0, 0, b'{']).unwrap_err();
+        assert_eq!(cut.kind, Kind::NoDaemon);
     }
 }

@@ -81,11 +81,12 @@ pub(crate) async fn serve(listener: UnixListener, service: Arc<Service>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let turns = Arc::new(Semaphore::new(SERVED_MAX));
     loop {
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
-            return;
-        };
         match listener.accept().await {
             Ok((stream, _)) => {
+                let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
+                    turn_away(&stream);
+                    continue;
+                };
                 let (service, turns) = (Arc::clone(&service), Arc::clone(&turns));
                 tokio::spawn(async move {
                     let _permit = permit;
@@ -98,6 +99,18 @@ pub(crate) async fn serve(listener: UnixListener, service: Arc<Service>) {
             }
         }
     }
+}
+
+/// Tells one client too many.
+fn turn_away(stream: &UnixStream) {
+    let complaint = Complaint::failed(format!("{CONNECTIONS_MAX} commands are at work already"))
+        .hint("again when some of them have ended; one `put` or `get` takes any number of files");
+    let Ok(payload) = serde_json::to_vec(&complaint) else {
+        return;
+    };
+    let frame = [&Header::of(FrameKind::Error, &payload).encode()[..], &payload].concat();
+    // Nothing was sent there yet, so this fits; who has gone needs no answer.
+    let _ = stream.try_write(&frame);
 }
 
 /// Serves one client, when it is its turn.
