@@ -10,7 +10,10 @@ use crate::{
     wire::{self, Message, Protocol, Status},
 };
 use bytes::Bytes;
-use potluck_types::{NodeId, limits};
+use potluck_types::{
+    NodeId, limits,
+    sabotage::{self, Bug},
+};
 use std::{
     collections::{BTreeSet, HashMap},
     fmt, io,
@@ -135,8 +138,12 @@ struct Streams {
 }
 
 impl Shared {
-    pub(crate) fn set_members(&self, members: BTreeSet<NodeId>) {
-        *self.members.write().expect("never poisoned") = members;
+    pub(crate) fn set_members(&self, mut members: BTreeSet<NodeId>) {
+        let mut current = self.members.write().expect("never poisoned");
+        if sabotage::is_planted(Bug::ServeTakenOut) {
+            members.extend(&*current);
+        }
+        *current = members;
     }
 
     pub(crate) fn is_member(&self, node: NodeId) -> bool {

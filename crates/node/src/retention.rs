@@ -5,7 +5,7 @@
 //! moves. One of a person's machines is enough to free something, and whichever counts fastest does.
 //!
 //! Clocks of entries never go back. So when one machine's clock was set wrong, once, whatever is removed in that space from then on seems to be removed in the future, and
-//! its end tells nothing: there the count decides alone.
+//! its end tells nothing: there the count decides alone, or the clock once it has come within a day of theirs: after twice the time and a day at most.
 
 use crate::{
     error::{MetaError, NodeError},

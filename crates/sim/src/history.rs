@@ -25,6 +25,8 @@ use tokio::{
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
+/// So soon a machine that was taken out learns nothing more.
+const SHUT_OUT_AFTER: Duration = MINUTE;
 const HOUR: Duration = Duration::from_secs(3600);
 /// No operation takes longer, whatever is wrong.
 const OPERATION_MAX: Duration = HOUR;
@@ -34,8 +36,9 @@ const CONVERGENCE_MAX: Duration = Duration::from_secs(12 * 3600);
 const DOUBT_MAX: Duration = Duration::from_secs(36 * 3600);
 /// Nothing happens in a whole pool for so long.
 const QUIET: Duration = HOUR;
-/// What was removed is gone from all disks so long after it was to be kept: those that were off in between count a day later.
-const FREED_AFTER: Duration = Duration::from_secs(3 * 24 * 3600);
+/// What was removed is gone from all disks so long after it was to be kept: those that were off in between count a day later, and after a clock that was ahead
+/// once, what is removed is kept for twice its time and a day at most.
+const FREED_AFTER: Duration = RETENTION.saturating_add(Duration::from_secs(3 * 24 * 3600));
 
 /// What came of a history.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -83,6 +86,8 @@ struct History {
     works: JoinSet<Finished>,
     /// Domains in which something is wrong in this episode.
     hurt: BTreeSet<usize>,
+    /// Machines that were taken out in this episode, since when, and what must stay unknown to them.
+    shut_out: BTreeMap<usize, (Instant, BTreeMap<String, Vec<Content>>)>,
     episode_is_flood: bool,
     outcome: Outcome,
 }
@@ -135,6 +140,7 @@ pub(crate) fn run(plan: &Plan, aloud: bool) -> Outcome {
             busy: BTreeSet::new(),
             works: JoinSet::new(),
             hurt: BTreeSet::new(),
+            shut_out: BTreeMap::new(),
             episode_is_flood: false,
             outcome: Outcome::default(),
         };
@@ -176,7 +182,7 @@ impl History {
             ));
             self.live_through(episode).await?;
             self.pool.diary.tell("all is mended");
-            self.pool.heal().await;
+            self.pool.heal().await?;
             self.finish_works().await?;
             self.becomes_whole(&format!("after episode {number}")).await?;
             self.hurt.clear();
@@ -200,7 +206,8 @@ impl History {
                 Step::Fault { machine, fault } => self.strike(*machine, *fault).await,
             }
         }
-        self.until(begun + episode.length).await
+        self.until(begun + episode.length).await?;
+        self.shut_out_is_shut_out().await
     }
 
     /// Time passes; what is due is done, and operations end.
@@ -234,9 +241,16 @@ impl History {
     async fn strike(&mut self, machine: usize, fault: Fault) {
         let domain = self.pool.plan.domains[machine];
         self.hurt.insert(domain);
-        self.ledger.values_mut().for_each(|promise| promise.lose(domain));
+        if fault.loses() {
+            self.ledger.values_mut().for_each(|promise| promise.lose(domain));
+        }
         if self.pool.node(machine).is_some() || fault.destroys() {
             self.pool.suffer(machine, fault).await;
+        }
+        if fault == Fault::Expelled && !self.pool.is_member(machine) {
+            self.shut_out
+                .entry(machine)
+                .or_insert_with(|| (Instant::now(), BTreeMap::new()));
         }
     }
 
@@ -245,7 +259,7 @@ impl History {
         let fits = |i: &usize| {
             let machine = &self.pool.machines[*i];
             let is_hurt = self.hurt.contains(&self.pool.plan.domains[*i]);
-            machine.user == user && machine.node.is_some() && !(sound && is_hurt)
+            machine.user == user && self.pool.is_member(*i) && !(sound && is_hurt)
         };
         let fitting: Vec<usize> = (0..self.pool.machines.len()).filter(fits).collect();
         let at = (chance >> 8) as usize % fitting.len().max(1);
@@ -284,6 +298,12 @@ impl History {
             Work::Put { len, content, .. } => {
                 let content = Content { seed: content, len };
                 promise.attempt(Some(content));
+                for (since, secrets) in self.shut_out.values_mut() {
+                    // Who is cut off itself may not have heard of it.
+                    if since.elapsed() > SHUT_OUT_AFTER && !self.hurt.contains(&self.pool.plan.domains[machine]) {
+                        secrets.entry(path.clone()).or_default().push(content);
+                    }
+                }
                 self.works.spawn(async move {
                     let put = timeout(OPERATION_MAX, put(&node, &path, content)).await;
                     let done = Done::Put(content, put.unwrap_or_else(|_| Err("it hangs".to_owned())));
@@ -374,6 +394,26 @@ impl History {
         Ok(())
     }
 
+    /// What was written since a machine was taken out it does not know, though it has its person's key still, and goes on asking.
+    async fn shut_out_is_shut_out(&mut self) -> Broken {
+        for (machine, (_, secrets)) in std::mem::take(&mut self.shut_out) {
+            let Some(node) = self.pool.node(machine).cloned() else {
+                continue;
+            };
+            for (path, contents) in secrets {
+                self.outcome.checks += 1;
+                if let Ok(Seen::Bytes(bytes)) = timeout(MINUTE, read(&node, &path)).await
+                    && contents.iter().any(|content| content.bytes() == bytes)
+                {
+                    return Err(format!(
+                        "machine {machine} was taken out, and has read {path} as it was written since"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn running(&self) -> Vec<(usize, Node)> {
         let machines = self.pool.machines.iter();
         machines
@@ -414,6 +454,11 @@ impl History {
                     );
                     break;
                 }
+                if status.nodes.iter().any(|info| info.status == NodeStatus::Doubted) {
+                    // What it held before comes back to it when the doubt ends.
+                    last = format!("machine {i} doubts one that has lied, still");
+                    break;
+                }
             }
             if last.is_empty() {
                 self.outcome.checks += 1;
@@ -431,13 +476,10 @@ impl History {
                 .iter()
                 .any(|info| info.id == id && info.status == NodeStatus::Doubted)
         };
-        let honest = self
-            .pool
-            .machines
-            .iter()
-            .filter(|machine| !self.pool.turned.contains(&machine.index));
-        let mut doubted = honest.filter(|machine| machine.id.is_some_and(is_doubted));
-        doubted.next().map(|machine| machine.index)
+        let is_wronged = |id: NodeId| !self.pool.turned.contains(&id) && is_doubted(id);
+        let mut machines = self.pool.machines.iter();
+        let doubted = machines.find(|machine| machine.id.is_some_and(is_wronged));
+        doubted.map(|machine| machine.index)
     }
 
     /// Every file is read, on two machines of its person.

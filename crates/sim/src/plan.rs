@@ -112,6 +112,9 @@ pub(crate) enum Fault {
     Garbled,
     Turned { manner: Manner },
     Restart,
+    Expelled,
+    Replaced,
+    Moves,
 }
 
 impl Fault {
@@ -147,7 +150,10 @@ impl Fault {
             Self::CutOff => (30, "cut off"),
             Self::Garbled => (39, "corruption past the checksum"),
             Self::Turned { .. } => (40, "a member that lies"),
+            Self::Expelled => (45, "taken out while it runs"),
             Self::Restart => (46, "restart in order"),
+            Self::Replaced => (46, "lost, forgotten and replaced"),
+            Self::Moves => (46, "leaves in order, and is replaced"),
         }
     }
 
@@ -162,7 +168,14 @@ impl Fault {
                 | Self::Wiped
                 | Self::SyncErrors
                 | Self::ReadErrors
+                | Self::Expelled
+                | Self::Replaced
         )
+    }
+
+    /// Whether what the machine held counts as lost, for a while at least. One that leaves in order hands it over first.
+    pub(crate) fn loses(self) -> bool {
+        self != Self::Moves
     }
 }
 
@@ -200,7 +213,7 @@ fn work(dice: &mut Dice) -> Work {
 
 fn fault(dice: &mut Dice) -> Fault {
     let torn = dice.roll(u64::MAX);
-    match dice.roll(31) {
+    match dice.roll(34) {
         0 => Fault::Rot {
             share: 1 + dice.roll(50),
         },
@@ -240,6 +253,9 @@ fn fault(dice: &mut Dice) -> Fault {
         29 => Fault::Turned {
             manner: pick(dice, &Manner::ALL),
         },
+        30 => Fault::Expelled,
+        31 => Fault::Replaced,
+        32 => Fault::Moves,
         _ => Fault::Restart,
     }
 }

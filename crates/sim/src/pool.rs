@@ -22,6 +22,9 @@ use tokio::time::Instant;
 const SILENCE: Duration = Duration::from_secs(30);
 /// How often it is looked whether the power is gone.
 const POWER_POLL: Duration = Duration::from_millis(20);
+/// As `potluck leave` looks whether all is handed over: so often in a row.
+const DEPARTURE_LOOKS: u32 = 4;
+const DEPARTURE_POLL: Duration = Duration::from_millis(500);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -44,6 +47,12 @@ pub(crate) enum Later {
     Flap(usize, u32),
     /// Its disk and its network are as they should be.
     Recover(usize),
+    /// How far it is with handing over what it holds; so many times in a row there was nothing left.
+    LookAtDeparture(usize, u32),
+    /// Its person says that it is lost.
+    Forget(usize),
+    /// A new machine takes its place.
+    Replace(usize),
 }
 
 /// See the module.
@@ -66,7 +75,11 @@ pub(crate) struct Pool {
     /// Who has turned, in place of the machine.
     liars: BTreeMap<usize, Liar>,
     /// Who ever has.
-    pub(crate) turned: BTreeSet<usize>,
+    pub(crate) turned: BTreeSet<NodeId>,
+    /// Who hands over what it holds, to leave.
+    departing: BTreeSet<usize>,
+    /// Who is lost or taken out and not yet replaced; and whether the pool has been told.
+    gone: BTreeMap<usize, bool>,
     begun: Instant,
 }
 
@@ -109,6 +122,8 @@ impl Pool {
             injected: BTreeMap::new(),
             liars: BTreeMap::new(),
             turned: BTreeSet::new(),
+            departing: BTreeSet::new(),
+            gone: BTreeMap::new(),
             begun,
             plan,
         }
@@ -156,6 +171,17 @@ impl Pool {
 
     pub(crate) fn node(&self, i: usize) -> Option<&Node> {
         self.machines[i].node.as_ref()
+    }
+
+    /// Whether its node runs and belongs to the pool.
+    pub(crate) fn is_member(&self, i: usize) -> bool {
+        self.node(i).is_some() && !self.gone.contains_key(&i)
+    }
+
+    /// Another machine of the same person.
+    fn other_of_same(&self, i: usize) -> Option<&Node> {
+        let is_one = |j: &usize| *j != i && self.machines[*j].user == self.machines[i].user && self.is_member(*j);
+        (0..self.machines.len()).find(is_one).and_then(|j| self.node(j))
     }
 
     fn id(&self, i: usize) -> NodeId {
@@ -234,7 +260,86 @@ impl Pool {
                 }
             }
             Later::Recover(i) => self.recover(i),
+            Later::LookAtDeparture(i, looks) => self.look_at_departure(i, looks).await,
+            Later::Forget(i) => match self.forget(i).await {
+                Ok(()) => {
+                    let pause = self.some_time(MINUTE, HOUR);
+                    self.after(pause, Later::Replace(i));
+                }
+                Err(_) => self.after(5 * MINUTE, Later::Forget(i)),
+            },
+            Later::Replace(i) => {
+                if let Err(reason) = self.replace(i).await {
+                    self.diary.tell(&format!("machine {i} is not replaced yet: {reason}"));
+                    self.after(5 * MINUTE, Later::Replace(i));
+                }
+            }
         }
+    }
+
+    /// Goes when all that it holds is handed over, as `potluck leave` does.
+    async fn look_at_departure(&mut self, i: usize, looks: u32) {
+        if !self.departing.contains(&i) {
+            return;
+        }
+        let Some(node) = self.node(i).cloned() else {
+            return self.after(MINUTE, Later::LookAtDeparture(i, 0));
+        };
+        match node.leave_progress().await {
+            Ok(progress) if !progress.is_leaving => {
+                // It was started anew meanwhile.
+                let _ = node.leave().await;
+                self.after(MINUTE, Later::LookAtDeparture(i, 0));
+            }
+            Ok(progress) if progress.shards_left == 0 && looks + 1 >= DEPARTURE_LOOKS => {
+                let parted = node.part().await;
+                self.diary.tell(&format!("machine {i} has left: {parted:?}"));
+                self.machines[i].stop().await;
+                self.departing.remove(&i);
+                self.gone.insert(i, true);
+                let pause = self.some_time(Duration::from_secs(1), HOUR);
+                self.after(pause, Later::Replace(i));
+            }
+            Ok(progress) if progress.shards_left == 0 => {
+                self.after(DEPARTURE_POLL, Later::LookAtDeparture(i, looks + 1));
+            }
+            _ => self.after(MINUTE, Later::LookAtDeparture(i, 0)),
+        }
+    }
+
+    /// Its person says on another machine that it belongs to them no longer.
+    async fn forget(&mut self, i: usize) -> Result<(), String> {
+        let other = self.other_of_same(i).cloned().ok_or("nobody can say so")?;
+        other.forget(self.id(i)).await.map_err(|error| error.to_string())?;
+        self.diary.tell(&format!("machine {i} is a member no longer"));
+        self.gone.insert(i, true);
+        Ok(())
+    }
+
+    /// A new machine of the same person comes in its place.
+    async fn replace(&mut self, i: usize) -> Result<(), String> {
+        let other = self.other_of_same(i).cloned().ok_or("nobody can invite it")?;
+        self.liars.remove(&i);
+        if self.node(i).is_some() {
+            self.kill(i, Crash::KeepAll);
+        }
+        let options = InviteOptions {
+            uses: 1,
+            expires: HOUR,
+            mine: true,
+        };
+        let invited = other.invite(options).await.map_err(|error| error.to_string())?;
+        self.machines[i].set_disk(MemoryDisk::default());
+        self.machines[i].make_room();
+        let network = self.network.clone();
+        let joined = self.machines[i].join(&network, &invited.ticket).await;
+        let id = joined.map_err(|error| error.to_string())?;
+        self.weather.set_disk(id, self.machines[i].disk());
+        self.gone.remove(&i);
+        self.images.remove(&i);
+        self.failed_disks.remove(&i);
+        self.diary.tell(&format!("machine {i} is a new one"));
+        Ok(())
     }
 
     fn recover(&mut self, i: usize) {
@@ -269,7 +374,7 @@ impl Pool {
     }
 
     pub(crate) async fn start(&mut self, i: usize) {
-        if self.node(i).is_some() {
+        if self.node(i).is_some() || self.gone.contains_key(&i) {
             return;
         }
         self.liars.remove(&i);
@@ -310,6 +415,9 @@ impl Pool {
 
     /// Something goes wrong with a machine.
     pub(crate) async fn suffer(&mut self, i: usize, fault: Fault) {
+        if self.gone.contains_key(&i) {
+            return;
+        }
         self.diary.tell(&format!("machine {i}: {fault:?}"));
         *self.injected.entry(fault.kind()).or_default() += 1;
         let a_while = self.some_time(MINUTE, 6 * HOUR);
@@ -401,8 +509,29 @@ impl Pool {
                 let dice = Dice(self.dice.roll(u64::MAX));
                 let liar = Liar::turn(&self.network, self.id(i), self.others(i), manner, dice);
                 self.liars.insert(i, liar);
-                self.turned.insert(i);
+                self.turned.insert(self.id(i));
                 self.after(a_while, Later::Start(i));
+            }
+            Fault::Expelled => {
+                // It runs on, and tries what it could before, until the end of the episode.
+                if let Err(reason) = self.forget(i).await {
+                    self.diary.tell(&format!("machine {i} stays a member: {reason}"));
+                }
+            }
+            Fault::Replaced => {
+                self.liars.remove(&i);
+                self.kill(i, Crash::LoseAll);
+                self.departing.remove(&i);
+                self.gone.insert(i, false);
+                self.after(a_while, Later::Forget(i));
+            }
+            Fault::Moves => {
+                if let Some(node) = self.node(i).cloned()
+                    && self.departing.insert(i)
+                {
+                    let _ = node.leave().await;
+                    self.after(MINUTE, Later::LookAtDeparture(i, 0));
+                }
             }
         }
         let fails = matches!(
@@ -447,7 +576,7 @@ impl Pool {
     }
 
     /// All that can be mended is: machines are switched on, ways are open, disks work, clocks are set.
-    pub(crate) async fn heal(&mut self) {
+    pub(crate) async fn heal(&mut self) -> Result<(), String> {
         self.later.clear();
         self.weather.clear_up();
         self.cut_off.clear();
@@ -465,5 +594,19 @@ impl Pool {
             }
             self.start(i).await;
         }
+        for i in std::mem::take(&mut self.departing) {
+            // Who has not left by now stays.
+            if let Some(node) = self.node(i) {
+                node.stay();
+            }
+        }
+        for (i, is_told) in self.gone.clone() {
+            if !is_told {
+                self.forget(i).await?;
+            }
+            let replaced = self.replace(i).await;
+            replaced.map_err(|reason| format!("machine {i} cannot be replaced: {reason}"))?;
+        }
+        Ok(())
     }
 }

@@ -61,3 +61,8 @@ fn forgetting_that_something_is_no_longer_in_use_is_found() {
 fn giving_shards_to_full_machines_is_found() {
     check(Bug::RepairToFull);
 }
+
+#[test]
+fn serving_who_was_taken_out_is_found() {
+    check(Bug::ServeTakenOut);
+}

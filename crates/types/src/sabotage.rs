@@ -16,17 +16,20 @@ pub enum Bug {
     DropUnpin,
     /// Full machines are given shards.
     RepairToFull,
+    /// Who was a member once is served as one.
+    ServeTakenOut,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::AcknowledgeBeforeSync,
         Self::AcceptWrongShard,
         Self::CountZoneTwice,
         Self::CollectPinned,
         Self::DropUnpin,
         Self::RepairToFull,
+        Self::ServeTakenOut,
     ];
 }
 
