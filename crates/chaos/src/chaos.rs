@@ -31,6 +31,10 @@ const COMMAND_MAX: Duration = Duration::from_secs(180);
 const STALE_MAX: Duration = Duration::from_secs(45);
 /// So soon all is whole again when everything was mended.
 const WHOLE_MAX: Duration = Duration::from_secs(600);
+/// No daemon may ever take more memory: it is bounded, whatever goes wrong and however much is stored.
+const MEMORY_MAX: u64 = 512 << 20;
+/// Larger packets vanish where large ones do: IPv6 promises 1,280 bytes.
+const LARGE_PACKET: u64 = 1300;
 /// How long a fault lasts before the next, or the end of the episode.
 const FAULT_LASTS: Duration = Duration::from_secs(12);
 const POLL: Duration = Duration::from_millis(500);
@@ -46,6 +50,8 @@ pub(crate) struct Sums {
     pub(crate) slowest: Vec<(f64, String)>,
     pub(crate) whole_after: Vec<f64>,
     pub(crate) checks: u64,
+    /// The most memory that a daemon has taken, in bytes.
+    pub(crate) memory: u64,
 }
 
 /// What people and faults share.
@@ -113,8 +119,13 @@ impl Chaos {
     }
 
     /// Lives through episodes until the time is over, something is broken, or somebody says so. Gives what was counted, and what was broken.
-    pub(crate) fn live(self, seed: u64, length: Duration, stop: &AtomicBool) -> (Sums, Option<String>) {
-        let mut possible = Fault::ALL.to_vec();
+    /// Only these faults come, if there are any.
+    pub(crate) fn live(self, seed: u64, length: Duration, only: &[Fault], stop: &AtomicBool) -> (Sums, Option<String>) {
+        let mut possible = if only.is_empty() {
+            Fault::ALL.to_vec()
+        } else {
+            only.to_vec()
+        };
         if !self.network.has_netem() {
             possible.retain(|fault| *fault != Fault::Slow);
             self.tell("this kernel has no netem: nothing is delayed but by queues");
@@ -189,7 +200,24 @@ impl Chaos {
         }
         self.state().hurt.clear();
         self.check_all(dice);
+        self.check_memory();
         Ok(())
+    }
+
+    fn check_memory(&self) {
+        let most = self
+            .machines()
+            .iter()
+            .filter_map(Machine::memory_peak)
+            .max()
+            .unwrap_or(0);
+        let mut state = self.state();
+        state.sums.checks += 1;
+        state.sums.memory = state.sums.memory.max(most);
+        drop(state);
+        if most > MEMORY_MAX {
+            self.breaks(format!("a daemon has taken {most} bytes of memory"));
+        }
     }
 
     fn pause(&self, length: Duration) {
@@ -229,6 +257,9 @@ impl Chaos {
             Fault::Narrow => self.network.narrow(index, 2000)?,
             Fault::Lossy => self.network.lose(index, 10)?,
             Fault::Slow => self.network.delay(index, 150)?,
+            Fault::BlackHole => self.network.swallow_large(index, LARGE_PACKET)?,
+            Fault::NoUdp => self.network.refuse_udp(index)?,
+            Fault::Rebound => self.network.rebind(index)?,
             Fault::FullDisk => machine.fill(),
             Fault::Rot | Fault::RotAsleep => {
                 if fault == Fault::RotAsleep {

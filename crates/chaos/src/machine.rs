@@ -239,8 +239,17 @@ impl Machine {
 
     /// Bytes of memory that the daemon takes; none when it does not run.
     pub(crate) fn memory(&self) -> Option<u64> {
+        self.kernel_says("VmRSS:")
+    }
+
+    /// The most that it has taken since it was started.
+    pub(crate) fn memory_peak(&self) -> Option<u64> {
+        self.kernel_says("VmHWM:")
+    }
+
+    fn kernel_says(&self, what: &str) -> Option<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.daemon.as_ref()?.id())).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(what))?;
         let kilobytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
         Some(kilobytes << 10)
     }

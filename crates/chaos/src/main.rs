@@ -20,6 +20,7 @@ mod run;
 
 use chaos::{Chaos, Sums};
 use clap::Parser;
+use plan::Fault;
 use quiet::Cost;
 use run::Failure;
 use rustix::process::geteuid;
@@ -48,6 +49,9 @@ struct Arguments {
     /// Machines.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(2..=60))]
     nodes: u64,
+    /// Only this goes wrong, by its name in the report; may be given several times.
+    #[arg(long, value_name = "FAULT")]
+    only: Vec<Fault>,
     /// Nothing goes wrong and nobody works: tells what the pool costs then.
     #[arg(long)]
     quiet: bool,
@@ -66,8 +70,13 @@ fn main() -> ExitCode {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         u64::from(now.subsec_nanos())
     });
+    let only: String = arguments
+        .only
+        .iter()
+        .map(|fault| format!(" --only '{}'", fault.name()))
+        .collect();
     let again = format!(
-        "potluck-chaos --seed {seed} --minutes {} --nodes {}",
+        "potluck-chaos --seed {seed} --minutes {} --nodes {}{only}",
         arguments.minutes, arguments.nodes
     );
     println!("{again}");
@@ -145,7 +154,7 @@ fn live(arguments: &Arguments, seed: u64, folder: &Path) -> Result<Lived, Failur
     if arguments.quiet {
         return chaos.rest(time).map(Lived::Quietly);
     }
-    let (sums, broken) = chaos.live(seed, time, &stop);
+    let (sums, broken) = chaos.live(seed, time, &arguments.only, &stop);
     Ok(Lived::Through(sums, broken))
 }
 
@@ -177,6 +186,7 @@ fn report(sums: &Sums) {
         "whole again {} times, after {slowest:.1} s at most",
         sums.whole_after.len()
     );
+    println!("a daemon takes {:.0} MB of memory at most", sums.memory as f64 / 1e6);
     println!("slowest:");
     for (seconds, what) in &sums.slowest {
         println!("  {seconds:>7.1} s  {what}");

@@ -81,6 +81,13 @@ pub(crate) fn sent(machine: usize) -> Result<(u64, u64), Failure> {
     }
 }
 
+/// What comes before the rules for packets that arrive.
+const INPUT: &str = "add table inet chaos; add chain inet chaos input { type filter hook input priority 0; };";
+
+fn nft(namespace: &str, rules: &str) -> Result<(), Failure> {
+    run("ip", &["netns", "exec", namespace, "nft", rules])
+}
+
 /// Words of a command: machines have no spaces in their names.
 fn ip(words: &str) -> Result<(), Failure> {
     run("ip", &words.split(' ').collect::<Vec<_>>())
@@ -133,11 +140,44 @@ impl Network {
 
     /// So many of a hundred packets that a machine gets are dropped.
     pub(crate) fn lose(&self, machine: usize, percent: u64) -> Result<(), Failure> {
+        nft(
+            &namespace(machine),
+            &format!("{INPUT} add rule inet chaos input iifname {LINE} numgen random mod 100 < {percent} drop"),
+        )
+    }
+
+    /// No UDP reaches a machine, and none of its own gets out.
+    pub(crate) fn refuse_udp(&self, machine: usize) -> Result<(), Failure> {
+        let rules = "add chain inet chaos output { type filter hook output priority 0; }; \
+            add rule inet chaos input iifname line meta l4proto udp drop; \
+            add rule inet chaos output oifname line meta l4proto udp drop";
+        nft(&namespace(machine), &format!("{INPUT} {rules}"))
+    }
+
+    /// What a machine sends comes from other ports than before, also on connections that there are.
+    pub(crate) fn rebind(&self, machine: usize) -> Result<(), Failure> {
         let rules = format!(
-            "add table inet chaos; add chain inet chaos input {{ type filter hook input priority 0; }}; \
-             add rule inet chaos input iifname {LINE} numgen random mod 100 < {percent} drop"
+            "add table ip chaosnat; add chain ip chaosnat post {{ type nat hook postrouting priority srcnat; }}; \
+             add rule ip chaosnat post oifname {LINE} meta l4proto {{ tcp, udp }} masquerade to :20000-60000 random"
         );
-        run("ip", &["netns", "exec", &namespace(machine), "nft", &rules])
+        nft(&namespace(machine), &rules)
+    }
+
+    /// Larger packets vanish on their way from and to a machine, and nobody is told.
+    pub(crate) fn swallow_large(&self, machine: usize, bytes: u64) -> Result<(), Failure> {
+        let port = format!("m{machine}");
+        for (namespace, device) in [(namespace(machine), LINE), (bridge(), &port)] {
+            // Each packet by itself: the kernel passes on many as one otherwise.
+            ip(&format!("-n {namespace} link set {device} gso_max_segs 1"))?;
+            nft(
+                &namespace,
+                &format!(
+                    "add table netdev {port}; add chain netdev {port} large {{ type filter hook ingress device {device} priority 0; }}; \
+                     add rule netdev {port} large meta length > {bytes} drop"
+                ),
+            )?;
+        }
+        Ok(())
     }
 
     /// What a machine sends goes no faster; what is too much waits up to two seconds.
@@ -162,9 +202,14 @@ impl Network {
 
     /// All ways of a machine are as they were.
     pub(crate) fn mend(&self, machine: usize) -> Result<(), Failure> {
-        let namespace = namespace(machine);
-        ip(&format!("-n {} link set m{machine} up", bridge()))?;
-        let _ = run("ip", &["netns", "exec", &namespace, "nft", "delete table inet chaos"]);
+        let (namespace, port) = (namespace(machine), format!("m{machine}"));
+        ip(&format!("-n {} link set {port} up", bridge()))?;
+        let _ = nft(&namespace, "delete table inet chaos");
+        let _ = nft(&namespace, "delete table ip chaosnat");
+        for (namespace, device) in [(&namespace, LINE), (&bridge(), &port)] {
+            ip(&format!("-n {namespace} link set {device} gso_max_segs 65535"))?;
+            let _ = nft(namespace, &format!("delete table netdev {port}"));
+        }
         for other in 0..self.machines {
             for (from, to) in [(machine, other), (other, machine)] {
                 let words = format!("-n {} route del blackhole {}/32", self::namespace(from), address(to));

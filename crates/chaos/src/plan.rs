@@ -1,5 +1,7 @@
 //! What goes wrong, drawn from a seed.
 
+use std::str::FromStr;
+
 /// Random numbers (splitmix64).
 #[derive(Clone, Debug)]
 pub(crate) struct Dice(u64);
@@ -44,6 +46,12 @@ pub(crate) enum Fault {
     Lossy,
     /// What it sends takes 150 ms.
     Slow,
+    /// Packets of more than 1,300 bytes vanish, and nobody says so.
+    BlackHole,
+    /// No UDP goes to it or comes from it.
+    NoUdp,
+    /// What it sends comes from other ports than before, as when a router forgets.
+    Rebound,
     /// Its disk is full.
     FullDisk,
     /// Bits flip in its packs while it runs.
@@ -57,7 +65,7 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::Killed,
         Self::CrashLoop,
         Self::Frozen,
@@ -67,6 +75,9 @@ impl Fault {
         Self::Narrow,
         Self::Lossy,
         Self::Slow,
+        Self::BlackHole,
+        Self::NoUdp,
+        Self::Rebound,
         Self::FullDisk,
         Self::Rot,
         Self::RotAsleep,
@@ -85,12 +96,27 @@ impl Fault {
             Self::Narrow => "2 Mbit/s",
             Self::Lossy => "packet loss",
             Self::Slow => "delay",
+            Self::BlackHole => "large packets vanish",
+            Self::NoUdp => "no UDP",
+            Self::Rebound => "ports change",
             Self::FullDisk => "disk full",
             Self::Rot => "flipped bits, running",
             Self::RotAsleep => "flipped bits, stopped",
             Self::ClockAhead => "clock a day ahead",
             Self::ClockBehind => "clock a day behind",
         }
+    }
+}
+
+impl FromStr for Fault {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|fault| fault.name() == name);
+        found.ok_or_else(|| {
+            let names: Vec<_> = Self::ALL.iter().map(|fault| format!("'{}'", fault.name())).collect();
+            format!("there are {}", names.join(", "))
+        })
     }
 }
 
