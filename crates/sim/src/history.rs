@@ -400,6 +400,10 @@ impl History {
             let Some(node) = self.pool.node(machine).cloned() else {
                 continue;
             };
+            if self.pool.is_member(machine) {
+                // A new one has come in its place.
+                continue;
+            }
             for (path, contents) in secrets {
                 self.outcome.checks += 1;
                 if let Ok(Seen::Bytes(bytes)) = timeout(MINUTE, read(&node, &path)).await
