@@ -5,7 +5,7 @@
 //! [`Signed::open`], which checks the signature: an unchecked value cannot be used by mistake.
 
 use crate::{PublicKey, Signature, SigningKey, keys::BadSignature};
-use potluck_types::{CodecError, Hash, from_canonical, limits, to_canonical};
+use potluck_types::{CodecError, Hash, from_canonical, from_canonical_or_later, limits, to_canonical};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
 use std::{fmt, marker::PhantomData};
@@ -76,14 +76,14 @@ impl<T: Record> Signed<T> {
         })
     }
 
-    /// Checks signature, size and encoding, and gives the record.
+    /// Checks signature, size and encoding, and gives the record. What a later version says besides is passed over.
     pub fn open(&self) -> Result<Verified<T>, SignedError> {
         check_len::<T>(self.payload.len(), T::BYTES_MAX)?;
         let (context, signer) = (T::CONTEXT, self.signer);
         signer
             .verify(&signed_bytes(context, &self.payload), &self.signature)
             .map_err(|BadSignature| SignedError::Signature { context, signer })?;
-        let value = from_canonical(&self.payload).map_err(|source| SignedError::Codec { context, source })?;
+        let value = from_canonical_or_later(&self.payload).map_err(|source| SignedError::Codec { context, source })?;
         Ok(Verified { value, signer })
     }
 

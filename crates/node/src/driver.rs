@@ -77,22 +77,27 @@ pub(crate) async fn run(shared: Arc<Shared>, mut inbox: Inbox, mut events: mpsc:
             },
             Some(event) = events.recv() => {
                 // What has gathered meanwhile goes through the core together.
+                let mut run = |event| {
+                    timers.note(&event);
+                    shared.run_event(event);
+                };
                 let mut stored = Vec::new();
                 let mut next = Some(event);
                 while let Some(event) = next {
                     match event {
                         Event::Stored(shards) => stored.extend(shards),
                         other => {
-                            timers.note(&other);
-                            shared.run_event(other);
+                            if matches!(other, Event::Gone(_)) && !stored.is_empty() {
+                                // What was stored and is gone already is not said to be here.
+                                run(Event::Stored(std::mem::take(&mut stored)));
+                            }
+                            run(other);
                         }
                     }
                     next = events.try_recv().ok().filter(|_| stored.len() < BATCH_MAX);
                 }
                 if !stored.is_empty() {
-                    let stored = Event::Stored(stored);
-                    timers.note(&stored);
-                    shared.run_event(stored);
+                    run(Event::Stored(stored));
                 }
             }
             request = inbox.requests.recv() => match request {

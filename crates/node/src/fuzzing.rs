@@ -34,14 +34,16 @@ use std::{
 /// A change of [`database`]: four bytes of place, and one of content.
 const CHANGE_BYTES: usize = 5;
 
-/// Bytes that a peer sends as a message, of any kind: what is taken has one encoding only.
+/// Bytes that a peer sends as a message, of any kind: what is taken has one meaning.
 ///
 /// # Panics
-/// When it has another.
+/// When it says something else once it was read and written.
 pub fn message(bytes: &[u8]) {
     fn check<T: Serialize + DeserializeOwned>(message: &Message) {
         if let Ok(value) = decode::<T>(message) {
-            assert_eq!(encode(&value).header, message.header);
+            let said = encode(&value);
+            let again = decode::<T>(&said).expect("what this program says");
+            assert_eq!(encode(&again).header, said.header);
         }
     }
     let message = Message::new(bytes.to_vec());

@@ -722,7 +722,9 @@ impl Kv for WriteKv<'_> {
 mod tests {
     use super::*;
     use crate::overlaid::Overlaid;
+    use potluck_spaces::{DirId, File, FileId, Head, OpId, Trash, Value};
     use potluck_store::{Crash, MemoryDisk, Mishap};
+    use potluck_types::SpaceId;
     use std::time::Duration;
 
     fn elapsed(seconds: u64) -> Elapsed {
@@ -767,6 +769,74 @@ mod tests {
         let mut meta = Meta::open(&after.folder("home")).unwrap();
         assert!(meta.check().unwrap(), "{told}");
         assert_eq!(meta.elapsed().unwrap(), Some(elapsed(24)), "{told}");
+    }
+
+    /// A database of version 1, whose files nobody has counted. The power goes with each change that is made when it is opened.
+    #[test]
+    fn a_migration_survives_a_power_cut_at_every_change() {
+        const FILES: u64 = 40;
+        let (disk, space) = (MemoryDisk::default(), SpaceId::from_bytes([1; 32]));
+        let totals = |meta: &Meta| Trash::of(space).totals(&meta.read().unwrap()).unwrap();
+        let meta = Meta::open(&disk.folder("home")).unwrap();
+        disk.folder("home").sync_dir().unwrap();
+        meta.write(|kv| {
+            (0..FILES)
+                .try_for_each(|seq| kv.put(Table::Registers, &register(space, seq), &to_canonical(&[head(seq)])))
+                .map_err(boxed("writing"))
+        })
+        .unwrap();
+        meta.set_setting("version", &1u32).unwrap();
+        drop(meta);
+        let open = |disk: &MemoryDisk| Meta::open(&disk.folder("home"));
+        let whole = disk.image();
+        let before = whole.steps();
+        let meta = open(&whole).unwrap();
+        assert_eq!(totals(&meta).files, FILES);
+        drop(meta);
+        let changes = whole.steps() - before;
+        assert!(changes > 5, "{changes}");
+        for cut in 0..changes {
+            for crash in [Crash::LoseAll, Crash::Torn(cut), Crash::Scattered(cut)] {
+                let old = disk.image();
+                old.cut_at(old.steps() + cut);
+                drop(open(&old));
+                let meta = open(&old.crash(crash)).unwrap();
+                assert_eq!(meta.setting::<u32>("version").unwrap(), Some(VERSION));
+                assert_eq!(totals(&meta).files, FILES, "{crash:?} at change {cut}");
+            }
+        }
+    }
+
+    fn register(space: SpaceId, seq: u64) -> Vec<u8> {
+        [
+            &space.as_bytes()[..],
+            DirId::ROOT.as_bytes(),
+            format!("file-{seq}").as_bytes(),
+        ]
+        .concat()
+    }
+
+    fn head(seq: u64) -> Head {
+        let id = OpId {
+            device: NodeId::from_bytes([2; 32]),
+            seq,
+            at: 0,
+        };
+        Head {
+            clock: Timestamp::from_millis(seq),
+            op: id,
+            value: Value::File(File {
+                id: FileId::generate(&potluck_types::SystemEntropy),
+                len: 5,
+                modified: Timestamp::from_millis(1),
+                executable: false,
+                content: vec![1; 100].into(),
+                uses: Vec::new(),
+                survives: 1,
+                asked: None,
+            }),
+            recoded: None,
+        }
     }
 
     /// The fuzzer garbled a page that is only read when the version is written, and the node panicked.

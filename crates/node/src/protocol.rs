@@ -10,8 +10,8 @@ use potluck_crypto::Signed;
 use potluck_net::Message;
 use potluck_spaces::{PinState, Position};
 use potluck_types::{
-    ByteSize, CodecError, Geometry, Hash, NodeId, PoolId, ShardId, SpaceId, StripeId, Timestamp, from_canonical,
-    proof::Proof, to_canonical,
+    ByteSize, CodecError, Geometry, Hash, NodeId, PoolId, ShardId, SpaceId, StripeId, Timestamp,
+    from_canonical_or_later, proof::Proof, to_canonical,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
@@ -246,14 +246,26 @@ pub(crate) fn encode_with<T: Serialize>(value: &T, body: Bytes) -> Message {
     }
 }
 
+/// What a message says; what a later version says besides is passed over.
 pub(crate) fn decode<T: Serialize + DeserializeOwned>(message: &Message) -> Result<T, CodecError> {
-    from_canonical(&message.header)
+    from_canonical_or_later(&message.header)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use potluck_types::said_later;
     use proptest::prelude::*;
+
+    /// Also from a later version that says more.
+    fn comes_back<T: Serialize + DeserializeOwned + std::fmt::Debug>(message: &T) {
+        let sent = encode(message);
+        let later = Message::new(said_later(&sent.header));
+        for sent in [sent, later] {
+            let back: T = decode(&sent).unwrap();
+            assert_eq!(format!("{back:?}"), format!("{message:?}"));
+        }
+    }
 
     /// A type that has no encoding fails when it is first sent: so each is sent here.
     #[test]
@@ -312,10 +324,7 @@ mod tests {
             PoolRequest::Inspect { stripes: vec![stripe] },
             PoolRequest::Recount,
         ];
-        for request in requests {
-            let back: PoolRequest = decode(&encode(&request)).unwrap();
-            assert_eq!(format!("{back:?}"), format!("{request:?}"));
-        }
+        requests.iter().for_each(comes_back);
         let health = HealthInfo {
             survives: [(2, 300)].into(),
             waiting: [("grace".to_owned(), 1)].into(),
@@ -374,10 +383,7 @@ mod tests {
             }]]),
             PoolReply::Failed("no".to_owned()),
         ];
-        for reply in replies {
-            let back: PoolReply = decode(&encode(&reply)).unwrap();
-            assert_eq!(format!("{back:?}"), format!("{reply:?}"));
-        }
+        replies.iter().for_each(comes_back);
         let shards = [
             ShardRequest::Put {
                 space,
@@ -388,10 +394,7 @@ mod tests {
             ShardRequest::Drop(shard),
             ShardRequest::Challenge { shard, part: 7 },
         ];
-        for request in shards {
-            let back: ShardRequest = decode(&encode(&request)).unwrap();
-            assert_eq!(format!("{back:?}"), format!("{request:?}"));
-        }
+        shards.iter().for_each(comes_back);
     }
 
     proptest! {

@@ -94,8 +94,20 @@ struct History {
 
 type Broken = Result<(), String>;
 
-/// Who holds which shard of a stripe.
-type Holders = Vec<(NodeId, u8)>;
+/// Who holds which shard.
+struct Holder {
+    id: NodeId,
+    domain: usize,
+    index: u8,
+}
+
+/// What all disks hold of a stripe.
+struct Book {
+    geometry: Geometry,
+    /// What it was brought for: the word of who brought it, that may have been garbled on its way.
+    spaces: BTreeSet<SpaceId>,
+    holders: Vec<Holder>,
+}
 
 thread_local! {
     /// What panicked last in this thread. Tasks of a node that panic end alone, and nobody else would hear of it.
@@ -469,6 +481,7 @@ impl History {
                 return Ok(());
             }
         }
+        self.tell_of_short().await;
         Err(format!("the pool does not become whole {when}: {last}"))
     }
 
@@ -561,44 +574,74 @@ impl History {
         (read, written)
     }
 
-    /// What machines hold is what their health says.
-    async fn books_agree(&mut self) -> Broken {
-        let mut domains: BTreeMap<NodeId, usize> = BTreeMap::new();
-        let mut stripes: BTreeMap<(SpaceId, StripeId), (Geometry, Holders)> = BTreeMap::new();
+    /// What all disks hold.
+    async fn books(&self) -> Result<BTreeMap<StripeId, Book>, String> {
+        let mut books: BTreeMap<StripeId, Book> = BTreeMap::new();
         for (i, node) in self.running() {
-            let id = node.identity().node;
-            domains.insert(id, self.pool.plan.domains[i]);
+            let (id, domain) = (node.identity().node, self.pool.plan.domains[i]);
             let held = node.held(None, usize::MAX).await.map_err(|error| error.to_string())?;
             if self.pool.machines[i].is_crowded && !held.is_empty() {
                 return Err(format!("machine {i} is full, and was given {} shards", held.len()));
             }
             for Held { shard, geometry, space } in held {
-                let entry = stripes
-                    .entry((space, shard.stripe))
-                    .or_insert_with(|| (geometry, Vec::new()));
-                entry.1.push((id, shard.index));
+                let book = books.entry(shard.stripe).or_insert_with(|| Book {
+                    geometry,
+                    spaces: BTreeSet::new(),
+                    holders: Vec::new(),
+                });
+                book.spaces.insert(space);
+                book.holders.push(Holder {
+                    id,
+                    domain,
+                    index: shard.index,
+                });
             }
         }
+        Ok(books)
+    }
+
+    /// Tells of a stripe, and whether somebody uses it; none when nobody says.
+    async fn tell_of(&self, stripe: StripeId, book: &Book) -> Option<bool> {
+        let (_, node) = self.running().into_iter().next()?;
+        let mut is_used = None;
+        for space in &book.spaces {
+            if let Some(verdicts) = node.in_use(*space, &[stripe]).await {
+                is_used = Some(is_used == Some(true) || verdicts == [true]);
+            }
+        }
+        let holders = book.holders.iter();
+        let held: Vec<_> = holders
+            .map(|holder| format!("{} at {}", holder.index, holder.id.short()))
+            .collect();
+        let (stripe, geometry) = (stripe.short(), book.geometry);
+        self.pool.diary.tell(&format!(
+            "stripe {stripe} of {geometry:?}, in use: {is_used:?}, is held as {held:?}"
+        ));
+        is_used
+    }
+
+    /// Tells of all stripes that are less than whole.
+    async fn tell_of_short(&self) {
+        for (stripe, book) in self.books().await.unwrap_or_default() {
+            if !book.survives_any() {
+                self.tell_of(stripe, &book).await;
+            }
+        }
+    }
+
+    /// What machines hold is what their health says.
+    async fn books_agree(&mut self) -> Broken {
+        let books = self.books().await?;
         let (_, node) = self.running().into_iter().next().ok_or("no machine runs")?;
         let health = node.status().await.map_err(|error| error.to_string())?.health;
         let mut short = 0;
-        for ((space, stripe), (geometry, held)) in &stripes {
-            let is_whole = survives_any(*geometry, held, &domains);
+        for (stripe, book) in &books {
             // What nobody uses may be on its way out.
-            if is_whole || node.in_use(*space, &[*stripe]).await != Some(vec![true]) {
-                continue;
+            if !book.survives_any() && self.tell_of(*stripe, book).await == Some(true) {
+                short += 1;
             }
-            short += 1;
-            let held: Vec<String> = held
-                .iter()
-                .map(|(node, index)| format!("{index} at {}", node.short()))
-                .collect();
-            self.pool.diary.tell(&format!(
-                "stripe {} of {geometry:?} is held as {held:?}",
-                stripe.short()
-            ));
         }
-        self.outcome.checks += stripes.len() as u64;
+        self.outcome.checks += books.len() as u64;
         if health.endangered + health.unreadable < short {
             return Err(format!(
                 "health claims too much: {} stripes survive less than they should, and it knows of {}",
@@ -623,12 +666,10 @@ impl History {
         }
         self.until(Instant::now() + RETENTION + FREED_AFTER).await?;
         let mut left = 0;
-        for (_, node) in self.running() {
-            left += node
-                .held(None, usize::MAX)
-                .await
-                .map_err(|error| error.to_string())?
-                .len();
+        for (stripe, book) in &self.books().await? {
+            // What was brought for a space that was garbled on its way is nobody's, and nobody says that it may go.
+            let is_nobodys = self.tell_of(*stripe, book).await.is_none() && self.pool.has_suffered(Fault::Garbled);
+            left += if is_nobodys { 0 } else { book.holders.len() };
         }
         self.outcome.checks += 1;
         if left > 0 {
@@ -640,20 +681,23 @@ impl History {
     }
 }
 
-/// Whether *k* different shards remain whichever *m* domains are lost: by trying all of them, unlike the product.
-fn survives_any(geometry: Geometry, held: &[(NodeId, u8)], domains: &BTreeMap<NodeId, usize>) -> bool {
-    let used: BTreeSet<usize> = held.iter().map(|(node, _)| domains[node]).collect();
-    let used: Vec<usize> = used.into_iter().collect();
-    let most_lost = (1u32 << used.len()) - 1;
-    let is_left = |lost: u32| {
-        let left = held.iter().filter(|(node, _)| {
-            let at = used.iter().position(|domain| *domain == domains[node]);
-            at.is_some_and(|at| lost & (1 << at) == 0)
-        });
-        left.map(|(_, index)| index).collect::<BTreeSet<_>>().len() >= geometry.k().into()
-    };
-    let losses = (0..=most_lost).filter(|lost| lost.count_ones() == geometry.m().into());
-    used.len() >= geometry.m().into() && losses.into_iter().all(is_left)
+impl Book {
+    /// Whether *k* different shards remain whichever *m* domains are lost: by trying all of them, unlike the product.
+    fn survives_any(&self) -> bool {
+        let (needed, lost) = (self.geometry.k().into(), self.geometry.m().into());
+        let used: BTreeSet<usize> = self.holders.iter().map(|holder| holder.domain).collect();
+        let used: Vec<usize> = used.into_iter().collect();
+        let most_lost = (1u32 << used.len()) - 1;
+        let is_left = |lost: u32| {
+            let left = self.holders.iter().filter(|holder| {
+                let at = used.iter().position(|domain| *domain == holder.domain);
+                at.is_some_and(|at| lost & (1 << at) == 0)
+            });
+            left.map(|holder| holder.index).collect::<BTreeSet<_>>().len() >= needed
+        };
+        let losses = (0..=most_lost).filter(|set| set.count_ones() == lost);
+        used.len() >= lost as usize && losses.into_iter().all(is_left)
+    }
 }
 
 pub(crate) fn is_well(health: &HealthInfo) -> bool {

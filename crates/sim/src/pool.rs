@@ -413,6 +413,10 @@ impl Pool {
         });
     }
 
+    pub(crate) fn has_suffered(&self, fault: Fault) -> bool {
+        self.injected.contains_key(&fault.kind())
+    }
+
     /// Something goes wrong with a machine.
     pub(crate) async fn suffer(&mut self, i: usize, fault: Fault) {
         if self.gone.contains_key(&i) {

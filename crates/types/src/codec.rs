@@ -1,9 +1,14 @@
 //! The canonical encoding: DAG-CBOR, in the one form that a value has.
 //!
-//! All that is signed, hashed, stored or sent goes through these two functions. Decoding accepts only the
-//! bytes that encoding would have made, so that a record has one hash and a signature covers one reading of it.
+//! All that is signed, hashed, stored or sent goes through these functions. Decoding accepts only the
+//! bytes that encoding would have made, so that a record has one hash and a signature covers one reading of it; where nodes of several versions talk to each
+//! other it also accepts what a later one would have made.
 
+use ipld_core::ipld::Ipld;
 use serde::{Serialize, de::DeserializeOwned};
+
+/// What later versions have added to is looked at up to this length, which all records and almost all messages are below: it takes some tens of times its memory.
+const LATER_BYTES_MAX: usize = 64 << 10;
 
 /// Why bytes are not the canonical encoding of the expected type.
 #[derive(Debug, thiserror::Error)]
@@ -47,10 +52,86 @@ pub fn from_canonical<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<T
     }
 }
 
+/// Decodes a value in which later versions may say more: fields of maps that this version does not know are passed over. The bytes are in canonical form all the
+/// same. What must not be passed over comes with another version of the record, or another name of the message.
+pub fn from_canonical_or_later<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    match from_canonical(bytes) {
+        Err(CodecError::NotCanonical { len }) if len <= LATER_BYTES_MAX => {
+            from_canonical::<Ipld>(bytes)?;
+            serde_ipld_dagcbor::from_slice(bytes).map_err(|error| CodecError::Malformed {
+                len,
+                reason: error.to_string(),
+            })
+        }
+        decoded => decoded,
+    }
+}
+
+/// The same value as a later version might say it: with one more field in each map of several. For tests of those who read it.
+///
+/// # Panics
+/// When the bytes are not canonical.
+#[doc(hidden)]
+pub fn said_later(bytes: &[u8]) -> Vec<u8> {
+    fn extend(value: &mut Ipld) {
+        match value {
+            Ipld::List(items) => items.iter_mut().for_each(extend),
+            Ipld::Map(fields) => {
+                fields.values_mut().for_each(extend);
+                // One of a single key is a variant of an enum.
+                if fields.len() > 1 {
+                    fields.insert(
+                        "a-later-field".to_owned(),
+                        Ipld::List(vec![Ipld::Null, Ipld::Bool(true)]),
+                    );
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut value: Ipld = from_canonical(bytes).expect("canonical");
+    extend(&mut value);
+    to_canonical(&value)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use serde::Deserialize;
+
+    #[derive(Serialize, Deserialize, PartialEq, Debug)]
+    struct Known {
+        id: u64,
+        names: Vec<String>,
+    }
+
+    #[test]
+    fn what_later_versions_add_is_passed_over() {
+        let known = Known {
+            id: 7,
+            names: vec!["a".to_owned()],
+        };
+        let later = said_later(&to_canonical(&known));
+        assert!(matches!(
+            from_canonical::<Known>(&later),
+            Err(CodecError::NotCanonical { .. })
+        ));
+        assert_eq!(from_canonical_or_later::<Known>(&later).unwrap(), known);
+        // In canonical form, whatever it says; and with all that this version must know.
+        let at = later.windows(2).position(|pair| pair == [b'd', 7]).unwrap();
+        let longer = [&later[..=at], &[0x18, 7], &later[at + 2..]].concat();
+        assert!(from_canonical_or_later::<Known>(&longer).is_err());
+        let in_another_order = b"\xa3eafter\x01bid\x07enames\x80";
+        assert!(from_canonical_or_later::<Known>(in_another_order).is_err());
+        assert!(from_canonical_or_later::<Known>(&to_canonical(&[("id", 7)])).is_err());
+        let huge = Known {
+            id: 7,
+            names: vec!["a".repeat(LATER_BYTES_MAX)],
+        };
+        assert_eq!(from_canonical_or_later::<Known>(&to_canonical(&huge)).unwrap(), huge);
+        assert!(from_canonical_or_later::<Known>(&said_later(&to_canonical(&huge))).is_err());
+    }
 
     proptest! {
         #[test]
@@ -61,6 +142,7 @@ mod tests {
         #[test]
         fn hostile_bytes_never_panic(bytes: Vec<u8>) {
             let _ = from_canonical::<(u64, String, Vec<Option<i32>>)>(&bytes);
+            let _ = from_canonical_or_later::<Known>(&bytes);
         }
     }
 
