@@ -31,6 +31,7 @@ mod edit;
 mod error;
 mod explain;
 mod files;
+mod freeing;
 mod fsck;
 #[cfg(fuzzing)]
 pub mod fuzzing;

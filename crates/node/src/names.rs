@@ -278,6 +278,24 @@ async fn pin_contested(shared: &Arc<Shared>, stripes: Vec<StripeId>) -> Result<(
     replicate(shared).await.map(drop)
 }
 
+/// Says that a stripe is in use again that was given up, before it is stored again: its holders free what they have of it, and would free what is new of it, too.
+pub(crate) async fn revive(shared: &Arc<Shared>, stripe: StripeId) -> Result<(), NodeError> {
+    let task = Arc::clone(shared);
+    let state = Shared::blocking(move || {
+        let state = Pins::of(task.space).state(&task.read()?, stripe);
+        Ok::<_, NodeError>(state.map_err(TreeError::from)?)
+    });
+    if state.await?.liveness() != Liveness::Dead {
+        return Ok(());
+    }
+    let batch = Batch {
+        pins: vec![stripe],
+        ..Batch::default()
+    };
+    write(shared, batch).await?;
+    replicate(shared).await.map(drop)
+}
+
 /// Takes entries of any space that a peer sends, as custodian or as another device of the same person. Durable when
 /// this returns. Gives the stripes that they unpin.
 pub(crate) async fn take_entries(

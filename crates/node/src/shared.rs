@@ -7,6 +7,7 @@ use crate::{
     download::PieceCache,
     due::Due,
     error::{MetaError, NodeError},
+    freeing::Freeing,
     home::Home,
     meta::Meta,
     protocol::{self, PoolReply, PoolRequest, ShardReply, ShardRequest},
@@ -66,6 +67,8 @@ pub(crate) struct Shared {
     pub(crate) twin: Twin,
     /// Stripes that uploads found stored already and have not named yet.
     pub(crate) claims: Claims<StripeId>,
+    /// Shards of which is asked whether they may go.
+    pub(crate) freeing: Freeing,
     /// Why names that others told could not be written down, since when some may be missing here.
     pub(crate) lacking: Mutex<Option<String>>,
     /// Versions that uploads are writing.

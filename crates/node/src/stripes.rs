@@ -159,6 +159,7 @@ pub(crate) async fn keep(shared: &Shared, space: SpaceId, shard: Shard) -> Resul
     };
     let mut attempts = 0;
     loop {
+        shared.freeing.brought(reported.shard);
         let (sender, receiver) = oneshot::channel();
         shared
             .store

@@ -3,18 +3,20 @@
 
 use crate::{
     control::Event,
-    driver, mend,
+    driver,
     names::{self, custodians},
     protocol::{BATCH_MAX, PoolReply, PoolRequest},
     shared::Shared,
 };
 use potluck_placement::Mend;
 use potluck_spaces::{Liveness, Log, PinState, Pins};
+use potluck_store::ChangeError;
 use potluck_types::{
     NodeId, ShardId, SpaceId, StripeId, Timestamp,
     sabotage::{self, Bug},
 };
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio::sync::oneshot;
 
 /// How long a shard that no log names is kept: an upload may be under way, or its log not here yet.
 const UNNAMED_GRACE: Duration = Duration::from_secs(24 * 3600);
@@ -132,6 +134,7 @@ async fn free(shared: &Arc<Shared>, space: SpaceId, held: Vec<(ShardId, Timestam
         return Some(0);
     }
     let stripes: Vec<StripeId> = held.iter().map(|(id, _)| id.stripe).collect();
+    let considering = shared.freeing.consider(held.iter().map(|(id, _)| *id));
     let (verdicts, all) = verdicts(shared, space, &stripes).await?;
     let now = shared.now();
     let unused: Vec<ShardId> = held
@@ -145,15 +148,23 @@ async fn free(shared: &Arc<Shared>, space: SpaceId, held: Vec<(ShardId, Timestam
         })
         .map(|((id, _), _)| id)
         .collect();
-    let count = unused.len();
-    if count == 0 {
+    if unused.is_empty() {
         return Some(0);
     }
-    tracing::info!(shards = count, "freeing what no file uses");
-    if let Err(error) = mend::discard(shared, unused).await {
-        tracing::warn!(error, "shards that no file uses could not be freed");
+    let (sender, done) = oneshot::channel();
+    let freed = considering.free(unused, |unused| {
+        let send = |outcome| drop(sender.send(outcome));
+        shared.store.delete_then(unused.clone(), send);
+        unused
+    });
+    shared.store.turn();
+    if let Err(error) = done.await.unwrap_or(Err(ChangeError::Closed)) {
+        tracing::warn!(%error, "shards that no file uses could not be freed");
         return None;
     }
+    let count = freed.len();
+    tracing::info!(shards = count, "freed what no file uses");
+    shared.tell(Event::Gone(freed));
     driver::compact(shared).await;
     Some(count)
 }

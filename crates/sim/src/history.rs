@@ -32,8 +32,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 const OPERATION_MAX: Duration = HOUR;
 /// So soon a pool is whole again when all are here.
 const CONVERGENCE_MAX: Duration = Duration::from_secs(12 * 3600);
-/// So much later where a member has turned: it is doubted for a day after its last lie, and its room may be needed.
-const DOUBT_MAX: Duration = Duration::from_secs(36 * 3600);
+/// So much later where a member has turned: it is doubted for a day after its last lie, for two more if anything about it is wrong again soon after, and its room may be needed.
+const DOUBT_MAX: Duration = Duration::from_secs(4 * 24 * 3600);
 /// Nothing happens in a whole pool for so long.
 const QUIET: Duration = HOUR;
 /// What was removed is gone from all disks so long after it was to be kept: those that were off in between count a day later, and after a clock that was ahead

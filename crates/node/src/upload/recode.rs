@@ -14,6 +14,7 @@ use crate::{
     download::read_piece,
     error::{NodeError, ShardsError},
     files::{FileAt, Files},
+    names,
     shared::Shared,
     stripes,
 };
@@ -341,6 +342,8 @@ impl Upload {
                 .map_err(|error| damaged(&error))?
                 .map_err(|error| damaged(&error))?;
             let piece = piece.recoded(coded.id, goal);
+            // The same bytes coded in the same way are the same stripe again: when the pool was small for a while it was given up.
+            names::revive(&shared, coded.id).await?;
             let stored = stripes::store(&shared, shared.space, coded, strict).await?;
             Ok(Finished {
                 piece,
