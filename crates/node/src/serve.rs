@@ -235,7 +235,7 @@ async fn pool(shared: &Arc<Shared>, peer: NodeId, request: PoolRequest) -> PoolR
         PoolRequest::Liveness { space, stripes } if stripes.len() <= BATCH_MAX => {
             match sweep::local_liveness(shared, space, stripes).await {
                 Some(verdicts) => PoolReply::Liveness(verdicts),
-                None => PoolReply::Failed("the logs of this space are not kept here".to_owned()),
+                None => PoolReply::Failed("the logs kept here cannot be read".to_owned()),
             }
         }
         PoolRequest::Released { space, stripes } if stripes.len() <= BATCH_MAX => {

@@ -137,17 +137,16 @@ async fn free(shared: &Arc<Shared>, space: SpaceId, held: Vec<(ShardId, Timestam
     let considering = shared.freeing.consider(held.iter().map(|(id, _)| *id));
     let (verdicts, all) = verdicts(shared, space, &stripes).await?;
     let now = shared.now();
-    let unused: Vec<ShardId> = held
-        .into_iter()
-        .zip(verdicts)
-        .filter(|((_, stored_at), liveness)| match liveness {
-            Liveness::Live => sabotage::is_planted(Bug::CollectPinned),
-            Liveness::Dead => true,
-            // One custodian of several may have been restored from an older image of itself.
-            Liveness::Unknown => all && now.since(*stored_at) > UNNAMED_GRACE,
-        })
-        .map(|((id, _), _)| id)
-        .collect();
+    let (mut unused, mut unnamed) = (Vec::new(), Vec::new());
+    for ((id, stored_at), liveness) in held.into_iter().zip(verdicts) {
+        match liveness {
+            Liveness::Live if !sabotage::is_planted(Bug::CollectPinned) => {}
+            Liveness::Live | Liveness::Dead => unused.push(id),
+            Liveness::Unknown if all && now.since(stored_at) > UNNAMED_GRACE => unnamed.push(id),
+            Liveness::Unknown => {}
+        }
+    }
+    unused.extend(unknown_to_all(shared, space, unnamed).await);
     if unused.is_empty() {
         return Some(0);
     }
@@ -231,7 +230,38 @@ async fn remote_liveness(
     Some(answers)
 }
 
-/// What the logs kept here say; `None` when this node keeps none of this space.
+/// Those of these shards whose stripes no log names that any member keeps; none unless every member is here and says so. The custodians that this node sees may be
+/// no more than what is left of the pool on its side, or may have been away when the log was written, and not have caught up.
+async fn unknown_to_all(shared: &Arc<Shared>, space: SpaceId, shards: Vec<ShardId>) -> Vec<ShardId> {
+    let (members, peers) = shared.with_control(|control| (control.roster.members(), control.live_peers()));
+    let others: Vec<NodeId> = members.into_iter().filter(|node| *node != shared.me()).collect();
+    if shards.is_empty() || others.iter().any(|node| !peers.contains(node)) {
+        return Vec::new();
+    }
+    let stripes: Vec<StripeId> = shards.iter().map(|shard| shard.stripe).collect();
+    let asked = others
+        .iter()
+        .map(|node| remote_liveness(shared, *node, space, &stripes));
+    let mut answers = futures::future::join_all(asked).await;
+    answers.push(local_liveness(shared, space, stripes.clone()).await);
+    let mut known = vec![PinState::default(); stripes.len()];
+    for answer in answers {
+        match answer {
+            Some(answer) if answer.is_empty() => {}
+            Some(answer) if answer.len() == known.len() => {
+                known = known.into_iter().zip(answer).map(|(a, b)| a.merge(b)).collect();
+            }
+            _ => return Vec::new(),
+        }
+    }
+    let unknown = shards
+        .into_iter()
+        .zip(known)
+        .filter(|(_, state)| state.liveness() == Liveness::Unknown);
+    unknown.map(|(shard, _)| shard).collect()
+}
+
+/// What the logs kept here say: nothing when none of this space is kept, and `None` when they cannot be read.
 pub(crate) async fn local_liveness(
     shared: &Arc<Shared>,
     space: SpaceId,
@@ -241,7 +271,7 @@ pub(crate) async fn local_liveness(
     Shared::blocking(move || {
         let kv = task.read().ok()?;
         if Log::of(space).frontier(&kv).ok()?.is_empty() {
-            return None;
+            return Some(Vec::new());
         }
         stripes
             .into_iter()
