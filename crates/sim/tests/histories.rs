@@ -29,7 +29,6 @@ fn nothing_is_broken_in_pools_of_any_size() {
 /// Machines that were cut off from all freed what they had not heard of, as each was the only one left to ask.
 #[test]
 fn who_is_alone_frees_nothing_that_it_has_not_heard_of() {
-    let outcome = history(40_029, Scale { nodes: 12, days: 11 }, false);
+    let outcome = history(40_029, Scale { nodes: 12, days: 13 }, false);
     assert_eq!(outcome.violation, None);
-    assert!(outcome.passed > std::time::Duration::from_secs(11 * 24 * 3600));
 }
