@@ -162,7 +162,7 @@ async fn free(shared: &Arc<Shared>, space: SpaceId, held: Vec<(ShardId, Timestam
         return None;
     }
     let count = freed.len();
-    tracing::info!(shards = count, "freed what no file uses");
+    tracing::info!(shards = count, "freeing what no file uses");
     shared.tell(Event::Gone(freed));
     driver::compact(shared).await;
     Some(count)
