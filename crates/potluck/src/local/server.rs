@@ -10,10 +10,11 @@ use super::{
 use crate::complaint::{Complaint, Kind};
 use potluck_node::{Entry, Kind as EntryKind, Node, NodeError, PutOptions};
 use potluck_spaces::{Path, TreeError};
+use rustix::net::{RecvFlags, recv};
 use serde::Serialize;
 use std::{fs::File, io, sync::Arc, time::Duration};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, BufReader, BufWriter},
+    io::{AsyncReadExt, AsyncWriteExt, BufReader, BufWriter, Interest},
     net::{UnixListener, UnixStream, unix::OwnedWriteHalf},
     sync::{Notify, Semaphore},
     time::timeout,
@@ -124,6 +125,9 @@ pub(crate) async fn converse(mut stream: UnixStream, service: &Service, turns: &
     if stream.write_all(&hello).await.is_err() {
         return;
     }
+    if !speaks(&stream).await {
+        return;
+    }
     let Ok(_turn) = turns.acquire().await else { return };
     let (reader, writer) = stream.into_split();
     let (inbound, handles) = Inbound::new(reader);
@@ -149,6 +153,18 @@ pub(crate) async fn converse(mut stream: UnixStream, service: &Service, turns: &
             let _ = timeout(DRAIN_TIMEOUT, async { while frames.read().await.is_ok() {} }).await;
         }
     }
+}
+
+/// Waits for the first byte of a request; whether it comes. Who only wanted to hear hello, or says nothing, takes nobody's turn.
+async fn speaks(stream: &UnixStream) -> bool {
+    let peek = || {
+        let (_, read) = recv(stream, &mut [0; 1][..], RecvFlags::PEEK)?;
+        Ok(read > 0)
+    };
+    matches!(
+        timeout(REQUEST_TIMEOUT, stream.async_io(Interest::READABLE, peek)).await,
+        Ok(Ok(true))
+    )
 }
 
 /// Whether the other end is us, or root, who can be us anyway.
@@ -402,5 +418,21 @@ impl Replies {
             .await
             .map_err(gone)?;
         self.0.write_all(payload).await.map_err(gone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_asks_for_nothing_takes_no_turn() {
+        let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(b"{").await.unwrap();
+        assert!(speaks(&ours).await);
+        // It is still there.
+        assert_eq!(ours.read_u8().await.unwrap(), b'{');
+        drop(theirs);
+        assert!(!speaks(&ours).await);
     }
 }
