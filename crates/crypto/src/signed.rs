@@ -233,6 +233,18 @@ mod tests {
         const CONTEXT: &'static str = "potluck/test-jest/1";
     }
 
+    /// The same record of a later version.
+    #[derive(Serialize, Deserialize)]
+    struct LaterVote {
+        question: String,
+        yes: bool,
+        because: Vec<String>,
+    }
+
+    impl Record for LaterVote {
+        const CONTEXT: &'static str = Vote::CONTEXT;
+    }
+
     fn vote(question: &str) -> Vote {
         Vote {
             question: question.to_owned(),
@@ -259,6 +271,18 @@ mod tests {
             HEXLOWER.encode(&signed.to_bytes()),
             "840155a263796573f5687175657374696f6e65736f75703f5820ea4a6c63e29c520abef5507b132ec5f9954776aebebe7b92421eea691446d22c58403da1f71a9afe7d2b1b9a120239a282a3cdb1eea3e6eb188add82bdc379a3c267598150f219af6c91a43a6e351da91a70d8557919ff50f608774905831c629f02"
         );
+    }
+
+    #[test]
+    fn what_a_later_version_says_besides_is_passed_over() {
+        let later = LaterVote {
+            question: "soup?".to_owned(),
+            yes: true,
+            because: vec!["it is cold".to_owned()],
+        };
+        let bytes = Signed::sign(&key(), &later).unwrap().to_bytes();
+        let opened = Signed::<Vote>::from_bytes(&bytes).unwrap().open().unwrap();
+        assert_eq!((opened.signer(), opened.value()), (key().public(), &vote("soup?")));
     }
 
     #[test]
