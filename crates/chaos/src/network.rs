@@ -148,10 +148,12 @@ impl Network {
 
     /// No UDP reaches a machine, and none of its own gets out.
     pub(crate) fn refuse_udp(&self, machine: usize) -> Result<(), Failure> {
-        let rules = "add chain inet chaos output { type filter hook output priority 0; }; \
-            add rule inet chaos input iifname line meta l4proto udp drop; \
-            add rule inet chaos output oifname line meta l4proto udp drop";
-        nft(&namespace(machine), &format!("{INPUT} {rules}"))
+        let rules = format!(
+            "{INPUT} add chain inet chaos output {{ type filter hook output priority 0; }}; \
+             add rule inet chaos input iifname {LINE} meta l4proto udp drop; \
+             add rule inet chaos output oifname {LINE} meta l4proto udp drop"
+        );
+        nft(&namespace(machine), &rules)
     }
 
     /// What a machine sends comes from other ports than before, also on connections that there are.
