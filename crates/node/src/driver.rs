@@ -77,7 +77,7 @@ pub(crate) async fn run(shared: Arc<Shared>, mut inbox: Inbox, mut events: mpsc:
             },
             Some(event) = events.recv() => {
                 // What has gathered meanwhile goes through the core together.
-                let mut run = |event| {
+                let mut pass_on = |event| {
                     timers.note(&event);
                     shared.run_event(event);
                 };
@@ -89,15 +89,15 @@ pub(crate) async fn run(shared: Arc<Shared>, mut inbox: Inbox, mut events: mpsc:
                         other => {
                             if matches!(other, Event::Gone(_)) && !stored.is_empty() {
                                 // What was stored and is gone already is not said to be here.
-                                run(Event::Stored(std::mem::take(&mut stored)));
+                                pass_on(Event::Stored(std::mem::take(&mut stored)));
                             }
-                            run(other);
+                            pass_on(other);
                         }
                     }
                     next = events.try_recv().ok().filter(|_| stored.len() < BATCH_MAX);
                 }
                 if !stored.is_empty() {
-                    run(Event::Stored(stored));
+                    pass_on(Event::Stored(stored));
                 }
             }
             request = inbox.requests.recv() => match request {

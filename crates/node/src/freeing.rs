@@ -3,7 +3,7 @@
 
 use potluck_types::ShardId;
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -31,14 +31,14 @@ impl Freeing {
     /// Begins to consider shards. Whether they are used is asked from now on.
     pub(crate) fn consider(&self, shards: impl IntoIterator<Item = ShardId>) -> Considering {
         let mut all = self.lock();
-        let shards: HashMap<_, _> = shards.into_iter().map(|shard| (shard, 0)).collect();
-        let shards = shards.into_keys().map(|shard| {
+        let once: HashSet<ShardId> = shards.into_iter().collect();
+        let note = |shard| {
             let considered = all.entry(shard).or_default();
             considered.by += 1;
             (shard, considered.brought)
-        });
+        };
         Considering {
-            shards: shards.collect(),
+            shards: once.into_iter().map(note).collect(),
             freeing: self.clone(),
         }
     }

@@ -268,7 +268,12 @@ fn pin_again(shared: &Arc<Shared>, stripes: Vec<StripeId>) -> Pin<Box<dyn Future
 async fn pin_contested(shared: &Arc<Shared>, stripes: Vec<StripeId>) -> Result<(), NodeError> {
     let task = Arc::clone(shared);
     let still = Shared::blocking(move || contested(&task, &task.read()?, &stripes.into_iter().collect())).await?;
-    for stripes in still.chunks(BATCH_PINS) {
+    say_in_use(shared, &still).await
+}
+
+/// Says that stripes are in use, durably and to the custodians.
+async fn say_in_use(shared: &Arc<Shared>, stripes: &[StripeId]) -> Result<(), NodeError> {
+    for stripes in stripes.chunks(BATCH_PINS) {
         let batch = Batch {
             pins: stripes.to_vec(),
             ..Batch::default()
@@ -288,12 +293,7 @@ pub(crate) async fn revive(shared: &Arc<Shared>, stripe: StripeId) -> Result<(),
     if state.await?.liveness() != Liveness::Dead {
         return Ok(());
     }
-    let batch = Batch {
-        pins: vec![stripe],
-        ..Batch::default()
-    };
-    write(shared, batch).await?;
-    replicate(shared).await.map(drop)
+    say_in_use(shared, &[stripe]).await
 }
 
 /// Takes entries of any space that a peer sends, as custodian or as another device of the same person. Durable when

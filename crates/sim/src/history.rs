@@ -25,9 +25,9 @@ use tokio::{
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
 /// So soon a machine that was taken out learns nothing more.
 const SHUT_OUT_AFTER: Duration = MINUTE;
-const HOUR: Duration = Duration::from_secs(3600);
 /// No operation takes longer, whatever is wrong.
 const OPERATION_MAX: Duration = HOUR;
 /// So soon a pool is whole again when all are here.

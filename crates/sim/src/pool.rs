@@ -292,8 +292,11 @@ impl Pool {
                 self.after(MINUTE, Later::LookAtDeparture(i, 0));
             }
             Ok(progress) if progress.shards_left == 0 && looks + 1 >= DEPARTURE_LOOKS => {
-                let parted = node.part().await;
-                self.diary.tell(&format!("machine {i} has left: {parted:?}"));
+                if let Err(reason) = node.part().await {
+                    self.diary.tell(&format!("machine {i} does not leave: {reason}"));
+                    return self.after(MINUTE, Later::LookAtDeparture(i, 0));
+                }
+                self.diary.tell(&format!("machine {i} has left"));
                 self.machines[i].stop().await;
                 self.departing.remove(&i);
                 self.gone.insert(i, true);
