@@ -18,7 +18,7 @@ use std::{
 };
 use tracing_subscriber::EnvFilter;
 
-/// A history is mostly small blocks that come and go: a quarter less time than with the system's allocator.
+/// A history is mostly small blocks that come and go: less time than with the system's allocator.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
