@@ -201,6 +201,8 @@ async fn one_in_whose_place_is_another_is_dialled_when_asked_and_not_over_and_ov
         () = say => {}
     }
     b.endpoint.close().await;
+    // Until it has heard of that, it is connected, and asking for the connection succeeds.
+    a.event(|event| *event == Event::Disconnected(gone)).await;
     let port = addresses.iter().find_map(tcp_port).expect("it listens on TCP");
     let listener = loop {
         match tokio::net::TcpListener::bind(("127.0.0.1", port)).await {
