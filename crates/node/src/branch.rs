@@ -118,8 +118,8 @@ async fn agrees(shared: &Arc<Shared>, peer: NodeId, theirs: Position) -> Result<
     let task = Arc::clone(shared);
     let (ours, known) = Shared::blocking(move || {
         let (kv, log) = (task.read()?, Log::of(task.space));
-        let ours = log.frontier(&kv).map_err(reading)?.get(&task.me()).copied();
-        let known = log.entry(&kv, task.me(), theirs.seq).map_err(reading)?;
+        let ours = log.position(&kv, task.me()).map_err(MetaError::reading)?;
+        let known = log.entry(&kv, task.me(), theirs.seq).map_err(MetaError::reading)?;
         Ok::<_, MetaError>((ours, known))
     })
     .await
@@ -136,8 +136,8 @@ async fn agrees(shared: &Arc<Shared>, peer: NodeId, theirs: Position) -> Result<
 
 /// The last entry that both have.
 async fn common(shared: &Arc<Shared>, peer: NodeId, theirs: Position) -> Result<u64, String> {
-    let frontier = names::frontier(shared, shared.space).await;
-    let ours = frontier.map_err(|error| error.to_string())?.get(&shared.me()).copied();
+    let ours = names::known(shared, shared.space, shared.me()).await;
+    let ours = ours.map_err(|error| error.to_string())?;
     let mut top = theirs.seq.min(ours.map_or(0, |ours| ours.seq));
     while top > 0 {
         let bottom = top.saturating_sub(limits::APPEND_ENTRIES_MAX as u64);
@@ -178,7 +178,9 @@ async fn is_given_up(shared: &Arc<Shared>, seq: u64, hash: Hash) -> Result<bool,
     let task = Arc::clone(shared);
     Shared::blocking(move || {
         let branch = Branch::of(task.space, task.me());
-        Ok(branch.is_given_up(&task.read()?, seq, hash).map_err(reading)?)
+        Ok(branch
+            .is_given_up(&task.read()?, seq, hash)
+            .map_err(MetaError::reading)?)
     })
     .await
 }
@@ -223,13 +225,6 @@ fn say_one_again(shared: &Shared) -> Result<Option<Vec<StripeId>>, NodeError> {
         branch.said_again(kv, again.seq, written.seq)?;
         Ok(Some(written.given_up))
     })
-}
-
-fn reading(source: potluck_spaces::KvError) -> MetaError {
-    MetaError {
-        action: "reading",
-        source,
-    }
 }
 
 impl From<potluck_spaces::BranchError> for NodeError {

@@ -68,10 +68,7 @@ async fn unpin_unused(shared: &Arc<Shared>, older: Duration) -> Result<Vec<Strip
             let kv = task.read()?;
             let pins = Pins::of(task.space)
                 .list(&kv, after, PAGE)
-                .map_err(|source| MetaError {
-                    action: "reading",
-                    source,
-                })?;
+                .map_err(MetaError::reading)?;
             let last = pins.last().map(|(stripe, _)| *stripe);
             let mut unused = Vec::new();
             for (stripe, state) in pins {

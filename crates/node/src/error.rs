@@ -188,6 +188,16 @@ pub struct MetaError {
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 
+impl MetaError {
+    /// The tables of spaces cannot be read.
+    pub(crate) fn reading(source: potluck_spaces::KvError) -> Self {
+        Self {
+            action: "reading",
+            source,
+        }
+    }
+}
+
 /// Why a stripe cannot be stored or fetched.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]

@@ -413,10 +413,17 @@ pub(crate) async fn frontier(shared: &Arc<Shared>, space: SpaceId) -> Result<Fro
     let task = Arc::clone(shared);
     Shared::blocking(move || {
         let kv = task.read()?;
-        Ok(Log::of(space).frontier(&kv).map_err(|source| MetaError {
-            action: "reading",
-            source,
-        })?)
+        Ok(Log::of(space).frontier(&kv).map_err(MetaError::reading)?)
+    })
+    .await
+}
+
+/// How far this node knows the log of one device.
+pub(crate) async fn known(shared: &Arc<Shared>, space: SpaceId, device: NodeId) -> Result<Option<Position>, NodeError> {
+    let task = Arc::clone(shared);
+    Shared::blocking(move || {
+        let kv = task.read()?;
+        Ok(Log::of(space).position(&kv, device).map_err(MetaError::reading)?)
     })
     .await
 }
@@ -430,10 +437,7 @@ pub(crate) async fn spaces(shared: &Arc<Shared>) -> Result<Vec<SpaceId>, NodeErr
         loop {
             let rows = kv
                 .scan(Table::Frontier, &[], after.as_deref(), 1)
-                .map_err(|source| MetaError {
-                    action: "reading",
-                    source,
-                })?;
+                .map_err(MetaError::reading)?;
             let Some((key, _)) = rows.into_iter().next() else {
                 return Ok(spaces);
             };
@@ -506,9 +510,9 @@ async fn pull_log(
     space: SpaceId,
     (device, position): (NodeId, Position),
 ) -> Result<Vec<StripeId>, String> {
-    let ours = frontier(shared, space).await.map_err(|error| error.to_string())?;
+    let ours = known(shared, space, device).await.map_err(|error| error.to_string())?;
     let mut unpinned = Vec::new();
-    let mut at = ours.get(&device).map_or(0, |position| position.seq);
+    let mut at = ours.map_or(0, |position| position.seq);
     while at < position.seq {
         let request = PoolRequest::Fetch {
             space,
@@ -538,10 +542,7 @@ pub(crate) async fn entries_after(
         let kv = task.read()?;
         let entries = Log::of(space)
             .entries_after(&kv, device, after, limits::APPEND_ENTRIES_MAX)
-            .map_err(|source| MetaError {
-                action: "reading",
-                source,
-            })?;
+            .map_err(MetaError::reading)?;
         Ok(entries.into_iter().map(ByteBuf::from).collect())
     })
     .await

@@ -106,11 +106,11 @@ pub(crate) fn thousands(number: u64) -> String {
 
 /// Refuses what would be more than a person may have meant, counted with what went within the last hour.
 pub(crate) fn refuse_mass(shared: &Shared, kv: &impl Kv, loss: Loss, planned: u64) -> Result<(), NodeError> {
-    let totals = Trash::of(shared.space).totals(kv).map_err(reading)?;
+    let totals = Trash::of(shared.space).totals(kv).map_err(MetaError::reading)?;
     let answered = *shared.rails.answered.lock().expect("never poisoned");
     let lately = Turnover::of(shared.space)
         .lately(kv, latest(shared, kv)?, answered.max(totals.accepted))
-        .map_err(reading)?;
+        .map_err(MetaError::reading)?;
     let of = totals.files + lately;
     if shared.rails.share.is_exceeded(planned + lately, of) {
         return Err(NodeError::Mass(MassChange {
@@ -151,12 +151,12 @@ pub(crate) async fn look(shared: &Arc<Shared>) -> Result<(TrashInfo, Vec<Mass>),
     let task = Arc::clone(shared);
     Shared::blocking(move || {
         let kv = task.read()?;
-        let totals = Trash::of(task.space).totals(&kv).map_err(reading)?;
+        let totals = Trash::of(task.space).totals(&kv).map_err(MetaError::reading)?;
         let masses = match totals.kept {
             0 => Vec::new(),
             _ => Turnover::of(task.space)
                 .masses(&kv, totals.accepted, task.rails.share)
-                .map_err(reading)?,
+                .map_err(MetaError::reading)?,
         };
         let info = TrashInfo {
             files: totals.kept,
@@ -169,16 +169,9 @@ pub(crate) async fn look(shared: &Arc<Shared>) -> Result<(TrashInfo, Vec<Mass>),
 
 /// The clock of the last entry that is known here, or the time if that is later.
 fn latest(shared: &Shared, kv: &impl Kv) -> Result<Timestamp, NodeError> {
-    let frontier = Log::of(shared.space).frontier(kv).map_err(reading)?;
+    let frontier = Log::of(shared.space).frontier(kv).map_err(MetaError::reading)?;
     let clocks = frontier.values().map(|position| position.clock);
     Ok(clocks.fold(shared.now(), Timestamp::max))
-}
-
-fn reading(source: potluck_spaces::KvError) -> MetaError {
-    MetaError {
-        action: "reading",
-        source,
-    }
 }
 
 #[cfg(test)]

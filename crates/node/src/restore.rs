@@ -3,12 +3,12 @@
 use crate::{
     api::{RestoreOptions, RestoreReport},
     claims::Claim,
-    error::NodeError,
+    error::{MetaError, NodeError},
     names::{self, Batch},
     rails,
     shared::Shared,
     sweep,
-    trash::{self, Place, Walk, is_missing, reading},
+    trash::{self, Place, Walk, is_missing},
     upload::claim_live,
 };
 use potluck_spaces::{Change, DirId, Fate, File, FileId, Head, Kept, Path, Trash, Tree, TreeError, Value};
@@ -254,7 +254,7 @@ impl Restorer<'_> {
                     Some(Value::Directory(next)) => Some(*next),
                     Some(Value::File(_)) => return Err(TreeError::NotADirectory(here).into()),
                     None => {
-                        let kept = Trash::of(space).at(&kv, id, name).map_err(reading)?;
+                        let kept = Trash::of(space).at(&kv, id, name).map_err(MetaError::reading)?;
                         let was_directory = |kept: &&Kept| matches!(kept.head.value, Value::Directory(_));
                         match kept.iter().find(was_directory) {
                             Some(kept) => {

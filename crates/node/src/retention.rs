@@ -85,11 +85,11 @@ pub(crate) async fn expire(shared: &Arc<Shared>) -> Result<Vec<StripeId>, NodeEr
         task.meta.set_elapsed(noted)?;
         let now = task.now();
         task.meta
-            .write(|kv| Turnover::of(task.space).forget(kv, now).map_err(reading))?;
+            .write(|kv| Turnover::of(task.space).forget(kv, now).map_err(MetaError::reading))?;
         let (kv, trash) = (task.read()?, Trash::of(task.space));
-        let accepted = trash.totals(&kv).map_err(reading)?.accepted;
+        let accepted = trash.totals(&kv).map_err(MetaError::reading)?.accepted;
         let masses = Turnover::of(task.space).masses(&kv, accepted, task.rails.share);
-        masses.map_err(reading)
+        masses.map_err(MetaError::reading)
     })
     .await?;
     let (mut given_up, mut batch, mut after) = (Vec::new(), Batch::default(), None);
@@ -124,7 +124,7 @@ async fn due(
             elapsed: task.elapsed(),
             masses: &masses,
         };
-        let page = trash.expiring(&kv, after, PAGE).map_err(reading)?;
+        let page = trash.expiring(&kv, after, PAGE).map_err(MetaError::reading)?;
         let Some(mut last) = page.last().copied() else {
             return Ok(None);
         };
@@ -136,19 +136,12 @@ async fn due(
             last.until = ahead;
         }
         for expiring in page.into_iter().filter(may_be_over) {
-            let kept = trash.get(&kv, expiring.op).map_err(reading)?;
+            let kept = trash.get(&kv, expiring.op).map_err(MetaError::reading)?;
             over.extend(kept.filter(|kept| moment.is_over(kept.removal, expiring.learned)));
         }
         Ok(Some((last, over)))
     })
     .await
-}
-
-fn reading(source: potluck_spaces::KvError) -> MetaError {
-    MetaError {
-        action: "reading",
-        source,
-    }
 }
 
 impl Batch {

@@ -28,7 +28,9 @@ pub(crate) fn directories(shared: &Shared, kv: &impl Kv, path: &Path) -> Result<
         let mut below = Vec::new();
         for parent in found {
             let heads = Tree::of(shared.space).heads(kv, parent, name)?;
-            let kept = Trash::of(shared.space).at(kv, parent, name).map_err(reading)?;
+            let kept = Trash::of(shared.space)
+                .at(kv, parent, name)
+                .map_err(MetaError::reading)?;
             let values = heads.iter().chain(kept.iter().map(|kept| &kept.head));
             below.extend(values.filter_map(directory_of));
         }
@@ -57,7 +59,11 @@ pub(crate) fn at(shared: &Shared, kv: &impl Kv, path: &Path) -> Result<Vec<Kept>
     };
     let mut kept = Vec::new();
     for parent in directories(shared, kv, &parent)? {
-        kept.extend(Trash::of(shared.space).at(kv, parent, name).map_err(reading)?);
+        kept.extend(
+            Trash::of(shared.space)
+                .at(kv, parent, name)
+                .map_err(MetaError::reading)?,
+        );
     }
     kept.sort_by_key(|kept| std::cmp::Reverse(kept.removal.clock));
     Ok(kept)
@@ -120,7 +126,7 @@ impl Step {
         let (next, below) = match &self.reads {
             Reads::Trash(after) => {
                 let page = Trash::of(shared.space).list(&kv, self.directory, after.as_ref(), PAGE);
-                let page = page.map_err(reading)?;
+                let page = page.map_err(MetaError::reading)?;
                 let next = page.last().map(|(name, _)| Reads::Trash(Some(name.clone())));
                 let mut below = Vec::new();
                 for (name, kept) in page {
@@ -295,13 +301,6 @@ impl LettingGo<'_> {
             sweep::announce(self.shared, self.given_up);
         }
         Ok(self.emptied)
-    }
-}
-
-pub(crate) fn reading(source: potluck_spaces::KvError) -> MetaError {
-    MetaError {
-        action: "reading",
-        source,
     }
 }
 

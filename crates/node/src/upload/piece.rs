@@ -173,10 +173,7 @@ pub(super) fn known_piece(shared: &Shared, key: &[u8; 32]) -> Result<Option<Piec
 pub(crate) fn claim_live(shared: &Shared, stripe: StripeId) -> Result<Option<Claim<StripeId>>, NodeError> {
     shared.claims.claim_if(stripe, || {
         let state = Pins::of(shared.space).state(&shared.read()?, stripe);
-        let state = state.map_err(|source| MetaError {
-            action: "reading",
-            source,
-        })?;
+        let state = state.map_err(MetaError::reading)?;
         Ok(state.liveness() == Liveness::Live)
     })
 }
