@@ -374,6 +374,7 @@ impl Control {
                 is_probe,
             } => self.on_audited(now, holder, &outcomes, is_probe, &mut actions),
         }
+        self.end_doubts(now, &mut actions);
         self.settle(now, &mut actions);
         actions
     }
@@ -489,6 +490,7 @@ impl Control {
             self.check_at,
             self.planner.deadline(),
             is_noting.then(|| self.noted_at + ABSENCE_INTERVAL),
+            self.standings.next_end(),
         ];
         let all = links.flatten().chain(own).chain(sometimes.into_iter().flatten());
         // What is past was done, or waits for something else.

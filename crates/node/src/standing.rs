@@ -137,6 +137,26 @@ impl Standings {
         self.0.retain(|node, _| is_member(*node));
     }
 
+    /// Ends the doubts whose term is over: also of a node that this one has nothing to ask of any more, as it was drained. Gives those nodes.
+    pub(crate) fn end_doubts(&mut self, now: Timestamp) -> Vec<NodeId> {
+        let over = self
+            .0
+            .iter_mut()
+            .filter(|(_, standing)| standing.is_doubted && now >= standing.doubt_ends());
+        over.map(|(node, standing)| {
+            standing.is_doubted = false;
+            standing.points = DOUBT_POINTS / 2;
+            *node
+        })
+        .collect()
+    }
+
+    /// When the next doubt ends, if no other wrong answer comes before.
+    pub(crate) fn next_end(&self) -> Option<Timestamp> {
+        let doubted = self.0.values().filter(|standing| standing.is_doubted);
+        doubted.map(Standing::doubt_ends).min()
+    }
+
     /// Another doubts a node: whether this one should look for itself.
     pub(crate) fn hears_doubt(&mut self, node: NodeId, now: Timestamp) -> bool {
         let standing = self.0.entry(node).or_default();
@@ -176,9 +196,6 @@ impl Standings {
         if is_probe && points > 0 && standing.points >= DOUBT_POINTS && !before {
             standing.is_doubted = true;
             standing.doubts += 1;
-        } else if before && now >= standing.doubt_ends() {
-            standing.is_doubted = false;
-            standing.points = DOUBT_POINTS / 2;
         }
         let probe = points > 0 && !is_probe && !before && now.since(standing.probed_at) >= PROBE_INTERVAL;
         if probe {
@@ -254,7 +271,8 @@ mod tests {
         for term in [24, 48, 96] {
             standings.note(NODE, &batch(0, Outcome::Wrong, 20), true, at(hours));
             assert!(standings.is_doubted(NODE));
-            standings.note(NODE, &[], false, at(hours + term - 1));
+            assert_eq!(standings.next_end(), Some(at(hours + term)));
+            assert_eq!(standings.end_doubts(at(hours + term - 1)), []);
             assert!(standings.is_doubted(NODE), "{term}");
             // Over a restart, what passed while this node was off does not count.
             let noted_at = at(hours + term - 1);
@@ -262,7 +280,7 @@ mod tests {
             assert!(resumed.is_doubted(NODE));
             hours += 1000 + term;
             standings = resumed;
-            assert!(standings.note(NODE, &[], false, at(hours)).changed);
+            assert_eq!(standings.end_doubts(at(hours)), [NODE]);
             assert!(!standings.is_doubted(NODE), "{term}");
         }
     }

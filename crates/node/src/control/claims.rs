@@ -198,12 +198,22 @@ impl Control {
             actions.push(Action::Probe(holder));
         }
         if judgement.changed {
-            tracing::warn!(node = %holder.short(), doubted = self.standings.is_doubted(holder), "whether a member holds what it claims is seen otherwise now");
+            seen_otherwise(holder, true);
             actions.push(Action::Announce);
         }
         let roster = &self.roster;
         self.standings.retain(|node| roster.user_of(node).is_some());
         actions.push(Action::SaveStandings);
+    }
+
+    /// Takes back the doubts whose term is over.
+    pub(super) fn end_doubts(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+        let trusted = self.standings.end_doubts(now);
+        if trusted.is_empty() {
+            return;
+        }
+        trusted.into_iter().for_each(|node| seen_otherwise(node, false));
+        actions.extend([Action::Announce, Action::SaveStandings]);
     }
 
     /// How others have stood their audits.
@@ -263,6 +273,10 @@ impl Control {
             }
         }
     }
+}
+
+fn seen_otherwise(node: NodeId, doubted: bool) {
+    tracing::warn!(node = %node.short(), doubted, "whether a member holds what it claims is seen otherwise now");
 }
 
 #[cfg(test)]

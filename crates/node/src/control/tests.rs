@@ -1,5 +1,8 @@
 use super::*;
-use crate::records::{Certificate, Genesis, NodeState, VERSION, sign};
+use crate::{
+    records::{Certificate, Genesis, NodeState, VERSION, sign},
+    standing::Outcome,
+};
 use potluck_crypto::SigningKey;
 
 const GRACE: Duration = Duration::from_secs(900);
@@ -150,4 +153,34 @@ fn one_doubt_drains_nobody_and_most_doubts_do() {
     // One of them goes: one of two is not most.
     control.handle(at(3), Event::Disconnected(key(13).node_id()));
     assert_eq!(presence(&control), Presence::Live);
+}
+
+/// The simulation found it (seed 100008): who was drained, so that nothing of it was left to ask for, was doubted for ever.
+#[test]
+fn a_doubt_ends_though_nothing_is_left_to_ask_for() {
+    let mut control = core(Remembered::default(), 0);
+    let accused = key(12).node_id();
+    let shard = |index| ShardId {
+        stripe: StripeId::from_bytes([7; 32]),
+        index,
+    };
+    control.handle(
+        at(1),
+        Event::Audited {
+            holder: accused,
+            outcomes: (0..20).map(|index| (shard(index), Outcome::Wrong)).collect(),
+            is_probe: true,
+        },
+    );
+    assert!(control.standings().is_doubted(accused));
+    let (mut now, mut ticks) = (at(1), 0);
+    while control.standings().is_doubted(accused) {
+        now = control.wake_at(now);
+        let actions = control.handle(now, Event::Tick);
+        let is_told = actions.iter().any(|action| matches!(action, Action::Announce));
+        assert_eq!(is_told, !control.standings().is_doubted(accused));
+        ticks += 1;
+        assert!(ticks < 10_000 && now <= at(1 + 86_400), "{now:?}");
+    }
+    assert_eq!(now, at(1 + 86_400));
 }
