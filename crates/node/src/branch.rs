@@ -9,16 +9,14 @@ use crate::{
     names::{self, Batch},
     protocol::{PoolReply, PoolRequest},
     shared::Shared,
+    space::OpenSpace,
     sweep,
 };
 use potluck_crypto::Signed;
 use potluck_spaces::{AppendError, Branch, Entry, Log, Position, Tree};
 use potluck_types::{Hash, NodeId, StripeId, limits};
 use serde_bytes::ByteBuf;
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::atomic::Ordering, time::Duration};
 
 /// How long after its start a node may take to find the others, and to hear from those that it found what it lacks.
 const GATHER_TIME: Duration = Duration::from_secs(5);
@@ -43,56 +41,56 @@ pub(crate) async fn gathered(shared: &Shared) {
 }
 
 /// Asks those that keep this person's log, once a run, what they know of it: before that nothing is written. Where nobody is here, there is nothing to wait for.
-pub(crate) async fn know_own_log(shared: &Arc<Shared>) {
-    let is_known = || shared.knows_own_log.load(Ordering::Relaxed);
+pub(crate) async fn know_own_log(space: &OpenSpace) {
+    let is_known = || space.opened().knows_own_log.load(Ordering::Relaxed);
     if is_known() {
         return;
     }
-    gathered(shared).await;
-    for node in names::keepers(shared, shared.space, &shared.present_view()) {
+    gathered(space).await;
+    for node in names::keepers(space.shared(), space.id(), &space.present_view()) {
         if is_known() {
             return;
         }
-        if let Err(error) = names::pull(shared, node, shared.space).await {
+        if let Err(error) = names::pull(space.shared(), node, space.id()).await {
             tracing::debug!(node = %node.short(), error, "it does not tell what it knows of this node's log");
         }
     }
-    finish(shared).await;
+    finish(space).await;
 }
 
 /// Says again what a run that was cut off had set aside.
-pub(crate) async fn finish(shared: &Arc<Shared>) {
-    let _one_at_a_time = shared.names.lock().await;
-    match say_again(shared).await {
+pub(crate) async fn finish(space: &OpenSpace) {
+    let _one_at_a_time = space.opened().names.lock().await;
+    match say_again(space).await {
         Ok(given_up) if given_up.is_empty() => {}
-        Ok(given_up) => sweep::announce(shared, given_up),
+        Ok(given_up) => sweep::announce(space, given_up),
         Err(error) => tracing::warn!(%error, "what was written beside this node's log is not said again yet"),
     }
 }
 
 /// Compares this node's own log with what a peer knows of it, and takes the peer's history as its own where the two part.
-pub(crate) async fn compare(shared: &Arc<Shared>, peer: NodeId, theirs: Option<Position>) -> Result<(), String> {
+pub(crate) async fn compare(space: &OpenSpace, peer: NodeId, theirs: Option<Position>) -> Result<(), String> {
     let Some(theirs) = theirs else { return Ok(()) };
-    if agrees(shared, peer, theirs).await? {
+    if agrees(space, peer, theirs).await? {
         return Ok(());
     }
-    let _one_at_a_time = shared.names.lock().await;
+    let _one_at_a_time = space.opened().names.lock().await;
     // Another peer may have told it meanwhile.
-    if agrees(shared, peer, theirs).await? {
+    if agrees(space, peer, theirs).await? {
         return Ok(());
     }
     let told = |error: NodeError| error.to_string();
-    say_again(shared).await.map_err(told)?;
-    let common = common(shared, peer, theirs).await?;
-    let next = fetch(shared, peer, common).await?;
+    say_again(space).await.map_err(told)?;
+    let common = common(space, peer, theirs).await?;
+    let next = fetch(space, peer, common).await?;
     let first = next.first().ok_or("it does not tell its entries")?;
-    if is_given_up(shared, common + 1, Hash::of(first)).await.map_err(told)? {
+    if is_given_up(space, common + 1, Hash::of(first)).await.map_err(told)? {
         tracing::warn!(peer = %peer.short(), "it keeps a history of this node that was given up: what it says of this node's log is not taken");
         return Ok(());
     }
     // Nothing is written between: it would part the two once more.
-    shared.knows_own_log.store(false, Ordering::Relaxed);
-    let entries = set_aside(shared, common).await.map_err(told)?;
+    space.opened().knows_own_log.store(false, Ordering::Relaxed);
+    let entries = set_aside(space, common).await.map_err(told)?;
     tracing::warn!(
         entries,
         common,
@@ -101,23 +99,25 @@ pub(crate) async fn compare(shared: &Arc<Shared>, peer: NodeId, theirs: Option<P
     );
     let mut at = common;
     while at < theirs.seq {
-        let entries = fetch(shared, peer, at).await?;
+        let entries = fetch(space, peer, at).await?;
         if entries.is_empty() {
             return Err("it does not tell all of its entries".to_owned());
         }
         at += entries.len() as u64;
-        names::take_entries(shared, shared.space, entries).await.map_err(told)?;
+        names::take_entries(space.shared(), space.id(), entries)
+            .await
+            .map_err(told)?;
     }
     // Also when nothing was given up: others hear of what was said again.
-    sweep::announce(shared, say_again(shared).await.map_err(told)?);
+    sweep::announce(space, say_again(space).await.map_err(told)?);
     Ok(())
 }
 
 /// Whether what the peer knows and what this node knows are one history, of which one may know more.
-async fn agrees(shared: &Arc<Shared>, peer: NodeId, theirs: Position) -> Result<bool, String> {
-    let task = Arc::clone(shared);
+async fn agrees(space: &OpenSpace, peer: NodeId, theirs: Position) -> Result<bool, String> {
+    let task = space.clone();
     let (ours, known) = Shared::blocking(move || {
-        let (kv, log) = (task.read()?, Log::of(task.space));
+        let (kv, log) = (task.read()?, Log::of(task.id()));
         let ours = log.position(&kv, task.me()).map_err(MetaError::reading)?;
         let known = log.entry(&kv, task.me(), theirs.seq).map_err(MetaError::reading)?;
         Ok::<_, MetaError>((ours, known))
@@ -128,15 +128,15 @@ async fn agrees(shared: &Arc<Shared>, peer: NodeId, theirs: Position) -> Result<
         return Ok(Hash::of(&known) == theirs.hash);
     }
     let Some(ours) = ours else { return Ok(true) };
-    let next = fetch(shared, peer, ours.seq).await?;
+    let next = fetch(space, peer, ours.seq).await?;
     let first = next.first().ok_or("it does not tell its entries")?;
     let entry = Signed::<Entry>::from_bytes(first).and_then(|signed| signed.open().map(|opened| opened.into_value()));
     Ok(entry.map_err(|error| error.to_string())?.previous == Some(ours.hash))
 }
 
 /// The last entry that both have.
-async fn common(shared: &Arc<Shared>, peer: NodeId, theirs: Position) -> Result<u64, String> {
-    let ours = names::known(shared, shared.space, shared.me()).await;
+async fn common(space: &OpenSpace, peer: NodeId, theirs: Position) -> Result<u64, String> {
+    let ours = names::known(space.shared(), space.id(), space.me()).await;
     let ours = ours.map_err(|error| error.to_string())?;
     let mut top = theirs.seq.min(ours.map_or(0, |ours| ours.seq));
     while top > 0 {
@@ -144,9 +144,9 @@ async fn common(shared: &Arc<Shared>, peer: NodeId, theirs: Position) -> Result<
         let mut at = bottom;
         // A page may end before the histories part: there are limits to its bytes.
         loop {
-            let known = names::entries_after(shared, shared.space, shared.me(), at).await;
+            let known = names::entries_after(space.shared(), space.id(), space.me(), at).await;
             let known = known.map_err(|error| error.to_string())?;
-            let told = fetch(shared, peer, at).await?;
+            let told = fetch(space, peer, at).await?;
             let same = known.iter().zip(&told).take_while(|(a, b)| a == b).count();
             at += same as u64;
             if same == 0 || same < known.len().min(told.len()) {
@@ -161,23 +161,23 @@ async fn common(shared: &Arc<Shared>, peer: NodeId, theirs: Position) -> Result<
     Ok(0)
 }
 
-async fn fetch(shared: &Arc<Shared>, peer: NodeId, after: u64) -> Result<Vec<ByteBuf>, String> {
+async fn fetch(space: &OpenSpace, peer: NodeId, after: u64) -> Result<Vec<ByteBuf>, String> {
     let request = PoolRequest::Fetch {
-        space: shared.space,
-        device: shared.me(),
+        space: space.id(),
+        device: space.me(),
         after,
     };
-    match shared.ask(peer, &request).await {
+    match space.ask(peer, &request).await {
         Ok(PoolReply::Entries(entries)) => Ok(entries),
         Ok(other) => Err(format!("it answered {other:?}")),
         Err(error) => Err(error.to_string()),
     }
 }
 
-async fn is_given_up(shared: &Arc<Shared>, seq: u64, hash: Hash) -> Result<bool, NodeError> {
-    let task = Arc::clone(shared);
+async fn is_given_up(space: &OpenSpace, seq: u64, hash: Hash) -> Result<bool, NodeError> {
+    let task = space.clone();
     Shared::blocking(move || {
-        let branch = Branch::of(task.space, task.me());
+        let branch = Branch::of(task.id(), task.me());
         Ok(branch
             .is_given_up(&task.read()?, seq, hash)
             .map_err(MetaError::reading)?)
@@ -185,43 +185,43 @@ async fn is_given_up(shared: &Arc<Shared>, seq: u64, hash: Hash) -> Result<bool,
     .await
 }
 
-async fn set_aside(shared: &Arc<Shared>, after: u64) -> Result<u64, NodeError> {
-    let task = Arc::clone(shared);
+async fn set_aside(space: &OpenSpace, after: u64) -> Result<u64, NodeError> {
+    let task = space.clone();
     Shared::blocking(move || {
-        let tree = Tree::of(task.space).learning_at(task.elapsed());
+        let tree = Tree::of(task.id()).learning_at(task.elapsed());
         task.meta.write(|kv| {
-            let branch = Branch::of(task.space, task.me());
-            Ok(branch.set_aside(kv, &task.space_key, tree, after)?)
+            let branch = Branch::of(task.id(), task.me());
+            Ok(branch.set_aside(kv, task.key(), tree, after)?)
         })
     })
     .await
 }
 
 /// Says again what was set aside, each entry in a transaction of its own. Gives the stripes that were given up.
-async fn say_again(shared: &Arc<Shared>) -> Result<Vec<StripeId>, NodeError> {
+async fn say_again(space: &OpenSpace) -> Result<Vec<StripeId>, NodeError> {
     let mut given_up = Vec::new();
     loop {
-        let task = Arc::clone(shared);
+        let task = space.clone();
         let said = Shared::blocking(move || say_one_again(&task)).await?;
         let Some(stripes) = said else { return Ok(given_up) };
         given_up.extend(stripes);
     }
 }
 
-fn say_one_again(shared: &Shared) -> Result<Option<Vec<StripeId>>, NodeError> {
-    let branch = Branch::of(shared.space, shared.me());
-    let Some(again) = branch.next_aside(&shared.read()?)? else {
+fn say_one_again(space: &OpenSpace) -> Result<Option<Vec<StripeId>>, NodeError> {
+    let branch = Branch::of(space.id(), space.me());
+    let Some(again) = branch.next_aside(&space.read()?)? else {
         return Ok(None);
     };
-    let claimed = shared.claims.lock();
-    shared.meta.write(|kv| {
-        let changes = Tree::of(shared.space).open(&shared.space_key, &again.entry)?;
+    let claimed = space.claims.lock();
+    space.meta.write(|kv| {
+        let changes = Tree::of(space.id()).open(space.key(), &again.entry)?;
         let batch = Batch {
-            changes: again.changes(shared.me(), changes),
+            changes: again.changes(space.me(), changes),
             pins: again.entry.pins.clone(),
             ..Batch::default()
         };
-        let written = names::write_in(shared, kv, &claimed, &batch)?;
+        let written = names::write_in(space, kv, &claimed, &batch)?;
         branch.said_again(kv, again.seq, written.seq)?;
         Ok(Some(written.given_up))
     })

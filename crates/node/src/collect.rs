@@ -9,6 +9,7 @@ use crate::{
     names::{self, Batch},
     retention,
     shared::Shared,
+    space::OpenSpace,
     sweep,
 };
 use potluck_spaces::{Change, Liveness, Pins, Tree};
@@ -21,30 +22,31 @@ pub(crate) const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 3600);
 const PAGE: usize = 1024;
 
 /// Gives up what was abandoned for this long, and what was in the trash for its time.
-pub(crate) async fn collect(shared: &Arc<Shared>, after: Duration) -> Result<u64, NodeError> {
+pub(crate) async fn collect(space: &OpenSpace, after: Duration) -> Result<u64, NodeError> {
     // What a file of another machine uses, and this one has not heard of, would look as if nobody used it.
-    names::catch_up(shared).await?;
-    let mut given_up = end_uploads(shared, after).await?;
-    given_up.extend(unpin_unused(shared, after).await?);
-    given_up.extend(retention::expire(shared).await?);
+    names::catch_up(space).await?;
+    let mut given_up = end_uploads(space, after).await?;
+    given_up.extend(unpin_unused(space, after).await?);
+    given_up.extend(retention::expire(space).await?);
     let count = given_up.len() as u64;
     if count > 0 {
         tracing::info!(
             stripes = count,
             "giving up what uploads that never ended have left, and what was in the trash for its time"
         );
-        sweep::announce(shared, given_up);
+        sweep::announce(space, given_up);
     }
     Ok(count)
 }
 
 /// Versions of this node that were begun and never named. Only the node that writes one knows whether it still does.
-async fn end_uploads(shared: &Arc<Shared>, after: Duration) -> Result<Vec<StripeId>, NodeError> {
-    let meta = Arc::clone(&shared.meta);
-    let now = shared.now();
+async fn end_uploads(space: &OpenSpace, after: Duration) -> Result<Vec<StripeId>, NodeError> {
+    let meta = Arc::clone(&space.meta);
+    let now = space.now();
     let mut given_up = Vec::new();
-    for (file, at) in Shared::blocking(move || meta.uploads()).await? {
-        if now.since(at) < after || shared.writing.lock().contains_key(&file) {
+    for (of, file, at) in Shared::blocking(move || meta.uploads()).await? {
+        let is_here = of.unwrap_or(space.private.id()) == space.id();
+        if !is_here || now.since(at) < after || space.writing.lock().contains_key(&file) {
             continue;
         }
         let mut batch = Batch::default();
@@ -53,27 +55,25 @@ async fn end_uploads(shared: &Arc<Shared>, after: Duration) -> Result<Vec<Stripe
             part: 0,
             stripes: Vec::new(),
         });
-        given_up.extend(names::write(shared, batch).await?);
+        given_up.extend(names::write(space, batch).await?);
     }
     Ok(given_up)
 }
 
 /// Stripes that were pinned long ago and have no user: their upload ended between the pin and the name.
-async fn unpin_unused(shared: &Arc<Shared>, older: Duration) -> Result<Vec<StripeId>, NodeError> {
+async fn unpin_unused(space: &OpenSpace, older: Duration) -> Result<Vec<StripeId>, NodeError> {
     let (mut given_up, mut after) = (Vec::new(), None);
     loop {
-        let task = Arc::clone(shared);
-        let now = shared.now();
+        let task = space.clone();
+        let now = space.now();
         let page = Shared::blocking(move || {
             let kv = task.read()?;
-            let pins = Pins::of(task.space)
-                .list(&kv, after, PAGE)
-                .map_err(MetaError::reading)?;
+            let pins = Pins::of(task.id()).list(&kv, after, PAGE).map_err(MetaError::reading)?;
             let last = pins.last().map(|(stripe, _)| *stripe);
             let mut unused = Vec::new();
             for (stripe, state) in pins {
                 let is_old = state.pinned().is_some_and(|pinned| now.since(pinned) >= older);
-                if is_old && state.liveness() == Liveness::Live && !Tree::of(task.space).is_used(&kv, stripe)? {
+                if is_old && state.liveness() == Liveness::Live && !Tree::of(task.id()).is_used(&kv, stripe)? {
                     unused.push(stripe);
                 }
             }
@@ -85,7 +85,7 @@ async fn unpin_unused(shared: &Arc<Shared>, older: Duration) -> Result<Vec<Strip
         };
         after = Some(last);
         if !unused.is_empty() {
-            given_up.extend(names::unpin(shared, unused).await?);
+            given_up.extend(names::unpin(space, unused).await?);
         }
     }
 }

@@ -234,16 +234,23 @@ async fn again_and_again(shared: Arc<Shared>, work: Work, first: Duration) {
 
 /// Gives up what was abandoned, and frees what is not used. Whether there was anything, or not all could be looked at.
 async fn sweep_all(shared: &Arc<Shared>) -> bool {
-    let given_up = collect::collect(shared, ABANDONED_AFTER).await;
-    if let Err(error) = &given_up {
-        tracing::warn!(%error, "what abandoned uploads have left is not collected yet");
+    let mut is_quiet = true;
+    for space in shared.open_spaces() {
+        let given_up = collect::collect(&space, ABANDONED_AFTER).await;
+        if let Err(error) = &given_up {
+            tracing::warn!(%error, "what abandoned uploads have left is not collected yet");
+        }
+        is_quiet &= given_up.is_ok_and(|count| count == 0);
     }
     let freed = sweep::sweep(shared).await;
-    freed != Some(0) || given_up.unwrap_or(1) > 0
+    freed != Some(0) || !is_quiet
 }
 
 async fn recode(shared: &Arc<Shared>) -> Duration {
-    let next = upload::look(shared).await;
+    let mut next = Duration::MAX;
+    for space in shared.open_spaces() {
+        next = next.min(upload::look(&space).await);
+    }
     if !shared.leaving.load(Ordering::Relaxed) {
         return next;
     }
@@ -457,10 +464,12 @@ async fn greet(shared: Arc<Shared>, node: NodeId) {
     if let Some(state @ PoolRecord::State(_)) = state {
         shared.run_event(Event::Record(state));
     }
-    match names::pull(&shared, node, shared.space).await {
-        Ok(unpinned) if !unpinned.is_empty() => sweep::release(&shared, shared.space, unpinned).await,
-        Ok(_) => {}
-        Err(error) => tracing::debug!(node = %node.short(), error, "its log of the private space was not read"),
+    for space in shared.open_spaces() {
+        match names::pull(&shared, node, space.id()).await {
+            Ok(unpinned) if !unpinned.is_empty() => sweep::release(&shared, space.id(), unpinned).await,
+            Ok(_) => {}
+            Err(error) => tracing::debug!(node = %node.short(), error, "its log of a space was not read"),
+        }
     }
 }
 

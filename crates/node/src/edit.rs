@@ -6,14 +6,13 @@ use crate::{
     files::Files,
     names::{self, Batch},
     rails::{self, Loss, MassChange},
-    shared::Shared,
+    space::OpenSpace,
     sweep,
     trash::{self, is_missing},
 };
 use potluck_dag::Content;
 use potluck_spaces::{Change, DirId, Fate, File, FileId, Found, Head, Kv, Name, Path, Tree, TreeError, Value};
 use potluck_types::{StripeId, from_canonical};
-use std::sync::Arc;
 
 /// Names that one step of a walk reads.
 const PAGE: usize = 256;
@@ -21,9 +20,14 @@ const PAGE: usize = 256;
 const PART: usize = 256;
 
 /// One directory, in order, after a name.
-pub(crate) fn list(shared: &Shared, path: &Path, after: Option<&Name>, limit: usize) -> Result<Vec<Entry>, NodeError> {
-    let kv = shared.read()?;
-    let tree = Tree::of(shared.space);
+pub(crate) fn list(
+    space: &OpenSpace,
+    path: &Path,
+    after: Option<&Name>,
+    limit: usize,
+) -> Result<Vec<Entry>, NodeError> {
+    let kv = space.read()?;
+    let tree = Tree::of(space.id());
     let directory = tree.directory(&kv, path)?;
     let listed = tree.list(&kv, directory, after, limit)?;
     Ok(listed
@@ -58,9 +62,9 @@ fn entry(name: Name, heads: &[Head]) -> Option<Entry> {
 }
 
 /// A file or directory in detail.
-pub(crate) fn stat(shared: &Shared, path: &Path) -> Result<Stat, NodeError> {
-    let kv = shared.read()?;
-    let tree = Tree::of(shared.space);
+pub(crate) fn stat(space: &OpenSpace, path: &Path) -> Result<Stat, NodeError> {
+    let kv = space.read()?;
+    let tree = Tree::of(space.id());
     let found = tree
         .find(&kv, path)?
         .ok_or_else(|| TreeError::IsADirectory(path.clone()))?;
@@ -79,9 +83,9 @@ pub(crate) fn stat(shared: &Shared, path: &Path) -> Result<Stat, NodeError> {
 }
 
 /// The file at a path, and where its content is.
-pub(crate) fn content(shared: &Shared, path: &Path) -> Result<(File, Content), NodeError> {
-    let kv = shared.read()?;
-    let found = Tree::of(shared.space).find(&kv, path)?;
+pub(crate) fn content(space: &OpenSpace, path: &Path) -> Result<(File, Content), NodeError> {
+    let kv = space.read()?;
+    let found = Tree::of(space.id()).find(&kv, path)?;
     match found
         .and_then(|found| found.heads.into_iter().next())
         .map(|head| head.value)
@@ -95,17 +99,13 @@ pub(crate) fn content(shared: &Shared, path: &Path) -> Result<(File, Content), N
 }
 
 /// Removes a file, or a directory with all that is in it.
-pub(crate) async fn remove(
-    shared: &Arc<Shared>,
-    path: &Path,
-    options: RemoveOptions,
-) -> Result<RemoveReport, NodeError> {
+pub(crate) async fn remove(space: &OpenSpace, path: &Path, options: RemoveOptions) -> Result<RemoveReport, NodeError> {
     let found = {
-        let kv = shared.read()?;
-        Tree::of(shared.space).find(&kv, path)
+        let kv = space.read()?;
+        Tree::of(space.id()).find(&kv, path)
     };
     if options.now && is_missing(&found) {
-        let emptied = trash::empty(shared, path).await?;
+        let emptied = trash::empty(space, path).await?;
         if emptied == Emptied::default() {
             found?;
         }
@@ -115,15 +115,15 @@ pub(crate) async fn remove(
         });
     }
     let found = found?;
-    let fate = if options.now { Fate::Freed } else { shared.usual_fate() };
-    refuse_removal(shared, path, found.as_ref(), options).await?;
+    let fate = if options.now { Fate::Freed } else { space.usual_fate() };
+    refuse_removal(space, path, found.as_ref(), options).await?;
     // First, while what was below is found by its path.
     let emptied = match options.now {
-        true => trash::empty(shared, path).await?,
+        true => trash::empty(space, path).await?,
         false => Emptied::default(),
     };
     let mut editor = Editor {
-        shared,
+        space,
         fate,
         batch: Batch::default(),
         unpinned: Vec::new(),
@@ -143,19 +143,19 @@ pub(crate) async fn remove(
     }
     let files = editor.finish().await?;
     if options.confirmed {
-        rails::answer(shared, fate).await?;
+        rails::answer(space, fate).await?;
     }
     let is_kept = fate != Fate::Freed && files > 0;
     Ok(RemoveReport {
         files,
-        until: is_kept.then(|| shared.now() + shared.rails.retention),
+        until: is_kept.then(|| space.now() + space.rails.retention),
         emptied,
     })
 }
 
 /// Refuses what is a directory where a file is meant, and what is more than the person may have meant.
 async fn refuse_removal(
-    shared: &Arc<Shared>,
+    space: &OpenSpace,
     path: &Path,
     found: Option<&Found>,
     options: RemoveOptions,
@@ -166,7 +166,7 @@ async fn refuse_removal(
     };
     if !options.recursive {
         for directory in &directories {
-            if found.is_none() || !is_empty(shared, *directory)? {
+            if found.is_none() || !is_empty(space, *directory)? {
                 return Err(TreeError::IsADirectory(path.clone()).into());
             }
         }
@@ -174,14 +174,14 @@ async fn refuse_removal(
     if options.confirmed {
         return Ok(());
     }
-    let mut files = Files::below(shared, directories);
+    let mut files = Files::below(space, directories);
     let mut planned = found.map_or(0, |found| {
         found.heads.iter().filter(|head| is_file(head)).count() as u64
     });
     while files.next().await?.is_some() {
         planned += 1;
     }
-    let kv = shared.read()?;
+    let kv = space.read()?;
     if found.is_none() && planned > 0 {
         return Err(NodeError::Mass(MassChange {
             loss: Loss::Remove,
@@ -190,7 +190,7 @@ async fn refuse_removal(
             of: planned,
         }));
     }
-    rails::refuse_mass(shared, &kv, Loss::Remove, planned)
+    rails::refuse_mass(space, &kv, Loss::Remove, planned)
 }
 
 fn is_file(head: &Head) -> bool {
@@ -204,14 +204,14 @@ fn directory_of(head: &Head) -> Option<DirId> {
     }
 }
 
-fn is_empty(shared: &Shared, directory: DirId) -> Result<bool, NodeError> {
-    let kv = shared.read()?;
-    Ok(Tree::of(shared.space).list(&kv, directory, None, 1)?.is_empty())
+fn is_empty(space: &OpenSpace, directory: DirId) -> Result<bool, NodeError> {
+    let kv = space.read()?;
+    Ok(Tree::of(space.id()).list(&kv, directory, None, 1)?.is_empty())
 }
 
 /// A removal that goes on over many entries of the log.
 struct Editor<'a> {
-    shared: &'a Arc<Shared>,
+    space: &'a OpenSpace,
     /// What becomes of what is removed.
     fate: Fate,
     batch: Batch,
@@ -225,8 +225,8 @@ impl Editor<'_> {
         let mut stack: Vec<(DirId, Option<Name>)> = vec![(directory, None)];
         while let Some((current, after)) = stack.pop() {
             let page = {
-                let kv = self.shared.read()?;
-                Tree::of(self.shared.space).list(&kv, current, after.as_ref(), PAGE)?
+                let kv = self.space.read()?;
+                Tree::of(self.space.id()).list(&kv, current, after.as_ref(), PAGE)?
             };
             let Some(last) = page.last().map(|listed| listed.name.clone()) else {
                 continue;
@@ -268,30 +268,30 @@ impl Editor<'_> {
         if batch.is_empty() {
             return Ok(());
         }
-        self.unpinned.extend(names::write(self.shared, batch).await?);
+        self.unpinned.extend(names::write(self.space, batch).await?);
         Ok(())
     }
 
     async fn finish(mut self) -> Result<u64, NodeError> {
         self.write().await?;
         // What could not be read may be gone.
-        self.shared.watch.lock().expect("never poisoned").call_again();
-        names::replicate(self.shared).await?;
+        self.space.watch.lock().expect("never poisoned").call_again();
+        names::replicate(self.space).await?;
         if !self.unpinned.is_empty() {
-            sweep::announce(self.shared, std::mem::take(&mut self.unpinned));
+            sweep::announce(self.space, std::mem::take(&mut self.unpinned));
         }
         Ok(self.files)
     }
 }
 
 /// Gives a file or directory another name. A directory keeps its id, so however much is in it, nothing else changes.
-pub(crate) async fn rename(shared: &Arc<Shared>, from: &Path, to: &Path) -> Result<(), NodeError> {
+pub(crate) async fn rename(space: &OpenSpace, from: &Path, to: &Path) -> Result<(), NodeError> {
     if to.is_within(from) {
         return Err(TreeError::IntoItself(from.clone()).into());
     }
     let (uses, batch) = {
-        let kv = shared.read()?;
-        let tree = Tree::of(shared.space);
+        let kv = space.read()?;
+        let tree = Tree::of(space.id());
         let found = tree.find(&kv, from)?.ok_or_else(|| TreeError::IntoItself(to.clone()))?;
         let (parent_path, name) = to.split().ok_or_else(|| TreeError::Exists(to.clone()))?;
         let parent = tree.directory(&kv, &parent_path)?;
@@ -303,7 +303,7 @@ pub(crate) async fn rename(shared: &Arc<Shared>, from: &Path, to: &Path) -> Resu
         for head in Head::distinct(&found.heads) {
             let value = match &head.value {
                 Value::Directory(id) => Value::Directory(*id),
-                Value::File(file) => Value::File(moved(shared, &kv, file, &mut uses)?),
+                Value::File(file) => Value::File(moved(space, &kv, file, &mut uses)?),
             };
             batch.changes.push(Change::Set {
                 parent,
@@ -328,15 +328,15 @@ pub(crate) async fn rename(shared: &Arc<Shared>, from: &Path, to: &Path) -> Resu
         .changes
         .iter()
         .filter_map(file_of)
-        .map(|file| shared.writing.claim(file))
+        .map(|file| space.writing.claim(file))
         .collect();
     for part in uses {
         let mut batch = Batch::default();
         batch.changes.push(part);
-        names::write(shared, batch).await?;
+        names::write(space, batch).await?;
     }
-    names::write(shared, batch).await?;
-    names::replicate(shared).await.map(drop)
+    names::write(space, batch).await?;
+    names::replicate(space).await.map(drop)
 }
 
 fn file_of(change: &Change) -> Option<FileId> {
@@ -350,10 +350,10 @@ fn file_of(change: &Change) -> Option<FileId> {
 }
 
 /// The same content as a version of its own: the old one lets go of its stripes when its name does.
-fn moved(shared: &Shared, kv: &impl Kv, file: &File, uses: &mut Vec<Change>) -> Result<File, NodeError> {
-    let id = FileId::generate(&*shared.entropy);
+fn moved(space: &OpenSpace, kv: &impl Kv, file: &File, uses: &mut Vec<Change>) -> Result<File, NodeError> {
+    let id = FileId::generate(&*space.entropy);
     if file.uses.is_empty() {
-        let stripes = Tree::of(shared.space).stripes_of(kv, file.id)?;
+        let stripes = Tree::of(space.id()).stripes_of(kv, file.id)?;
         uses.extend((0..).zip(stripes.chunks(PART)).map(|(part, stripes)| Change::Uses {
             file: id,
             part,

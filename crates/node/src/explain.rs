@@ -12,16 +12,14 @@ use crate::{
     protocol::{HOLDERS_MAX, Inspected, Known, PoolReply, PoolRequest},
     serve,
     shared::Shared,
+    space::OpenSpace,
     standing::Outcome,
     stripes,
 };
 use potluck_placement::{View, survives};
 use potluck_spaces::{DirId, File, Path, Tree, Value};
 use potluck_types::{Geometry, NodeId, ShardId, StripeId};
-use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Stripes that are told one by one, as long as so many shards suffice: an answer has to fit a frame of the local API.
 const STRIPES_TOLD: usize = 500;
@@ -34,14 +32,10 @@ const SEEN_MAX: usize = 1 << 18;
 const BATCH: usize = HOLDERS_MAX;
 
 /// What is at a path: a file, or the files below it.
-pub(crate) async fn explain(
-    shared: &Arc<Shared>,
-    path: &Path,
-    options: ExplainOptions,
-) -> Result<Explanation, NodeError> {
-    let mut account = Account::of(shared, path, options);
-    if let Some(directory) = directory_of(shared, path).await? {
-        let mut files = Files::below(shared, vec![directory]);
+pub(crate) async fn explain(space: &OpenSpace, path: &Path, options: ExplainOptions) -> Result<Explanation, NodeError> {
+    let mut account = Account::of(space, path, options);
+    if let Some(directory) = directory_of(space, path).await? {
+        let mut files = Files::below(space, vec![directory]);
         while let Some(found) = files.next().await? {
             let names = found.path.names().iter().cloned();
             account
@@ -49,20 +43,20 @@ pub(crate) async fn explain(
                 .await?;
         }
     } else {
-        let (task, at) = (Arc::clone(shared), path.clone());
+        let (task, at) = (space.clone(), path.clone());
         let (file, _) = Shared::blocking(move || edit::content(&task, &at)).await?;
         account.add(path.clone(), &file).await?;
     }
     Ok(account.close().await)
 }
 
-async fn directory_of(shared: &Arc<Shared>, path: &Path) -> Result<Option<DirId>, NodeError> {
+async fn directory_of(space: &OpenSpace, path: &Path) -> Result<Option<DirId>, NodeError> {
     if path.names().is_empty() {
         return Ok(Some(DirId::ROOT));
     }
-    let (task, path) = (Arc::clone(shared), path.clone());
+    let (task, path) = (space.clone(), path.clone());
     Shared::blocking(move || {
-        let found = Tree::of(task.space).find(&task.read()?, &path)?;
+        let found = Tree::of(task.id()).find(&task.read()?, &path)?;
         let head = found.and_then(|found| found.heads.into_iter().next());
         Ok(match head.map(|head| head.value) {
             Some(Value::Directory(id)) => Some(id),
@@ -72,9 +66,9 @@ async fn directory_of(shared: &Arc<Shared>, path: &Path) -> Result<Option<DirId>
     .await
 }
 
-async fn stripes_of(shared: &Arc<Shared>, file: &File) -> Result<Vec<StripeId>, NodeError> {
-    let (task, id) = (Arc::clone(shared), file.id);
-    Shared::blocking(move || Ok(Tree::of(task.space).stripes_of(&task.read()?, id)?)).await
+async fn stripes_of(space: &OpenSpace, file: &File) -> Result<Vec<StripeId>, NodeError> {
+    let (task, id) = (space.clone(), file.id);
+    Shared::blocking(move || Ok(Tree::of(task.id()).stripes_of(&task.read()?, id)?)).await
 }
 
 /// What is found of one stripe.
@@ -106,7 +100,7 @@ struct Part {
 
 /// What is added up.
 struct Account<'a> {
-    shared: &'a Arc<Shared>,
+    space: &'a OpenSpace,
     options: ExplainOptions,
     explanation: Explanation,
     machines: BTreeMap<NodeId, MachineShare>,
@@ -119,12 +113,12 @@ struct Account<'a> {
 }
 
 impl<'a> Account<'a> {
-    fn of(shared: &'a Arc<Shared>, path: &Path, options: ExplainOptions) -> Self {
-        let now = shared.steady();
-        let nodes = shared.with_control(|control| control.nodes(now));
+    fn of(space: &'a OpenSpace, path: &Path, options: ExplainOptions) -> Self {
+        let now = space.steady();
+        let nodes = space.with_control(|control| control.nodes(now));
         let share = |info: crate::api::NodeInfo| (info.id, MachineShare::of(info));
         Self {
-            shared,
+            space,
             options,
             explanation: Explanation::of(path.clone()),
             machines: nodes.into_iter().map(share).collect(),
@@ -137,7 +131,7 @@ impl<'a> Account<'a> {
 
     /// Adds a file. Its stripes are looked at together with those of others.
     async fn add(&mut self, path: Path, file: &File) -> Result<(), NodeError> {
-        let stripes = stripes_of(self.shared, file).await?;
+        let stripes = stripes_of(self.space, file).await?;
         let explanation = &mut self.explanation;
         explanation.files += 1;
         explanation.bytes += file.len;
@@ -166,7 +160,7 @@ impl<'a> Account<'a> {
         stripes.retain(|stripe| !self.seen.contains_key(stripe));
         let mut found = HashMap::new();
         for page in stripes.chunks(HOLDERS_MAX) {
-            found.extend(look(self.shared, page).await);
+            found.extend(look(self.space, page).await);
         }
         if self.options.check {
             self.check(&mut found).await;
@@ -288,7 +282,7 @@ impl<'a> Account<'a> {
                     .push((ShardId { stripe, index }, known.shard_len));
             }
         }
-        for (node, outcomes) in audit::check(self.shared, claims).await {
+        for (node, outcomes) in audit::check(self.space.shared(), claims).await {
             let Some(share) = self.machines.get_mut(&node) else {
                 continue;
             };
@@ -308,18 +302,18 @@ impl<'a> Account<'a> {
                 }
             }
         }
-        let view = self.shared.present_view();
+        let view = self.space.present_view();
         found.values_mut().for_each(|found| found.count(&view));
     }
 
     async fn close(mut self) -> Explanation {
         self.look().await;
         let keepers = self
-            .shared
-            .with_control(|control| custodians(self.shared.space, control.view()));
+            .space
+            .with_control(|control| custodians(self.space.id(), control.view()));
         let mut machines: Vec<_> = self.machines.into_values().collect();
         for share in &mut machines {
-            share.keeps_names = keepers.contains(&share.id) || share.id == self.shared.me();
+            share.keeps_names = keepers.contains(&share.id) || share.id == self.space.me();
         }
         machines.retain(|share| share.shards + share.unconfirmed > 0 || share.keeps_names);
         machines.sort_by_key(|share| (std::cmp::Reverse(share.shards), share.id));
@@ -337,29 +331,29 @@ impl<'a> Account<'a> {
 }
 
 /// What stewards and holders say of these stripes.
-async fn look(shared: &Arc<Shared>, stripes: &[StripeId]) -> HashMap<StripeId, Found> {
-    let by_steward = stripes::by_steward(shared, stripes.to_vec()).await;
+async fn look(space: &OpenSpace, stripes: &[StripeId]) -> HashMap<StripeId, Found> {
+    let by_steward = stripes::by_steward(space.shared(), stripes.to_vec()).await;
     let asked = by_steward
         .iter()
-        .map(|(node, stripes)| stripes::known_to(shared, *node, stripes));
+        .map(|(node, stripes)| stripes::known_to(space, *node, stripes));
     let known: BTreeMap<_, _> = futures::future::join_all(asked).await.into_iter().flatten().collect();
-    let peers = shared.with_control(|control| control.live_peers());
+    let peers = space.with_control(|control| control.live_peers());
     let mut by_holder: BTreeMap<NodeId, Vec<StripeId>> = BTreeMap::new();
     for stripe in stripes {
         let holders: HashSet<NodeId> = match known.get(stripe) {
             Some(known) => known.holders.iter().map(|(node, _)| *node).collect(),
             // Its steward does not know it: everybody is asked.
-            None => peers.iter().copied().chain([shared.me()]).collect(),
+            None => peers.iter().copied().chain([space.me()]).collect(),
         };
         for node in holders
             .into_iter()
-            .filter(|node| *node == shared.me() || peers.contains(node))
+            .filter(|node| *node == space.me() || peers.contains(node))
         {
             by_holder.entry(node).or_default().push(*stripe);
         }
     }
     let asked = by_holder.into_iter().map(|(node, stripes)| async move {
-        let checked = inspect(shared, node, &stripes).await;
+        let checked = inspect(space, node, &stripes).await;
         (node, stripes, checked)
     });
     let mut there: HashMap<StripeId, Vec<(NodeId, Inspected)>> = HashMap::new();
@@ -369,7 +363,7 @@ async fn look(shared: &Arc<Shared>, stripes: &[StripeId]) -> HashMap<StripeId, F
             there.entry(stripe).or_default().extend(shards);
         }
     }
-    let view = shared.present_view();
+    let view = space.present_view();
     let found = stripes.iter().map(|stripe| {
         let known = known.get(stripe).cloned();
         let mut there = there.remove(stripe).unwrap_or_default();
@@ -392,15 +386,15 @@ async fn look(shared: &Arc<Shared>, stripes: &[StripeId]) -> HashMap<StripeId, F
 }
 
 /// What a node says that it holds of stripes, and when it found each sound; nothing when it does not answer.
-async fn inspect(shared: &Arc<Shared>, node: NodeId, stripes: &[StripeId]) -> Vec<Vec<Inspected>> {
-    if node == shared.me() {
-        let (store, stripes) = (shared.store.clone(), stripes.to_vec());
+async fn inspect(space: &OpenSpace, node: NodeId, stripes: &[StripeId]) -> Vec<Vec<Inspected>> {
+    if node == space.me() {
+        let (store, stripes) = (space.store.clone(), stripes.to_vec());
         return Shared::blocking(move || serve::inspect(&store, &stripes)).await;
     }
     let request = PoolRequest::Inspect {
         stripes: stripes.to_vec(),
     };
-    match shared.ask(node, &request).await {
+    match space.ask(node, &request).await {
         Ok(PoolReply::Inspected(checked)) => checked,
         _ => Vec::new(),
     }

@@ -1,9 +1,9 @@
 //! All files of the private space, one page of names after the other.
 
-use crate::{error::NodeError, shared::Shared};
+use crate::{error::NodeError, shared::Shared, space::OpenSpace};
 use potluck_spaces::{DirId, Expiring, File, Head, Name, OpId, Path, Trash, Tree, TreeError, Value};
 use potluck_types::{NodeId, Timestamp};
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, time::Duration};
 
 /// Names that are read at once.
 const PAGE: usize = 256;
@@ -21,7 +21,7 @@ pub(crate) struct FileAt {
 
 /// A walk through them. What changes meanwhile may be seen or not.
 pub(crate) struct Files {
-    shared: Arc<Shared>,
+    space: OpenSpace,
     /// Directories that are still to be read, each from after a name on.
     directories: Vec<(DirId, Path, Option<Name>)>,
     found: VecDeque<FileAt>,
@@ -30,14 +30,14 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    pub(crate) fn of(shared: &Arc<Shared>) -> Self {
-        Self::below(shared, vec![DirId::ROOT])
+    pub(crate) fn of(space: &OpenSpace) -> Self {
+        Self::below(space, vec![DirId::ROOT])
     }
 
     /// Those in directories, with paths from there.
-    pub(crate) fn below(shared: &Arc<Shared>, directories: Vec<DirId>) -> Self {
+    pub(crate) fn below(space: &OpenSpace, directories: Vec<DirId>) -> Self {
         Self {
-            shared: Arc::clone(shared),
+            space: space.clone(),
             directories: directories.into_iter().map(|id| (id, Path::root(), None)).collect(),
             found: VecDeque::new(),
             trash: None,
@@ -70,10 +70,10 @@ impl Files {
                 }
                 continue;
             };
-            let task = Arc::clone(&self.shared);
+            let task = self.space.clone();
             let page = Shared::blocking(move || {
                 let kv = task.read()?;
-                Ok::<_, NodeError>(Tree::of(task.space).list(&kv, parent, after.as_ref(), PAGE)?)
+                Ok::<_, NodeError>(Tree::of(task.id()).list(&kv, parent, after.as_ref(), PAGE)?)
             })
             .await?;
             if let Some(last) = page.last() {
@@ -99,9 +99,9 @@ impl Files {
     }
 
     async fn read_trash(&mut self, after: Expiring) -> Result<(), NodeError> {
-        let task = Arc::clone(&self.shared);
+        let task = self.space.clone();
         let (last, page) = Shared::blocking(move || {
-            let (kv, trash) = (task.read()?, Trash::of(task.space));
+            let (kv, trash) = (task.read()?, Trash::of(task.id()));
             let page = trash.expiring(&kv, Some(after), PAGE).map_err(TreeError::from)?;
             let mut kept = Vec::new();
             for expiring in &page {

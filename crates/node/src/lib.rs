@@ -50,6 +50,7 @@ mod retention;
 mod roster;
 mod serve;
 mod shared;
+mod space;
 mod spare;
 mod standing;
 mod stripes;

@@ -13,7 +13,7 @@ use potluck_dag::Piece;
 use potluck_placement::Layouts;
 use potluck_spaces::{FileId, Kv, KvError, Rows, Table, Tree};
 use potluck_store::Disk;
-use potluck_types::{Hash, NodeId, Timestamp, from_canonical, to_canonical};
+use potluck_types::{Hash, NodeId, SpaceId, Timestamp, from_canonical, to_canonical};
 use redb::{
     Database, ReadableDatabase, ReadableTable, StorageBackend, StorageError, TableDefinition, TransactionError,
 };
@@ -399,7 +399,7 @@ impl Meta {
             note(RowTable::Dedup, key, value, key.len() == 32 && is_value::<Piece>(value));
         })?;
         each(&transaction, UPLOADS, |key, at| {
-            note(RowTable::Uploads, key, &at.to_be_bytes(), key.len() == 16);
+            note(RowTable::Uploads, key, &at.to_be_bytes(), matches!(key.len(), 16 | 48));
         })?;
         Ok(wrong)
     }
@@ -451,8 +451,9 @@ impl Meta {
         Ok(result)
     }
 
-    /// Versions that were begun and have no name, and when they were last written of.
-    pub(crate) fn uploads(&self) -> Result<Vec<(FileId, Timestamp)>, MetaError> {
+    /// Versions that were begun and have no name, in which space (none for the person's own, of a version that knew no other), and when they were last
+    /// written of.
+    pub(crate) fn uploads(&self) -> Result<Vec<(Option<SpaceId>, FileId, Timestamp)>, MetaError> {
         let transaction = self.begin_read()?;
         let table = match transaction.open_table(UPLOADS) {
             Ok(table) => table,
@@ -461,9 +462,15 @@ impl Meta {
         };
         let rows = table.iter().map_err(failed("reading"))?;
         rows.map(|row| {
-            let (file, at) = row.map_err(failed("reading"))?;
-            let file: [u8; 16] = file.value().try_into().map_err(failed("reading"))?;
-            Ok((FileId::from_bytes(file), Timestamp::from_millis(at.value())))
+            let (key, at) = row.map_err(failed("reading"))?;
+            let (file, space) = key.value().split_at_checked(16).unwrap_or_default();
+            let file: [u8; 16] = file.try_into().map_err(failed("reading"))?;
+            let space: Option<[u8; 32]> = space.try_into().ok();
+            Ok((
+                space.map(SpaceId::from_bytes),
+                FileId::from_bytes(file),
+                Timestamp::from_millis(at.value()),
+            ))
         })
         .collect()
     }
@@ -682,20 +689,24 @@ impl WriteKv<'_> {
     }
 
     /// Remembers that a version is being written.
-    pub(crate) fn set_upload(&mut self, file: FileId, now: Timestamp) -> Result<(), MetaError> {
+    pub(crate) fn set_upload(&mut self, space: SpaceId, file: FileId, now: Timestamp) -> Result<(), MetaError> {
         self.uploads
-            .insert(&file.as_bytes()[..], now.as_millis())
+            .insert(&upload_key(space, file)[..], now.as_millis())
             .map(drop)
             .map_err(failed("writing"))
     }
 
     /// Forgets it: the version has its name, or never will.
-    pub(crate) fn end_upload(&mut self, file: FileId) -> Result<(), MetaError> {
-        self.uploads
-            .remove(&file.as_bytes()[..])
-            .map(drop)
-            .map_err(failed("writing"))
+    pub(crate) fn end_upload(&mut self, space: SpaceId, file: FileId) -> Result<(), MetaError> {
+        for key in [&file.as_bytes()[..], &upload_key(space, file)] {
+            self.uploads.remove(key).map(drop).map_err(failed("writing"))?;
+        }
+        Ok(())
     }
+}
+
+fn upload_key(space: SpaceId, file: FileId) -> Vec<u8> {
+    [&file.as_bytes()[..], space.as_bytes()].concat()
 }
 
 impl Kv for WriteKv<'_> {
@@ -724,7 +735,6 @@ mod tests {
     use crate::overlaid::Overlaid;
     use potluck_spaces::{DirId, File, FileId, Head, OpId, Trash, Value};
     use potluck_store::{Crash, MemoryDisk, Mishap};
-    use potluck_types::SpaceId;
     use std::time::Duration;
 
     fn elapsed(seconds: u64) -> Elapsed {

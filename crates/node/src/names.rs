@@ -7,6 +7,7 @@ use crate::{
     meta::WriteKv,
     protocol::{PoolReply, PoolRequest},
     shared::Shared,
+    space::OpenSpace,
     spare::RESERVE_BYTES,
 };
 use potluck_crypto::{Signed, derive::private_space_id};
@@ -105,10 +106,10 @@ pub(crate) fn custodians(space: SpaceId, view: &View) -> Vec<NodeId> {
 
 /// Writes a batch as the next entry of this device, durably here, and gives up the stripes that no file uses any more then. They are
 /// unpinned with it, and given to the caller, who tells their holders. [`replicate`] makes it durable elsewhere.
-pub(crate) async fn write(shared: &Arc<Shared>, batch: Batch) -> Result<Vec<StripeId>, NodeError> {
-    branch::know_own_log(shared).await;
-    let _one_at_a_time = shared.names.lock().await;
-    let task = Arc::clone(shared);
+pub(crate) async fn write(space: &OpenSpace, batch: Batch) -> Result<Vec<StripeId>, NodeError> {
+    branch::know_own_log(space).await;
+    let _one_at_a_time = space.opened().names.lock().await;
+    let task = space.clone();
     Shared::blocking(move || {
         // Held until all is committed: an upload that finds a stripe here afterwards sees that it was given up.
         let claimed = task.claims.lock();
@@ -129,17 +130,17 @@ pub(crate) struct Written {
 
 /// Writes a batch in a transaction of the caller, who holds the lock on names.
 pub(crate) fn write_in(
-    shared: &Shared,
+    space: &OpenSpace,
     kv: &mut WriteKv<'_>,
     claimed: &Held<StripeId>,
     batch: &Batch,
 ) -> Result<Written, NodeError> {
-    let tree = Tree::of(shared.space);
+    let tree = Tree::of(space.id());
     let mut given_up = tree.given_up(kv, &batch.changes)?;
     given_up.retain(|stripe| !claimed.contains_key(stripe));
-    let now = shared.now();
-    note_uploads(kv, &batch.changes, now)?;
-    let seal = |changes: &[Change]| tree.seal(&shared.space_key, changes, &*shared.entropy);
+    let now = space.now();
+    note_uploads(kv, space.id(), &batch.changes, now)?;
+    let seal = |changes: &[Change]| tree.seal(space.key(), changes, &*space.entropy);
     let mut bodies: Vec<Body> = batch
         .parts()
         .map(|changes| Body {
@@ -161,8 +162,8 @@ pub(crate) fn write_in(
         ..Body::default()
     }));
     for body in bodies {
-        let entry = Log::of(shared.space).next_entry(kv, &shared.node_key, now, body)?;
-        let taken = take(shared, kv, &entry)?;
+        let entry = Log::of(space.id()).next_entry(kv, &space.node_key, now, body)?;
+        let taken = take(space, kv, &entry)?;
         first.get_or_insert(taken.seq);
     }
     for (fingerprint, piece) in &batch.dedup {
@@ -173,16 +174,16 @@ pub(crate) fn write_in(
 }
 
 /// Which versions are being written, and which have their names.
-fn note_uploads(kv: &mut WriteKv<'_>, changes: &[Change], now: Timestamp) -> Result<(), MetaError> {
+fn note_uploads(kv: &mut WriteKv<'_>, space: SpaceId, changes: &[Change], now: Timestamp) -> Result<(), MetaError> {
     for change in changes {
         match change {
-            Change::Uses { file, stripes, .. } if !stripes.is_empty() => kv.set_upload(*file, now)?,
-            Change::Uses { file, .. } => kv.end_upload(*file)?,
+            Change::Uses { file, stripes, .. } if !stripes.is_empty() => kv.set_upload(space, *file, now)?,
+            Change::Uses { file, .. } => kv.end_upload(space, *file)?,
             Change::Set {
                 value: Some(Value::File(file)),
                 ..
-            } if file.uses.is_empty() => kv.end_upload(file.id)?,
-            Change::Recode { file, .. } => kv.end_upload(file.id)?,
+            } if file.uses.is_empty() => kv.end_upload(space, file.id)?,
+            Change::Recode { file, .. } => kv.end_upload(space, file.id)?,
             Change::Set { .. } | Change::Accept { .. } => {}
         }
     }
@@ -190,13 +191,13 @@ fn note_uploads(kv: &mut WriteKv<'_>, changes: &[Change], now: Timestamp) -> Res
 }
 
 /// Gives up stripes that no file uses, unless one has come to use them. Gives those that were given up.
-pub(crate) async fn unpin(shared: &Arc<Shared>, stripes: Vec<StripeId>) -> Result<Vec<StripeId>, NodeError> {
-    branch::know_own_log(shared).await;
-    let _one_at_a_time = shared.names.lock().await;
-    let task = Arc::clone(shared);
+pub(crate) async fn unpin(space: &OpenSpace, stripes: Vec<StripeId>) -> Result<Vec<StripeId>, NodeError> {
+    branch::know_own_log(space).await;
+    let _one_at_a_time = space.opened().names.lock().await;
+    let task = space.clone();
     Shared::blocking(move || {
         let claimed = task.claims.lock();
-        let tree = Tree::of(task.space);
+        let tree = Tree::of(task.id());
         task.meta.write(|kv| {
             let mut unused = Vec::new();
             for stripe in stripes {
@@ -208,9 +209,9 @@ pub(crate) async fn unpin(shared: &Arc<Shared>, stripes: Vec<StripeId>) -> Resul
                 let body = Body {
                     pins: Vec::new(),
                     unpins: unpins.to_vec(),
-                    sealed: tree.seal(&task.space_key, &[], &*task.entropy),
+                    sealed: tree.seal(task.key(), &[], &*task.entropy),
                 };
-                let entry = Log::of(task.space).next_entry(kv, &task.node_key, task.now(), body)?;
+                let entry = Log::of(task.id()).next_entry(kv, &task.node_key, task.now(), body)?;
                 take(&task, kv, &entry)?;
             }
             Ok(unused)
@@ -228,12 +229,12 @@ struct Taken {
 }
 
 /// Takes one entry of the private space: appends it, and applies it to the tree.
-fn take(shared: &Shared, kv: &mut WriteKv<'_>, signed: &Signed<Entry>) -> Result<Taken, NodeError> {
-    let (append, entry, device) = Log::of(shared.space).append(kv, signed)?;
+fn take(space: &OpenSpace, kv: &mut WriteKv<'_>, signed: &Signed<Entry>) -> Result<Taken, NodeError> {
+    let (append, entry, device) = Log::of(space.id()).append(kv, signed)?;
     let mut named = Vec::new();
     if append == Append::New {
-        let tree = Tree::of(shared.space).learning_at(shared.elapsed());
-        named = tree.apply(kv, &shared.space_key, device, &entry)?;
+        let tree = Tree::of(space.id()).learning_at(space.elapsed());
+        named = tree.apply(kv, space.key(), device, &entry)?;
         named.extend(entry.pins.iter().chain(&entry.unpins));
     }
     Ok(Taken {
@@ -244,11 +245,11 @@ fn take(shared: &Shared, kv: &mut WriteKv<'_>, signed: &Signed<Entry>) -> Result
 }
 
 /// Those that a file uses and a log has given up: one machine brought back, or found stored, what another let go of at the same time.
-fn contested(shared: &Shared, kv: &impl Kv, stripes: &BTreeSet<StripeId>) -> Result<Vec<StripeId>, NodeError> {
+fn contested(space: &OpenSpace, kv: &impl Kv, stripes: &BTreeSet<StripeId>) -> Result<Vec<StripeId>, NodeError> {
     let mut contested = Vec::new();
     for stripe in stripes {
-        let state = Pins::of(shared.space).state(kv, *stripe).map_err(TreeError::from)?;
-        if state.liveness() == Liveness::Dead && Tree::of(shared.space).is_used(kv, *stripe)? {
+        let state = Pins::of(space.id()).state(kv, *stripe).map_err(TreeError::from)?;
+        if state.liveness() == Liveness::Dead && Tree::of(space.id()).is_used(kv, *stripe)? {
             contested.push(*stripe);
         }
     }
@@ -256,44 +257,44 @@ fn contested(shared: &Shared, kv: &impl Kv, stripes: &BTreeSet<StripeId>) -> Res
 }
 
 /// Says that contested stripes are in use, if that was not said yet, and lets the others know: what is left of them stays, and what is lost is named.
-fn pin_again(shared: &Arc<Shared>, stripes: Vec<StripeId>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-    let shared = Arc::clone(shared);
+fn pin_again(space: &OpenSpace, stripes: Vec<StripeId>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    let space = space.clone();
     Box::pin(async move {
-        if let Err(error) = pin_contested(&shared, stripes).await {
+        if let Err(error) = pin_contested(&space, stripes).await {
             tracing::warn!(%error, "what one machine uses and another gave up is not pinned again everywhere");
         }
     })
 }
 
-async fn pin_contested(shared: &Arc<Shared>, stripes: Vec<StripeId>) -> Result<(), NodeError> {
-    let task = Arc::clone(shared);
+async fn pin_contested(space: &OpenSpace, stripes: Vec<StripeId>) -> Result<(), NodeError> {
+    let task = space.clone();
     let still = Shared::blocking(move || contested(&task, &task.read()?, &stripes.into_iter().collect())).await?;
-    say_in_use(shared, &still).await
+    say_in_use(space, &still).await
 }
 
 /// Says that stripes are in use, durably and to the custodians.
-async fn say_in_use(shared: &Arc<Shared>, stripes: &[StripeId]) -> Result<(), NodeError> {
+async fn say_in_use(space: &OpenSpace, stripes: &[StripeId]) -> Result<(), NodeError> {
     for stripes in stripes.chunks(BATCH_PINS) {
         let batch = Batch {
             pins: stripes.to_vec(),
             ..Batch::default()
         };
-        write(shared, batch).await?;
+        write(space, batch).await?;
     }
-    replicate(shared).await.map(drop)
+    replicate(space).await.map(drop)
 }
 
 /// Says that a stripe is in use again that was given up, before it is stored again: its holders free what they have of it, and would free what is new of it, too.
-pub(crate) async fn revive(shared: &Arc<Shared>, stripe: StripeId) -> Result<(), NodeError> {
-    let task = Arc::clone(shared);
+pub(crate) async fn revive(space: &OpenSpace, stripe: StripeId) -> Result<(), NodeError> {
+    let task = space.clone();
     let state = Shared::blocking(move || {
-        let state = Pins::of(task.space).state(&task.read()?, stripe);
+        let state = Pins::of(task.id()).state(&task.read()?, stripe);
         Ok::<_, NodeError>(state.map_err(TreeError::from)?)
     });
     if state.await?.liveness() != Liveness::Dead {
         return Ok(());
     }
-    say_in_use(shared, &[stripe]).await
+    say_in_use(space, &[stripe]).await
 }
 
 /// Takes entries of any space that a peer sends, as custodian or as another device of the same person. Durable when
@@ -303,15 +304,18 @@ pub(crate) async fn take_entries(
     space: SpaceId,
     entries: Vec<ByteBuf>,
 ) -> Result<Vec<StripeId>, NodeError> {
-    let taken = append_entries(shared, space, entries).await;
-    if space == shared.space
+    let open = shared.open_space(space);
+    let taken = append_entries(shared, space, open.clone(), entries).await;
+    if let Some(space) = &open
         && let Err(error @ (NodeError::Meta(_) | NodeError::DiskFull { .. })) = &taken
     {
-        *shared.lacking.lock().expect("never poisoned") = Some(error.to_string());
+        *space.opened().lacking.lock().expect("never poisoned") = Some(error.to_string());
     }
     let Appended { unpinned, contested } = taken?;
-    if !contested.is_empty() {
-        tokio::spawn(pin_again(shared, contested));
+    if let Some(space) = &open
+        && !contested.is_empty()
+    {
+        tokio::spawn(pin_again(space, contested));
     }
     Ok(unpinned)
 }
@@ -324,10 +328,10 @@ struct Appended {
 }
 
 /// Why this node may not know all names of its person, if so: it could not write down what others told it. What it can fetch by now, it does first.
-pub(crate) async fn lacking(shared: &Arc<Shared>) -> Option<String> {
-    let lacking = || shared.lacking.lock().expect("never poisoned");
+pub(crate) async fn lacking(space: &OpenSpace) -> Option<String> {
+    let lacking = || space.opened().lacking.lock().expect("never poisoned");
     let reason = lacking().clone()?;
-    match tokio::time::timeout(limits::STALL_TIMEOUT, catch_up(shared)).await {
+    match tokio::time::timeout(limits::STALL_TIMEOUT, catch_up(space)).await {
         Ok(Ok(())) => {
             *lacking() = None;
             None
@@ -336,7 +340,12 @@ pub(crate) async fn lacking(shared: &Arc<Shared>) -> Option<String> {
     }
 }
 
-async fn append_entries(shared: &Arc<Shared>, space: SpaceId, entries: Vec<ByteBuf>) -> Result<Appended, NodeError> {
+async fn append_entries(
+    shared: &Arc<Shared>,
+    space: SpaceId,
+    open: Option<OpenSpace>,
+    entries: Vec<ByteBuf>,
+) -> Result<Appended, NodeError> {
     let task = Arc::clone(shared);
     Shared::blocking(move || {
         let mut all = Appended::default();
@@ -351,7 +360,7 @@ async fn append_entries(shared: &Arc<Shared>, space: SpaceId, entries: Vec<ByteB
             if now.iter().any(|bytes| takes_room(bytes)) {
                 task.refuse_when_full()?;
             }
-            let Appended { unpinned, contested } = append_together(&task, space, now)?;
+            let Appended { unpinned, contested } = append_together(&task, space, open.as_ref(), now)?;
             all.unpinned.extend(unpinned);
             all.contested.extend(contested);
             left = later;
@@ -361,7 +370,12 @@ async fn append_entries(shared: &Arc<Shared>, space: SpaceId, entries: Vec<ByteB
     .await
 }
 
-fn append_together(shared: &Shared, space: SpaceId, entries: &[ByteBuf]) -> Result<Appended, NodeError> {
+fn append_together(
+    shared: &Shared,
+    space: SpaceId,
+    open: Option<&OpenSpace>,
+    entries: &[ByteBuf],
+) -> Result<Appended, NodeError> {
     shared.meta.write(|kv| {
         let (mut unpinned, mut named) = (Vec::new(), BTreeSet::new());
         for bytes in entries {
@@ -371,8 +385,8 @@ fn append_together(shared: &Shared, space: SpaceId, entries: &[ByteBuf]) -> Resu
             if owner.map(private_space_id) != Some(space) {
                 return Err(AppendError::Foreign.into());
             }
-            let append = if space == shared.space {
-                let taken = take(shared, kv, &signed)?;
+            let append = if let Some(space) = open {
+                let taken = take(space, kv, &signed)?;
                 named.extend(taken.named);
                 taken.append
             } else {
@@ -382,17 +396,23 @@ fn append_together(shared: &Shared, space: SpaceId, entries: &[ByteBuf]) -> Resu
                 unpinned.extend(signed.open().map_err(AppendError::from)?.into_value().unpins);
             }
         }
-        let contested = contested(shared, kv, &named)?;
+        let Some(space) = open else {
+            return Ok(Appended {
+                unpinned,
+                contested: Vec::new(),
+            });
+        };
+        let contested = contested(space, kv, &named)?;
         // At once, if this node may write: else what it gives up by others' word would be freed first.
-        let pins_now = shared.knows_own_log.load(Ordering::Relaxed);
+        let pins_now = space.opened().knows_own_log.load(Ordering::Relaxed);
         for stripes in contested.chunks(BATCH_PINS).filter(|_| pins_now) {
             let body = Body {
                 pins: stripes.to_vec(),
-                sealed: Tree::of(shared.space).seal(&shared.space_key, &[], &*shared.entropy),
+                sealed: Tree::of(space.id()).seal(space.key(), &[], &*shared.entropy),
                 ..Body::default()
             };
-            let entry = Log::of(shared.space).next_entry(kv, &shared.node_key, shared.now(), body)?;
-            take(shared, kv, &entry)?;
+            let entry = Log::of(space.id()).next_entry(kv, &shared.node_key, shared.now(), body)?;
+            take(space, kv, &entry)?;
         }
         unpinned.retain(|stripe| !contested.contains(stripe));
         Ok(Appended { unpinned, contested })
@@ -457,8 +477,8 @@ pub(crate) async fn push(shared: &Arc<Shared>, peer: NodeId, space: SpaceId) -> 
         Ok(other) => return Err(format!("it answered {other:?}")),
         Err(error) => return Err(error.to_string()),
     };
-    if space == shared.space {
-        branch::compare(shared, peer, known.get(&shared.me()).copied()).await?;
+    if let Some(space) = shared.open_space(space) {
+        branch::compare(&space, peer, known.get(&shared.me()).copied()).await?;
     }
     let ours = frontier(shared, space).await.map_err(|error| error.to_string())?;
     for (device, position) in ours {
@@ -486,15 +506,15 @@ pub(crate) async fn pull(shared: &Arc<Shared>, peer: NodeId, space: SpaceId) -> 
         Err(error) => return Err(error.to_string()),
     };
     let mut unpinned = Vec::new();
-    if space == shared.space {
+    if let Some(open) = shared.open_space(space) {
         // Its own log first: what the others say may have to be answered in it.
         let own = theirs.remove(&shared.me());
-        branch::compare(shared, peer, own).await?;
+        branch::compare(&open, peer, own).await?;
         if let Some(position) = own {
             unpinned.extend(pull_log(shared, peer, space, (shared.me(), position)).await?);
         }
-        if !shared.knows_own_log.swap(true, Ordering::Relaxed) {
-            branch::finish(shared).await;
+        if !open.opened().knows_own_log.swap(true, Ordering::Relaxed) {
+            branch::finish(&open).await;
         }
     }
     for log in theirs {
@@ -550,17 +570,17 @@ pub(crate) async fn entries_after(
 
 /// Makes all that this device has written durable on the space's custodians, *f* + 1 nodes; when one does not take it, on the next
 /// in order. With fewer at hand two suffice (one, while no other domain is here): then this gives the losses that it survives.
-pub(crate) async fn replicate(shared: &Arc<Shared>) -> Result<Option<u8>, NodeError> {
-    let view = shared.present_view();
-    let custodians = custodians(shared.space, &view);
+pub(crate) async fn replicate(space: &OpenSpace) -> Result<Option<u8>, NodeError> {
+    let view = space.present_view();
+    let custodians = custodians(space.id(), &view);
     let wanted = usize::from(default_survive(view.nodes.len())) + 1;
-    let order = rank(StripeId::from_bytes(*shared.space.as_bytes()), &view);
+    let order = rank(StripeId::from_bytes(*space.id().as_bytes()), &view);
     let next: Vec<_> = order
         .into_iter()
         .filter(|node| view.stays(*node) && !custodians.contains(node))
         .collect();
     // This node has it; a stand-in in a domain that has it adds nothing.
-    let mut domains = BTreeSet::from([view.domain(shared.me())]);
+    let mut domains = BTreeSet::from([view.domain(space.me())]);
     let mut rounds = vec![custodians];
     rounds.extend(next.into_iter().map(|node| vec![node]));
     for round in rounds {
@@ -569,7 +589,7 @@ pub(crate) async fn replicate(shared: &Arc<Shared>) -> Result<Option<u8>, NodeEr
             .filter(|node| !domains.contains(&view.domain(*node)))
             .collect();
         let pushes = asked.into_iter().map(|node| async move {
-            match push(shared, node, shared.space).await {
+            match push(space.shared(), node, space.id()).await {
                 Ok(()) => Some(node),
                 Err(error) => {
                     tracing::debug!(node = %node.short(), error, "a custodian does not take the log");
@@ -585,17 +605,17 @@ pub(crate) async fn replicate(shared: &Arc<Shared>) -> Result<Option<u8>, NodeEr
     }
     let stored = domains.len();
     // Who was here then and is not any more does not count: that is for them to take when they come back.
-    let now = shared.present_view();
-    let is_other = |node: &&NodeId| now.takes(**node) && now.domain(**node) != now.domain(shared.me());
+    let now = space.present_view();
+    let is_other = |node: &&NodeId| now.takes(**node) && now.domain(**node) != now.domain(space.me());
     let others = now.nodes.keys().filter(is_other);
     if stored < wanted.min(2) && others.count() > 0 {
         return Err(NodeError::TooFewCustodians { stored, wanted });
     }
     // The person's other machines that are here learn of it now, too: what is acknowledged is listed by all of them. One that is slow is not waited
     // for much longer.
-    let others = devices(shared, shared.space).into_iter().map(|node| {
-        let shared = Arc::clone(shared);
-        tokio::spawn(async move { push(&shared, node, shared.space).await })
+    let others = devices(space, space.id()).into_iter().map(|node| {
+        let space = space.clone();
+        tokio::spawn(async move { push(space.shared(), node, space.id()).await })
     });
     let _ = tokio::time::timeout(DEVICE_PATIENCE, futures::future::join_all(others)).await;
     let losses = || u8::try_from(stored - 1).expect("fewer than custodians");
@@ -621,13 +641,13 @@ pub(crate) fn keepers(shared: &Shared, space: SpaceId, view: &View) -> BTreeSet<
 }
 
 /// Fetches what this node lacks of its person's logs from all that keep them and are here. After an error it may lack some.
-pub(crate) async fn catch_up(shared: &Arc<Shared>) -> Result<(), NodeError> {
-    for node in keepers(shared, shared.space, &shared.present_view()) {
-        let unpinned = pull(shared, node, shared.space)
+pub(crate) async fn catch_up(space: &OpenSpace) -> Result<(), NodeError> {
+    for node in keepers(space, space.id(), &space.present_view()) {
+        let unpinned = pull(space.shared(), node, space.id())
             .await
             .map_err(|reason| NodeError::Behind { node, reason })?;
         if !unpinned.is_empty() {
-            crate::sweep::announce(shared, unpinned);
+            crate::sweep::announce(space, unpinned);
         }
     }
     Ok(())

@@ -123,8 +123,9 @@ impl Node {
             node.used = used_now.get(&node.id).copied().unwrap_or(node.used);
         }
         let geometry = geometry_now(shared, PutOptions::default())?;
-        let (trash, masses) = rails::look(shared).await?;
-        let (unreadable_files, unreadable_paths) = shared.watch.lock().expect("never poisoned").files(shared.space);
+        let (trash, masses) = rails::look(&shared.private()).await?;
+        let (unreadable_files, unreadable_paths) =
+            shared.watch.lock().expect("never poisoned").files(shared.private.id());
         let facts = Facts {
             nodes: &nodes,
             health: &health,
@@ -186,30 +187,30 @@ impl Node {
 
     /// One directory, in order of names, after a name, up to a number.
     pub async fn list(&self, path: &Path, after: Option<&Name>, limit: usize) -> Result<Vec<Entry>, NodeError> {
-        let (shared, path, after) = (Arc::clone(&self.shared), path.clone(), after.cloned());
-        Shared::blocking(move || edit::list(&shared, &path, after.as_ref(), limit)).await
+        let (space, path, after) = (self.shared.private(), path.clone(), after.cloned());
+        Shared::blocking(move || edit::list(&space, &path, after.as_ref(), limit)).await
     }
 
     /// Why lists may lack names that this person's other machines have, if so.
     pub async fn lacking(&self) -> Option<String> {
-        names::lacking(&self.shared).await
+        names::lacking(&self.shared.private()).await
     }
 
     /// A file or directory in detail.
     pub async fn stat(&self, path: &Path) -> Result<Stat, NodeError> {
-        let (shared, path) = (Arc::clone(&self.shared), path.clone());
-        Shared::blocking(move || edit::stat(&shared, &path)).await
+        let (space, path) = (self.shared.private(), path.clone());
+        Shared::blocking(move || edit::stat(&space, &path)).await
     }
 
     /// Begins to put files. With `strict`, all machines that they are to lie on must be here.
     pub fn upload(&self, options: PutOptions) -> Result<Upload, NodeError> {
-        Upload::begin(Arc::clone(&self.shared), options)
+        Upload::begin(self.shared.private(), options)
     }
 
     /// Begins to get a file, or a range of it; a range that goes beyond its end ends there.
     pub async fn download(&self, path: &Path, range: Option<Range<u64>>) -> Result<Download, NodeError> {
-        let (shared, at) = (Arc::clone(&self.shared), path.clone());
-        let (file, content) = Shared::blocking(move || edit::content(&shared, &at)).await?;
+        let (space, at) = (self.shared.private(), path.clone());
+        let (file, content) = Shared::blocking(move || edit::content(&space, &at)).await?;
         let range = range.unwrap_or(0..file.len);
         if range.start > file.len || (range.start == file.len && file.len > 0) || range.start > range.end {
             return Err(NodeError::Range {
@@ -228,7 +229,7 @@ impl Node {
     /// Frees now what removed files left, and what uploads left that broke off so long ago; without this it happens every hour, and after a
     /// day. Gives the number of stripes that were given up.
     pub async fn sweep(&self, abandoned_after: Duration) -> Result<u64, NodeError> {
-        let given_up = collect::collect(&self.shared, abandoned_after).await?;
+        let given_up = collect::collect(&self.shared.private(), abandoned_after).await?;
         sweep::sweep(&self.shared).await;
         driver::compact(&self.shared).await;
         Ok(given_up)
@@ -236,32 +237,32 @@ impl Node {
 
     /// Removes a file, or a directory with all that is in it. It can be brought back for as long as was configured, unless it is to go now.
     pub async fn remove(&self, path: &Path, options: RemoveOptions) -> Result<RemoveReport, NodeError> {
-        edit::remove(&self.shared, path, options).await
+        edit::remove(&self.shared.private(), path, options).await
     }
 
     /// What was removed and overwritten of a path and below it.
     pub async fn trash(&self, path: &Path) -> Result<Listing, NodeError> {
-        Listing::of(&self.shared, path.clone()).await
+        Listing::of(&self.shared.private(), path.clone()).await
     }
 
     /// Lets go now of what the trash has of a path and below it.
     pub async fn empty_trash(&self, path: &Path) -> Result<Emptied, NodeError> {
-        trash::empty(&self.shared, path).await
+        trash::empty(&self.shared.private(), path).await
     }
 
     /// Brings back what was removed or overwritten: a file, or a directory with all below it. What has a name meanwhile goes to the trash.
     pub async fn bring_back(&self, path: &Path, options: RestoreOptions) -> Result<RestoreReport, NodeError> {
-        restore::restore(&self.shared, path, options).await
+        restore::restore(&self.shared.private(), path, options).await
     }
 
     /// Says that all that was removed and overwritten up to now was meant.
     pub async fn accept_losses(&self) -> Result<(), NodeError> {
-        rails::accept(&self.shared).await
+        rails::accept(&self.shared.private()).await
     }
 
     /// Gives a file or directory another name.
     pub async fn rename(&self, from: &Path, to: &Path) -> Result<(), NodeError> {
-        edit::rename(&self.shared, from, to).await
+        edit::rename(&self.shared.private(), from, to).await
     }
 
     /// What this person needs to come back after all their machines are lost.
@@ -405,7 +406,7 @@ impl Node {
 
     /// Where a file is, or all files below a directory, how many losses that survives, and what is being done for it.
     pub async fn explain(&self, path: &Path, options: ExplainOptions) -> Result<Explanation, NodeError> {
-        explain::explain(&self.shared, path, options).await
+        explain::explain(&self.shared.private(), path, options).await
     }
 
     /// Lets every member that is here prove parts of what it says that it holds, as far as this node is the one to ask; without this it happens all day, a few at

@@ -7,14 +7,11 @@ use crate::{
     names::{self, Batch},
     retention::Elapsed,
     shared::Shared,
+    space::OpenSpace,
 };
 use potluck_spaces::{Change, Fate, Kv, Log, Mass, Share, Trash, Turnover};
 use potluck_types::Timestamp;
-use std::{
-    fmt,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{fmt, time::Duration};
 
 /// See the module.
 pub(crate) struct Rails {
@@ -24,8 +21,6 @@ pub(crate) struct Rails {
     pub(crate) share: Share,
     /// What had been counted of time when this node started.
     elapsed_before: Duration,
-    /// Up to which clock the person has answered on this machine: what went before is not held against them again.
-    answered: Mutex<Timestamp>,
 }
 
 impl Rails {
@@ -34,7 +29,6 @@ impl Rails {
             retention,
             share,
             elapsed_before: Elapsed::resume(noted, now),
-            answered: Mutex::default(),
         }
     }
 }
@@ -105,14 +99,14 @@ pub(crate) fn thousands(number: u64) -> String {
 }
 
 /// Refuses what would be more than a person may have meant, counted with what went within the last hour.
-pub(crate) fn refuse_mass(shared: &Shared, kv: &impl Kv, loss: Loss, planned: u64) -> Result<(), NodeError> {
-    let totals = Trash::of(shared.space).totals(kv).map_err(MetaError::reading)?;
-    let answered = *shared.rails.answered.lock().expect("never poisoned");
-    let lately = Turnover::of(shared.space)
-        .lately(kv, latest(shared, kv)?, answered.max(totals.accepted))
+pub(crate) fn refuse_mass(space: &OpenSpace, kv: &impl Kv, loss: Loss, planned: u64) -> Result<(), NodeError> {
+    let totals = Trash::of(space.id()).totals(kv).map_err(MetaError::reading)?;
+    let answered = *space.opened().answered.lock().expect("never poisoned");
+    let lately = Turnover::of(space.id())
+        .lately(kv, latest(space, kv)?, answered.max(totals.accepted))
         .map_err(MetaError::reading)?;
     let of = totals.files + lately;
-    if shared.rails.share.is_exceeded(planned + lately, of) {
+    if space.rails.share.is_exceeded(planned + lately, of) {
         return Err(NodeError::Mass(MassChange {
             loss,
             planned,
@@ -124,37 +118,37 @@ pub(crate) fn refuse_mass(shared: &Shared, kv: &impl Kv, loss: Loss, planned: u6
 }
 
 /// The person has said yes to what was just done. Of several machines of theirs one more has to hear it, unless nothing of it can be brought back.
-pub(crate) async fn answer(shared: &Arc<Shared>, fate: Fate) -> Result<(), NodeError> {
-    let task = Arc::clone(shared);
+pub(crate) async fn answer(space: &OpenSpace, fate: Fate) -> Result<(), NodeError> {
+    let task = space.clone();
     let clock = Shared::blocking(move || latest(&task, &task.read()?)).await?;
-    *shared.rails.answered.lock().expect("never poisoned") = clock;
-    let me = shared.user_key.user_id();
-    let machines = shared.with_control(|control| control.roster.nodes().filter(|(_, user)| *user == me).count());
+    *space.opened().answered.lock().expect("never poisoned") = clock;
+    let me = space.user_key.user_id();
+    let machines = space.with_control(|control| control.roster.nodes().filter(|(_, user)| *user == me).count());
     if machines > 1 && !matches!(fate, Fate::Freed) {
         return Ok(());
     }
-    accept(shared).await
+    accept(space).await
 }
 
 /// What was removed and overwritten up to now is as the person wants it.
-pub(crate) async fn accept(shared: &Arc<Shared>) -> Result<(), NodeError> {
-    let task = Arc::clone(shared);
+pub(crate) async fn accept(space: &OpenSpace) -> Result<(), NodeError> {
+    let task = space.clone();
     let until = Shared::blocking(move || latest(&task, &task.read()?)).await?;
     let mut batch = Batch::default();
     batch.changes.push(Change::Accept { until });
-    names::write(shared, batch).await?;
-    names::replicate(shared).await.map(drop)
+    names::write(space, batch).await?;
+    names::replicate(space).await.map(drop)
 }
 
 /// How much the trash holds, and what a person has yet to answer for.
-pub(crate) async fn look(shared: &Arc<Shared>) -> Result<(TrashInfo, Vec<Mass>), NodeError> {
-    let task = Arc::clone(shared);
+pub(crate) async fn look(space: &OpenSpace) -> Result<(TrashInfo, Vec<Mass>), NodeError> {
+    let task = space.clone();
     Shared::blocking(move || {
         let kv = task.read()?;
-        let totals = Trash::of(task.space).totals(&kv).map_err(MetaError::reading)?;
+        let totals = Trash::of(task.id()).totals(&kv).map_err(MetaError::reading)?;
         let masses = match totals.kept {
             0 => Vec::new(),
-            _ => Turnover::of(task.space)
+            _ => Turnover::of(task.id())
                 .masses(&kv, totals.accepted, task.rails.share)
                 .map_err(MetaError::reading)?,
         };
@@ -168,10 +162,10 @@ pub(crate) async fn look(shared: &Arc<Shared>) -> Result<(TrashInfo, Vec<Mass>),
 }
 
 /// The clock of the last entry that is known here, or the time if that is later.
-fn latest(shared: &Shared, kv: &impl Kv) -> Result<Timestamp, NodeError> {
-    let frontier = Log::of(shared.space).frontier(kv).map_err(MetaError::reading)?;
+fn latest(space: &OpenSpace, kv: &impl Kv) -> Result<Timestamp, NodeError> {
+    let frontier = Log::of(space.id()).frontier(kv).map_err(MetaError::reading)?;
     let clocks = frontier.values().map(|position| position.clock);
-    Ok(clocks.fold(shared.now(), Timestamp::max))
+    Ok(clocks.fold(space.now(), Timestamp::max))
 }
 
 #[cfg(test)]

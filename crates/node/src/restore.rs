@@ -7,31 +7,32 @@ use crate::{
     names::{self, Batch},
     rails,
     shared::Shared,
+    space::OpenSpace,
     sweep,
     trash::{self, Place, Walk, is_missing},
     upload::claim_live,
 };
 use potluck_spaces::{Change, DirId, Fate, File, FileId, Head, Kept, Path, Trash, Tree, TreeError, Value};
 use potluck_types::{StripeId, Timestamp};
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
 /// Stripes in one part of the list of a file's stripes.
 const PART: usize = 256;
 
 /// Brings back a path: the version of a file, or a directory with all that was removed below it.
 pub(crate) async fn restore(
-    shared: &Arc<Shared>,
+    space: &OpenSpace,
     path: &Path,
     options: RestoreOptions,
 ) -> Result<RestoreReport, NodeError> {
     // What another machine has let go of cannot be brought back here.
-    if let Err(error) = names::catch_up(shared).await {
+    if let Err(error) = names::catch_up(space).await {
         tracing::info!(%error, "bringing back what is known here");
     }
-    let (task, of) = (Arc::clone(shared), path.clone());
+    let (task, of) = (space.clone(), path.clone());
     let (kept, heads, directories) = Shared::blocking(move || {
         let kv = task.read()?;
-        let found = Tree::of(task.space).find(&kv, &of);
+        let found = Tree::of(task.id()).find(&kv, &of);
         let heads = match found {
             found if is_missing(&found) => Vec::new(),
             found => found?.map_or_else(Vec::new, |found| found.heads),
@@ -42,7 +43,7 @@ pub(crate) async fn restore(
     .await?;
     let to = options.to.clone().unwrap_or_else(|| path.clone());
     let mut restorer = Restorer {
-        shared,
+        space,
         batch: Batch::default(),
         given_up: Vec::new(),
         directories: HashMap::new(),
@@ -60,7 +61,7 @@ pub(crate) async fn restore(
             if was_removed {
                 restorer.directory(&to).await?;
             }
-            let (mut walk, mut is_empty) = (Walk::below(shared, path, directories), !was_removed);
+            let (mut walk, mut is_empty) = (Walk::below(space, path, directories), !was_removed);
             while let Some(Place { path: at, kept }) = walk.next().await? {
                 is_empty = false;
                 restorer.place(&moved(&at, path, &to), &kept, wanted).await?;
@@ -75,7 +76,7 @@ pub(crate) async fn restore(
     }
     let report = restorer.finish().await?;
     if path.names().is_empty() && wanted != Wanted::Last && report.skipped == 0 {
-        rails::accept(shared).await?;
+        rails::accept(space).await?;
     }
     Ok(report)
 }
@@ -142,7 +143,7 @@ impl Wanted {
 
 /// Values that are brought back over many entries of the log.
 struct Restorer<'a> {
-    shared: &'a Arc<Shared>,
+    space: &'a OpenSpace,
     batch: Batch,
     given_up: Vec<StripeId>,
     directories: HashMap<Path, DirId>,
@@ -168,32 +169,32 @@ impl Restorer<'_> {
             return Err(TreeError::Exists(to.clone()).into());
         };
         let parent = self.directory(&parent).await?;
-        let heads = Tree::of(self.shared.space).heads(&self.shared.read()?, parent, name)?;
+        let heads = Tree::of(self.space.id()).heads(&self.space.read()?, parent, name)?;
         if is_chosen && !heads.is_empty() {
             return Err(TreeError::Exists(to.clone()).into());
         }
         let is_directory = heads.iter().any(|head| matches!(head.value, Value::Directory(_)));
         let stripes = {
-            let kv = self.shared.read()?;
-            Tree::of(self.shared.space).stripes_of(&kv, file.id)?
+            let kv = self.space.read()?;
+            Tree::of(self.space.id()).stripes_of(&kv, file.id)?
         };
         let claims = if is_directory {
             None
         } else {
-            claim_all(self.shared, &stripes)?
+            claim_all(self.space, &stripes)?
         };
         let Some(claims) = claims else {
             self.report.skipped += 1;
             return Ok(());
         };
-        let id = FileId::generate(&*self.shared.entropy);
-        let _writing = self.shared.writing.claim(id);
+        let id = FileId::generate(&*self.space.entropy);
+        let _writing = self.space.writing.claim(id);
         if file.uses.is_empty() {
             self.use_parts(id, &stripes).await?;
         } else {
             self.batch.pins.extend(&stripes);
         }
-        let fate = Fate::shelved_for(self.shared.rails.retention);
+        let fate = Fate::shelved_for(self.space.rails.retention);
         self.report.files += 1;
         self.report.replaced += heads.len() as u64;
         self.batch.bytes += 400 + name.as_str().len() + file.content.len() + 60 * heads.len();
@@ -230,7 +231,7 @@ impl Restorer<'_> {
     }
 
     fn heads(&self, path: &Path) -> Result<Vec<Head>, NodeError> {
-        let found = Tree::of(self.shared.space).find(&self.shared.read()?, path);
+        let found = Tree::of(self.space.id()).find(&self.space.read()?, path);
         if is_missing(&found) {
             return Ok(Vec::new());
         }
@@ -248,7 +249,7 @@ impl Restorer<'_> {
         for name in path.names() {
             here = here.join(name.clone());
             let next = {
-                let (kv, space) = (self.shared.read()?, self.shared.space);
+                let (kv, space) = (self.space.read()?, self.space.id());
                 let heads = Tree::of(space).heads(&kv, id, name)?;
                 match heads.first().map(|head| &head.value) {
                     Some(Value::Directory(next)) => Some(*next),
@@ -276,9 +277,9 @@ impl Restorer<'_> {
             id = match next {
                 Some(next) => next,
                 None => {
-                    let kv = self.shared.read()?;
+                    let kv = self.space.read()?;
                     let (changes, next) =
-                        Tree::of(self.shared.space).make_directories(&kv, &here, &*self.shared.entropy)?;
+                        Tree::of(self.space.id()).make_directories(&kv, &here, &*self.space.entropy)?;
                     self.batch.changes.extend(changes);
                     next
                 }
@@ -292,28 +293,28 @@ impl Restorer<'_> {
     async fn write(&mut self) -> Result<(), NodeError> {
         let batch = std::mem::take(&mut self.batch);
         if !batch.is_empty() {
-            self.given_up.extend(names::write(self.shared, batch).await?);
+            self.given_up.extend(names::write(self.space, batch).await?);
         }
         Ok(())
     }
 
     async fn finish(mut self) -> Result<RestoreReport, NodeError> {
         self.write().await?;
-        names::replicate(self.shared).await?;
+        names::replicate(self.space).await?;
         if !self.given_up.is_empty() {
-            sweep::announce(self.shared, self.given_up);
+            sweep::announce(self.space, self.given_up);
         }
-        let retention = self.shared.rails.retention;
+        let retention = self.space.rails.retention;
         if self.report.replaced > 0 && !retention.is_zero() {
-            self.report.until = Some(self.shared.now() + retention);
+            self.report.until = Some(self.space.now() + retention);
         }
         Ok(self.report)
     }
 }
 
 /// Holds on to the stripes of a version until it has its name again; none when some were given up.
-fn claim_all(shared: &Shared, stripes: &[StripeId]) -> Result<Option<Vec<Claim<StripeId>>>, NodeError> {
-    stripes.iter().map(|stripe| claim_live(shared, *stripe)).collect()
+fn claim_all(space: &OpenSpace, stripes: &[StripeId]) -> Result<Option<Vec<Claim<StripeId>>>, NodeError> {
+    stripes.iter().map(|stripe| claim_live(space, *stripe)).collect()
 }
 
 #[cfg(test)]

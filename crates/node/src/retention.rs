@@ -11,11 +11,12 @@ use crate::{
     error::{MetaError, NodeError},
     names::{self, Batch},
     shared::Shared,
+    space::OpenSpace,
 };
 use potluck_spaces::{Change, Expiring, Fate, Kept, Mass, Removal, Trash, Turnover};
 use potluck_types::{StripeId, Timestamp};
 use serde::{Deserialize, Serialize};
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 /// What the time between two runs counts for at most, whatever the clock says. A machine that runs for some hours a day counts as one that always
 /// does, and a clock that is a year ahead costs a day.
@@ -78,47 +79,47 @@ impl Moment<'_> {
 }
 
 /// Lets go of what is in the trash and whose time is over. Gives the stripes that were given up.
-pub(crate) async fn expire(shared: &Arc<Shared>) -> Result<Vec<StripeId>, NodeError> {
-    let task = Arc::clone(shared);
+pub(crate) async fn expire(space: &OpenSpace) -> Result<Vec<StripeId>, NodeError> {
+    let task = space.clone();
     let masses = Shared::blocking(move || {
         let noted = Elapsed::noted(task.elapsed(), task.now());
         task.meta.set_elapsed(noted)?;
         let now = task.now();
         task.meta
-            .write(|kv| Turnover::of(task.space).forget(kv, now).map_err(MetaError::reading))?;
-        let (kv, trash) = (task.read()?, Trash::of(task.space));
+            .write(|kv| Turnover::of(task.id()).forget(kv, now).map_err(MetaError::reading))?;
+        let (kv, trash) = (task.read()?, Trash::of(task.id()));
         let accepted = trash.totals(&kv).map_err(MetaError::reading)?.accepted;
-        let masses = Turnover::of(task.space).masses(&kv, accepted, task.rails.share);
+        let masses = Turnover::of(task.id()).masses(&kv, accepted, task.rails.share);
         masses.map_err(MetaError::reading)
     })
     .await?;
     let (mut given_up, mut batch, mut after) = (Vec::new(), Batch::default(), None);
     loop {
-        let page = due(shared, after, masses.clone()).await?;
+        let page = due(space, after, masses.clone()).await?;
         let Some((last, over)) = page else { break };
         after = Some(last);
         for kept in over {
             batch.let_go(&kept, Fate::Freed);
             if batch.is_full() {
-                given_up.extend(names::write(shared, std::mem::take(&mut batch)).await?);
+                given_up.extend(names::write(space, std::mem::take(&mut batch)).await?);
             }
         }
     }
     if !batch.is_empty() {
-        given_up.extend(names::write(shared, batch).await?);
+        given_up.extend(names::write(space, batch).await?);
     }
     Ok(given_up)
 }
 
 /// A page of what is in the trash, and of that what is over.
 async fn due(
-    shared: &Arc<Shared>,
+    space: &OpenSpace,
     after: Option<Expiring>,
     masses: Vec<Mass>,
 ) -> Result<Option<(Expiring, Vec<Kept>)>, NodeError> {
-    let task = Arc::clone(shared);
+    let task = space.clone();
     Shared::blocking(move || {
-        let (kv, trash) = (task.read()?, Trash::of(task.space));
+        let (kv, trash) = (task.read()?, Trash::of(task.id()));
         let moment = Moment {
             now: task.now(),
             elapsed: task.elapsed(),

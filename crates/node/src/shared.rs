@@ -12,12 +12,12 @@ use crate::{
     meta::Meta,
     protocol::{self, PoolReply, PoolRequest, ShardReply, ShardRequest},
     rails::Rails,
+    space::{OpenSpace, Opened},
     twin::Twin,
-    upload::Recoding,
     watch::Watch,
 };
 use bytes::Bytes;
-use potluck_crypto::{BoxKey, DedupKey, SigningKey};
+use potluck_crypto::SigningKey;
 use potluck_net::{Address, Course, Endpoint, Protocol, RequestError};
 use potluck_placement::View;
 use potluck_spaces::FileId;
@@ -44,9 +44,8 @@ const LOOK_DELAY: Duration = Duration::from_secs(5);
 pub(crate) struct Shared {
     pub(crate) node_key: SigningKey,
     pub(crate) user_key: SigningKey,
-    pub(crate) space: SpaceId,
-    pub(crate) space_key: BoxKey,
-    pub(crate) dedup_key: DedupKey,
+    /// The person's own space.
+    pub(crate) private: Arc<Opened>,
     pub(crate) endpoint: Endpoint,
     pub(crate) store: Store,
     pub(crate) meta: Arc<Meta>,
@@ -57,23 +56,16 @@ pub(crate) struct Shared {
     pub(crate) events: mpsc::UnboundedSender<Event>,
     /// Sealed bytes that writes may have under way.
     pub(crate) write_window: Arc<Semaphore>,
-    /// Changes of the private space are made one after the other.
-    pub(crate) names: tokio::sync::Mutex<()>,
     /// What keeps a person from losing more than they meant to.
     pub(crate) rails: Rails,
-    /// Whether this node has heard since its start what others know of its own log.
-    pub(crate) knows_own_log: AtomicBool,
     /// Whether another node runs with the same identity.
     pub(crate) twin: Twin,
     /// Stripes that uploads found stored already and have not named yet.
     pub(crate) claims: Claims<StripeId>,
     /// Shards of which is asked whether they may go.
     pub(crate) freeing: Freeing,
-    /// Why names that others told could not be written down, since when some may be missing here.
-    pub(crate) lacking: Mutex<Option<String>>,
     /// Versions that uploads are writing.
     pub(crate) writing: Claims<FileId>,
-    pub(crate) recoding: Mutex<Recoding>,
     pub(crate) watch: Mutex<Watch>,
     pub(crate) cache: PieceCache,
     /// Nodes that lately kept a reader waiting, and until when others are asked first.
@@ -130,6 +122,21 @@ impl Shared {
     pub(crate) fn is_suspect(&self, node: NodeId) -> bool {
         let until = self.suspects.lock().expect("never poisoned").get(&node).copied();
         until.is_some_and(|until| self.steady() < until)
+    }
+
+    /// The person's own space.
+    pub(crate) fn private(self: &Arc<Self>) -> OpenSpace {
+        OpenSpace::new(self, &self.private)
+    }
+
+    /// A space, if this node has its key.
+    pub(crate) fn open_space(self: &Arc<Self>, space: SpaceId) -> Option<OpenSpace> {
+        (space == self.private.id()).then(|| self.private())
+    }
+
+    /// All spaces that this node has the key of.
+    pub(crate) fn open_spaces(self: &Arc<Self>) -> Vec<OpenSpace> {
+        vec![self.private()]
     }
 
     pub(crate) fn me(&self) -> NodeId {
@@ -195,7 +202,7 @@ impl Shared {
             unreadable: known.unreadable + unreadable,
             // What was dropped as damaged is in nobody's report: until the next round it is not known whether any stripe went with it.
             gathering: known.gathering.max(u64::from(known.damaged > 0 && watch.is_due())),
-            recoding: self.recoding.lock().expect("never poisoned").left,
+            recoding: self.private.recoding.lock().expect("never poisoned").left,
             ..known
         }
     }

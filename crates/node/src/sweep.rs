@@ -7,6 +7,7 @@ use crate::{
     names::{self, custodians},
     protocol::{BATCH_MAX, PoolReply, PoolRequest},
     shared::Shared,
+    space::OpenSpace,
 };
 use potluck_placement::Mend;
 use potluck_spaces::{Liveness, Log, PinState, Pins};
@@ -26,30 +27,30 @@ const ANNOUNCED_AFTER: [Duration; 3] = [Duration::ZERO, Duration::from_secs(10),
 const PAGE: usize = 1024;
 
 /// Tells all live members that these are given up; each asks a custodian before it believes it.
-pub(crate) fn announce(shared: &Arc<Shared>, stripes: Vec<StripeId>) {
-    shared.watch.lock().expect("never poisoned").call_again();
-    let shared = Arc::clone(shared);
+pub(crate) fn announce(space: &OpenSpace, stripes: Vec<StripeId>) {
+    space.watch.lock().expect("never poisoned").call_again();
+    let space = space.clone();
     tokio::spawn(async move {
         // Custodians must know before holders ask them.
-        if let Err(error) = names::replicate(&shared).await {
+        if let Err(error) = names::replicate(&space).await {
             tracing::debug!(%error, "what was given up will be swept later");
             return;
         }
         for delay in ANNOUNCED_AFTER {
             tokio::select! {
                 biased;
-                () = shared.stopping.cancelled() => return,
+                () = space.stopping.cancelled() => return,
                 () = tokio::time::sleep(delay) => {}
             }
             for batch in stripes.chunks(BATCH_MAX) {
                 let request = PoolRequest::Released {
-                    space: shared.space,
+                    space: space.id(),
                     stripes: batch.to_vec(),
                 };
-                let peers = shared.with_control(|control| control.live_peers());
-                let told = peers.into_iter().map(|peer| shared.ask(peer, &request));
+                let peers = space.with_control(|control| control.live_peers());
+                let told = peers.into_iter().map(|peer| space.ask(peer, &request));
                 futures::future::join_all(told).await;
-                release(&shared, shared.space, batch.to_vec()).await;
+                release(space.shared(), space.id(), batch.to_vec()).await;
             }
         }
     });

@@ -5,10 +5,11 @@ use crate::{
     error::{MetaError, NodeError},
     names::{self, Batch},
     shared::Shared,
+    space::OpenSpace,
     sweep,
 };
 use potluck_spaces::{DirId, Fate, Head, Kept, Kv, Name, Path, Trash, Tree, TreeError, Value};
-use std::{collections::VecDeque, sync::Arc};
+use std::collections::VecDeque;
 
 /// Names that one step of a walk reads.
 const PAGE: usize = 256;
@@ -22,15 +23,13 @@ pub(crate) struct Place {
 
 /// The directories that a path stands for, or stood for: the one that has the name first. What was removed from a directory that was itself removed is
 /// found in it.
-pub(crate) fn directories(shared: &Shared, kv: &impl Kv, path: &Path) -> Result<Vec<DirId>, NodeError> {
+pub(crate) fn directories(space: &OpenSpace, kv: &impl Kv, path: &Path) -> Result<Vec<DirId>, NodeError> {
     let mut found = vec![DirId::ROOT];
     for name in path.names() {
         let mut below = Vec::new();
         for parent in found {
-            let heads = Tree::of(shared.space).heads(kv, parent, name)?;
-            let kept = Trash::of(shared.space)
-                .at(kv, parent, name)
-                .map_err(MetaError::reading)?;
+            let heads = Tree::of(space.id()).heads(kv, parent, name)?;
+            let kept = Trash::of(space.id()).at(kv, parent, name).map_err(MetaError::reading)?;
             let values = heads.iter().chain(kept.iter().map(|kept| &kept.head));
             below.extend(values.filter_map(directory_of));
         }
@@ -53,17 +52,13 @@ fn distinct(mut ids: Vec<DirId>) -> Vec<DirId> {
 }
 
 /// What the trash has of one path, not of those below it.
-pub(crate) fn at(shared: &Shared, kv: &impl Kv, path: &Path) -> Result<Vec<Kept>, NodeError> {
+pub(crate) fn at(space: &OpenSpace, kv: &impl Kv, path: &Path) -> Result<Vec<Kept>, NodeError> {
     let Some((parent, name)) = path.split() else {
         return Ok(Vec::new());
     };
     let mut kept = Vec::new();
-    for parent in directories(shared, kv, &parent)? {
-        kept.extend(
-            Trash::of(shared.space)
-                .at(kv, parent, name)
-                .map_err(MetaError::reading)?,
-        );
+    for parent in directories(space, kv, &parent)? {
+        kept.extend(Trash::of(space.id()).at(kv, parent, name).map_err(MetaError::reading)?);
     }
     kept.sort_by_key(|kept| std::cmp::Reverse(kept.removal.clock));
     Ok(kept)
@@ -71,7 +66,7 @@ pub(crate) fn at(shared: &Shared, kv: &impl Kv, path: &Path) -> Result<Vec<Kept>
 
 /// A walk through what the trash has below a directory. What changes meanwhile may be seen or not.
 pub(crate) struct Walk {
-    shared: Arc<Shared>,
+    space: OpenSpace,
     /// Directories that are still to be read, each from after a name on.
     steps: Vec<Step>,
     found: VecDeque<Place>,
@@ -91,14 +86,14 @@ enum Reads {
 
 impl Walk {
     /// Below these directories, which all stand for this path.
-    pub(crate) fn below(shared: &Arc<Shared>, path: &Path, directories: Vec<DirId>) -> Self {
+    pub(crate) fn below(space: &OpenSpace, path: &Path, directories: Vec<DirId>) -> Self {
         let steps = directories.into_iter().rev().map(|directory| Step {
             directory,
             path: path.clone(),
             reads: Reads::Trash(None),
         });
         Self {
-            shared: Arc::clone(shared),
+            space: space.clone(),
             steps: steps.collect(),
             found: VecDeque::new(),
         }
@@ -109,7 +104,7 @@ impl Walk {
             let Some(step) = self.steps.pop() else {
                 return Ok(None);
             };
-            let task = Arc::clone(&self.shared);
+            let task = self.space.clone();
             let (places, steps) = Shared::blocking(move || step.take(&task)).await?;
             self.found.extend(places);
             self.steps.extend(steps);
@@ -120,12 +115,12 @@ impl Walk {
 
 impl Step {
     /// A page of what it reads, and what is to be read then.
-    fn take(self, shared: &Shared) -> Result<(Vec<Place>, Vec<Self>), NodeError> {
-        let kv = shared.read()?;
+    fn take(self, space: &OpenSpace) -> Result<(Vec<Place>, Vec<Self>), NodeError> {
+        let kv = space.read()?;
         let (mut places, mut steps) = (Vec::new(), Vec::new());
         let (next, below) = match &self.reads {
             Reads::Trash(after) => {
-                let page = Trash::of(shared.space).list(&kv, self.directory, after.as_ref(), PAGE);
+                let page = Trash::of(space.id()).list(&kv, self.directory, after.as_ref(), PAGE);
                 let page = page.map_err(MetaError::reading)?;
                 let next = page.last().map(|(name, _)| Reads::Trash(Some(name.clone())));
                 let mut below = Vec::new();
@@ -138,7 +133,7 @@ impl Step {
                 (next.or(Some(Reads::Names(None))), below)
             }
             Reads::Names(after) => {
-                let page = Tree::of(shared.space).list(&kv, self.directory, after.as_ref(), PAGE)?;
+                let page = Tree::of(space.id()).list(&kv, self.directory, after.as_ref(), PAGE)?;
                 let next = page.last().map(|listed| Reads::Names(Some(listed.name.clone())));
                 let mut below = Vec::new();
                 for listed in page {
@@ -179,8 +174,8 @@ impl std::fmt::Debug for Listing {
 }
 
 impl Listing {
-    pub(crate) async fn of(shared: &Arc<Shared>, path: Path) -> Result<Self, NodeError> {
-        let (task, at_path) = (Arc::clone(shared), path.clone());
+    pub(crate) async fn of(space: &OpenSpace, path: Path) -> Result<Self, NodeError> {
+        let (task, at_path) = (space.clone(), path.clone());
         let (first, directories) = Shared::blocking(move || {
             let kv = task.read()?;
             Ok::<_, NodeError>((at(&task, &kv, &at_path)?, directories(&task, &kv, &at_path)?))
@@ -188,7 +183,7 @@ impl Listing {
         .await?;
         Ok(Self {
             first,
-            walk: Walk::below(shared, &path, directories),
+            walk: Walk::below(space, &path, directories),
             path,
         })
     }
@@ -208,7 +203,7 @@ impl Listing {
             };
             let files: Vec<Trashed> = kept
                 .iter()
-                .filter_map(|kept| trashed(&self.walk.shared, &path, kept))
+                .filter_map(|kept| trashed(&self.walk.space, &path, kept))
                 .collect();
             if !files.is_empty() {
                 return Ok(files);
@@ -217,12 +212,12 @@ impl Listing {
     }
 }
 
-fn trashed(shared: &Shared, path: &Path, kept: &Kept) -> Option<Trashed> {
+fn trashed(space: &OpenSpace, path: &Path, kept: &Kept) -> Option<Trashed> {
     let Value::File(file) = &kept.head.value else {
         return None;
     };
     let device = kept.removal.op.device;
-    let name = shared.with_control(|control| control.roster.state(device).and_then(|state| state.name.clone()));
+    let name = space.with_control(|control| control.roster.state(device).and_then(|state| state.name.clone()));
     Some(Trashed {
         path: path.clone(),
         len: file.len,
@@ -235,21 +230,21 @@ fn trashed(shared: &Shared, path: &Path, kept: &Kept) -> Option<Trashed> {
 }
 
 /// Lets go now of what the trash has of a path and below it.
-pub(crate) async fn empty(shared: &Arc<Shared>, path: &Path) -> Result<Emptied, NodeError> {
-    let (task, of) = (Arc::clone(shared), path.clone());
+pub(crate) async fn empty(space: &OpenSpace, path: &Path) -> Result<Emptied, NodeError> {
+    let (task, of) = (space.clone(), path.clone());
     let (first, directories) = Shared::blocking(move || {
         let kv = task.read()?;
         Ok::<_, NodeError>((at(&task, &kv, &of)?, directories(&task, &kv, &of)?))
     })
     .await?;
     let mut letting_go = LettingGo {
-        shared,
+        space,
         batch: Batch::default(),
         given_up: Vec::new(),
         emptied: Emptied::default(),
     };
     // Directories go last: what is below one that is gone would not be found again, should this be cut off.
-    let mut walk = Walk::below(shared, path, directories);
+    let mut walk = Walk::below(space, path, directories);
     let mut emptied = Vec::new();
     while let Some(place) = walk.next().await? {
         for kept in place.kept {
@@ -267,7 +262,7 @@ pub(crate) async fn empty(shared: &Arc<Shared>, path: &Path) -> Result<Emptied, 
 
 /// Values that are let go of over many entries of the log.
 struct LettingGo<'a> {
-    shared: &'a Arc<Shared>,
+    space: &'a OpenSpace,
     batch: Batch,
     given_up: Vec<potluck_types::StripeId>,
     emptied: Emptied,
@@ -289,7 +284,7 @@ impl LettingGo<'_> {
     async fn write(&mut self) -> Result<(), NodeError> {
         let batch = std::mem::take(&mut self.batch);
         if !batch.is_empty() {
-            self.given_up.extend(names::write(self.shared, batch).await?);
+            self.given_up.extend(names::write(self.space, batch).await?);
         }
         Ok(())
     }
@@ -297,8 +292,8 @@ impl LettingGo<'_> {
     async fn finish(mut self) -> Result<Emptied, NodeError> {
         self.write().await?;
         if self.emptied != Emptied::default() || !self.given_up.is_empty() {
-            names::replicate(self.shared).await?;
-            sweep::announce(self.shared, self.given_up);
+            names::replicate(self.space).await?;
+            sweep::announce(self.space, self.given_up);
         }
         Ok(self.emptied)
     }

@@ -15,6 +15,7 @@ use crate::{
     names::{self, Batch},
     rails::{self, Loss},
     shared::Shared,
+    space::OpenSpace,
     stripes::{self, Stored},
 };
 use bytes::Bytes;
@@ -60,7 +61,7 @@ const USES_INLINE_MAX: usize = 16;
 
 /// An upload of any number of files. Nothing of it is acknowledged before [`Upload::finish`], or [`Upload::flush`].
 pub struct Upload {
-    shared: Arc<Shared>,
+    space: OpenSpace,
     options: PutOptions,
     geometry: Geometry,
     /// Stripes under way at once: fewer where they take long, so that each is whole soon.
@@ -101,22 +102,22 @@ impl std::fmt::Debug for Upload {
 
 impl Upload {
     /// For a person, who hears at once what cannot be.
-    pub(crate) fn begin(shared: Arc<Shared>, options: PutOptions) -> Result<Self, NodeError> {
-        shared.refuse_when_full()?;
+    pub(crate) fn begin(space: OpenSpace, options: PutOptions) -> Result<Self, NodeError> {
+        space.refuse_when_full()?;
         if options.strict {
-            refuse_degraded(&shared, options)?;
+            refuse_degraded(&space, options)?;
         }
-        let geometry = geometry_now(&shared, options)?;
-        Ok(Self::new(shared, options, geometry))
+        let geometry = geometry_now(&space, options)?;
+        Ok(Self::new(space, options, geometry))
     }
 
     /// For pieces that are coded in this way.
-    fn new(shared: Arc<Shared>, options: PutOptions, geometry: Geometry) -> Self {
-        let now = shared.steady();
-        let usual = || default_survive(shared.with_control(|control| control.expected_if_all_stay(now)));
+    fn new(space: OpenSpace, options: PutOptions, geometry: Geometry) -> Self {
+        let now = space.steady();
+        let usual = || default_survive(space.with_control(|control| control.expected_if_all_stay(now)));
         let wanted = options.survive.unwrap_or_else(usual);
         Self {
-            shared,
+            space,
             options,
             geometry,
             window: Arc::new(Window::adapting(Pace::new(
@@ -198,7 +199,7 @@ impl Upload {
         // At once, not when all its bytes are stored, or packed with those of others.
         let (parent, name) = path.split().expect("not the root");
         let directory = self.directory(&parent).await?;
-        let heads = Tree::of(self.shared.space).heads(&self.shared.read()?, directory, name)?;
+        let heads = Tree::of(self.space.id()).heads(&self.space.read()?, directory, name)?;
         if heads.iter().any(|head| matches!(head.value, Value::Directory(_))) {
             return Err(TreeError::IsADirectory(path).into());
         }
@@ -217,7 +218,7 @@ impl Upload {
                 .name_file(
                     &path,
                     &meta,
-                    FileId::generate(&*self.shared.entropy),
+                    FileId::generate(&*self.space.entropy),
                     &content,
                     Vec::new(),
                 )
@@ -245,11 +246,11 @@ impl Upload {
             let _before = replicating.await.map_err(|_| NodeError::Stopping)??;
         }
         // What could not be read may have been put again.
-        self.shared.watch.lock().expect("never poisoned").call_again();
+        self.space.watch.lock().expect("never poisoned").call_again();
         if std::mem::take(&mut self.is_answered) {
-            rails::answer(&self.shared, self.shared.usual_fate()).await?;
+            rails::answer(&self.space, self.space.usual_fate()).await?;
         }
-        if let Some(losses) = names::replicate(&self.shared).await? {
+        if let Some(losses) = names::replicate(&self.space).await? {
             self.report.survives = self.report.survives.min(losses);
         }
         Ok(self.report)
@@ -274,12 +275,12 @@ impl Upload {
     ) -> Result<(), NodeError> {
         let head_len = head.len() as u64;
         let bytes_before = self.report.bytes - head_len;
-        let mut chunks = chunks(Arc::clone(&self.shared), head, reader);
-        let id = FileId::generate(&*self.shared.entropy);
+        let mut chunks = chunks(self.space.clone(), head, reader);
+        let id = FileId::generate(&*self.space.entropy);
         let mut builder = ManifestBuilder::new();
         let mut under_way: VecDeque<PieceUnderWay> = VecDeque::new();
         let mut uses = Uses::of(id);
-        let _writing = self.shared.writing.claim(id);
+        let _writing = self.space.writing.claim(id);
         let mut len = 0u64;
         let mut broken = None;
         while let Some(chunk) = chunks.recv().await {
@@ -317,7 +318,7 @@ impl Upload {
         uses: &mut Uses,
     ) -> Result<Option<potluck_dag::Tree>, NodeError> {
         let mut nodes = Vec::new();
-        let (geometry, entropy) = (self.geometry_now(), Arc::clone(&self.shared.entropy));
+        let (geometry, entropy) = (self.geometry_now(), Arc::clone(&self.space.entropy));
         let tree = builder
             .finish(&mut |node| seal_node(node, geometry, &*entropy, &mut nodes))
             .map_err(building)?;
@@ -336,7 +337,7 @@ impl Upload {
         uses.claims.extend(finished.became.into_claim());
         uses.add(finished.piece.stripe(), &mut self.batch);
         let mut nodes = Vec::new();
-        let (geometry, entropy) = (self.geometry_now(), Arc::clone(&self.shared.entropy));
+        let (geometry, entropy) = (self.geometry_now(), Arc::clone(&self.space.entropy));
         builder
             .push(finished.piece, &mut |node| {
                 seal_node(node, geometry, &*entropy, &mut nodes)
@@ -354,7 +355,7 @@ impl Upload {
     async fn store_nodes(&mut self, nodes: Vec<Stripe>, uses: &mut Uses) -> Result<(), NodeError> {
         for stripe in nodes {
             let id = stripe.id;
-            let stored = stripes::store(&self.shared, self.shared.space, stripe, self.options.strict).await?;
+            let stored = stripes::store(self.space.shared(), self.space.id(), stripe, self.options.strict).await?;
             self.count(&stored);
             self.batch.pins.push(id);
             uses.add(id, &mut self.batch);
@@ -364,19 +365,19 @@ impl Upload {
 
     /// Begins to store a chunk, unless the space has it already. Waits until there is room for it among the bytes under way.
     async fn begin_piece(&mut self, chunk: Bytes, dedup: bool) -> Result<PieceUnderWay, NodeError> {
-        let (shared, options, geometry) = (Arc::clone(&self.shared), self.options, self.geometry_now());
+        let (space, options, geometry) = (self.space.clone(), self.options, self.geometry_now());
         let (fingerprint, known) = if dedup {
-            look_up(&shared, chunk.clone(), geometry).await?
+            look_up(&space, chunk.clone(), geometry).await?
         } else {
             (None, None)
         };
         let cost = u32::try_from(chunk.len()).expect("a chunk is smaller");
-        let window = Arc::clone(&shared.write_window);
+        let window = Arc::clone(&space.write_window);
         let permit = window.acquire_many_owned(cost).await.map_err(|_| NodeError::Stopping)?;
         let place = self.window.place().await;
         Ok(tokio::spawn(async move {
             if let Some((piece, claim)) = known
-                && let Some(survives) = stripes::survival(&shared, piece.stripe(), piece.geometry()).await
+                && let Some(survives) = stripes::survival(space.shared(), piece.stripe(), piece.geometry()).await
                 && (survives >= geometry.m() || !options.strict)
             {
                 return Ok(Finished {
@@ -385,7 +386,7 @@ impl Upload {
                     became: Became::Found { survives, claim },
                 });
             }
-            let (piece, stored) = store_piece(&shared, chunk, geometry, options, permit).await?;
+            let (piece, stored) = store_piece(&space, chunk, geometry, options, permit).await?;
             place.done();
             Ok(Finished {
                 piece,
@@ -430,7 +431,7 @@ impl Upload {
 
     /// How what comes next is coded: machines come and go while a large file is put.
     fn geometry_now(&self) -> Geometry {
-        geometry_now(&self.shared, self.options).unwrap_or(self.geometry)
+        geometry_now(&self.space, self.options).unwrap_or(self.geometry)
     }
 
     async fn close_pack(&mut self) -> Result<(), NodeError> {
@@ -455,7 +456,7 @@ impl Upload {
             let part = finished.piece.slot(slot).expect("the slot is in the pack");
             let stripe = part.stripe();
             let content = Content::Tree(potluck_dag::Tree::leaf(part).expect("a packed file has bytes"));
-            let id = FileId::generate(&*self.shared.entropy);
+            let id = FileId::generate(&*self.space.entropy);
             self.name_file(&path, &meta, id, &content, vec![stripe]).await?;
         }
         self.batch.claims.extend(finished.became.into_claim());
@@ -473,13 +474,13 @@ impl Upload {
     ) -> Result<(), NodeError> {
         let (parent, name) = path.split().expect("not the root");
         let directory = self.directory(&parent).await?;
-        let tree = Tree::of(self.shared.space);
-        let mut kv = self.shared.read()?;
+        let tree = Tree::of(self.space.id());
+        let mut kv = self.space.read()?;
         let heads = tree.heads(&kv, directory, name)?;
         if uses.is_empty() && !heads.is_empty() && matches!(content, Content::Tree(_)) {
             // The list of its stripes is to be compared.
             self.write_batch().await?;
-            kv = self.shared.read()?;
+            kv = self.space.read()?;
         }
         if heads.iter().any(|head| matches!(head.value, Value::Directory(_))) {
             return Err(TreeError::IsADirectory(path.clone()).into());
@@ -525,21 +526,21 @@ impl Upload {
         let mut is_same = true;
         for file in others() {
             is_same &= file.content[..] == encoded
-                || file.len == content.len() && has_same_pieces(&self.shared, kv, file, stripes)?;
+                || file.len == content.len() && has_same_pieces(&self.space, kv, file, stripes)?;
         }
         if is_same {
             return Ok(Fate::Carried);
         }
         // It may lie in other stripes since.
         if others().all(|file| file.len == content.len() && file.modified == meta.modified) {
-            return Ok(Fate::shelved_for(self.shared.rails.retention));
+            return Ok(Fate::shelved_for(self.space.rails.retention));
         }
         self.overwriting += others().count() as u64;
-        match rails::refuse_mass(&self.shared, kv, Loss::Overwrite, self.overwriting) {
+        match rails::refuse_mass(&self.space, kv, Loss::Overwrite, self.overwriting) {
             Err(NodeError::Mass(_)) if self.options.confirmed => self.is_answered = true,
             refused => refused?,
         }
-        Ok(self.shared.usual_fate())
+        Ok(self.space.usual_fate())
     }
 
     async fn directory(&mut self, path: &Path) -> Result<DirId, NodeError> {
@@ -548,8 +549,8 @@ impl Upload {
         }
         // New directories are written at once: what is put into them must find them.
         self.write_batch().await?;
-        let kv = self.shared.read()?;
-        let (changes, id) = Tree::of(self.shared.space).make_directories(&kv, path, &*self.shared.entropy)?;
+        let kv = self.space.read()?;
+        let (changes, id) = Tree::of(self.space.id()).make_directories(&kv, path, &*self.space.entropy)?;
         if !changes.is_empty() {
             self.batch.changes = changes;
             self.write_batch().await?;
@@ -571,21 +572,21 @@ impl Upload {
         if self.batch.is_empty() {
             return Ok(());
         }
-        let shared = Arc::clone(&self.shared);
-        Shared::blocking(move || shared.refuse_when_full()).await?;
+        let space = self.space.clone();
+        Shared::blocking(move || space.refuse_when_full()).await?;
         self.written_at = Instant::now();
         let batch = std::mem::take(&mut self.batch);
         self.overwriting = 0;
-        let unpinned = names::write(&self.shared, batch).await?;
+        let unpinned = names::write(&self.space, batch).await?;
         if !unpinned.is_empty() {
-            crate::sweep::announce(&self.shared, unpinned);
+            crate::sweep::announce(&self.space, unpinned);
         }
         if self.replicating.as_ref().is_none_or(JoinHandle::is_finished) {
             if let Some(replicated) = self.replicating.take() {
                 replicated.await.map_err(|_| NodeError::Stopping)??;
             }
-            let shared = Arc::clone(&self.shared);
-            self.replicating = Some(tokio::spawn(async move { names::replicate(&shared).await }));
+            let space = self.space.clone();
+            self.replicating = Some(tokio::spawn(async move { names::replicate(&space).await }));
         }
         Ok(())
     }
@@ -594,12 +595,12 @@ impl Upload {
 /// Whether a file that was put again has the pieces that it had. The nodes of its manifest are sealed anew each time, and are the only stripes that differ
 /// then.
 fn has_same_pieces(
-    shared: &Shared,
+    space: &OpenSpace,
     kv: &impl Kv,
     old: &File,
     (new, uses): (FileId, &[StripeId]),
 ) -> Result<bool, NodeError> {
-    let tree = Tree::of(shared.space);
+    let tree = Tree::of(space.id());
     let count = match uses.len() as u64 {
         0 => tree.count_stripes(kv, new)?,
         few => few,
@@ -698,11 +699,11 @@ fn inline(bytes: &[u8]) -> Option<Content> {
 }
 
 /// Cuts a stream into chunks, a few ahead of who takes them.
-fn chunks(shared: Arc<Shared>, head: Vec<u8>, reader: impl Read + Send + 'static) -> mpsc::Receiver<io::Result<Bytes>> {
+fn chunks(space: OpenSpace, head: Vec<u8>, reader: impl Read + Send + 'static) -> mpsc::Receiver<io::Result<Bytes>> {
     let (sender, receiver) = mpsc::channel(2);
     tokio::spawn(async move {
         let reader = Read::chain(io::Cursor::new(head), reader);
-        let mut chunks = Chunks::new(reader, &shared.dedup_key);
+        let mut chunks = Chunks::new(reader, space.dedup_key());
         loop {
             let (chunk, rest) = Shared::blocking(move || (chunks.next(), chunks)).await;
             chunks = rest;

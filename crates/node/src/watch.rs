@@ -11,6 +11,7 @@ use crate::{
     names,
     protocol::{BATCH_MAX, PoolReply, PoolRequest, Survival},
     shared::Shared,
+    space::OpenSpace,
     stripes, sweep,
 };
 use potluck_spaces::{Liveness, Path, Pins, Tree, TreeError};
@@ -238,10 +239,12 @@ async fn missing(shared: &Arc<Shared>, space: SpaceId) -> Result<Missing, String
         unreadable.truncate(NAMED_STRIPES_MAX);
     }
     let is_all_here = shared.with_control(|control| control.is_all_here());
-    let files = if space == shared.space && !unreadable.is_empty() {
-        files_of(shared, unreadable).await.map_err(|error| error.to_string())?
-    } else {
-        (0, Vec::new())
+    let files = match shared.open_space(space) {
+        Some(space) if !unreadable.is_empty() => {
+            let files = files_of(&space, unreadable).await;
+            files.map_err(|error| error.to_string())?
+        }
+        _ => (0, Vec::new()),
     };
     Ok(Missing {
         lost: if is_all_here { gone } else { 0 },
@@ -342,8 +345,8 @@ async fn still_live(shared: &Arc<Shared>, space: SpaceId, stripes: Vec<StripeId>
         for stripe in stripes {
             let state = Pins::of(space).state(&kv, stripe).map_err(TreeError::from)?;
             // What an upload left that never ended belongs to no file, and nobody misses what is in the trash until they want it back; that
-            // can be told of one's own space only.
-            let is_needed = space != task.space || Tree::of(space).is_needed(&kv, stripe)?;
+            // can be told by who reads the space only.
+            let is_needed = task.open_space(space).is_none() || Tree::of(space).is_needed(&kv, stripe)?;
             if is_needed && state.liveness() == Liveness::Live {
                 live.push(stripe);
             }
@@ -354,10 +357,10 @@ async fn still_live(shared: &Arc<Shared>, space: SpaceId, stripes: Vec<StripeId>
 }
 
 /// The files that use any of these stripes: how many, and some of them.
-async fn files_of(shared: &Arc<Shared>, stripes: Vec<StripeId>) -> Result<(u64, Vec<Path>), NodeError> {
-    let task = Arc::clone(shared);
+async fn files_of(space: &OpenSpace, stripes: Vec<StripeId>) -> Result<(u64, Vec<Path>), NodeError> {
+    let task = space.clone();
     let versions = Shared::blocking(move || {
-        let (kv, tree) = (task.read()?, Tree::of(task.space));
+        let (kv, tree) = (task.read()?, Tree::of(task.id()));
         let mut versions = BTreeSet::new();
         for stripe in stripes {
             let mut after = None;
@@ -372,7 +375,7 @@ async fn files_of(shared: &Arc<Shared>, stripes: Vec<StripeId>) -> Result<(u64, 
     })
     .await?;
     let (mut count, mut names) = (0, Vec::new());
-    let mut files = Files::of(shared);
+    let mut files = Files::of(space);
     while let Some(at) = files.next().await? {
         if versions.contains(&at.file.id) {
             count += 1;

@@ -17,6 +17,7 @@ use crate::{
     records::{Certificate, Genesis, PoolRecord, VERSION, sign},
     roster::Roster,
     shared::Shared,
+    space::Opened,
     twin::Twin,
     world::{Network, World},
 };
@@ -256,7 +257,10 @@ impl Node {
             let (rebuilt, unreadable) = (recovery.rebuilt, recovery.unreadable);
             tracing::warn!(rebuilt, damaged, missing_packs, %unreadable, "the shard store was repaired as it opened");
         }
-        let space_key = derive::private_space_key(&user_key);
+        let private = Opened::new(
+            derive::private_space_id(user_key.user_id()),
+            derive::private_space_key(&user_key),
+        );
         let (events, events_receiver) = mpsc::unbounded_channel();
         let topic = roster.pool().to_string();
         endpoint.set_members(roster.members());
@@ -265,9 +269,7 @@ impl Node {
         let rails = Rails::resume(config.retention, config.mass_change_share, meta.elapsed()?, started_at);
         let twin = Twin::begin(started_at);
         let shared = Arc::new(Shared {
-            space: derive::private_space_id(user_key.user_id()),
-            dedup_key: derive::dedup_key(&space_key),
-            space_key,
+            private: Arc::new(private),
             node_key,
             user_key,
             endpoint,
@@ -278,14 +280,11 @@ impl Node {
             control: Mutex::new(control),
             events,
             write_window: Arc::new(Semaphore::new(limits::WRITE_WINDOW_BYTES)),
-            names: tokio::sync::Mutex::new(()),
             rails,
-            knows_own_log: AtomicBool::new(false),
             twin,
             claims: Claims::default(),
             freeing: Freeing::default(),
             writing: Claims::default(),
-            recoding: Mutex::default(),
             watch: Mutex::default(),
             cache: PieceCache::default(),
             suspects: Mutex::default(),
@@ -301,7 +300,6 @@ impl Node {
             caught_up: AtomicBool::new(false),
             greetings: TaskTracker::new(),
             stopping: CancellationToken::new(),
-            lacking: Mutex::default(),
             taken_out: CancellationToken::new(),
             started,
             started_at,

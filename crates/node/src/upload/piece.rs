@@ -6,6 +6,7 @@ use crate::{
     control::AtHand,
     error::{MetaError, NodeError, ShardsError},
     shared::Shared,
+    space::OpenSpace,
     stripes::{self, Stored},
 };
 use bytes::Bytes;
@@ -111,7 +112,7 @@ pub(super) fn refuse_degraded(shared: &Shared, options: PutOptions) -> Result<()
 }
 
 pub(super) async fn store_piece(
-    shared: &Arc<Shared>,
+    space: &OpenSpace,
     chunk: Bytes,
     mut geometry: Geometry,
     options: PutOptions,
@@ -119,16 +120,16 @@ pub(super) async fn store_piece(
 ) -> Result<(Piece, Stored), NodeError> {
     let mut attempts = 0;
     loop {
-        let (plain, entropy) = (chunk.clone(), Arc::clone(&shared.entropy));
+        let (plain, entropy) = (chunk.clone(), Arc::clone(&space.entropy));
         let sealed = Shared::blocking(move || seal_piece(&plain, geometry, &*entropy))
             .await
             .map_err(building)?;
         attempts += 1;
-        match stripes::store(shared, shared.space, sealed.stripe, options.strict).await {
+        match stripes::store(space.shared(), space.id(), sealed.stripe, options.strict).await {
             Ok(stored) => return Ok((sealed.piece, stored)),
             // One that does not answer was taken for being here: once more, for those that are.
             Err(ShardsError::TooFewDomains { .. }) if !options.strict && attempts < STORE_ATTEMPTS => {
-                geometry = geometry_now(shared, options)?;
+                geometry = geometry_now(space, options)?;
             }
             Err(error) => return Err(error.into()),
         }
@@ -137,22 +138,22 @@ pub(super) async fn store_piece(
 
 /// The fingerprint of a chunk, and its piece when the space has it, live, and coded for as many losses.
 pub(super) async fn look_up(
-    shared: &Arc<Shared>,
+    space: &OpenSpace,
     chunk: Bytes,
     geometry: Geometry,
 ) -> Result<(Option<[u8; 32]>, Option<(Piece, Claim<StripeId>)>), NodeError> {
-    let shared = Arc::clone(shared);
+    let space = space.clone();
     Shared::blocking(move || {
-        let fingerprint = *shared.dedup_key.fingerprint(&chunk).as_bytes();
+        let fingerprint = *space.dedup_key().fingerprint(&chunk).as_bytes();
         let fits = |piece: &Piece| piece.geometry().m() >= geometry.m() && piece.len() as usize == chunk.len();
         let mut key = fingerprint;
         // What was stored may lie in other stripes since.
         for _ in 0..RECODED_MAX {
-            let Some(piece) = known_piece(&shared, &key)? else {
+            let Some(piece) = known_piece(&space, &key)? else {
                 break;
             };
             if fits(&piece)
-                && let Some(claim) = claim_live(&shared, piece.stripe())?
+                && let Some(claim) = claim_live(&space, piece.stripe())?
             {
                 return Ok((Some(fingerprint), Some((piece, claim))));
             }
@@ -164,15 +165,15 @@ pub(super) async fn look_up(
 }
 
 /// What was stored under a fingerprint, or in place of a stripe.
-pub(super) fn known_piece(shared: &Shared, key: &[u8; 32]) -> Result<Option<Piece>, NodeError> {
-    let stored = shared.read()?.stored(key)?;
+pub(super) fn known_piece(space: &OpenSpace, key: &[u8; 32]) -> Result<Option<Piece>, NodeError> {
+    let stored = space.read()?.stored(key)?;
     Ok(stored.and_then(|bytes| from_canonical(&bytes).ok()))
 }
 
 /// Claims a stripe if the log says that it is live.
-pub(crate) fn claim_live(shared: &Shared, stripe: StripeId) -> Result<Option<Claim<StripeId>>, NodeError> {
-    shared.claims.claim_if(stripe, || {
-        let state = Pins::of(shared.space).state(&shared.read()?, stripe);
+pub(crate) fn claim_live(space: &OpenSpace, stripe: StripeId) -> Result<Option<Claim<StripeId>>, NodeError> {
+    space.claims.claim_if(stripe, || {
+        let state = Pins::of(space.id()).state(&space.read()?, stripe);
         let state = state.map_err(MetaError::reading)?;
         Ok(state.liveness() == Liveness::Live)
     })

@@ -16,6 +16,7 @@ use crate::{
     files::{FileAt, Files},
     names,
     shared::Shared,
+    space::OpenSpace,
     stripes,
 };
 use potluck_dag::{Content, ManifestBuilder, Piece, Tree as Manifest, Walk, stripe};
@@ -57,46 +58,46 @@ struct Found {
 
 /// Looks whether something is to be coded anew, and does it, if this is the node to do it and the pool has been as it is for a while.
 /// Gives how long after it to look again, if nothing happens before.
-pub(crate) async fn look(shared: &Arc<Shared>) -> Duration {
-    let next = look_now(shared).await.min(LOOK_INTERVAL);
-    let now = shared.steady();
-    let next_gone = shared.with_control(|control| control.until_next_gone(now));
+pub(crate) async fn look(space: &OpenSpace) -> Duration {
+    let next = look_now(space).await.min(LOOK_INTERVAL);
+    let now = space.steady();
+    let next_gone = space.with_control(|control| control.until_next_gone(now));
     next_gone.map_or(next, |gone| next.min(gone + GONE_MARGIN))
 }
 
-async fn look_now(shared: &Arc<Shared>) -> Duration {
-    let now = shared.steady();
-    let until_settled = shared.with_control(|control| control.until_settled(now));
+async fn look_now(space: &OpenSpace) -> Duration {
+    let now = space.steady();
+    let until_settled = space.with_control(|control| control.until_settled(now));
     if !until_settled.is_zero() {
         return until_settled;
     }
-    let Some(domains) = shared.with_control(|control| control.settled_domains(now, shared.space)) else {
+    let Some(domains) = space.with_control(|control| control.settled_domains(now, space.id())) else {
         return LOOK_INTERVAL;
     };
-    let looked = shared.recoding.lock().expect("never poisoned").looked;
+    let looked = space.opened().recoding.lock().expect("never poisoned").looked;
     let left = looked
         .filter(|(seen, ..)| *seen == domains)
         .map_or(Duration::ZERO, |(_, at, pause)| pause.saturating_sub(now.since(at)));
     if left > Duration::ZERO {
         return left;
     }
-    if shared.refuse_when_full().is_err() {
+    if space.refuse_when_full().is_err() {
         return RETRY_AFTER;
     }
-    let done = match all(shared, domains).await {
+    let done = match all(space, domains).await {
         Ok(done) => done,
         Err(error) => {
             tracing::info!(%error, "older files are not yet coded anew");
             false
         }
     };
-    let ended = shared.steady();
+    let ended = space.steady();
     let pause = if done {
         AGAIN_AFTER
     } else {
         RETRY_AFTER.max(ended.since(now).saturating_mul(RETRY_PER_LOOK))
     };
-    let mut recoding = shared.recoding.lock().expect("never poisoned");
+    let mut recoding = space.opened().recoding.lock().expect("never poisoned");
     *recoding = Recoding {
         looked: Some((domains, ended, pause)),
         left: 0,
@@ -105,9 +106,9 @@ async fn look_now(shared: &Arc<Shared>) -> Duration {
 }
 
 /// Codes everything anew that should be; whether all of it was done.
-async fn all(shared: &Arc<Shared>, domains: Domains) -> Result<bool, NodeError> {
+async fn all(space: &OpenSpace, domains: Domains) -> Result<bool, NodeError> {
     let mut left = 0;
-    let mut search = Search::new(shared, domains);
+    let mut search = Search::new(space, domains);
     while search.next().await?.is_some() {
         left += 1;
     }
@@ -123,13 +124,13 @@ async fn all(shared: &Arc<Shared>, domains: Domains) -> Result<bool, NodeError> 
         strict: true,
         ..PutOptions::default()
     };
-    let mut upload = Upload::new(Arc::clone(shared), options, geometry(domains.here, 0)?);
+    let mut upload = Upload::new(space.clone(), options, geometry(domains.here, 0)?);
     let mut failed = false;
-    let mut search = Search::new(shared, domains);
-    set_left(shared, left);
+    let mut search = Search::new(space, domains);
+    set_left(space, left);
     while let Some(found) = search.next().await? {
-        let now = shared.steady();
-        if shared.with_control(|control| control.settled_domains(now, shared.space)) != Some(domains) {
+        let now = space.steady();
+        if space.with_control(|control| control.settled_domains(now, space.id())) != Some(domains) {
             failed = true;
             break;
         }
@@ -139,35 +140,35 @@ async fn all(shared: &Arc<Shared>, domains: Domains) -> Result<bool, NodeError> 
             failed = true;
         }
         left = left.saturating_sub(1);
-        set_left(shared, left);
+        set_left(space, left);
     }
     upload.finish().await?;
     Ok(!failed)
 }
 
-fn set_left(shared: &Shared, left: u64) {
-    shared.recoding.lock().expect("never poisoned").left = left;
+fn set_left(space: &OpenSpace, left: u64) {
+    space.opened().recoding.lock().expect("never poisoned").left = left;
 }
 
 /// Goes through all files, and gives those that are to be coded anew.
 struct Search {
-    shared: Arc<Shared>,
+    space: OpenSpace,
     domains: Domains,
     files: Files,
 }
 
 impl Search {
-    fn new(shared: &Arc<Shared>, domains: Domains) -> Self {
+    fn new(space: &OpenSpace, domains: Domains) -> Self {
         Self {
-            shared: Arc::clone(shared),
+            space: space.clone(),
             domains,
-            files: Files::of(shared).and_trash(),
+            files: Files::of(space).and_trash(),
         }
     }
 
     async fn next(&mut self) -> Result<Option<Found>, NodeError> {
         while let Some(at) = self.files.next().await? {
-            if let Some((manifest, target)) = to_be_recoded(&self.shared, &at.file, self.domains).await? {
+            if let Some((manifest, target)) = to_be_recoded(&self.space, &at.file, self.domains).await? {
                 return Ok(Some(Found { at, manifest, target }));
             }
         }
@@ -177,7 +178,7 @@ impl Search {
 
 /// The manifest of a file and the coding that it should have, if it has not.
 async fn to_be_recoded(
-    shared: &Arc<Shared>,
+    space: &OpenSpace,
     file: &File,
     domains: Domains,
 ) -> Result<Option<(Manifest, Geometry)>, NodeError> {
@@ -195,7 +196,7 @@ async fn to_be_recoded(
                 piece = part.tree.root().clone();
                 break;
             }
-            let node = read_piece(shared, part.tree.root(), 0..part.tree.root().len(), true).await?;
+            let node = read_piece(space.shared(), part.tree.root(), 0..part.tree.root().len(), true).await?;
             walk.descend(&part, &node).map_err(building)?;
         }
         found = better(&piece, file, domains)?;
@@ -251,9 +252,9 @@ impl Upload {
             parent, name, op, file, ..
         } = at;
         self.geometry = target;
-        let id = FileId::generate(&*self.shared.entropy);
+        let id = FileId::generate(&*self.space.entropy);
         let mut uses = Uses::of(id);
-        let _writing = self.shared.writing.claim(id);
+        let _writing = self.space.writing.claim(id);
         let manifest = if manifest.depth() == 0 {
             let under_way = self.begin_recode(manifest.root().clone()).await?;
             let finished = self.finish_piece(under_way).await?;
@@ -289,7 +290,7 @@ impl Upload {
         while let Some(part) = walk.next() {
             let piece = part.tree.root();
             if part.data_range().is_none() {
-                let node = read_piece(&self.shared, piece, 0..piece.len(), true).await?;
+                let node = read_piece(self.space.shared(), piece, 0..piece.len(), true).await?;
                 walk.descend(&part, &node).map_err(building)?;
                 continue;
             }
@@ -308,18 +309,18 @@ impl Upload {
 
     /// Begins to code a piece anew, unless its stripe was already: many small files share one.
     async fn begin_recode(&self, piece: Piece) -> Result<PieceUnderWay, NodeError> {
-        let shared = Arc::clone(&self.shared);
+        let space = self.space.clone();
         let (goal, strict) = (goal(piece.sealed_len(), self.geometry), self.options.strict);
         let cost = u32::try_from(piece.sealed_len()).expect("a piece is smaller");
-        let window = Arc::clone(&shared.write_window);
+        let window = Arc::clone(&space.write_window);
         let permit = window.acquire_many_owned(cost).await.map_err(|_| NodeError::Stopping)?;
         Ok(tokio::spawn(async move {
             let _permit = permit;
             let old = piece.stripe();
-            let again = known_piece(&shared, old.as_bytes())?.filter(|other| other.geometry() == goal);
+            let again = known_piece(&space, old.as_bytes())?.filter(|other| other.geometry() == goal);
             if let Some(other) = again
-                && let Some(claim) = claim_live(&shared, other.stripe())?
-                && let Some(survives) = stripes::survival(&shared, other.stripe(), goal).await
+                && let Some(claim) = claim_live(&space, other.stripe())?
+                && let Some(survives) = stripes::survival(space.shared(), other.stripe(), goal).await
             {
                 return Ok(Finished {
                     piece: piece.recoded(other.stripe(), goal),
@@ -327,7 +328,7 @@ impl Upload {
                     became: Became::Found { survives, claim },
                 });
             }
-            let gathered = stripes::gather(&shared, old, piece.geometry(), &[]).await?;
+            let gathered = stripes::gather(space.shared(), old, piece.geometry(), &[]).await?;
             let coded = Shared::blocking(move || {
                 let descriptor = gathered.shards[0].descriptor().clone();
                 let sealed = stripe::decode(&descriptor, &gathered.shards)?;
@@ -343,8 +344,8 @@ impl Upload {
                 .map_err(|error| damaged(&error))?;
             let piece = piece.recoded(coded.id, goal);
             // The same bytes coded in the same way are the same stripe again: when the pool was small for a while it was given up.
-            names::revive(&shared, coded.id).await?;
-            let stored = stripes::store(&shared, shared.space, coded, strict).await?;
+            names::revive(&space, coded.id).await?;
+            let stored = stripes::store(space.shared(), space.id(), coded, strict).await?;
             Ok(Finished {
                 piece,
                 fingerprint: Some(*old.as_bytes()),
