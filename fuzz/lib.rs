@@ -1,7 +1,10 @@
 //! What several targets use: nodes that run as long as the fuzzer does.
 
 use potluck::fuzzing::Daemon;
+use potluck_crypto::{SigningKey, derive::recipient_key};
 use potluck_node::fuzzing::Server;
+use potluck_spaces::Charter;
+use potluck_types::{Entropy, Timestamp};
 use std::sync::OnceLock;
 use tempfile::TempDir;
 
@@ -19,6 +22,23 @@ pub fn daemon() -> &'static Daemon {
     &DAEMON
         .get_or_init(|| with_home(|folder| Daemon::start(folder.path())))
         .0
+}
+
+/// Always the same.
+struct Sevens;
+
+impl Entropy for Sevens {
+    fn fill(&self, buffer: &mut [u8]) {
+        buffer.fill(7);
+    }
+}
+
+/// A space that was founded, and whose it is: the same each time.
+pub fn founded() -> (SigningKey, Charter) {
+    let owner = SigningKey::from_seed(&[1; 32]);
+    let recipient = recipient_key(&owner).recipient();
+    let charter = Charter::found(&owner, recipient, Timestamp::from_millis(1), &Sevens);
+    (owner, charter.expect("a good key"))
 }
 
 fn with_home<T>(start: impl FnOnce(&TempDir) -> T) -> (T, TempDir) {

@@ -4,7 +4,7 @@
 use libfuzzer_sys as _;
 use potluck_crypto::{BoxKey, Purpose, SigningKey, Ticket, TicketSecret, seal};
 use potluck_dag::{Content, ManifestBuilder, Tree, seal_piece};
-use potluck_spaces::{Body, Change, Log, MemoryKv, Tree as Names};
+use potluck_spaces::{Body, Change, CharterRecord, Log, MemoryKv, Tree as Names};
 use potluck_types::{Entropy, Geometry, NodeId, PoolId, SpaceId, StripeId, Timestamp, to_canonical};
 use std::{
     cell::Cell,
@@ -157,11 +157,20 @@ fn main() -> io::Result<()> {
         pins: vec![StripeId::from_bytes([8; 32])],
         unpins: Vec::new(),
         sealed: vec![0; 48],
+        epoch: None,
     };
     let entry = Log::of(space).next_entry(&MemoryKv::default(), &device, Timestamp::from_millis(1), body);
     let entry = entry.expect("a first entry").to_bytes();
     write("entry", "first", &entry)?;
     write("signed", "entry", &entry)?;
+    let mut epochs = Vec::new();
+    for (at, record) in potluck_fuzz::founded().1.records().enumerate() {
+        write("charter", &format!("record-{at}"), &record.to_bytes())?;
+        if let CharterRecord::Epoch(signed) = record {
+            epochs.push(signed.open().expect("its own signature").into_value());
+        }
+    }
+    write("charter", "epochs", &to_canonical(&epochs))?;
     write("path", "path", path.to_string().as_bytes())?;
 
     let purpose = Purpose {

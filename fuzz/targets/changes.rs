@@ -5,7 +5,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use potluck_crypto::{BoxKey, SigningKey};
-use potluck_spaces::{Body, Change, DirId, Log, MemoryKv, Path, Tree};
+use potluck_spaces::{Body, Change, DirId, Keys, Log, MemoryKv, Path, Tree};
 use potluck_types::{Entropy, SpaceId, Timestamp, from_canonical, to_canonical};
 
 struct Zeros;
@@ -26,6 +26,7 @@ fuzz_target!(|bytes: &[u8]| {
         BoxKey::from_bytes([2; 32]),
         SigningKey::from_seed(&[3; 32]),
     );
+    let keys = Keys::private(key.clone());
     let (log, tree, mut kv) = (Log::of(space), Tree::of(space), MemoryKv::default());
     let path: Path = "/a/b".parse().expect("a path");
     let good = |kv: &MemoryKv| tree.make_directories(kv, &path, &Zeros).map(|(changes, _)| changes);
@@ -38,7 +39,7 @@ fuzz_target!(|bytes: &[u8]| {
             return;
         };
         let (_, entry, node) = log.append(kv, &signed).expect("its own entry");
-        tree.apply(kv, &key, node, &entry).expect("its own key");
+        tree.apply(kv, &keys, node, &entry).expect("its own key");
     };
     apply(&mut kv, &changes);
     tree.list(&kv, DirId::ROOT, None, 1000)

@@ -3,11 +3,13 @@
 //! Each derivation is BLAKE3's `derive_key` with its own context string, so that none of the results says
 //! anything about another, or about the secret: <https://github.com/BLAKE3-team/BLAKE3-specs>, section 6.2.
 
-use crate::{BoxKey, DedupKey, SigningKey};
+use crate::{BoxKey, DedupKey, RecipientKey, SigningKey};
 use potluck_types::{SpaceId, UserId};
+use zeroize::Zeroizing;
 
 const PRIVATE_SPACE_ID: &str = "potluck 2026-11 private space id v1";
 const PRIVATE_SPACE_KEY: &str = "potluck 2026-11 private space key v1";
+const RECIPIENT_KEY: &str = "potluck 2026-11 recipient key v1";
 const DEDUP_KEY: &str = "potluck 2026-11 dedup key v1";
 pub(crate) const CHUNKING_SEED: &str = "potluck 2026-11 chunking seed v1";
 
@@ -19,6 +21,11 @@ pub fn private_space_id(user: UserId) -> SpaceId {
 /// The key of the first epoch of a user's private space.
 pub fn private_space_key(user: &SigningKey) -> BoxKey {
     BoxKey::from_bytes(blake3::derive_key(PRIVATE_SPACE_KEY, user.seed()))
+}
+
+/// What opens the messages that others wrap for a user.
+pub fn recipient_key(user: &SigningKey) -> RecipientKey {
+    RecipientKey::derive(&Zeroizing::new(blake3::derive_key(RECIPIENT_KEY, user.seed())))
 }
 
 /// The dedup key of a space, from the key of its *first* epoch: it stays the same when the epoch changes, as

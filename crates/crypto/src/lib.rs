@@ -4,6 +4,7 @@
 //! - [`Signed`]: a record that is worth nothing until its signature is checked.
 //! - [`seal`]: one piece under one random key, in frames that open alone.
 //! - [`secret_box`]: many messages under one long-lived [`BoxKey`].
+//! - [`recipient`]: messages that one person alone can open.
 //! - [`mod@derive`]: what follows from a user's secret.
 //! - [`Ticket`], [`Kit`]: an invitation into a pool, and the way back after losing every device.
 //!
@@ -14,6 +15,7 @@ pub mod derive;
 pub mod fuzzing;
 mod keys;
 mod kit;
+pub mod recipient;
 pub mod seal;
 mod secret;
 pub mod secret_box;
@@ -22,6 +24,7 @@ mod ticket;
 
 pub use keys::{BadSignature, PublicKey, Signature, SigningKey};
 pub use kit::{Kit, KitError, KitMember};
+pub use recipient::{Recipient, RecipientKey};
 pub use secret::{BoxKey, DedupKey, Fingerprint, PieceKey};
 pub use secret_box::Purpose;
 pub use signed::{Record, Signed, SignedError, Verified};

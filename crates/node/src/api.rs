@@ -3,7 +3,7 @@
 use crate::world::World;
 use potluck_spaces::{Mass, Name, Path, Share};
 use potluck_types::{
-    ByteSize, Geometry, MachineName, NodeId, PoolId, ShardId, SpaceId, StripeId, Timestamp, UserId, Zone,
+    ByteSize, Geometry, MachineName, NodeId, PoolId, ShardId, SpaceId, SpaceName, StripeId, Timestamp, UserId, Zone,
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
@@ -410,7 +410,7 @@ pub struct Status {
     /// How many files of this person cannot be read now, when it was last looked.
     pub unreadable_files: u64,
     /// Some of them.
-    pub unreadable_paths: Vec<Path>,
+    pub unreadable_paths: Vec<SpacePath>,
     /// How many losses new data will survive by default.
     pub default_survive: u8,
     /// The most that can be asked for.
@@ -420,9 +420,68 @@ pub struct Status {
     /// What was removed and overwritten and can be brought back.
     pub trash: TrashInfo,
     /// More of it within an hour than a person may have meant, and nobody has answered for it yet: it stays.
-    pub masses: Vec<Mass>,
+    pub masses: Vec<MassIn>,
     /// What to do about what is wrong, one sentence each.
     pub advice: Vec<String>,
+}
+
+/// A path in a space, as people write it: `photos:/2026`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct SpacePath {
+    /// What the person calls the space.
+    pub space: SpaceName,
+    /// The path in it.
+    pub path: Path,
+}
+
+impl std::fmt::Display for SpacePath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.space, self.path)
+    }
+}
+
+/// A space of this person.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SpaceInfo {
+    /// What they call it.
+    pub name: SpaceName,
+    /// Its id, which is the same for everyone.
+    pub id: SpaceId,
+    /// Whose it is; none while that is not known here.
+    pub owner: Option<UserId>,
+    /// Whether it is this person's.
+    pub is_mine: bool,
+    /// How many files it has.
+    pub files: u64,
+    /// Their bytes, where that was asked for.
+    pub bytes: Option<u64>,
+    /// What was removed and overwritten in it and can be brought back.
+    pub trash: TrashInfo,
+    /// When it was founded; none for the private one.
+    pub created: Option<Timestamp>,
+    /// Of one that was removed: until when it can be brought back.
+    pub until: Option<Timestamp>,
+    /// Whether its keys are here.
+    pub is_here: bool,
+}
+
+/// What the removal of a space has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpaceRemoval {
+    /// Files that were in it.
+    pub files: u64,
+    /// Until when it can be brought back; none when it is gone.
+    pub until: Option<Timestamp>,
+}
+
+/// More of a space within an hour than a person may have meant.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MassIn {
+    /// Of which space.
+    pub space: SpaceName,
+    /// How much, and when.
+    #[serde(flatten)]
+    pub mass: Mass,
 }
 
 /// How much the trash holds.

@@ -191,7 +191,7 @@ async fn set_aside(space: &OpenSpace, after: u64) -> Result<u64, NodeError> {
         let tree = Tree::of(task.id()).learning_at(task.elapsed());
         task.meta.write(|kv| {
             let branch = Branch::of(task.id(), task.me());
-            Ok(branch.set_aside(kv, task.key(), tree, after)?)
+            Ok(branch.set_aside(kv, &task.ring().keys, tree, after)?)
         })
     })
     .await
@@ -215,7 +215,7 @@ fn say_one_again(space: &OpenSpace) -> Result<Option<Vec<StripeId>>, NodeError> 
     };
     let claimed = space.claims.lock();
     space.meta.write(|kv| {
-        let changes = Tree::of(space.id()).open(space.key(), &again.entry)?;
+        let changes = Tree::of(space.id()).open(&space.ring().keys, &again.entry)?;
         let batch = Batch {
             changes: again.changes(space.me(), changes),
             pins: again.entry.pins.clone(),

@@ -25,8 +25,7 @@ const PAGE: usize = 1024;
 pub(crate) async fn collect(space: &OpenSpace, after: Duration) -> Result<u64, NodeError> {
     // What a file of another machine uses, and this one has not heard of, would look as if nobody used it.
     names::catch_up(space).await?;
-    let mut given_up = end_uploads(space, after).await?;
-    given_up.extend(unpin_unused(space, after).await?);
+    let mut given_up = give_up(space, after).await?;
     given_up.extend(retention::expire(space).await?);
     let count = given_up.len() as u64;
     if count > 0 {
@@ -39,13 +38,20 @@ pub(crate) async fn collect(space: &OpenSpace, after: Duration) -> Result<u64, N
     Ok(count)
 }
 
+/// Gives up what uploads have left that broke off so long ago.
+pub(crate) async fn give_up(space: &OpenSpace, after: Duration) -> Result<Vec<StripeId>, NodeError> {
+    let mut given_up = end_uploads(space, after).await?;
+    given_up.extend(unpin_unused(space, after).await?);
+    Ok(given_up)
+}
+
 /// Versions of this node that were begun and never named. Only the node that writes one knows whether it still does.
 async fn end_uploads(space: &OpenSpace, after: Duration) -> Result<Vec<StripeId>, NodeError> {
     let meta = Arc::clone(&space.meta);
     let now = space.now();
     let mut given_up = Vec::new();
     for (of, file, at) in Shared::blocking(move || meta.uploads()).await? {
-        let is_here = of.unwrap_or(space.private.id()) == space.id();
+        let is_here = of.unwrap_or(space.spaces.private().id()) == space.id();
         if !is_here || now.since(at) < after || space.writing.lock().contains_key(&file) {
             continue;
         }
@@ -68,6 +74,10 @@ async fn unpin_unused(space: &OpenSpace, older: Duration) -> Result<Vec<StripeId
         let now = space.now();
         let page = Shared::blocking(move || {
             let kv = task.read()?;
+            // What could not be opened yet may use anything.
+            if !Tree::of(task.id()).is_unsealed(&kv)? {
+                return Ok(None);
+            }
             let pins = Pins::of(task.id()).list(&kv, after, PAGE).map_err(MetaError::reading)?;
             let last = pins.last().map(|(stripe, _)| *stripe);
             let mut unused = Vec::new();

@@ -464,9 +464,9 @@ async fn greet(shared: Arc<Shared>, node: NodeId) {
     if let Some(state @ PoolRecord::State(_)) = state {
         shared.run_event(Event::Record(state));
     }
-    for space in shared.open_spaces() {
-        match names::pull(&shared, node, space.id()).await {
-            Ok(unpinned) if !unpinned.is_empty() => sweep::release(&shared, space.id(), unpinned).await,
+    for space in shared.spaces.ids() {
+        match names::pull(&shared, node, space).await {
+            Ok(unpinned) if !unpinned.is_empty() => sweep::release(&shared, space, unpinned).await,
             Ok(_) => {}
             Err(error) => tracing::debug!(node = %node.short(), error, "its log of a space was not read"),
         }

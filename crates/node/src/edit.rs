@@ -50,6 +50,7 @@ fn entry(name: Name, heads: &[Head]) -> Option<Entry> {
             executable: file.executable,
             conflicts,
         },
+        Value::Space(_) => return None,
         Value::Directory(_) => Entry {
             name,
             kind: Kind::Directory,
@@ -72,7 +73,7 @@ pub(crate) fn stat(space: &OpenSpace, path: &Path) -> Result<Stat, NodeError> {
     let entry = entry(name.clone(), &found.heads).ok_or_else(|| TreeError::NotFound(path.clone()))?;
     let (survives, stripes) = match &found.heads[0].value {
         Value::File(file) => (file.survives, tree.count_stripes(&kv, file.id)?),
-        Value::Directory(_) => (0, 0),
+        Value::Directory(_) | Value::Space(_) => (0, 0),
     };
     Ok(Stat {
         path: path.clone(),
@@ -200,7 +201,7 @@ fn is_file(head: &Head) -> bool {
 fn directory_of(head: &Head) -> Option<DirId> {
     match head.value {
         Value::Directory(id) => Some(id),
-        Value::File(_) => None,
+        Value::File(_) | Value::Space(_) => None,
     }
 }
 
@@ -303,6 +304,7 @@ pub(crate) async fn rename(space: &OpenSpace, from: &Path, to: &Path) -> Result<
         for head in Head::distinct(&found.heads) {
             let value = match &head.value {
                 Value::Directory(id) => Value::Directory(*id),
+                Value::Space(id) => Value::Space(*id),
                 Value::File(file) => Value::File(moved(space, &kv, file, &mut uses)?),
             };
             batch.changes.push(Change::Set {

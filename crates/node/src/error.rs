@@ -1,8 +1,8 @@
 //! What can go wrong, by what was asked for.
 
 use potluck_crypto::SignedError;
-use potluck_spaces::{AppendError, Path, TreeError};
-use potluck_types::{CodecError, NodeId, StripeId};
+use potluck_spaces::{AppendError, CharterError, Path, TreeError};
+use potluck_types::{CodecError, NodeId, SpaceName, StripeId};
 use std::{io, path::PathBuf};
 
 /// Why a record of the pool is not taken.
@@ -189,6 +189,14 @@ pub struct MetaError {
 }
 
 impl MetaError {
+    /// The tables of spaces cannot be written.
+    pub(crate) fn writing(source: potluck_spaces::KvError) -> Self {
+        Self {
+            action: "writing",
+            source,
+        }
+    }
+
     /// The tables of spaces cannot be read.
     pub(crate) fn reading(source: potluck_spaces::KvError) -> Self {
         Self {
@@ -252,9 +260,30 @@ pub enum NodeError {
     /// Something in the log.
     #[error(transparent)]
     Log(#[from] AppendError),
+    /// Something in the charter of a space.
+    #[error(transparent)]
+    Charter(#[from] CharterError),
     /// The metadata database.
     #[error(transparent)]
     Meta(#[from] MetaError),
+    /// This person has no space of that name.
+    #[error("there is no space `{0}`")]
+    NoSuchSpace(SpaceName),
+    /// The name is taken.
+    #[error("there is a space `{0}` already")]
+    SpaceExists(SpaceName),
+    /// The machines that keep what a space needs do not answer.
+    #[error("the space `{0}` is not here yet: no machine that keeps its keys has answered")]
+    SpaceNotHere(SpaceName),
+    /// The private space is a person's for ever.
+    #[error("the space `{0}` is your own, and stays")]
+    SpaceStays(SpaceName),
+    /// There is a limit.
+    #[error("you have {0} spaces, and can have no more")]
+    TooManySpaces(usize),
+    /// The person may not write there any more.
+    #[error("the key that the space is written under is not known here: you may not write to it")]
+    NoKey,
     /// The data.
     #[error(transparent)]
     Shards(#[from] ShardsError),

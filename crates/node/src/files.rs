@@ -84,6 +84,7 @@ impl Files {
                 for Head { op, value, .. } in listed.heads {
                     match value {
                         Value::Directory(id) => self.directories.push((id, path.clone(), None)),
+                        Value::Space(_) => {}
                         Value::File(file) => self.found.push_back(FileAt {
                             path: path.clone(),
                             parent,
@@ -113,7 +114,7 @@ impl Files {
         self.trash = last;
         self.found
             .extend(page.into_iter().filter_map(|kept| match kept.head.value {
-                Value::Directory(_) => None,
+                Value::Directory(_) | Value::Space(_) => None,
                 Value::File(file) => Some(FileAt {
                     path: Path::root().join(kept.name.clone()),
                     parent: kept.parent,

@@ -154,6 +154,12 @@ pub enum Fault {
         /// How many.
         count: u64,
     },
+    /// Records of a space's charter that cannot be read, or rest on such.
+    #[error("records of the space's charter that cannot be read: {count}")]
+    Charter {
+        /// How many.
+        count: u64,
+    },
     /// Tables that should follow from the logs do not.
     #[error("rows that do not follow from the logs: {count}")]
     Tables {
@@ -235,6 +241,9 @@ impl Fault {
             } => Some(
                 "names may be missing here; others keep the log: `potluck keys restore FILE --home NEW` with a recovery kit",
             ),
+            Self::Charter { .. } => {
+                Some("others that keep the space have them: they are fetched anew when the node runs")
+            }
             Self::Shards { .. } | Self::Packs { .. } => Some(FROM_OTHERS),
             Self::NoStore => Some(
                 "put it back if it was moved; else `potluck up` begins with an empty one, and the pool makes its shards anew",

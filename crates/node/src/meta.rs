@@ -59,6 +59,8 @@ const fn space_table(table: Table) -> TableDefinition<'static, Bytes, Bytes> {
         Table::Turnover => "space-turnover",
         Table::Aside => "space-aside",
         Table::GivenUp => "space-given-up",
+        Table::Charter => "space-charter",
+        Table::Sealed => "space-sealed",
     })
 }
 

@@ -1,20 +1,21 @@
 //! The private space: changing it, and keeping its log on enough nodes.
 
 use crate::{
-    branch,
+    branch, charters,
     claims::{Claim, Held},
     error::{MetaError, NodeError},
     meta::WriteKv,
     protocol::{PoolReply, PoolRequest},
     shared::Shared,
     space::OpenSpace,
+    spaces,
     spare::RESERVE_BYTES,
 };
-use potluck_crypto::{Signed, derive::private_space_id};
+use potluck_crypto::Signed;
 use potluck_placement::{View, default_survive, rank};
 use potluck_spaces::{
-    Append, AppendError, Body, Change, Entry, Frontier, Kv, Liveness, Log, Pins, Position, Table, Tree, TreeError,
-    Value,
+    Append, AppendError, Body, Change, Entry, Frontier, Keys, Kv, Liveness, Log, Pins, Position, Table, Tree,
+    TreeError, Value,
 };
 use potluck_types::{NodeId, SpaceId, StripeId, Timestamp, limits, to_canonical};
 use serde_bytes::ByteBuf;
@@ -140,14 +141,10 @@ pub(crate) fn write_in(
     given_up.retain(|stripe| !claimed.contains_key(stripe));
     let now = space.now();
     note_uploads(kv, space.id(), &batch.changes, now)?;
-    let seal = |changes: &[Change]| tree.seal(space.key(), changes, &*space.entropy);
-    let mut bodies: Vec<Body> = batch
+    let mut bodies = batch
         .parts()
-        .map(|changes| Body {
-            sealed: seal(changes),
-            ..Body::default()
-        })
-        .collect();
+        .map(|changes| space.body(changes))
+        .collect::<Result<Vec<_>, _>>()?;
     let (mut unpins, mut first) = (given_up.chunks(UNPINS_PER_ENTRY), None);
     bodies
         .first_mut()
@@ -156,11 +153,12 @@ pub(crate) fn write_in(
         .clone_from(&batch.pins);
     // After the last change: until then some of the stripes are used. A large file gives up more than fits with its change.
     bodies.last_mut().expect("at least one part").unpins = unpins.next().unwrap_or_default().to_vec();
-    bodies.extend(unpins.map(|unpins| Body {
-        unpins: unpins.to_vec(),
-        sealed: seal(&[]),
-        ..Body::default()
-    }));
+    for unpins in unpins {
+        bodies.push(Body {
+            unpins: unpins.to_vec(),
+            ..space.body(&[])?
+        });
+    }
     for body in bodies {
         let entry = Log::of(space.id()).next_entry(kv, &space.node_key, now, body)?;
         let taken = take(space, kv, &entry)?;
@@ -207,9 +205,8 @@ pub(crate) async fn unpin(space: &OpenSpace, stripes: Vec<StripeId>) -> Result<V
             }
             for unpins in unused.chunks(UNPINS_PER_ENTRY) {
                 let body = Body {
-                    pins: Vec::new(),
                     unpins: unpins.to_vec(),
-                    sealed: tree.seal(task.key(), &[], &*task.entropy),
+                    ..task.body(&[])?
                 };
                 let entry = Log::of(task.id()).next_entry(kv, &task.node_key, task.now(), body)?;
                 take(&task, kv, &entry)?;
@@ -234,7 +231,7 @@ fn take(space: &OpenSpace, kv: &mut WriteKv<'_>, signed: &Signed<Entry>) -> Resu
     let mut named = Vec::new();
     if append == Append::New {
         let tree = Tree::of(space.id()).learning_at(space.elapsed());
-        named = tree.apply(kv, space.key(), device, &entry)?;
+        named = tree.apply(kv, &space.ring().keys, device, &entry)?;
         named.extend(entry.pins.iter().chain(&entry.unpins));
     }
     Ok(Taken {
@@ -254,6 +251,16 @@ fn contested(space: &OpenSpace, kv: &impl Kv, stripes: &BTreeSet<StripeId>) -> R
         }
     }
     Ok(contested)
+}
+
+/// Says once more that stripes are in use, of those that a file uses and a log has given up.
+pub(crate) async fn pin_where_contested(space: &OpenSpace, stripes: Vec<StripeId>) -> Result<(), NodeError> {
+    let task = space.clone();
+    let contested = Shared::blocking(move || contested(&task, &task.read()?, &stripes.into_iter().collect())).await?;
+    if !contested.is_empty() {
+        tokio::spawn(pin_again(space, contested));
+    }
+    Ok(())
 }
 
 /// Says that contested stripes are in use, if that was not said yet, and lets the others know: what is left of them stays, and what is lost is named.
@@ -316,6 +323,9 @@ pub(crate) async fn take_entries(
         && !contested.is_empty()
     {
         tokio::spawn(pin_again(space, contested));
+    }
+    if space == shared.spaces.private().id() {
+        spaces::refresh(shared).await?;
     }
     Ok(unpinned)
 }
@@ -381,8 +391,7 @@ fn append_together(
         for bytes in entries {
             let signed = Signed::<Entry>::from_bytes(bytes).map_err(AppendError::from)?;
             let device = NodeId::from_bytes(*signed.claimed_signer().as_bytes());
-            let owner = shared.with_control(|control| control.roster.owner_of(device));
-            if owner.map(private_space_id) != Some(space) {
+            if !charters::may_write(shared, kv, space, device)? {
                 return Err(AppendError::Foreign.into());
             }
             let append = if let Some(space) = open {
@@ -390,7 +399,12 @@ fn append_together(
                 named.extend(taken.named);
                 taken.append
             } else {
-                Log::of(space).append(kv, &signed)?.0
+                let (append, entry, device) = Log::of(space).append(kv, &signed)?;
+                if append == Append::New && entry.epoch.is_some() {
+                    // Should this node come to have the key, it knows what it has not opened.
+                    Tree::of(space).apply(kv, &Keys::default(), device, &entry)?;
+                }
+                append
             };
             if append == Append::New {
                 unpinned.extend(signed.open().map_err(AppendError::from)?.into_value().unpins);
@@ -408,8 +422,7 @@ fn append_together(
         for stripes in contested.chunks(BATCH_PINS).filter(|_| pins_now) {
             let body = Body {
                 pins: stripes.to_vec(),
-                sealed: Tree::of(space.id()).seal(space.key(), &[], &*shared.entropy),
-                ..Body::default()
+                ..space.body(&[])?
             };
             let entry = Log::of(space.id()).next_entry(kv, &shared.node_key, shared.now(), body)?;
             take(space, kv, &entry)?;
@@ -470,13 +483,29 @@ pub(crate) async fn spaces(shared: &Arc<Shared>) -> Result<Vec<SpaceId>, NodeErr
     .await
 }
 
+/// How far a peer knows the logs of a space. It and this node know the same of its charter afterwards.
+async fn frontier_of(shared: &Arc<Shared>, peer: NodeId, space: SpaceId) -> Result<Frontier, String> {
+    let is_chartered = !shared.with_control(|control| control.is_private(space));
+    let request = PoolRequest::Frontier { space, is_chartered };
+    match shared.ask(peer, &request).await {
+        Ok(PoolReply::Frontier(known)) => Ok(known.into_iter().collect()),
+        Ok(PoolReply::Logs { known, charter }) => {
+            let ours = charters::digest(shared, space)
+                .await
+                .map_err(|error| error.to_string())?;
+            if ours != charter {
+                charters::compare(shared, peer, space).await?;
+            }
+            Ok(known.into_iter().collect())
+        }
+        Ok(other) => Err(format!("it answered {other:?}")),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// Sends a peer what it lacks of a space's logs. Afterwards it has all that this node has.
 pub(crate) async fn push(shared: &Arc<Shared>, peer: NodeId, space: SpaceId) -> Result<(), String> {
-    let known = match shared.ask(peer, &PoolRequest::Frontier { space }).await {
-        Ok(PoolReply::Frontier(known)) => known.into_iter().collect::<Frontier>(),
-        Ok(other) => return Err(format!("it answered {other:?}")),
-        Err(error) => return Err(error.to_string()),
-    };
+    let known = frontier_of(shared, peer, space).await?;
     if let Some(space) = shared.open_space(space) {
         branch::compare(&space, peer, known.get(&shared.me()).copied()).await?;
     }
@@ -500,11 +529,7 @@ pub(crate) async fn push(shared: &Arc<Shared>, peer: NodeId, space: SpaceId) -> 
 
 /// Fetches from a peer what this node lacks of a space's logs. Gives the stripes that they unpin.
 pub(crate) async fn pull(shared: &Arc<Shared>, peer: NodeId, space: SpaceId) -> Result<Vec<StripeId>, String> {
-    let mut theirs = match shared.ask(peer, &PoolRequest::Frontier { space }).await {
-        Ok(PoolReply::Frontier(theirs)) => theirs.into_iter().collect::<Frontier>(),
-        Ok(other) => return Err(format!("it answered {other:?}")),
-        Err(error) => return Err(error.to_string()),
-    };
+    let mut theirs = frontier_of(shared, peer, space).await?;
     let mut unpinned = Vec::new();
     if let Some(open) = shared.open_space(space) {
         // Its own log first: what the others say may have to be answered in it.

@@ -1,38 +1,37 @@
 //! The façade: what command line, web page, gateways and tests see of a node.
 
 mod advice;
+mod space;
 mod start;
+
+pub use space::Space;
 
 use crate::{
     api::{
-        Emptied, Entry, ExplainOptions, Explanation, Held, Identity, Invitation, InviteOptions, LeaveProgress,
-        NodeStatus, Probe, PutOptions, RemoveOptions, RemoveReport, RestoreOptions, RestoreReport, Stat, Status,
+        Held, Identity, Invitation, InviteOptions, LeaveProgress, MassIn, NodeStatus, Probe, PutOptions, RemoveOptions,
+        SpaceInfo, SpacePath, SpaceRemoval, Status, TrashInfo,
     },
     audit, branch, collect,
     control::AtHand,
-    download::Download,
-    driver, edit,
+    driver,
     error::NodeError,
-    explain,
     meta::Invite,
     names, probe,
     protocol::{PoolReply, PoolRequest},
     rails,
     records::{Certificate, PoolRecord, VERSION, sign},
-    restore, serve,
+    serve,
     shared::Shared,
-    sweep,
-    trash::{self, Listing},
-    upload::{Upload, geometry_now},
+    spaces, sweep,
+    upload::geometry_now,
 };
 use advice::{Facts, advice};
 use potluck_crypto::{Kit, KitMember, Ticket};
 use potluck_placement::survivable;
-use potluck_spaces::{Liveness, Name, Path};
-use potluck_types::{NodeId, ShardId, SpaceId, StripeId};
+use potluck_spaces::Liveness;
+use potluck_types::{NodeId, ShardId, SpaceId, SpaceName, StripeId};
 use std::{
     collections::BTreeMap,
-    ops::Range,
     path::Path as FilePath,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -123,9 +122,26 @@ impl Node {
             node.used = used_now.get(&node.id).copied().unwrap_or(node.used);
         }
         let geometry = geometry_now(shared, PutOptions::default())?;
-        let (trash, masses) = rails::look(&shared.private()).await?;
-        let (unreadable_files, unreadable_paths) =
-            shared.watch.lock().expect("never poisoned").files(shared.private.id());
+        let (mut trash, mut masses) = (TrashInfo::default(), Vec::new());
+        let (mut unreadable_files, mut unreadable_paths) = (0, Vec::new());
+        for space in shared.open_spaces() {
+            let (kept, lately) = rails::look(&space).await?;
+            trash.files += kept.files;
+            trash.bytes += kept.bytes;
+            let Some(name) = shared.spaces.name(space.id()) else {
+                continue;
+            };
+            masses.extend(lately.into_iter().map(|mass| MassIn {
+                space: name.clone(),
+                mass,
+            }));
+            let (files, paths) = shared.watch.lock().expect("never poisoned").files(space.id());
+            unreadable_files += files;
+            unreadable_paths.extend(paths.into_iter().map(|path| SpacePath {
+                space: name.clone(),
+                path,
+            }));
+        }
         let facts = Facts {
             nodes: &nodes,
             health: &health,
@@ -185,84 +201,72 @@ impl Node {
         })
     }
 
-    /// One directory, in order of names, after a name, up to a number.
-    pub async fn list(&self, path: &Path, after: Option<&Name>, limit: usize) -> Result<Vec<Entry>, NodeError> {
-        let (space, path, after) = (self.shared.private(), path.clone(), after.cloned());
-        Shared::blocking(move || edit::list(&space, &path, after.as_ref(), limit)).await
-    }
-
-    /// Why lists may lack names that this person's other machines have, if so.
-    pub async fn lacking(&self) -> Option<String> {
-        names::lacking(&self.shared.private()).await
-    }
-
-    /// A file or directory in detail.
-    pub async fn stat(&self, path: &Path) -> Result<Stat, NodeError> {
-        let (space, path) = (self.shared.private(), path.clone());
-        Shared::blocking(move || edit::stat(&space, &path)).await
-    }
-
-    /// Begins to put files. With `strict`, all machines that they are to lie on must be here.
-    pub fn upload(&self, options: PutOptions) -> Result<Upload, NodeError> {
-        Upload::begin(self.shared.private(), options)
-    }
-
-    /// Begins to get a file, or a range of it; a range that goes beyond its end ends there.
-    pub async fn download(&self, path: &Path, range: Option<Range<u64>>) -> Result<Download, NodeError> {
-        let (space, at) = (self.shared.private(), path.clone());
-        let (file, content) = Shared::blocking(move || edit::content(&space, &at)).await?;
-        let range = range.unwrap_or(0..file.len);
-        if range.start > file.len || (range.start == file.len && file.len > 0) || range.start > range.end {
-            return Err(NodeError::Range {
-                path: path.clone(),
-                len: file.len,
-                start: range.start,
-            });
-        }
-        Ok(Download::begin(
-            Arc::clone(&self.shared),
-            content,
-            range.start..range.end.min(file.len),
-        ))
-    }
-
     /// Frees now what removed files left, and what uploads left that broke off so long ago; without this it happens every hour, and after a
     /// day. Gives the number of stripes that were given up.
     pub async fn sweep(&self, abandoned_after: Duration) -> Result<u64, NodeError> {
-        let given_up = collect::collect(&self.shared.private(), abandoned_after).await?;
+        let mut given_up = 0;
+        for space in self.shared.open_spaces() {
+            given_up += collect::collect(&space, abandoned_after).await?;
+        }
         sweep::sweep(&self.shared).await;
         driver::compact(&self.shared).await;
         Ok(given_up)
     }
 
-    /// Removes a file, or a directory with all that is in it. It can be brought back for as long as was configured, unless it is to go now.
-    pub async fn remove(&self, path: &Path, options: RemoveOptions) -> Result<RemoveReport, NodeError> {
-        edit::remove(&self.shared.private(), path, options).await
+    /// The person's private space.
+    pub fn private(&self) -> Space {
+        Space {
+            space: self.shared.private(),
+        }
     }
 
-    /// What was removed and overwritten of a path and below it.
-    pub async fn trash(&self, path: &Path) -> Result<Listing, NodeError> {
-        Listing::of(&self.shared.private(), path.clone()).await
+    /// A space by the name that the person gave it.
+    ///
+    /// # Errors
+    /// When there is none of that name, or its keys are not here yet.
+    pub fn space(&self, name: &SpaceName) -> Result<Space, NodeError> {
+        let space = spaces::find(&self.shared, name)?;
+        Ok(Space { space })
     }
 
-    /// Lets go now of what the trash has of a path and below it.
-    pub async fn empty_trash(&self, path: &Path) -> Result<Emptied, NodeError> {
-        trash::empty(&self.shared.private(), path).await
+    /// Founds a space.
+    pub async fn create_space(&self, name: SpaceName) -> Result<SpaceInfo, NodeError> {
+        spaces::create(&self.shared, name).await
     }
 
-    /// Brings back what was removed or overwritten: a file, or a directory with all below it. What has a name meanwhile goes to the trash.
-    pub async fn bring_back(&self, path: &Path, options: RestoreOptions) -> Result<RestoreReport, NodeError> {
-        restore::restore(&self.shared.private(), path, options).await
+    /// The spaces of this person, with those that were removed and can be brought back if that is asked for.
+    pub async fn spaces(&self, with_removed: bool) -> Result<Vec<SpaceInfo>, NodeError> {
+        spaces::list(&self.shared, with_removed).await
     }
 
-    /// Says that all that was removed and overwritten up to now was meant.
+    /// A space in detail.
+    pub async fn space_info(&self, name: &SpaceName) -> Result<SpaceInfo, NodeError> {
+        spaces::info(&self.shared, name).await
+    }
+
+    /// Removes a space with all that is in it. It can be brought back for as long as was configured, unless it is to go now.
+    pub async fn remove_space(&self, name: &SpaceName, options: RemoveOptions) -> Result<SpaceRemoval, NodeError> {
+        spaces::remove(&self.shared, name, options).await
+    }
+
+    /// Brings back a space that was removed.
+    pub async fn restore_space(&self, name: &SpaceName) -> Result<SpaceInfo, NodeError> {
+        spaces::restore(&self.shared, name).await
+    }
+
+    /// Gives a space another name.
+    pub async fn rename_space(&self, from: &SpaceName, to: &SpaceName) -> Result<(), NodeError> {
+        spaces::rename(&self.shared, from, to).await
+    }
+
+    /// Says that all that was removed and overwritten up to now was meant, in every space.
     pub async fn accept_losses(&self) -> Result<(), NodeError> {
-        rails::accept(&self.shared.private()).await
-    }
-
-    /// Gives a file or directory another name.
-    pub async fn rename(&self, from: &Path, to: &Path) -> Result<(), NodeError> {
-        edit::rename(&self.shared.private(), from, to).await
+        for space in self.shared.open_spaces() {
+            if !rails::look(&space).await?.1.is_empty() {
+                rails::accept(&space).await?;
+            }
+        }
+        Ok(())
     }
 
     /// What this person needs to come back after all their machines are lost.
@@ -398,15 +402,10 @@ impl Node {
         Ok(entries.into_iter().map(held).collect())
     }
 
-    /// Which of these stripes of a space are in use, as its custodians know it; nothing when none of them says.
+    /// Which of these stripes of a space are in use, as its custodians know it; nothing when none of them says. Any space: whoever checks the books asks.
     pub async fn in_use(&self, space: SpaceId, stripes: &[StripeId]) -> Option<Vec<bool>> {
         let (verdicts, _) = sweep::verdicts(&self.shared, space, stripes).await?;
         Some(verdicts.into_iter().map(|verdict| verdict == Liveness::Live).collect())
-    }
-
-    /// Where a file is, or all files below a directory, how many losses that survives, and what is being done for it.
-    pub async fn explain(&self, path: &Path, options: ExplainOptions) -> Result<Explanation, NodeError> {
-        explain::explain(&self.shared.private(), path, options).await
     }
 
     /// Lets every member that is here prove parts of what it says that it holds, as far as this node is the one to ask; without this it happens all day, a few at

@@ -93,7 +93,14 @@ pub(crate) enum PoolRequest {
     /// Entries to be kept, in the order of each device's log.
     Append { space: SpaceId, entries: Vec<ByteBuf> },
     /// How far are the logs of this space known there?
-    Frontier { space: SpaceId },
+    Frontier {
+        space: SpaceId,
+        /// Whether the space has a charter: then the answer is [`PoolReply::Logs`].
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        is_chartered: bool,
+    },
+    /// Records of a space's charter. Reply: those that were not among them.
+    Charter { space: SpaceId, records: Vec<ByteBuf> },
     /// Entries of a device after this one.
     Fetch { space: SpaceId, device: NodeId, after: u64 },
     /// Are these still in use?
@@ -134,6 +141,13 @@ pub(crate) enum PoolReply {
     /// To `Spaces`: for each stripe, if one is held.
     Spaces(Vec<Option<SpaceId>>),
     Frontier(Vec<(NodeId, Position)>),
+    /// How far the logs of a space are known, and what is known of its charter.
+    Logs {
+        known: Vec<(NodeId, Position)>,
+        charter: Option<Hash>,
+    },
+    /// Records of a charter.
+    Charter(Vec<ByteBuf>),
     Entries(Vec<ByteBuf>),
     /// To `Liveness`: what the logs known there say of each.
     Liveness(Vec<PinState>),
@@ -317,7 +331,18 @@ mod tests {
                 space,
                 entries: vec![ByteBuf::from(vec![1])],
             },
-            PoolRequest::Frontier { space },
+            PoolRequest::Frontier {
+                space,
+                is_chartered: true,
+            },
+            PoolRequest::Frontier {
+                space,
+                is_chartered: false,
+            },
+            PoolRequest::Charter {
+                space,
+                records: vec![ByteBuf::from(vec![1])],
+            },
             PoolRequest::Fetch {
                 space,
                 device,
@@ -364,6 +389,11 @@ mod tests {
             PoolReply::Spaces(vec![None, Some(space)]),
             PoolReply::Frontier(vec![(device, position)]),
             PoolReply::Entries(vec![ByteBuf::from(vec![1])]),
+            PoolReply::Logs {
+                known: Vec::new(),
+                charter: Some(hash),
+            },
+            PoolReply::Charter(vec![ByteBuf::from(vec![1])]),
             PoolReply::Liveness(vec![PinState::default()]),
             PoolReply::Health {
                 counts: health,

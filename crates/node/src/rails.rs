@@ -65,6 +65,8 @@ pub enum Loss {
     Remove,
     /// Others take their names.
     Overwrite,
+    /// Their space is removed.
+    RemoveSpace,
 }
 
 impl fmt::Display for MassChange {
@@ -72,6 +74,13 @@ impl fmt::Display for MassChange {
         let verb = match self.loss {
             Loss::Remove => "remove",
             Loss::Overwrite => "overwrite",
+            Loss::RemoveSpace => {
+                let files = match self.planned {
+                    1 => "1 file".to_owned(),
+                    planned => format!("{} files", thousands(planned)),
+                };
+                return write!(f, "this would remove the space with {files} in it");
+            }
         };
         let (planned, of) = (thousands(self.planned), thousands(self.of));
         match self.lately {

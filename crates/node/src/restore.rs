@@ -52,7 +52,7 @@ pub(crate) async fn restore(
     let wanted = Wanted::of(&options);
     let version = wanted.of_name(&kept, &heads).and_then(|kept| match &kept.head.value {
         Value::File(file) => Some((kept, file)),
-        Value::Directory(_) => None,
+        Value::Directory(_) | Value::Space(_) => None,
     });
     match version {
         Some((kept, file)) => restorer.file(kept, file, &to, options.to.is_some()).await?,
@@ -160,6 +160,7 @@ impl Restorer<'_> {
         match &chosen.head.value {
             Value::Directory(_) => self.directory(to).await.map(drop),
             Value::File(file) => self.file(chosen, file, to, false).await,
+            Value::Space(_) => Ok(()),
         }
     }
 
@@ -253,7 +254,7 @@ impl Restorer<'_> {
                 let heads = Tree::of(space).heads(&kv, id, name)?;
                 match heads.first().map(|head| &head.value) {
                     Some(Value::Directory(next)) => Some(*next),
-                    Some(Value::File(_)) => return Err(TreeError::NotADirectory(here).into()),
+                    Some(Value::File(_) | Value::Space(_)) => return Err(TreeError::NotADirectory(here).into()),
                     None => {
                         let kept = Trash::of(space).at(&kv, id, name).map_err(MetaError::reading)?;
                         let was_directory = |kept: &&Kept| matches!(kept.head.value, Value::Directory(_));

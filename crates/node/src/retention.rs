@@ -12,8 +12,9 @@ use crate::{
     names::{self, Batch},
     shared::Shared,
     space::OpenSpace,
+    spaces,
 };
-use potluck_spaces::{Change, Expiring, Fate, Kept, Mass, Removal, Trash, Turnover};
+use potluck_spaces::{Change, Expiring, Fate, Kept, Mass, Removal, Trash, Turnover, Value};
 use potluck_types::{StripeId, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -94,19 +95,33 @@ pub(crate) async fn expire(space: &OpenSpace) -> Result<Vec<StripeId>, NodeError
     })
     .await?;
     let (mut given_up, mut batch, mut after) = (Vec::new(), Batch::default(), None);
+    let mut ended = Vec::new();
     loop {
         let page = due(space, after, masses.clone()).await?;
         let Some((last, over)) = page else { break };
         after = Some(last);
         for kept in over {
+            if let Value::Space(of) = kept.head.value {
+                ended.push((of, kept));
+                continue;
+            }
             batch.let_go(&kept, Fate::Freed);
             if batch.is_full() {
                 given_up.extend(names::write(space, std::mem::take(&mut batch)).await?);
             }
         }
     }
+    let ends_spaces = !ended.is_empty();
+    for (of, kept) in ended {
+        // Boxed, as what is in it has a trash of its own.
+        Box::pin(spaces::end(space.shared(), of)).await?;
+        batch.let_go(&kept, Fate::Freed);
+    }
     if !batch.is_empty() {
         given_up.extend(names::write(space, batch).await?);
+    }
+    if ends_spaces {
+        spaces::refresh(space.shared()).await?;
     }
     Ok(given_up)
 }

@@ -81,6 +81,11 @@ impl Roster {
         user == self.founder || self.admissions.contains_key(&user)
     }
 
+    /// The people of the pool.
+    pub(crate) fn users(&self) -> impl Iterator<Item = UserId> {
+        std::iter::once(self.founder).chain(self.admissions.keys().copied())
+    }
+
     /// Whose node this is, if it is a member's.
     pub(crate) fn user_of(&self, node: NodeId) -> Option<UserId> {
         self.certificates

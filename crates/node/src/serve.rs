@@ -1,7 +1,9 @@
 //! Answers to what other nodes ask.
 
 use crate::{
+    charters,
     control::{Check, Event, ReportSum},
+    error::NodeError,
     error::Refusal,
     mend, names, probe,
     protocol::{
@@ -227,8 +229,12 @@ async fn pool(shared: &Arc<Shared>, peer: NodeId, request: PoolRequest) -> PoolR
             Ok(_) => PoolReply::Done,
             Err(error) => PoolReply::Failed(error.to_string()),
         },
-        PoolRequest::Frontier { space } => match names::frontier(shared, space).await {
-            Ok(frontier) => PoolReply::Frontier(frontier.into_iter().collect()),
+        PoolRequest::Frontier { space, is_chartered } => match known_logs(shared, space, is_chartered).await {
+            Ok(reply) => reply,
+            Err(error) => PoolReply::Failed(error.to_string()),
+        },
+        PoolRequest::Charter { space, records } => match charters::exchange(shared, space, records).await {
+            Ok(missing) => PoolReply::Charter(missing),
             Err(error) => PoolReply::Failed(error.to_string()),
         },
         PoolRequest::Fetch { space, device, after } => fetch(shared, space, device, after).await,
@@ -290,6 +296,15 @@ async fn pool(shared: &Arc<Shared>, peer: NodeId, request: PoolRequest) -> PoolR
         | PoolRequest::Released { .. }
         | PoolRequest::Survival { .. } => PoolReply::Failed(format!("more than {BATCH_MAX} stripes in one request")),
     }
+}
+
+async fn known_logs(shared: &Arc<Shared>, space: SpaceId, is_chartered: bool) -> Result<PoolReply, NodeError> {
+    let known = names::frontier(shared, space).await?.into_iter().collect();
+    if !is_chartered {
+        return Ok(PoolReply::Frontier(known));
+    }
+    let charter = charters::digest(shared, space).await?;
+    Ok(PoolReply::Logs { known, charter })
 }
 
 async fn fetch(shared: &Arc<Shared>, space: SpaceId, device: NodeId, after: u64) -> PoolReply {

@@ -2,6 +2,7 @@
 
 use crate::{
     api::HealthInfo,
+    charters::Charters,
     claims::Claims,
     control::{Action, AtHand, Check, Control, Event, ReportSum},
     download::PieceCache,
@@ -12,7 +13,8 @@ use crate::{
     meta::Meta,
     protocol::{self, PoolReply, PoolRequest, ShardReply, ShardRequest},
     rails::Rails,
-    space::{OpenSpace, Opened},
+    space::OpenSpace,
+    spaces::Spaces,
     twin::Twin,
     watch::Watch,
 };
@@ -44,8 +46,10 @@ const LOOK_DELAY: Duration = Duration::from_secs(5);
 pub(crate) struct Shared {
     pub(crate) node_key: SigningKey,
     pub(crate) user_key: SigningKey,
-    /// The person's own space.
-    pub(crate) private: Arc<Opened>,
+    /// The spaces of this node's person.
+    pub(crate) spaces: Spaces,
+    /// Charters of spaces that are kept here.
+    pub(crate) charters: Charters,
     pub(crate) endpoint: Endpoint,
     pub(crate) store: Store,
     pub(crate) meta: Arc<Meta>,
@@ -126,17 +130,18 @@ impl Shared {
 
     /// The person's own space.
     pub(crate) fn private(self: &Arc<Self>) -> OpenSpace {
-        OpenSpace::new(self, &self.private)
+        OpenSpace::new(self, self.spaces.private())
     }
 
     /// A space, if this node has its key.
     pub(crate) fn open_space(self: &Arc<Self>, space: SpaceId) -> Option<OpenSpace> {
-        (space == self.private.id()).then(|| self.private())
+        self.spaces.opened(space).map(|opened| OpenSpace::new(self, &opened))
     }
 
     /// All spaces that this node has the key of.
     pub(crate) fn open_spaces(self: &Arc<Self>) -> Vec<OpenSpace> {
-        vec![self.private()]
+        let opened = self.spaces.all_opened();
+        opened.iter().map(|opened| OpenSpace::new(self, opened)).collect()
     }
 
     pub(crate) fn me(&self) -> NodeId {
@@ -202,9 +207,18 @@ impl Shared {
             unreadable: known.unreadable + unreadable,
             // What was dropped as damaged is in nobody's report: until the next round it is not known whether any stripe went with it.
             gathering: known.gathering.max(u64::from(known.damaged > 0 && watch.is_due())),
-            recoding: self.private.recoding.lock().expect("never poisoned").left,
+            recoding: self.left_to_recode(),
             ..known
         }
+    }
+
+    /// Files of this person that are still to be coded anew.
+    fn left_to_recode(&self) -> u64 {
+        let spaces = self.spaces.all_opened();
+        let left = spaces
+            .iter()
+            .map(|space| space.recoding.lock().expect("never poisoned").left);
+        left.sum()
     }
 
     /// The failure domains that new data is coded for this moment.

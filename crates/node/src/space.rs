@@ -1,18 +1,26 @@
 //! A space whose key this node has: what belongs to it in memory, and the handle that everything about its files goes through.
 
-use crate::{shared::Shared, upload::Recoding};
-use potluck_crypto::{BoxKey, DedupKey, derive};
+use crate::{error::NodeError, shared::Shared, upload::Recoding};
+use potluck_crypto::{DedupKey, SigningKey, derive};
+use potluck_spaces::{Body, Change, Charter, EpochId, Keys, Tree};
 use potluck_types::{SpaceId, Timestamp};
 use std::{
     ops::Deref,
-    sync::{Arc, Mutex, atomic::AtomicBool},
+    sync::{Arc, Mutex, PoisonError, RwLock, atomic::AtomicBool},
 };
+
+/// The keys of a space that a person has, and the epoch that they write under; none in a space that has but one key.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    pub(crate) keys: Keys,
+    current: Option<EpochId>,
+}
 
 /// What a node keeps in memory of one space.
 pub(crate) struct Opened {
     id: SpaceId,
-    key: BoxKey,
     dedup_key: DedupKey,
+    ring: RwLock<Arc<Ring>>,
     /// Changes are made one after the other.
     pub(crate) names: tokio::sync::Mutex<()>,
     /// Whether this node has heard since its start what others know of its own log.
@@ -25,21 +33,51 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
-    pub(crate) fn id(&self) -> SpaceId {
-        self.id
-    }
-
-    /// The space of this id and key.
-    pub(crate) fn new(id: SpaceId, key: BoxKey) -> Self {
+    fn new(id: SpaceId, dedup_key: DedupKey, ring: Ring) -> Self {
         Self {
             id,
-            dedup_key: derive::dedup_key(&key),
-            key,
+            dedup_key,
+            ring: RwLock::new(Arc::new(ring)),
             names: tokio::sync::Mutex::new(()),
             knows_own_log: AtomicBool::new(false),
             lacking: Mutex::default(),
             answered: Mutex::default(),
             recoding: Mutex::default(),
+        }
+    }
+
+    /// A person's private space.
+    pub(crate) fn private(user: &SigningKey) -> Self {
+        let key = derive::private_space_key(user);
+        let ring = Ring {
+            keys: Keys::private(key.clone()),
+            current: None,
+        };
+        Self::new(derive::private_space_id(user.user_id()), derive::dedup_key(&key), ring)
+    }
+
+    /// A space with a charter, if the person has its keys.
+    pub(crate) fn chartered(charter: &Charter, user: &SigningKey) -> Option<Self> {
+        let ring = Ring::of(charter, user);
+        let dedup_key = derive::dedup_key(ring.keys.of(charter.first())?);
+        Some(Self::new(charter.space(), dedup_key, ring))
+    }
+
+    /// The charter says more than before.
+    pub(crate) fn learn(&self, charter: &Charter, user: &SigningKey) {
+        *self.ring.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Ring::of(charter, user));
+    }
+
+    pub(crate) fn id(&self) -> SpaceId {
+        self.id
+    }
+}
+
+impl Ring {
+    fn of(charter: &Charter, user: &SigningKey) -> Self {
+        Self {
+            keys: charter.keys(user.user_id(), &derive::recipient_key(user)),
+            current: charter.current(),
         }
     }
 }
@@ -74,12 +112,24 @@ impl OpenSpace {
         self.opened.id
     }
 
-    pub(crate) fn key(&self) -> &BoxKey {
-        &self.opened.key
+    /// The keys that the person has by now.
+    pub(crate) fn ring(&self) -> Arc<Ring> {
+        Arc::clone(&self.opened.ring.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(crate) fn dedup_key(&self) -> &DedupKey {
         &self.opened.dedup_key
+    }
+
+    /// Seals changes for an entry, under the key that is in use.
+    pub(crate) fn body(&self, changes: &[Change]) -> Result<Body, NodeError> {
+        let ring = self.ring();
+        let key = ring.keys.of(ring.current).ok_or(NodeError::NoKey)?;
+        Ok(Body {
+            sealed: Tree::of(self.id()).seal(key, changes, &*self.entropy),
+            epoch: ring.current,
+            ..Body::default()
+        })
     }
 }
 

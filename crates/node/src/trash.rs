@@ -41,7 +41,7 @@ pub(crate) fn directories(space: &OpenSpace, kv: &impl Kv, path: &Path) -> Resul
 fn directory_of(head: &Head) -> Option<DirId> {
     match head.value {
         Value::Directory(id) => Some(id),
-        Value::File(_) => None,
+        Value::File(_) | Value::Space(_) => None,
     }
 }
 
@@ -250,7 +250,7 @@ pub(crate) async fn empty(space: &OpenSpace, path: &Path) -> Result<Emptied, Nod
         for kept in place.kept {
             match kept.head.value {
                 Value::File(_) => letting_go.take(&kept).await?,
-                Value::Directory(_) => emptied.push(kept),
+                Value::Directory(_) | Value::Space(_) => emptied.push(kept),
             }
         }
     }

@@ -520,7 +520,7 @@ impl Upload {
         let others = || {
             heads.iter().filter_map(|head| match &head.value {
                 Value::File(file) => Some(file),
-                Value::Directory(_) => None,
+                Value::Directory(_) | Value::Space(_) => None,
             })
         };
         let mut is_same = true;

@@ -16,7 +16,8 @@ use std::{
 const GRACE: Duration = Duration::from_secs(3600);
 
 async fn explain(node: &Node, path: &str, check: bool) -> Explanation {
-    node.explain(&path.parse().unwrap(), ExplainOptions { check })
+    node.private()
+        .explain(&path.parse().unwrap(), ExplainOptions { check })
         .await
         .unwrap()
 }
@@ -85,6 +86,7 @@ async fn what_a_file_survives_is_told_as_it_is() {
     );
     let absent = pool
         .node(0)
+        .private()
         .explain(&"/none".parse().unwrap(), ExplainOptions::default())
         .await;
     assert!(

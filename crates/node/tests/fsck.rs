@@ -40,6 +40,7 @@ async fn used() -> Pool {
         ..RemoveOptions::default()
     };
     pool.node(0)
+        .private()
         .remove(&"/photos/4".parse().unwrap(), at_once)
         .await
         .unwrap();
@@ -358,7 +359,12 @@ async fn rows_that_follow_from_the_logs_are_made_anew() {
     }
     pool.restart(0).await;
     pool.holds(0, "/photos/3", &bytes(99, 5000)).await;
-    let listed = pool.node(0).list(&"/photos".parse().unwrap(), None, 100).await.unwrap();
+    let listed = pool
+        .node(0)
+        .private()
+        .list(&"/photos".parse().unwrap(), None, 100)
+        .await
+        .unwrap();
     assert_eq!(listed.len(), 11);
 }
 

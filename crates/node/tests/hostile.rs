@@ -129,7 +129,7 @@ async fn sees(node: &Node, other: NodeId) -> bool {
 }
 
 async fn get(node: &Node) -> Vec<u8> {
-    let download = node.download(&"/file".parse().unwrap(), None).await.unwrap();
+    let download = node.private().download(&"/file".parse().unwrap(), None).await.unwrap();
     download.read_to_end().await.unwrap()
 }
 
@@ -208,7 +208,7 @@ async fn a_member_that_turns_costs_only_itself() {
     pool.put(0, "/file", &content).await;
     for node in &pool.running()[1..4] {
         eventually("the name arrives", || async {
-            node.stat(&"/file".parse().unwrap()).await.is_ok()
+            node.private().stat(&"/file".parse().unwrap()).await.is_ok()
         })
         .await;
     }
@@ -238,7 +238,7 @@ async fn a_member_that_turns_costs_only_itself() {
     assert!(asked_in_all > 0, "it was never asked: nothing was shown");
     // Nothing that it said was believed: all is there, for whoever reads it.
     assert!(within("the last read", get(honest[0])).await == content);
-    let listed = honest[0].list(&"/".parse().unwrap(), None, 10).await.unwrap();
+    let listed = honest[0].private().list(&"/".parse().unwrap(), None, 10).await.unwrap();
     assert_eq!(listed.len(), 1);
 }
 

@@ -25,7 +25,12 @@ async fn one_node_keeps_files_of_every_size_over_a_restart() {
     for len in sizes {
         pool.holds(0, &format!("/sizes/{len}"), &bytes(len as u64, len)).await;
     }
-    let listed = pool.node(0).list(&"/sizes".parse().unwrap(), None, 100).await.unwrap();
+    let listed = pool
+        .node(0)
+        .private()
+        .list(&"/sizes".parse().unwrap(), None, 100)
+        .await
+        .unwrap();
     assert_eq!(listed.len(), sizes.len());
 }
 
@@ -52,6 +57,7 @@ async fn ranges_are_those_of_the_file() {
     ] {
         let range = pool
             .node(0)
+            .private()
             .download(&"/big".parse().unwrap(), Some(from..to))
             .await
             .unwrap();
@@ -61,6 +67,7 @@ async fn ranges_are_those_of_the_file() {
     }
     assert!(matches!(
         pool.node(0)
+            .private()
             .download(&"/big".parse().unwrap(), Some(3_000_000..3_000_001))
             .await,
         Err(NodeError::Range { .. })
@@ -167,7 +174,7 @@ async fn what_is_removed_frees_its_shards_everywhere() {
     assert_eq!(remove_now(pool.node(0), "/b").await, 1);
     pool.health("all shards are gone", |health| health.stripes() == 0).await;
     eventually("the name is gone", || async {
-        pool.node(2).stat(&"/a".parse().unwrap()).await.is_err()
+        pool.node(2).private().stat(&"/a".parse().unwrap()).await.is_err()
     })
     .await;
 }
@@ -192,7 +199,12 @@ async fn what_one_machine_held_survives_two_losses_once_there_are_enough() {
     })
     .await;
     // Each is one version, and no conflict.
-    let listed = pool.node(1).list(&"/before".parse().unwrap(), None, 100).await.unwrap();
+    let listed = pool
+        .node(1)
+        .private()
+        .list(&"/before".parse().unwrap(), None, 100)
+        .await
+        .unwrap();
     assert_eq!(listed.len(), files.len());
     assert!(listed.iter().all(|entry| entry.conflicts == 0));
     pool.kill(0).await;
@@ -241,7 +253,7 @@ async fn what_an_upload_left_that_never_ended_is_freed() {
     let stripes = || async { pool.node(0).status().await.unwrap().health.stripes() };
     eventually("the stewards know it", || async { stripes().await > 0 }).await;
     let kept = stripes().await;
-    let mut upload = pool.node(0).upload(PutOptions::default()).unwrap();
+    let mut upload = pool.node(0).private().upload(PutOptions::default()).unwrap();
     let meta = FileMeta {
         modified: Timestamp::from_millis(1),
         executable: false,
@@ -267,11 +279,13 @@ async fn a_tree_moves_and_stays_readable() {
     let content = bytes(6, 2_000_000);
     pool.put(0, "/old/deep/file", &content).await;
     pool.node(0)
+        .private()
         .rename(&"/old".parse().unwrap(), &"/new".parse().unwrap())
         .await
         .unwrap();
     pool.holds(1, "/new/deep/file", &content).await;
     pool.node(0)
+        .private()
         .rename(&"/new/deep/file".parse().unwrap(), &"/file".parse().unwrap())
         .await
         .unwrap();
@@ -280,6 +294,7 @@ async fn a_tree_moves_and_stays_readable() {
     pool.holds(1, "/file", &content).await;
     let into_itself = pool
         .node(0)
+        .private()
         .rename(&"/file".parse().unwrap(), &"/file/x".parse().unwrap())
         .await;
     assert!(into_itself.is_err());
@@ -370,10 +385,11 @@ async fn another_person_is_a_member_and_sees_nothing_of_mine() {
     let content = bytes(9, 1_000_000);
     pool.put(0, "/mine", &content).await;
     put(&guest, "/theirs", &content).await.unwrap();
-    assert!(guest.stat(&"/mine".parse().unwrap()).await.is_err());
-    assert!(pool.node(0).stat(&"/theirs".parse().unwrap()).await.is_err());
+    assert!(guest.private().stat(&"/mine".parse().unwrap()).await.is_err());
+    assert!(pool.node(0).private().stat(&"/theirs".parse().unwrap()).await.is_err());
     assert_eq!(
         guest
+            .private()
             .download(&"/theirs".parse().unwrap(), None)
             .await
             .unwrap()
@@ -427,7 +443,7 @@ async fn a_person_comes_back_on_a_fresh_machine_with_every_file() {
 #[tokio::test(flavor = "multi_thread")]
 async fn more_than_the_pool_can_give_is_an_error_that_says_what_it_can() {
     let pool = Pool::of(2, GRACE).await;
-    let refused = pool.node(0).upload(PutOptions {
+    let refused = pool.node(0).private().upload(PutOptions {
         survive: Some(3),
         ..PutOptions::default()
     });
@@ -474,7 +490,7 @@ async fn what_nobody_holds_any_more_is_told_and_can_be_put_again() {
         .await;
     let status = pool.node(0).status().await.unwrap();
     assert_eq!(status.unreadable_files, 1);
-    assert_eq!(status.unreadable_paths, ["/docs/lost".parse().unwrap()]);
+    assert_eq!(status.unreadable_paths[0].to_string(), "home:/docs/lost");
     assert!(status.advice[0].contains("/docs/lost"), "{:?}", status.advice);
     pool.put(0, "/docs/lost", &content).await;
     pool.health("nothing is lost any more", |health| {
@@ -573,7 +589,7 @@ async fn written_alone(grace: Duration) {
         ..PutOptions::default()
     };
     assert!(matches!(
-        pool.node(0).upload(strict),
+        pool.node(0).private().upload(strict),
         Err(NodeError::Shards(ShardsError::TooFewDomains { .. }))
     ));
     pool.restart(1).await;

@@ -18,7 +18,7 @@ const RECURSIVE: RemoveOptions = RemoveOptions {
 };
 
 async fn trash(node: &Node, path: &str) -> Vec<Trashed> {
-    let mut listing = node.trash(&path.parse().unwrap()).await.unwrap();
+    let mut listing = node.private().trash(&path.parse().unwrap()).await.unwrap();
     let mut all = Vec::new();
     loop {
         let page = listing.next().await.unwrap();
@@ -34,12 +34,12 @@ async fn bring_back(node: &Node, path: &str, at: Option<Timestamp>) -> Result<Re
         at,
         ..RestoreOptions::default()
     };
-    node.bring_back(&path.parse().unwrap(), options).await
+    node.private().bring_back(&path.parse().unwrap(), options).await
 }
 
 /// So many small files of this content in one directory.
 async fn put_many(node: &Node, directory: &str, files: usize, content: &str) -> Result<(), NodeError> {
-    let mut upload = node.upload(PutOptions::default())?;
+    let mut upload = node.private().upload(PutOptions::default())?;
     for number in 0..files {
         let meta = FileMeta {
             modified: Timestamp::from_millis(content.len() as u64),
@@ -58,7 +58,8 @@ async fn put_many(node: &Node, directory: &str, files: usize, content: &str) -> 
 }
 
 async fn count(node: &Node, directory: &str) -> usize {
-    node.list(&directory.parse().unwrap(), None, 10_000)
+    node.private()
+        .list(&directory.parse().unwrap(), None, 10_000)
         .await
         .unwrap()
         .len()
@@ -74,7 +75,12 @@ async fn what_is_removed_or_overwritten_comes_back_on_any_machine() {
     let before = SystemClock.now();
     tokio::time::sleep(Duration::from_millis(20)).await;
     pool.put(0, "/docs/a", &new).await;
-    let removed = pool.node(1).remove(&"/docs".parse().unwrap(), RECURSIVE).await.unwrap();
+    let removed = pool
+        .node(1)
+        .private()
+        .remove(&"/docs".parse().unwrap(), RECURSIVE)
+        .await
+        .unwrap();
     assert_eq!(removed.files, 2);
     assert!(removed.until.unwrap() > SystemClock.now() + Duration::from_secs(29 * 86_400));
     eventually("the trash of another machine has it", || async {
@@ -115,9 +121,12 @@ async fn what_comes_back_elsewhere_leaves_what_is_there_alone() {
         ..RestoreOptions::default()
     };
     let node = pool.node(0);
-    let taken = node.bring_back(&"/a".parse().unwrap(), to("/a")).await;
+    let taken = node.private().bring_back(&"/a".parse().unwrap(), to("/a")).await;
     assert!(taken.is_err(), "{taken:?}");
-    node.bring_back(&"/a".parse().unwrap(), to("/new/b")).await.unwrap();
+    node.private()
+        .bring_back(&"/a".parse().unwrap(), to("/new/b"))
+        .await
+        .unwrap();
     pool.holds(0, "/a", b"two").await;
     pool.holds(0, "/new/b", b"one").await;
 }
@@ -128,10 +137,26 @@ async fn what_is_let_go_of_frees_its_room_and_does_not_come_back() {
     for (path, seed) in [("/d/a", 11), ("/d/b", 12), ("/c", 13)] {
         pool.put(0, path, &bytes(seed, 1_000_000)).await;
     }
-    pool.node(0).remove(&"/d".parse().unwrap(), RECURSIVE).await.unwrap();
-    pool.node(0).remove(&"/c".parse().unwrap(), RECURSIVE).await.unwrap();
+    pool.node(0)
+        .private()
+        .remove(&"/d".parse().unwrap(), RECURSIVE)
+        .await
+        .unwrap();
+    pool.node(0)
+        .private()
+        .remove(&"/c".parse().unwrap(), RECURSIVE)
+        .await
+        .unwrap();
     pool.health("it is kept", |health| health.stripes() >= 3).await;
-    assert_eq!(pool.node(0).empty_trash(&"/d".parse().unwrap()).await.unwrap().files, 2);
+    assert_eq!(
+        pool.node(0)
+            .private()
+            .empty_trash(&"/d".parse().unwrap())
+            .await
+            .unwrap()
+            .files,
+        2
+    );
     assert!(bring_back(pool.node(0), "/d/a", None).await.is_err());
     // What has no name any more is let go of in the trash.
     remove_now(pool.node(1), "/c").await;
@@ -143,7 +168,11 @@ async fn what_is_let_go_of_frees_its_room_and_does_not_come_back() {
 async fn its_time_is_over_on_whichever_machine_looks_first() {
     let mut pool = Pool::keeping(2, GRACE, Duration::from_secs(2)).await;
     pool.put(0, "/a", &bytes(5, 1_000_000)).await;
-    pool.node(0).remove(&"/a".parse().unwrap(), RECURSIVE).await.unwrap();
+    pool.node(0)
+        .private()
+        .remove(&"/a".parse().unwrap(), RECURSIVE)
+        .await
+        .unwrap();
     assert_eq!(pool.node(1).sweep(GRACE).await.unwrap(), 0);
     pool.kill(1).await;
     pool.restart(1).await;
@@ -161,14 +190,18 @@ async fn what_one_machine_brings_back_and_another_lets_go_of_is_in_use() {
     let mut pool = Pool::of(2, GRACE).await;
     let content = bytes(6, 1_000_000);
     pool.put(0, "/a", &content).await;
-    pool.node(0).remove(&"/a".parse().unwrap(), RECURSIVE).await.unwrap();
+    pool.node(0)
+        .private()
+        .remove(&"/a".parse().unwrap(), RECURSIVE)
+        .await
+        .unwrap();
     eventually("both know it", || async { trash(pool.node(1), "/").await.len() == 1 }).await;
     let addresses = [pool.address(0), pool.address(1)];
     pool.kill(1).await;
     bring_back(pool.node(0), "/a", None).await.unwrap();
     pool.kill(0).await;
     pool.restart_at(1, addresses[1].clone()).await;
-    pool.node(1).empty_trash(&"/".parse().unwrap()).await.unwrap();
+    pool.node(1).private().empty_trash(&"/".parse().unwrap()).await.unwrap();
     pool.restart_at(0, addresses[0].clone()).await;
     pool.all_see_each_other().await;
     pool.holds(1, "/a", &content).await;
@@ -185,7 +218,7 @@ async fn much_at_once_is_asked_about_before_anything_is_done() {
     let node = pool.node(0);
     put_many(node, "/many", 100, "x").await.unwrap();
     put_many(node, "/few", 20, "x").await.unwrap();
-    let held = node.remove(&"/many".parse().unwrap(), RECURSIVE).await;
+    let held = node.private().remove(&"/many".parse().unwrap(), RECURSIVE).await;
     let Err(NodeError::Mass(mass)) = held else {
         panic!("{held:?}")
     };
@@ -195,7 +228,7 @@ async fn much_at_once_is_asked_about_before_anything_is_done() {
     let mut removed = 0;
     let held = loop {
         let path = format!("/many/{removed}").parse().unwrap();
-        match node.remove(&path, RECURSIVE).await {
+        match node.private().remove(&path, RECURSIVE).await {
             Ok(_) => removed += 1,
             Err(error) => break error,
         }
@@ -206,14 +239,18 @@ async fn much_at_once_is_asked_about_before_anything_is_done() {
     );
     assert_eq!(removed, 60);
     // A move is none.
-    node.rename(&"/many".parse().unwrap(), &"/moved".parse().unwrap())
+    node.private()
+        .rename(&"/many".parse().unwrap(), &"/moved".parse().unwrap())
         .await
         .unwrap();
     let confirmed = RemoveOptions {
         confirmed: true,
         ..RECURSIVE
     };
-    node.remove(&"/moved".parse().unwrap(), confirmed).await.unwrap();
+    node.private()
+        .remove(&"/moved".parse().unwrap(), confirmed)
+        .await
+        .unwrap();
     // With one machine there is nobody else to ask.
     let status = node.status().await.unwrap();
     assert_eq!((status.masses.len(), status.trash.files), (0, 100));
@@ -264,13 +301,17 @@ async fn what_another_machine_removed_is_asked_about_and_stays() {
             confirmed: true,
             ..RECURSIVE
         };
-        pool.node(0).remove(&"/many".parse().unwrap(), confirmed).await.unwrap();
+        pool.node(0)
+            .private()
+            .remove(&"/many".parse().unwrap(), confirmed)
+            .await
+            .unwrap();
         eventually("the other asks", || async {
             !pool.node(1).status().await.unwrap().masses.is_empty()
         })
         .await;
         let status = pool.node(1).status().await.unwrap();
-        assert_eq!((status.masses[0].replaced, status.masses[0].of), (110, 110));
+        assert_eq!((status.masses[0].mass.replaced, status.masses[0].mass.of), (110, 110));
         let asks = |what: &str| status.advice.iter().any(|advice| advice.contains(what));
         assert!(
             asks("potluck restore home:/ --since 2") && asks("potluck trash --accept"),
@@ -290,12 +331,17 @@ async fn what_another_machine_removed_is_asked_about_and_stays() {
             })
             .await;
         } else {
-            let before = Timestamp::from_millis(status.masses[0].since.as_millis() - 1);
+            let before = Timestamp::from_millis(status.masses[0].mass.since.as_millis() - 1);
             let since = RestoreOptions {
                 since: Some(before),
                 ..RestoreOptions::default()
             };
-            let back = pool.node(1).bring_back(&"/".parse().unwrap(), since).await.unwrap();
+            let back = pool
+                .node(1)
+                .private()
+                .bring_back(&"/".parse().unwrap(), since)
+                .await
+                .unwrap();
             assert_eq!(back.files, 110);
             eventually("nobody asks any more", || async {
                 let status = pool.node(0).status().await.unwrap();
@@ -350,7 +396,7 @@ async fn all_have(pool: &Pool, path: &str, content: &[u8]) {
 
 async fn nobody_has(pool: &Pool, path: &str) {
     for node in pool.running() {
-        assert!(node.stat(&path.parse().unwrap()).await.is_err());
+        assert!(node.private().stat(&path.parse().unwrap()).await.is_err());
     }
 }
 
@@ -370,7 +416,7 @@ async fn a_machine_that_was_restored_from_a_backup_goes_on_where_it_was() {
         all_have(&pool, path, content).await;
     }
     nobody_has(&pool, "/gone").await;
-    let edited = pool.node(1).stat(&"/edited".parse().unwrap()).await.unwrap();
+    let edited = pool.node(1).private().stat(&"/edited".parse().unwrap()).await.unwrap();
     assert_eq!(edited.entry.conflicts, 0);
 }
 
@@ -387,6 +433,7 @@ async fn what_a_restored_machine_wrote_alone_is_kept_and_undoes_nothing() {
     pool.put(0, "/alone-too", b"1").await;
     pool.put(0, "/alone-too", b"2").await;
     pool.node(0)
+        .private()
         .rename(&"/kept".parse().unwrap(), &"/moved".parse().unwrap())
         .await
         .unwrap();
@@ -394,7 +441,7 @@ async fn what_a_restored_machine_wrote_alone_is_kept_and_undoes_nothing() {
     pool.restart_at(2, addresses[1].clone()).await;
     pool.all_see_each_other().await;
     eventually("it has said again what it wrote", || async {
-        let edited = pool.node(0).stat(&"/edited".parse().unwrap()).await;
+        let edited = pool.node(0).private().stat(&"/edited".parse().unwrap()).await;
         edited.is_ok_and(|edited| edited.entry.conflicts == 1)
     })
     .await;
@@ -407,9 +454,14 @@ async fn what_a_restored_machine_wrote_alone_is_kept_and_undoes_nothing() {
         all_have(&pool, path, content).await;
     }
     for i in 0..3 {
-        let edited = pool.node(i).stat(&"/edited".parse().unwrap()).await.unwrap();
+        let edited = pool.node(i).private().stat(&"/edited".parse().unwrap()).await.unwrap();
         assert_eq!(edited.entry.conflicts, 1, "both versions are there");
-        let alone = pool.node(i).stat(&"/alone-too".parse().unwrap()).await.unwrap();
+        let alone = pool
+            .node(i)
+            .private()
+            .stat(&"/alone-too".parse().unwrap())
+            .await
+            .unwrap();
         assert_eq!(alone.entry.conflicts, 0);
     }
     nobody_has(&pool, "/gone").await;

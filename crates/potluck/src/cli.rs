@@ -7,7 +7,7 @@ use crate::{
     span::Span,
 };
 use clap::{Args, Parser, Subcommand, ValueHint};
-use potluck_types::{ByteSize, MachineName, Zone};
+use potluck_types::{ByteSize, MachineName, SpaceName, Zone};
 use std::{error::Error, path::PathBuf};
 
 const EXIT_CODES: &str = "\
@@ -153,9 +153,9 @@ pub(crate) enum Command {
     },
     /// Show what was removed and overwritten, and can be brought back
     Trash {
-        /// Only below this
-        #[arg(value_name = "SPACE:/PATH", default_value = "home:/")]
-        place: Place,
+        /// Only below this [default: all of your spaces]
+        #[arg(value_name = "SPACE:/PATH")]
+        place: Option<Place>,
         /// Let go of it now: its room is free at once, and nobody can bring it back
         #[arg(long)]
         empty: bool,
@@ -181,6 +181,9 @@ pub(crate) enum Command {
         #[arg(long, value_name = "SPACE:/PATH")]
         to: Option<Place>,
     },
+    /// Make and name spaces: each is encrypted under a key of its own
+    #[command(subcommand)]
+    Space(Space),
     /// Show what is known of a file
     Stat {
         /// Which
@@ -387,6 +390,53 @@ pub(crate) struct Put {
     /// The one PATH gets the place itself as its name, instead of going into it
     #[arg(long = "no-target-directory", short = 'T')]
     pub(crate) exact: bool,
+}
+
+/// What to do with spaces.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Space {
+    /// Found a space: `photos:/` is a place from then on, on all machines of yours
+    Create {
+        /// What it is to be called
+        #[arg(value_name = "SPACE")]
+        name: SpaceName,
+    },
+    /// List your spaces
+    Ls {
+        /// And those that were removed and can be brought back
+        #[arg(long)]
+        removed: bool,
+    },
+    /// Show a space in detail
+    Info {
+        /// Which
+        #[arg(value_name = "SPACE", default_value = "home")]
+        name: SpaceName,
+    },
+    /// Give a space another name
+    Mv {
+        /// Which
+        #[arg(value_name = "SPACE")]
+        from: SpaceName,
+        /// What it is to be called
+        #[arg(value_name = "NAME")]
+        to: SpaceName,
+    },
+    /// Remove a space with all that is in it; it can be brought back for 30 days, or as long as `retention` in the configuration says
+    Rm {
+        /// Which
+        #[arg(value_name = "SPACE")]
+        name: SpaceName,
+        /// For good: its room is free at once. Also of one that was removed before
+        #[arg(long)]
+        now: bool,
+    },
+    /// Bring back a space that was removed
+    Restore {
+        /// Which
+        #[arg(value_name = "SPACE")]
+        name: SpaceName,
+    },
 }
 
 /// What to do with keys.

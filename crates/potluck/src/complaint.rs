@@ -231,7 +231,7 @@ impl From<NodeError> for Complaint {
         let message = sentence(&error);
         match error {
             NodeError::Tree(TreeError::NotFound(_)) => {
-                Self::new(Kind::NotFound, message).hint("`potluck ls home:` shows what there is")
+                Self::new(Kind::NotFound, message).hint("`potluck ls SPACE:/` shows what there is")
             }
             NodeError::Tree(TreeError::IsADirectory(_)) => {
                 Self::failed(message).hint("`get PLACE FOLDER` fetches a directory, `rm -r` removes one; a file cannot take its name: rename one of them, or use another place")
@@ -267,6 +267,13 @@ impl From<NodeError> for Complaint {
             NodeError::NotInTrash(_) => {
                 Self::new(Kind::NotFound, message).hint("`potluck trash` shows what can be brought back")
             }
+            NodeError::NoSuchSpace(_) => Self::new(Kind::NotFound, message)
+                .hint("`potluck space ls --removed` shows yours; `potluck space create NAME` makes one"),
+            NodeError::SpaceExists(_) => Self::failed(message).hint("choose another name; `potluck space mv` renames one"),
+            NodeError::SpaceNotHere(_) => Self::new(Kind::Unreachable, message)
+                .hint("again in a moment; `potluck status` shows who is away"),
+            NodeError::SpaceStays(_) => Self::usage(message).hint("`potluck rm -r home:/` removes what is in it"),
+            NodeError::TooManySpaces(_) => Self::failed(message).hint("one space takes any number of directories"),
             NodeError::ForgetSelf => Self::usage(message).hint("`potluck leave` moves its data to the others first"),
             NodeError::Kit(error) => error.into(),
             NodeError::Stopping => Self::new(Kind::NoDaemon, message).hint("start it again: `potluck up --detach`"),

@@ -1,12 +1,10 @@
 //! Places as people type them: `home:/photos/a.jpg` in a space, `0-99` in a file; and names as terminals can show them.
 
-use crate::complaint::{Complaint, Kind};
+use crate::complaint::Complaint;
 use potluck_spaces::Path;
+use potluck_types::SpaceName;
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
-
-/// The one space that a person has: theirs.
-pub(crate) const HOME_SPACE: &str = "home";
 
 /// Why text is no place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -14,9 +12,9 @@ pub(crate) enum ParsePlaceError {
     /// There is no space name in it.
     #[error("`{0}` names no space")]
     NoSpace(String),
-    /// There is no such space.
-    #[error("there is no space `{0}`")]
-    UnknownSpace(String),
+    /// What comes before the colon is no name of a space.
+    #[error(transparent)]
+    Space(#[from] potluck_types::ParseUnitError),
     /// The path is impossible.
     #[error(transparent)]
     Path(#[from] potluck_spaces::PathError),
@@ -24,19 +22,15 @@ pub(crate) enum ParsePlaceError {
 
 impl From<ParsePlaceError> for Complaint {
     fn from(error: ParsePlaceError) -> Self {
-        let message = error.to_string();
-        match error {
-            ParsePlaceError::UnknownSpace(_) => {
-                Self::new(Kind::NotFound, message).hint(format!("there is one, yours: `{HOME_SPACE}:/PATH`"))
-            }
-            _ => Self::usage(message).hint(format!("a place is written `{HOME_SPACE}:/PATH`")),
-        }
+        Self::usage(error.to_string()).hint("a place is written `home:/PATH`; `potluck space ls` names your spaces")
     }
 }
 
 /// A path in a space.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Place {
+    /// What the person calls the space.
+    pub(crate) space: SpaceName,
     /// The path.
     pub(crate) path: Path,
     /// Whether it was typed as a directory: with a slash at its end, or as the space alone.
@@ -50,10 +44,8 @@ impl FromStr for Place {
         let Some((space, path)) = text.split_once(':') else {
             return Err(ParsePlaceError::NoSpace(text.to_owned()));
         };
-        if space != HOME_SPACE {
-            return Err(ParsePlaceError::UnknownSpace(space.to_owned()));
-        }
         Ok(Self {
+            space: space.parse()?,
             path: path.parse()?,
             is_directory: path.is_empty() || path.ends_with('/'),
         })
@@ -62,15 +54,32 @@ impl FromStr for Place {
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{HOME_SPACE}:{}", escape(&self.path.to_string()))
+        write!(f, "{}:{}", self.space, escape(&self.path.to_string()))
     }
 }
 
-/// A path as people would type it.
-pub(crate) fn place_of(path: &Path) -> Place {
-    Place {
-        path: path.clone(),
-        is_directory: false,
+impl Place {
+    /// The root of the private space.
+    pub(crate) fn root() -> Self {
+        Self::root_of(SpaceName::home())
+    }
+
+    /// The root of a space.
+    pub(crate) fn root_of(space: SpaceName) -> Self {
+        Self {
+            space,
+            path: Path::root(),
+            is_directory: true,
+        }
+    }
+
+    /// Another path in the same space.
+    pub(crate) fn at(&self, path: &Path) -> Self {
+        Self {
+            space: self.space.clone(),
+            path: path.clone(),
+            is_directory: false,
+        }
     }
 }
 
@@ -166,13 +175,11 @@ mod tests {
         check("home:photos//a.jpg/", Some("home:/photos/a.jpg"));
         check("home:/a:b", Some("home:/a:b"));
         check("home:/../etc", None);
-        check("work:/a", None);
+        check("work:/a", Some("work:/a"));
+        check("../work:/a", None);
+        check(":/a", None);
         check("/photos", None);
         check("", None);
-        assert_eq!(
-            "work:/a".parse::<Place>().unwrap_err().to_string(),
-            "there is no space `work`"
-        );
         let is_directory = |text: &str| text.parse::<Place>().unwrap().is_directory;
         assert!(
             is_directory("home:") && is_directory("home:/") && is_directory("home:/a/") && !is_directory("home:/a")

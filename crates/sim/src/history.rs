@@ -543,9 +543,9 @@ impl History {
             self.pool
                 .diary
                 .tell(&format!("scrubs have found {damaged} damaged shards"));
-            self.becomes_whole("after the scrubs").await?;
         }
-        Ok(())
+        // Those who have just read everything may have met some, too.
+        self.becomes_whole("after the scrubs").await
     }
 
     /// Nothing is repaired or moved while nothing changes.
@@ -723,7 +723,7 @@ pub(crate) async fn put(node: &Node, path: &str, content: Content) -> Result<Put
         executable: false,
     };
     let work = async {
-        let mut upload = node.upload(PutOptions::default())?;
+        let mut upload = node.private().upload(PutOptions::default())?;
         upload.put_blocking(path, meta, Cursor::new(content.bytes())).await?;
         upload.finish().await
     };
@@ -732,7 +732,7 @@ pub(crate) async fn put(node: &Node, path: &str, content: Content) -> Result<Put
 
 async fn remove(node: &Node, path: &str) -> Result<(), String> {
     let path = path.parse().map_err(|error| format!("{error}"))?;
-    match node.remove(&path, RemoveOptions::default()).await {
+    match node.private().remove(&path, RemoveOptions::default()).await {
         Ok(_) => Ok(()),
         Err(error) if is_absent(&error) => Ok(()),
         Err(error) => Err(error.to_string()),
@@ -743,7 +743,7 @@ pub(crate) async fn read(node: &Node, path: &str) -> Seen {
     let Ok(path) = path.parse() else {
         return Seen::Absent;
     };
-    let work = async { node.download(&path, None).await?.read_to_end().await };
+    let work = async { node.private().download(&path, None).await?.read_to_end().await };
     match timeout(OPERATION_MAX, work).await {
         Ok(Ok(bytes)) => Seen::Bytes(bytes),
         Ok(Err(error)) if is_absent(&error) => Seen::Absent,

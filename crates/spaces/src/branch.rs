@@ -4,8 +4,8 @@
 //! The history that others keep stands. What the device wrote beside it is set aside, the space is made anew from what is left of the logs, and once
 //! the other history is here, what was set aside is said again, as new entries. Each step is one transaction; what is set aside outlasts a crash.
 
-use crate::{AppendError, Change, Entry, Kv, KvError, Log, OpId, Table, Tree, TreeError};
-use potluck_crypto::{BoxKey, Signed};
+use crate::{AppendError, Change, Entry, Keys, Kv, KvError, Log, OpId, Table, Tree, TreeError};
+use potluck_crypto::Signed;
 use potluck_types::{Hash, NodeId, SpaceId, from_canonical, to_canonical};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -37,7 +37,7 @@ impl Branch {
     }
 
     /// Sets aside what the device wrote after an entry, and makes the space anew from all that is left. Gives the number of entries.
-    pub fn set_aside(self, kv: &mut impl Kv, key: &BoxKey, tree: Tree, after: u64) -> Result<u64, BranchError> {
+    pub fn set_aside(self, kv: &mut impl Kv, keys: &Keys, tree: Tree, after: u64) -> Result<u64, BranchError> {
         let log = Log::of(self.space);
         let devices: Vec<NodeId> = log.frontier(kv)?.into_keys().collect();
         let mut entries = 0;
@@ -60,12 +60,12 @@ impl Branch {
             }
         }
         for device in devices {
-            self.take_again(kv, key, tree, device)?;
+            self.take_again(kv, keys, tree, device)?;
         }
         Ok(entries)
     }
 
-    fn take_again(self, kv: &mut impl Kv, key: &BoxKey, tree: Tree, device: NodeId) -> Result<(), BranchError> {
+    fn take_again(self, kv: &mut impl Kv, keys: &Keys, tree: Tree, device: NodeId) -> Result<(), BranchError> {
         let log = Log::of(self.space);
         let mut seq = 0;
         loop {
@@ -76,7 +76,7 @@ impl Branch {
             for bytes in page {
                 let signed = Signed::from_bytes(&bytes).map_err(AppendError::from)?;
                 let (_, entry, device) = log.append(kv, &signed)?;
-                tree.apply(kv, key, device, &entry)?;
+                tree.apply(kv, keys, device, &entry)?;
                 seq = entry.seq;
             }
         }

@@ -43,11 +43,15 @@ pub enum Table {
     Aside,
     /// Space, device, sequence number, hash → nothing: the first entry of a history that was given up.
     GivenUp,
+    /// Space, hash → a record of its [`Charter`](crate::Charter).
+    Charter,
+    /// Space, device → the first entry of its log that was not opened yet: its key was not known.
+    Sealed,
 }
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Log,
         Self::Frontier,
         Self::Registers,
@@ -64,10 +68,12 @@ impl Table {
         Self::Turnover,
         Self::Aside,
         Self::GivenUp,
+        Self::Charter,
+        Self::Sealed,
     ];
 
     /// Those that follow from the logs, and can be made anew from them.
-    pub const DERIVED: [Self; 13] = [
+    pub const DERIVED: [Self; 14] = [
         Self::Frontier,
         Self::Registers,
         Self::Replaced,
@@ -81,12 +87,13 @@ impl Table {
         Self::KeptUntil,
         Self::Totals,
         Self::Turnover,
+        Self::Sealed,
     ];
 }
 
 const _: () = assert!(
-    Table::DERIVED.len() + 3 == Table::ALL.len(),
-    "all but the log, what is set aside, and what was given up"
+    Table::DERIVED.len() + 4 == Table::ALL.len(),
+    "all but the log, the charter, what is set aside, and what was given up"
 );
 
 /// One transaction over the tables. Reads see its own writes.

@@ -5,6 +5,7 @@
 //! - `kv`: the ordered tables that this crate keeps its state in; the caller brings them, with their transactions.
 //! - `log`: signed, hash-chained entries of one device; appending checks the chain. Needs no key to a space, so custodians run it, too.
 //! - `tree`: the entries' sealed changes, merged into directories: a multi-value register per (directory, name).
+//! - `charter`: whose a space is, and the keys of its epochs: signed records.
 //! - `branch`: a device that has signed two histories, and how it comes to have one again.
 //! - `pins`: what stripes are live, from the public half of the entries.
 //! - `trash`: values that were replaced and can be brought back, in the order in which their time is over.
@@ -14,6 +15,7 @@
 //! are both kept; nothing is written outside the caller's transaction. Where bytes live is not known here.
 
 mod branch;
+mod charter;
 mod kv;
 mod log;
 mod path;
@@ -23,6 +25,7 @@ mod tree;
 mod turnover;
 
 pub use branch::{Again, Aside, Branch, BranchError};
+pub use charter::{Before, Charter, CharterError, CharterRecord, Epoch, EpochId, Founding, Joined, Keys, Wrap};
 pub use kv::{Kv, KvError, MemoryKv, Rows, Table};
 pub use log::{Append, AppendError, Body, Entry, Frontier, Log, OpId, Position};
 pub use path::{Name, Path, PathError};

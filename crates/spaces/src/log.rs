@@ -3,7 +3,7 @@
 //! An entry's changes are sealed; public are its place in the log, its clock, and the stripes that it pins and
 //! unpins. So a custodian that cannot read the space still checks, keeps and serves it, and knows what is live.
 
-use crate::{Kv, KvError, Pins, Table};
+use crate::{EpochId, Kv, KvError, Pins, Table};
 use potluck_crypto::{Record, Signed, SignedError, SigningKey};
 use potluck_types::{Hash, NodeId, SpaceId, StripeId, Timestamp, from_canonical, limits, to_canonical};
 use serde::{Deserialize, Serialize};
@@ -31,6 +31,9 @@ pub struct Entry {
     pub unpins: Vec<StripeId>,
     /// The [`Change`](crate::Change)s, for those who hold the space's key.
     pub sealed: ByteBuf,
+    /// Under which key they are sealed; none in a space that has but one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<EpochId>,
 }
 
 impl Record for Entry {
@@ -178,6 +181,7 @@ impl Log {
             pins: body.pins,
             unpins: body.unpins,
             sealed: ByteBuf::from(body.sealed),
+            epoch: body.epoch,
         };
         Ok(Signed::sign(key, &entry)?)
     }
@@ -275,4 +279,6 @@ pub struct Body {
     pub unpins: Vec<StripeId>,
     /// See [`Entry::sealed`].
     pub sealed: Vec<u8>,
+    /// See [`Entry::epoch`].
+    pub epoch: Option<EpochId>,
 }

@@ -10,10 +10,10 @@ mod change;
 pub use change::{Change, Fate, RETENTION_MAX};
 
 use crate::{
-    Kept, Kv, KvError, Log, Name, OpId, Path, PathError, Removal, Table, Totals, Trash, Turnover,
+    Entry, Kept, Keys, Kv, KvError, Log, Name, OpId, Path, PathError, Removal, Table, Totals, Trash, Turnover,
     trash::{Replacement, op_bytes},
 };
-use potluck_crypto::{BoxKey, Purpose};
+use potluck_crypto::{BoxKey, Purpose, Signed};
 use potluck_types::{CodecError, Entropy, Hash, NodeId, SpaceId, StripeId, Timestamp, from_canonical, to_canonical};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -34,6 +34,8 @@ pub struct DirId(#[serde(with = "serde_bytes")] [u8; 16]);
 impl DirId {
     /// The directory that everything is below.
     pub const ROOT: Self = Self([0; 16]);
+    /// Where a person's private space has their other spaces, by the names that they gave them. No path leads there.
+    pub const SPACES: Self = Self([1; 16]);
 
     /// Its bytes.
     pub const fn as_bytes(&self) -> &[u8; 16] {
@@ -91,6 +93,8 @@ pub enum Value {
     File(File),
     /// A directory.
     Directory(DirId),
+    /// A space, in [`DirId::SPACES`] of a person's private space.
+    Space(SpaceId),
 }
 
 /// What said that a version lies in other stripes: when, and by which operation.
@@ -159,6 +163,9 @@ pub enum TreeError {
     /// A directory would become its own ancestor.
     #[error("{0} cannot be moved into itself")]
     IntoItself(Path),
+    /// An entry is sealed under a key that this person does not have, or not yet.
+    #[error("an entry of the space is sealed under a key that is not known here")]
+    NoKey,
     /// The changes do not open under the space's key, or are no changes.
     #[error("an entry of the space cannot be opened: another key, or damage")]
     Sealed,
@@ -226,25 +233,93 @@ impl Tree {
     }
 
     /// Opens an entry's changes.
-    pub fn open(self, key: &BoxKey, entry: &crate::Entry) -> Result<Vec<Change>, TreeError> {
+    pub fn open(self, keys: &Keys, entry: &Entry) -> Result<Vec<Change>, TreeError> {
         let purpose = Purpose {
             context: CHANGES,
             associated: self.space.as_bytes(),
         };
+        let key = keys.of(entry.epoch).ok_or(TreeError::NoKey)?;
         let plain = key.open(purpose, &entry.sealed).map_err(|_| TreeError::Sealed)?;
         Ok(change::decode(&plain)?)
     }
 
-    /// Opens an entry's changes and applies them. An entry is applied once, when it is appended, in its own device's order. Gives the stripes
-    /// that its changes use.
+    /// Opens an entry's changes and applies them. An entry is applied once, when it is appended, in its own device's order; one whose key is not known waits, and
+    /// all of that device behind it, see [`Tree::unseal`]. Gives the stripes that its changes use.
     pub fn apply(
         self,
         kv: &mut impl Kv,
-        key: &BoxKey,
+        keys: &Keys,
         device: NodeId,
-        entry: &crate::Entry,
+        entry: &Entry,
     ) -> Result<Vec<StripeId>, TreeError> {
-        let changes = self.open(key, entry)?;
+        let is_waiting = self.first_sealed(kv, device)?.is_some();
+        if is_waiting || keys.of(entry.epoch).is_none() {
+            if !is_waiting {
+                kv.put(Table::Sealed, &self.device_key(device), &entry.seq.to_be_bytes())?;
+            }
+            return Ok(Vec::new());
+        }
+        self.apply_now(kv, keys, device, entry)
+    }
+
+    /// Opens and applies up to `limit` entries that have waited for their key. Gives the stripes that they use and name; none when there is nothing that could be
+    /// opened.
+    pub fn unseal(self, kv: &mut impl Kv, keys: &Keys, limit: usize) -> Result<Option<Vec<StripeId>>, TreeError> {
+        let log = Log::of(self.space);
+        let waiting = kv.scan(Table::Sealed, self.space.as_bytes(), None, usize::MAX)?;
+        let (mut named, mut opened) = (Vec::new(), 0);
+        for (row, first) in waiting {
+            let device: [u8; 32] = row[32..]
+                .try_into()
+                .map_err(|_| KvError::from("a device's key is 64 bytes"))?;
+            let device = NodeId::from_bytes(device);
+            let first: [u8; 8] = first[..]
+                .try_into()
+                .map_err(|_| KvError::from("a number has 8 bytes"))?;
+            let mut seq = u64::from_be_bytes(first);
+            while opened < limit
+                && let Some(bytes) = log.entry(kv, device, seq)?
+            {
+                // It was checked when it was appended.
+                let entry = Signed::<Entry>::from_bytes(&bytes).and_then(|signed| Ok(signed.open()?.into_value()));
+                let entry = entry.map_err(|error| KvError::from(error.to_string()))?;
+                if keys.of(entry.epoch).is_none() {
+                    break;
+                }
+                // What comes behind it is not seen yet.
+                kv.put(Table::Sealed, &row, &(seq + 1).to_be_bytes())?;
+                named.extend(self.apply_now(kv, keys, device, &entry)?);
+                named.extend(entry.pins.iter().chain(&entry.unpins));
+                opened += 1;
+                seq += 1;
+            }
+            if log.entry(kv, device, seq)?.is_none() {
+                kv.delete(Table::Sealed, &row)?;
+            }
+        }
+        Ok((opened > 0).then_some(named))
+    }
+
+    /// Whether all entries that are here are opened.
+    pub fn is_unsealed(self, kv: &impl Kv) -> Result<bool, TreeError> {
+        Ok(kv.scan(Table::Sealed, self.space.as_bytes(), None, 1)?.is_empty())
+    }
+
+    /// The first entry of a device that waits for its key.
+    fn first_sealed(self, kv: &impl Kv, device: NodeId) -> Result<Option<u64>, KvError> {
+        let row = kv.get(Table::Sealed, &self.device_key(device))?;
+        let number = |row: Vec<u8>| Ok::<_, KvError>(u64::from_be_bytes(row[..].try_into()?));
+        row.map(number).transpose()
+    }
+
+    fn apply_now(
+        self,
+        kv: &mut impl Kv,
+        keys: &Keys,
+        device: NodeId,
+        entry: &Entry,
+    ) -> Result<Vec<StripeId>, TreeError> {
+        let changes = self.open(keys, entry)?;
         let before = self.trash().totals(kv)?;
         let mut effect = Effect {
             totals: before,
@@ -388,7 +463,8 @@ impl Tree {
 
     fn is_seen(self, kv: &impl Kv, op: OpId) -> Result<bool, KvError> {
         let known = Log::of(self.space).position(kv, op.device)?;
-        Ok(known.is_some_and(|position| position.seq >= op.seq))
+        let sealed = self.first_sealed(kv, op.device)?;
+        Ok(known.is_some_and(|position| position.seq >= op.seq) && sealed.is_none_or(|first| op.seq < first))
     }
 
     /// Adds a value to a name, unless it was replaced before it came.
@@ -403,6 +479,7 @@ impl Tree {
         match &head.value {
             Value::File(file) => self.use_stripes(kv, file.id, u32::MAX, &file.uses)?,
             Value::Directory(id) => kv.put(Table::Directories, &self.dir_key(*id), &[])?,
+            Value::Space(_) => {}
         }
         if let Some(replacement) = self.trash().foreseen(kv, head.op)? {
             kv.delete(Table::Replaced, &self.op_key(head.op))?;
@@ -504,7 +581,7 @@ impl Tree {
     fn release_value(self, kv: &mut impl Kv, value: &Value) -> Result<(), TreeError> {
         match value {
             Value::File(file) => self.release(kv, file.id),
-            Value::Directory(_) => Ok(()),
+            Value::Directory(_) | Value::Space(_) => Ok(()),
         }
     }
 
@@ -756,7 +833,7 @@ impl Tree {
             };
             directory = match heads.first().map(|head| &head.value) {
                 Some(Value::Directory(id)) => *id,
-                Some(Value::File(_)) => return Err(TreeError::NotADirectory(here)),
+                Some(Value::File(_) | Value::Space(_)) => return Err(TreeError::NotADirectory(here)),
                 None => {
                     let id = self.new_directory(kv, directory, name, entropy)?;
                     changes.push(Change::Set {
@@ -816,6 +893,10 @@ impl Tree {
 
     fn dir_key(self, directory: DirId) -> Vec<u8> {
         [&self.space.as_bytes()[..], &directory.0].concat()
+    }
+
+    fn device_key(self, device: NodeId) -> Vec<u8> {
+        [&self.space.as_bytes()[..], device.as_bytes()].concat()
     }
 
     fn op_key(self, op: OpId) -> Vec<u8> {

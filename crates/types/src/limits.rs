@@ -53,6 +53,10 @@ pub const APPEND_BYTES_MAX: usize = 4 * MIB;
 pub const ENTRY_BYTES_MAX: usize = 128 * KIB;
 /// Bytes of one signed record (a member, a grant, a vote), unless its type says otherwise.
 pub const RECORD_BYTES_MAX: usize = ENTRY_BYTES_MAX;
+/// Bytes of one record of a space's charter, with its signature: an epoch for some three hundred people.
+pub const CHARTER_RECORD_BYTES_MAX: usize = 48 * KIB;
+/// Bytes of all records of one space's charter.
+pub const CHARTER_BYTES_MAX: usize = 4 * MIB;
 /// Stripes that one log entry pins or unpins at most.
 pub const PINS_PER_ENTRY_MAX: usize = 1024;
 

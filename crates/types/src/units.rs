@@ -1,4 +1,4 @@
-//! What people type: sizes, zones, names of machines.
+//! What people type: sizes, zones, names of machines and spaces.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::{fmt, str::FromStr};
@@ -16,6 +16,9 @@ pub enum ParseUnitError {
     /// Not a name for a machine.
     #[error("`{0}` is not a name for a machine: use 1 to 64 letters, digits, `-`, `_` or `.`")]
     MachineName(String),
+    /// Not a name for a space.
+    #[error("`{0}` is not a name for a space: use 1 to 64 letters, digits, `-`, `_` or `.`")]
+    SpaceName(String),
 }
 
 /// A number of bytes, written `200GB` (powers of 1000) or `1.5TiB` (powers of 1024).
@@ -202,6 +205,25 @@ label! {
 label! {
     /// What a person calls a machine. Nothing rests on it: two may have the same.
     MachineName, MachineName
+}
+
+label! {
+    /// What a person calls a space: what comes before the colon of `photos:/2026`. Others may call it otherwise.
+    SpaceName, SpaceName
+}
+
+impl SpaceName {
+    const HOME: &'static str = "home";
+
+    /// What everybody calls their private space.
+    pub fn home() -> Self {
+        Self(Self::HOME.to_owned())
+    }
+
+    /// Whether it is that.
+    pub fn is_home(&self) -> bool {
+        self.0 == Self::HOME
+    }
 }
 
 #[cfg(test)]

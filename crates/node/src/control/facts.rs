@@ -224,12 +224,26 @@ impl Control {
         self.view.nodes.keys().all(|node| self.view.answers(*node))
     }
 
-    /// Whether a node is a machine of a private space's person.
+    /// Whether a node is a machine of one who reads a space: of a private one, its person.
     pub(crate) fn is_of(&self, node: NodeId, space: SpaceId) -> bool {
-        self.roster.user_of(node).map(private_space_id) == Some(space)
+        let Some(user) = self.roster.user_of(node) else {
+            return false;
+        };
+        let reads = |readers: &BTreeSet<UserId>| readers.contains(&user);
+        private_space_id(user) == space || self.readers.get(&space).is_some_and(reads)
     }
 
-    /// Of the machines of a private space's person, the first in the space's order that answers.
+    /// Whether a space is a person's private one, as far as its person is known.
+    pub(crate) fn is_private(&self, space: SpaceId) -> bool {
+        !self.readers.contains_key(&space) && self.roster.users().any(|user| private_space_id(user) == space)
+    }
+
+    /// Who reads a space, as its charter says.
+    pub(crate) fn set_readers(&mut self, space: SpaceId, readers: BTreeSet<UserId>) {
+        self.readers.insert(space, readers);
+    }
+
+    /// Of the machines of those who read a space, the first in the space's order that answers.
     fn first_machine(&self, space: SpaceId) -> Option<NodeId> {
         rank(StripeId::from_bytes(*space.as_bytes()), &self.view)
             .into_iter()

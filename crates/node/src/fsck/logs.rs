@@ -8,8 +8,8 @@ use crate::{
     retention::Elapsed,
     spare::{Reserve, Spared},
 };
-use potluck_crypto::{BoxKey, Signed, SigningKey, derive};
-use potluck_spaces::{Append, Entry, Kv, KvError, Log, Rows, Table, Tree};
+use potluck_crypto::{Signed, SigningKey, derive};
+use potluck_spaces::{Append, Charter, Entry, Keys, Kv, KvError, Log, Rows, Table, Tree};
 use potluck_types::{ByteSize, NodeId, SpaceId, to_canonical};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -96,13 +96,13 @@ impl LogDamage {
 /// A replay of all logs.
 struct Replay<'r> {
     scratch: &'r Meta,
-    /// The space whose changes can be read, and its key.
-    own: Option<(SpaceId, BoxKey)>,
+    /// The keys of the spaces whose changes can be read; of those with a charter also where there are none, as for a node that keeps their logs.
+    keys: BTreeMap<SpaceId, Keys>,
     /// What is in the trash is learned of anew: it is kept for longer, and never for less long.
     learning_at: Duration,
     broken: BTreeMap<LogId, u64>,
-    /// How many entries of the own space do not open.
-    sealed: u64,
+    /// How many entries of those do not open.
+    sealed: BTreeMap<SpaceId, u64>,
     entries: u64,
     bytes: u64,
 }
@@ -111,22 +111,22 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
     /// Checks all logs and tables; `user` is whose names can be read.
     pub(super) fn logs(&mut self, meta: &Meta, user: Option<&SigningKey>) -> Result<LogDamage, MetaError> {
         let scratch = scratch()?;
-        let own = user.map(|user| {
-            (
-                derive::private_space_id(user.user_id()),
-                derive::private_space_key(user),
-            )
-        });
+        let kv = meta.read()?;
+        let keys = self.keys(&kv, user)?;
+        let own = keys
+            .iter()
+            .filter(|(_, keys)| !keys.is_empty())
+            .map(|(space, _)| *space);
+        let own: BTreeSet<SpaceId> = own.collect();
         let mut replay = Replay {
             scratch: &scratch,
-            own,
+            keys,
             learning_at: meta.elapsed()?.map_or(Duration::ZERO, Elapsed::counted),
             broken: BTreeMap::new(),
-            sealed: 0,
+            sealed: BTreeMap::new(),
             entries: 0,
             bytes: 0,
         };
-        let kv = meta.read()?;
         let mut after: Option<Vec<u8>> = None;
         loop {
             let rows = scan(&kv, Table::Log, &[], after.as_deref(), ENTRIES)?;
@@ -141,32 +141,56 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
         let replayed = scratch.read()?;
         replay.missing_ends(&kv, &replayed)?;
         let Replay {
-            own,
             broken,
             sealed,
             entries,
             ..
         } = replay;
         self.report.entries = entries;
-        let own = own.map(|(space, _)| space);
         let mut damage = LogDamage::default();
         for ((space, device), seq) in broken {
-            let is_others = Some(space) != own && user.is_some();
+            let is_others = !own.contains(&space) && user.is_some();
             let fault = Fault::BrokenLog { seq, is_others };
             self.report
                 .findings
                 .push(Finding::new(place(space, Some(device)), fault));
             damage.broken.insert((space, device), seq);
         }
-        if let Some(own) = own.filter(|_| sealed > 0) {
-            let fault = Fault::Sealed { count: sealed };
-            self.report.findings.push(Finding::new(place(own, None), fault));
+        for (space, count) in &sealed {
+            let fault = Fault::Sealed { count: *count };
+            self.report.findings.push(Finding::new(place(*space, None), fault));
         }
-        self.tables(&mut damage, &kv, &replayed, own, sealed)?;
+        self.tables(&mut damage, &kv, &replayed, user.is_some().then_some(&own), &sealed)?;
         damage.broken.retain(|(space, _), _| damage.spaces.contains(space));
         drop((kv, replayed));
         damage.replayed = (!damage.spaces.is_empty()).then_some(scratch);
         Ok(damage)
+    }
+
+    /// The keys of this person's spaces, as they follow from theirs and from the charters that are here.
+    fn keys(&mut self, kv: &ReadKv, user: Option<&SigningKey>) -> Result<BTreeMap<SpaceId, Keys>, MetaError> {
+        let mut keys = BTreeMap::new();
+        let Some(user) = user else { return Ok(keys) };
+        let recipient = derive::recipient_key(user);
+        let mut after: Option<Vec<u8>> = None;
+        while let Some((key, _)) = scan(kv, Table::Charter, &[], after.as_deref(), 1)?.pop() {
+            let Some(space) = key.first_chunk::<32>().copied().map(SpaceId::from_bytes) else {
+                after = Some(key);
+                continue;
+            };
+            let charter = Charter::load(kv, space).map_err(failed)?;
+            let rows = scan(kv, Table::Charter, space.as_bytes(), None, usize::MAX)?;
+            let count = rows.len().saturating_sub(charter.records().count()) as u64;
+            if count > 0 {
+                let fault = Fault::Charter { count };
+                self.report.findings.push(Finding::new(place(space, None), fault));
+            }
+            keys.insert(space, charter.keys(user.user_id(), &recipient));
+            after = Some([&space.as_bytes()[..], &[0xff; 33]].concat());
+        }
+        let private = Keys::private(derive::private_space_key(user));
+        keys.insert(derive::private_space_id(user.user_id()), private);
+        Ok(keys)
     }
 
     /// Compares the tables of each space with what its logs add up to.
@@ -175,16 +199,16 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
         damage: &mut LogDamage,
         kv: &ReadKv,
         replayed: &ReadKv,
-        own: Option<SpaceId>,
-        sealed: u64,
+        own: Option<&BTreeSet<SpaceId>>,
+        sealed: &BTreeMap<SpaceId, u64>,
     ) -> Result<(), MetaError> {
         for space in spaces(kv)?.union(&spaces(replayed)?) {
-            let is_own = Some(*space) == own;
+            let is_own = own.is_some_and(|own| own.contains(space));
             let is_broken = damage.broken.keys().any(|(other, _)| other == space);
             // Without the person's key, what their space holds does not follow from anything here.
             let is_derivable = match own {
                 None => false,
-                Some(_) if is_own => !is_broken && sealed == 0,
+                Some(_) if is_own => !is_broken && !sealed.contains_key(space),
                 Some(_) => true,
             };
             let compared = COMPARED
@@ -241,14 +265,13 @@ impl Replay<'_> {
     }
 
     fn apply(&mut self, kv: &mut WriteKv<'_>, space: SpaceId, device: NodeId, entry: &Entry) -> Result<(), MetaError> {
-        if let Some((own, space_key)) = &self.own
-            && *own == space
+        if let Some(keys) = self.keys.get(&space)
             && Tree::of(space)
                 .learning_at(self.learning_at)
-                .apply(kv, space_key, device, entry)
+                .apply(kv, keys, device, entry)
                 .is_err()
         {
-            self.sealed += 1;
+            *self.sealed.entry(space).or_default() += 1;
         }
         Ok(())
     }

@@ -17,12 +17,15 @@ use crate::{
     world::{Network, SystemStorage, World},
 };
 use bytes::Bytes;
-use potluck_crypto::{Signed, SigningKey, TicketSecret, derive::private_space_id};
+use potluck_crypto::{
+    Signed, SigningKey, TicketSecret,
+    derive::{private_space_id, recipient_key},
+};
 use potluck_net::{Endpoint, MemoryNetwork, Message, Protocol, RequestError};
-use potluck_spaces::{Entry, Log, Share};
+use potluck_spaces::{Charter, Entry, Log, Share};
 use potluck_types::{
-    ByteSize, Descriptor, Geometry, Hash, NodeId, ShardId, SpaceId, Timestamp, UnverifiedShard, from_canonical,
-    to_canonical,
+    ByteSize, Descriptor, Entropy, Geometry, Hash, NodeId, ShardId, SpaceId, Timestamp, UnverifiedShard,
+    from_canonical, to_canonical,
 };
 use serde_bytes::ByteBuf;
 use std::{future::Future, os::unix::fs::OpenOptionsExt, path::Path, time::Duration};
@@ -325,7 +328,10 @@ impl Server {
         let verified = signed.open().expect("a good signature");
         let device = NodeId::from_bytes(*verified.signer().as_bytes());
         let owner = self.roster.owner_of(device).expect("a member");
-        verified.value().space == private_space_id(owner)
+        let space = verified.value().space;
+        let kv = self.node.shared().read().expect("its database");
+        let charter = self.node.shared().charters.of(&kv, space).expect("its database");
+        space == private_space_id(owner) || charter.may_write(owner)
     }
 
     /// A message about shards. The first byte: 0 for a member's, 1 for a stranger's, then two bytes of length, the header, and the body; 2 for a
@@ -412,6 +418,18 @@ fn well_made([k, m]: [u8; 2], bytes: &[u8]) -> Option<Message> {
     Some(encode_with(&request, payload.to_vec().into()))
 }
 
+/// A space of this person's, the same each time.
+fn founded_by(user: &SigningKey) -> Charter {
+    struct Sevens;
+    impl Entropy for Sevens {
+        fn fill(&self, buffer: &mut [u8]) {
+            buffer.fill(7);
+        }
+    }
+    let recipient = recipient_key(user).recipient();
+    Charter::found(user, recipient, Timestamp::from_millis(1), &Sevens).expect("a good key")
+}
+
 /// Writes a bit of everything into a database.
 pub(super) fn fill(meta: &Meta) {
     let (keys, roster) = (keys(), roster());
@@ -421,14 +439,15 @@ pub(super) fn fill(meta: &Meta) {
     for number in 1..20u8 {
         let body = potluck_spaces::Body {
             pins: vec![potluck_types::StripeId::from_bytes([number; 32]); 2],
-            unpins: Vec::new(),
             sealed: vec![number; 300],
+            ..potluck_spaces::Body::default()
         };
         let written = meta.write(|kv| {
             let entry = Log::of(space).next_entry(kv, &keys.member, Timestamp::from_millis(number.into()), body)?;
             Log::of(space).append(kv, &entry)?;
             kv.set_stored(&[number; 32], &[number; 90])?;
             kv.set_upload(
+                space,
                 potluck_spaces::FileId::from_bytes([number; 16]),
                 Timestamp::from_millis(1),
             )?;
@@ -496,8 +515,8 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let shard = ShardId { stripe, index: 1 };
     let body = potluck_spaces::Body {
         pins: vec![stripe],
-        unpins: Vec::new(),
         sealed: vec![0; 48],
+        ..potluck_spaces::Body::default()
     };
     let entry = Log::of(space).next_entry(
         &potluck_spaces::MemoryKv::default(),
@@ -506,6 +525,8 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         body,
     );
     let entry = entry.expect("a first entry");
+    let charter = founded_by(&keys.other_user);
+    let records = charter.records().map(|record| ByteBuf::from(record.to_bytes()));
     let plain = entry.open().expect("its own signature").into_value();
     let message = |request: &PoolRequest| with(0, &to_canonical(request));
     let stripes = vec![stripe];
@@ -525,7 +546,22 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("join", "alone", with(3, &to_canonical(&certificate))),
         ("pool", "health", message(&PoolRequest::Health)),
         ("pool", "pull", message(&PoolRequest::PullRecords)),
-        ("pool", "frontier", message(&PoolRequest::Frontier { space })),
+        (
+            "pool",
+            "charter",
+            message(&PoolRequest::Charter {
+                space: charter.space(),
+                records: records.collect(),
+            }),
+        ),
+        (
+            "pool",
+            "frontier",
+            message(&PoolRequest::Frontier {
+                space,
+                is_chartered: true,
+            }),
+        ),
         (
             "pool",
             "fetch",

@@ -1,10 +1,9 @@
 //! What a person should do about what is wrong.
 
 use crate::{
-    api::{HealthInfo, NodeInfo, NodeStatus},
+    api::{HealthInfo, MassIn, NodeInfo, NodeStatus, SpacePath},
     rails::thousands,
 };
-use potluck_spaces::{Mass, Path};
 use potluck_types::Timestamp;
 use std::time::Duration;
 
@@ -15,14 +14,14 @@ pub(super) struct Facts<'a> {
     /// Failure domains that new data is coded for.
     pub(super) domains: usize,
     /// Files of this person that cannot be read.
-    pub(super) unreadable: &'a [Path],
+    pub(super) unreadable: &'a [SpacePath],
     pub(super) is_leaving: bool,
     /// How long those that are away now are still expected back.
     pub(super) until_gone: Option<Duration>,
     /// Whether somebody came or went just now.
     pub(super) has_changed: bool,
     /// What a person has yet to say whether they meant it.
-    pub(super) masses: &'a [Mass],
+    pub(super) masses: &'a [MassIn],
     /// Whether a copy of this node runs elsewhere.
     pub(super) is_copied: bool,
 }
@@ -122,10 +121,10 @@ pub(super) fn advice(facts: &Facts<'_>) -> Vec<String> {
 }
 
 /// Whether so much was meant, and what to type for either answer.
-fn question(mass: &Mass) -> String {
+fn question(MassIn { space, mass }: &MassIn) -> String {
     let before = Timestamp::from_millis(mass.since.as_millis().saturating_sub(1)).precise();
     format!(
-        "{} of {} files were removed or overwritten from {} on. `potluck restore home:/ --since {before}` brings them all back; `potluck trash --accept` says that you meant it. Until then they stay in the trash, however long that is.",
+        "{} of {} files were removed or overwritten from {} on. `potluck restore {space}:/ --since {before}` brings them all back; `potluck trash --accept` says that you meant it. Until then they stay in the trash, however long that is.",
         thousands(mass.replaced),
         thousands(mass.of),
         mass.since,

@@ -3,6 +3,7 @@
 use super::Node;
 use crate::{
     api::NodeConfig,
+    charters::{self, Charters},
     claims::Claims,
     control::{Control, Event},
     download::PieceCache,
@@ -18,11 +19,12 @@ use crate::{
     roster::Roster,
     shared::Shared,
     space::Opened,
+    spaces::{self, Spaces},
     twin::Twin,
     world::{Network, World},
 };
 use futures::{StreamExt, stream::FuturesUnordered};
-use potluck_crypto::{Kit, KitMember, Signed, SigningKey, Ticket, derive};
+use potluck_crypto::{Kit, KitMember, Signed, SigningKey, Ticket};
 use potluck_net::{Address, Endpoint, Inbox, Listen, Message, NetworkConfig, Protocol};
 use potluck_store::{Options, Store};
 use potluck_types::{NodeId, PoolId, limits};
@@ -257,10 +259,7 @@ impl Node {
             let (rebuilt, unreadable) = (recovery.rebuilt, recovery.unreadable);
             tracing::warn!(rebuilt, damaged, missing_packs, %unreadable, "the shard store was repaired as it opened");
         }
-        let private = Opened::new(
-            derive::private_space_id(user_key.user_id()),
-            derive::private_space_key(&user_key),
-        );
+        let spaces = Spaces::of(Opened::private(&user_key));
         let (events, events_receiver) = mpsc::unbounded_channel();
         let topic = roster.pool().to_string();
         endpoint.set_members(roster.members());
@@ -269,7 +268,8 @@ impl Node {
         let rails = Rails::resume(config.retention, config.mass_change_share, meta.elapsed()?, started_at);
         let twin = Twin::begin(started_at);
         let shared = Arc::new(Shared {
-            private: Arc::new(private),
+            spaces,
+            charters: Charters::default(),
             node_key,
             user_key,
             endpoint,
@@ -311,6 +311,12 @@ impl Node {
             handled: Notify::new(),
             home,
         });
+        for (space, readers) in charters::readers(&shared.meta)? {
+            shared.with_control(|control| control.set_readers(space, readers));
+        }
+        if let Err(error) = spaces::refresh(&shared).await {
+            tracing::error!(%error, "the catalogue of spaces cannot be read");
+        }
         shared.endpoint.subscribe(topic).await;
         shared.announce_state();
         shared.run_event(Event::Damaged(recovery.damaged.len() as u64));

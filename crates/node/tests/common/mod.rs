@@ -6,7 +6,7 @@
 
 use potluck_node::{
     FileMeta, HealthInfo, InviteOptions, Node, NodeConfig, NodeError, PutOptions, PutReport, RemoveOptions, Share,
-    World,
+    Space, World,
 };
 use potluck_types::{ByteSize, Timestamp};
 use std::{future::Future, time::Duration};
@@ -84,7 +84,11 @@ pub async fn remove_now(node: &Node, path: &str) -> u64 {
         now: true,
         confirmed: true,
     };
-    node.remove(&path.parse().unwrap(), options).await.unwrap().files
+    node.private()
+        .remove(&path.parse().unwrap(), options)
+        .await
+        .unwrap()
+        .files
 }
 
 impl Pool {
@@ -218,9 +222,13 @@ impl Pool {
 
     pub async fn holds(&self, i: usize, path: &str, content: &[u8]) {
         let path = path.parse().unwrap();
-        eventually("the name arrives", || async { self.node(i).stat(&path).await.is_ok() }).await;
+        eventually("the name arrives", || async {
+            self.node(i).private().stat(&path).await.is_ok()
+        })
+        .await;
         let got = self
             .node(i)
+            .private()
             .download(&path, None)
             .await
             .unwrap()
@@ -250,9 +258,14 @@ impl Pool {
     }
 }
 
-/// Puts one file.
+/// Puts one file into a person's private space.
 pub async fn put(node: &Node, path: &str, content: &[u8]) -> Result<PutReport, NodeError> {
-    let mut upload = node.upload(PutOptions::default())?;
+    put_into(&node.private(), path, content).await
+}
+
+/// Puts one file.
+pub async fn put_into(space: &Space, path: &str, content: &[u8]) -> Result<PutReport, NodeError> {
+    let mut upload = space.upload(PutOptions::default())?;
     let meta = FileMeta {
         modified: Timestamp::from_millis(1_000),
         executable: false,

@@ -17,11 +17,12 @@ use crate::{
     },
     interrupt,
     machines::{Plan, Pool},
+    place::Place,
     terminal::{Terminal, count, rate, seconds, table},
 };
 use potluck_node::{PutOptions, yardstick::Yardstick};
 use potluck_spaces::{Name, Path as SpacePath};
-use potluck_types::{ByteSize, Geometry};
+use potluck_types::{ByteSize, Geometry, SpaceName};
 use serde::Serialize;
 use std::{
     fs,
@@ -229,7 +230,7 @@ impl Bench {
         self.put("put, small files", &source, "small", None)?;
         let begun = self.begin();
         let mut names = 0;
-        files::pages(&self.pool.home(1), &path("small")?, false, |page| {
+        files::pages(&self.pool.home(1), &Place::root().at(&path("small")?), false, |page| {
             names += page.entries.len() as u64;
             Ok(())
         })?;
@@ -248,7 +249,14 @@ impl Bench {
             ..PutOptions::default()
         };
         let begun = self.begin();
-        let outcome = put::send(&self.pool.home(1), &sources, options, &[], self.terminal)?;
+        let outcome = put::send(
+            &self.pool.home(1),
+            &SpaceName::home(),
+            &sources,
+            options,
+            &[],
+            self.terminal,
+        )?;
         if let Some(failure) = outcome.failed.into_iter().next() {
             return Err(failure.complaint);
         }
@@ -260,7 +268,7 @@ impl Bench {
         let fetched = self.folder("fetched")?;
         let local = fetched.join(name);
         let target = Target {
-            path: path(name)?,
+            place: Place::root().at(&path(name)?),
             local: local.clone(),
             range: None,
             fsync: true,
@@ -297,7 +305,14 @@ impl Bench {
             local: Some(source),
             path: path("many")?,
         }];
-        let outcome = put::send(&pool.home(1), &sources, PutOptions::default(), &[], self.terminal)?;
+        let outcome = put::send(
+            &pool.home(1),
+            &SpaceName::home(),
+            &sources,
+            PutOptions::default(),
+            &[],
+            self.terminal,
+        )?;
         if let Some(failure) = outcome.failed.into_iter().next() {
             return Err(failure.complaint);
         }

@@ -4,7 +4,7 @@ use super::status::{cause_in_words, losses, rough};
 use crate::{
     complaint::Complaint,
     local::{client, message::Request},
-    place::{Place, place_of},
+    place::Place,
     terminal::{Terminal, count, table},
 };
 use potluck_node::{ExplainOptions, Explanation, MachineShare, NodeStatus, StripeWork};
@@ -14,6 +14,7 @@ use std::path::Path;
 /// `potluck explain`.
 pub(super) fn run(home: &Path, place: &Place, check: bool, terminal: Terminal) -> Result<(), Complaint> {
     let request = Request::Explain {
+        space: place.space.clone(),
         path: place.path.clone(),
         options: ExplainOptions { check },
     };
@@ -30,7 +31,7 @@ fn describe(place: &Place, explanation: &Explanation, check: bool, now: Timestam
     if !explanation.machines.is_empty() {
         text.push_str(&format!("\n{}\n", machines(explanation, check, now)));
     }
-    for advice in advice(explanation, check) {
+    for advice in advice(place, explanation, check) {
         text.push_str(&format!("→ {advice}\n"));
     }
     text.trim_end().to_owned()
@@ -188,13 +189,13 @@ fn state(status: NodeStatus) -> &'static str {
     }
 }
 
-fn advice(explanation: &Explanation, check: bool) -> Vec<String> {
+fn advice(place: &Place, explanation: &Explanation, check: bool) -> Vec<String> {
     let mut advice = Vec::new();
     if explanation.files > 1 && explanation.short_files > 0 {
         let some: Vec<String> = explanation
             .short_paths
             .iter()
-            .map(|path| place_of(path).to_string())
+            .map(|path| place.at(path).to_string())
             .collect();
         let more = explanation.short_files - some.len() as u64;
         let more = if more > 0 {

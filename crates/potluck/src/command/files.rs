@@ -11,24 +11,24 @@ use crate::{
         frame::FrameKind,
         message::{FileStat, Page, Request},
     },
-    place::{Place, escape, place_of},
+    place::{Place, escape},
     terminal::{Terminal, count, table},
 };
 use potluck_node::{Entry, Kind, RemoveOptions, RemoveReport};
-use potluck_spaces::Path as SpacePath;
 use std::path::Path;
 
 /// Asks for the names of a directory, a page at a time. Tells why there may be more of them, if so.
 pub(crate) fn pages(
     home: &Path,
-    path: &SpacePath,
+    place: &Place,
     recursive: bool,
     mut each: impl FnMut(Page) -> Result<(), Complaint>,
 ) -> Result<Option<Complaint>, Complaint> {
     let (_sender, mut receiver) = client::open(
         home,
         &Request::List {
-            path: path.clone(),
+            space: place.space.clone(),
+            path: place.path.clone(),
             recursive,
         },
     )?;
@@ -50,7 +50,7 @@ pub(super) fn list(
     recursive: bool,
     terminal: Terminal,
 ) -> Result<(), Complaint> {
-    let lacking = pages(home, &place.path, recursive, |page| {
+    let lacking = pages(home, place, recursive, |page| {
         if terminal.json {
             for entry in &page.entries {
                 let path = page.directory.join(entry.name.clone());
@@ -115,6 +115,7 @@ pub(super) fn remove(
     for place in places {
         let removed = terminal.insist(|confirmed| {
             let request = Request::Remove {
+                space: place.space.clone(),
                 path: place.path.clone(),
                 options: RemoveOptions { confirmed, ..options },
             };
@@ -174,17 +175,22 @@ fn removed(done: RemoveReport, places: &[Place]) -> String {
 
 /// `potluck mv`. Into a directory that is there or typed as one, as `mv` of files does.
 pub(super) fn rename(home: &Path, from: &Place, to: &Place, terminal: Terminal) -> Result<(), Complaint> {
-    let is_directory = match client::call::<FileStat>(home, &Request::Stat { path: to.path.clone() }) {
+    trash::same_space(from, to, "moved")?;
+    let stat = Request::Stat {
+        space: to.space.clone(),
+        path: to.path.clone(),
+    };
+    let is_directory = match client::call::<FileStat>(home, &stat) {
         Ok(stat) => stat.entry.is_none_or(|entry| entry.kind == Kind::Directory),
         Err(complaint) if complaint.kind == ComplaintKind::NotFound => to.is_directory,
         Err(complaint) => return Err(complaint),
     };
-    let to = match from.path.split() {
+    let target = match from.path.split() {
         Some((_, name)) if is_directory => to.path.join(name.clone()),
         Some(_) => to.path.clone(),
         None => return Err(Complaint::usage("the root of a space cannot be moved")),
     };
-    if to == from.path {
+    if target == from.path {
         return Err(Complaint::usage(format!(
             "{from} is there already: both places are the same"
         )));
@@ -192,15 +198,16 @@ pub(super) fn rename(home: &Path, from: &Place, to: &Place, terminal: Terminal) 
     client::call::<()>(
         home,
         &Request::Rename {
+            space: from.space.clone(),
             from: from.path.clone(),
-            to: to.clone(),
+            to: target.clone(),
         },
     )?;
-    terminal.result(&serde_json::json!({ "path": to }), || {
+    terminal.result(&serde_json::json!({ "path": target }), || {
         if terminal.quiet {
             String::new()
         } else {
-            format!("{from} is {} now.", place_of(&to))
+            format!("{from} is {} now.", to.at(&target))
         }
     });
     Ok(())
@@ -211,6 +218,7 @@ pub(super) fn stat(home: &Path, place: &Place, terminal: Terminal) -> Result<(),
     let stat: FileStat = client::call(
         home,
         &Request::Stat {
+            space: place.space.clone(),
             path: place.path.clone(),
         },
     )?;

@@ -17,7 +17,7 @@ use crate::{
         frame::FrameKind,
         message::{FileStat, GetFile, GetItem, Page, Request},
     },
-    place::{ByteRange, HOME_SPACE, Place, escape},
+    place::{ByteRange, Place, escape},
     terminal::{Progress, Terminal, count, rate, seconds},
 };
 use potluck_node::{Entry, Kind};
@@ -65,8 +65,8 @@ pub(crate) struct Outcome {
 /// What to get, and where to.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
-    /// A file or directory of the space.
-    pub(crate) path: SpacePath,
+    /// A file or directory of a space.
+    pub(crate) place: Place,
     /// Its local place: the file itself, or the folder that gets the directory's content.
     pub(crate) local: PathBuf,
     /// Which bytes; all when none.
@@ -84,11 +84,12 @@ pub(super) fn run(
     terminal: Terminal,
 ) -> Result<(), Complaint> {
     if dest == Some(Path::new("-")) {
-        return print(home, &place.path, range);
+        return print(home, place, range);
     }
     let stat: FileStat = client::call(
         home,
         &Request::Stat {
+            space: place.space.clone(),
             path: place.path.clone(),
         },
     )?;
@@ -98,7 +99,10 @@ pub(super) fn run(
             "{place} is a directory: `--range` is for one file"
         )));
     }
-    let name = stat.entry.as_ref().map_or(HOME_SPACE, |entry| entry.name.as_str());
+    let name = stat
+        .entry
+        .as_ref()
+        .map_or(place.space.as_str(), |entry| entry.name.as_str());
     let local = match dest {
         None => PathBuf::from(name),
         Some(dest) if is_file && (dest.is_dir() || dest.as_os_str().as_encoded_bytes().ends_with(b"/")) => {
@@ -116,7 +120,7 @@ pub(super) fn run(
         move || parts.remove_all()
     });
     let target = Target {
-        path: place.path.clone(),
+        place: place.clone(),
         local,
         range,
         fsync,
@@ -164,7 +168,7 @@ fn make_room(place: &Place, local: &Path) -> Result<(), Complaint> {
 pub(super) fn cat(home: &Path, places: &[Place], terminal: Terminal) -> Result<(), Complaint> {
     let mut failed = Vec::new();
     for place in places {
-        match print(home, &place.path, None) {
+        match print(home, place, None) {
             Ok(()) => {}
             Err(complaint) if places.len() == 1 || complaint.kind == ComplaintKind::NoDaemon => return Err(complaint),
             Err(complaint) => failed.push(Failure {
@@ -201,12 +205,17 @@ fn summary(outcome: &Outcome, local: &Path) -> String {
 }
 
 /// To standard output.
-fn print(home: &Path, path: &SpacePath, range: Option<ByteRange>) -> Result<(), Complaint> {
-    let (mut sender, mut receiver) = client::open(home, &Request::Get)?;
+fn print(home: &Path, place: &Place, range: Option<ByteRange>) -> Result<(), Complaint> {
+    let (mut sender, mut receiver) = client::open(
+        home,
+        &Request::Get {
+            space: place.space.clone(),
+        },
+    )?;
     let asked = sender.json(
         FrameKind::Item,
         &GetItem {
-            path: path.clone(),
+            path: place.path.clone(),
             range,
         },
     );
@@ -277,7 +286,12 @@ struct Shared<'a> {
 
 /// Fetches a file or a tree.
 pub(crate) fn fetch(home: &Path, target: &Target, parts: &Parts, terminal: Terminal) -> Result<Outcome, Complaint> {
-    let (sender, mut receiver) = client::open(home, &Request::Get)?;
+    let (sender, mut receiver) = client::open(
+        home,
+        &Request::Get {
+            space: target.place.space.clone(),
+        },
+    )?;
     let shared = Shared {
         target,
         parts,
@@ -334,7 +348,8 @@ impl Shared<'_> {
         let stat: FileStat = client::call(
             home,
             &Request::Stat {
-                path: target.path.clone(),
+                space: target.place.space.clone(),
+                path: target.place.path.clone(),
             },
         )?;
         match stat.entry.filter(|entry| entry.kind == Kind::File) {
@@ -347,14 +362,14 @@ impl Shared<'_> {
                     .json(
                         FrameKind::Item,
                         &GetItem {
-                            path: target.path.clone(),
+                            path: target.place.path.clone(),
                             range: target.range,
                         },
                     )
                     .map_err(lost)?;
                 // Nobody takes it when receiving has failed, and that is told.
                 let _ = asked.send(Asked {
-                    path: target.path.clone(),
+                    path: target.place.path.clone(),
                     local: target.local.clone(),
                 });
             }
@@ -365,7 +380,7 @@ impl Shared<'_> {
                 }
                 fs::create_dir_all(&target.local)
                     .map_err(|error| Complaint::io("cannot make", &target.local, &error))?;
-                let lacking = files::pages(home, &target.path, true, |page| {
+                let lacking = files::pages(home, &target.place, true, |page| {
                     let Some(folder) = self.folder(&page.directory)? else {
                         self.refuse_all(&page);
                         return Ok(());
@@ -398,7 +413,7 @@ impl Shared<'_> {
                     sender.flush().map_err(lost)
                 })?;
                 if let Some(complaint) = lacking {
-                    self.fail(&target.path, complaint);
+                    self.fail(&target.place.path, complaint);
                 }
             }
         }
@@ -407,7 +422,7 @@ impl Shared<'_> {
 
     /// The local folder of a directory; none when something else is in its place, which was told then.
     fn folder(&self, directory: &SpacePath) -> Result<Option<PathBuf>, Complaint> {
-        let depth = self.target.path.names().len();
+        let depth = self.target.place.path.names().len();
         let mut folder = self.target.local.clone();
         for name in directory.names().get(depth..).unwrap_or_default() {
             // Checked as the name was made; a slip there must not write outside.

@@ -10,6 +10,7 @@ pub(crate) mod get;
 mod keys;
 mod pool;
 pub(crate) mod put;
+mod space;
 pub(crate) mod status;
 mod trash;
 
@@ -71,11 +72,12 @@ pub(crate) fn run(cli: Cli, terminal: Terminal) -> Result<(), Complaint> {
                 (false, true) => trash::Wish::Accept,
                 (false, false) => trash::Wish::List,
             };
-            trash::run(&home()?, &place, wish, terminal)
+            trash::run(&home()?, place.as_ref(), wish, terminal)
         }
         Command::Restore { place, at, since, to } => {
             trash::restore(&home()?, &place, trash::When { at, since }, to.as_ref(), terminal)
         }
+        Command::Space(wish) => space::run(&home()?, wish, terminal),
         Command::Stat { place } => files::stat(&home()?, &place, terminal),
         Command::Explain { place, check } => explain::run(&home()?, &place, check, terminal),
         Command::Mv { from, to } => files::rename(&home()?, &from, &to, terminal),

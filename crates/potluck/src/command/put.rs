@@ -12,12 +12,12 @@ use crate::{
         frame::FrameKind,
         message::{PutFailed, PutItem, PutProgress, Request, SMALL_FILE_BYTES_MAX},
     },
-    place::{Place, escape, place_of},
+    place::{Place, escape},
     terminal::{Progress, Terminal, count, rate, seconds},
 };
 use potluck_node::{FileMeta, PutOptions, PutReport};
 use potluck_spaces::{Name, Path as SpacePath};
-use potluck_types::{ByteSize, Clock, SystemClock, Timestamp};
+use potluck_types::{ByteSize, Clock, SpaceName, SystemClock, Timestamp};
 use serde::Serialize;
 use std::{
     collections::HashMap,
@@ -83,7 +83,7 @@ pub(super) fn run(home: &Path, put: &Put, terminal: Terminal) -> Result<(), Comp
             strict: put.strict,
             confirmed,
         };
-        send(home, &sources, options, &put.exclude, terminal)
+        send(home, &put.place.space, &sources, options, &put.exclude, terminal)
     })?;
     if let [only] = &outcome.failed[..]
         && outcome.report.files == 0
@@ -99,7 +99,7 @@ pub(super) fn run(home: &Path, put: &Put, terminal: Terminal) -> Result<(), Comp
         if terminal.quiet {
             String::new()
         } else {
-            summary(&outcome, &sources)
+            summary(&outcome, &put.place, &sources)
         }
     });
     match outcome.failed.len() as u64 {
@@ -159,7 +159,7 @@ fn sources(put: &Put) -> Result<Vec<Source>, Complaint> {
                 "{} and {} would both be {}",
                 other.display(),
                 local.display(),
-                place_of(path)
+                put.place.at(path)
             );
             return Err(
                 Complaint::usage(message).hint("put them one after the other, each into a directory of its own")
@@ -213,18 +213,18 @@ fn name_of(name: &std::ffi::OsStr) -> Result<Name, Complaint> {
     Name::try_from(text.to_owned()).map_err(|error| Complaint::failed(error.to_string()))
 }
 
-fn summary(outcome: &Outcome, sources: &[Source]) -> String {
+fn summary(outcome: &Outcome, place: &Place, sources: &[Source]) -> String {
     let report = &outcome.report;
     let time = Duration::from_secs_f64(outcome.seconds);
-    let place = match sources {
-        [one] => format!(" as {}", place_of(&one.path)),
+    let called = match sources {
+        [one] => format!(" as {}", place.at(&one.path)),
         _ => String::new(),
     };
     if report.files == 0 && !outcome.failed.is_empty() {
         return "Nothing was put.".to_owned();
     }
     let mut text = format!(
-        "Put {}{place}: {} in {} ({}). It survives {}.",
+        "Put {}{called}: {} in {} ({}). It survives {}.",
         count(report.files, "file"),
         ByteSize(report.bytes),
         seconds(time),
@@ -271,12 +271,19 @@ struct Shared {
 /// Sends files to the daemon of a home, and waits until they are durable.
 pub(crate) fn send(
     home: &Path,
+    space: &SpaceName,
     sources: &[Source],
     options: PutOptions,
     exclude: &[String],
     terminal: Terminal,
 ) -> Result<Outcome, Complaint> {
-    let (sender, mut receiver) = client::open(home, &Request::Put { options })?;
+    let (sender, mut receiver) = client::open(
+        home,
+        &Request::Put {
+            space: space.clone(),
+            options,
+        },
+    )?;
     let shared = Shared::default();
     let is_known = sources.iter().all(|source| source.local.is_some());
     let mut progress = terminal.progress("storing", is_known.then_some(0));
@@ -344,7 +351,10 @@ fn besides(at: &PutProgress, shared: &Shared, progress: &Progress) -> String {
             "{files}; {} has given no byte for {still}",
             escape(&local.display().to_string())
         ),
-        (None, Some(path)) => format!("{files}; nothing has moved for {still}, in {}", place_of(path)),
+        (None, Some(path)) => format!(
+            "{files}; nothing has moved for {still}, in {}",
+            escape(&path.to_string())
+        ),
         (None, None) => format!("{files}; nothing has moved for {still}"),
     }
 }

@@ -4,12 +4,13 @@ use crate::{
     complaint::Complaint,
     local::{client, frame::FrameKind, message::Request},
     moment::Moment,
-    place::{Place, escape, place_of},
+    place::{Place, escape},
     terminal::{Terminal, count, table},
 };
-use potluck_node::{Emptied, RestoreOptions, RestoreReport, Status, TrashInfo, Trashed};
+use potluck_node::{Emptied, RestoreOptions, RestoreReport, SpaceInfo, Status, TrashInfo, Trashed};
 use potluck_spaces::Path as SpacePath;
-use potluck_types::{ByteSize, Clock, SystemClock, Timestamp};
+use potluck_types::{ByteSize, Clock, SpaceName, SystemClock, Timestamp};
+use serde::Serialize;
 use std::{path::Path, time::Duration};
 
 /// Rows that are printed together, in columns as wide as the widest of them.
@@ -29,17 +30,42 @@ pub(super) enum Wish {
 }
 
 /// `potluck trash`.
-pub(super) fn run(home: &Path, place: &Place, wish: Wish, terminal: Terminal) -> Result<(), Complaint> {
+pub(super) fn run(home: &Path, place: Option<&Place>, wish: Wish, terminal: Terminal) -> Result<(), Complaint> {
+    let places = || match place {
+        Some(place) => Ok(vec![place.clone()]),
+        None => roots(home),
+    };
     match wish {
-        Wish::List => list(home, place, terminal),
-        Wish::Empty => empty(home, place, terminal),
+        Wish::List => list(home, &places()?, terminal),
+        Wish::Empty => empty(home, &places()?, terminal),
         Wish::Accept => accept(home, terminal),
     }
 }
 
+/// All spaces.
+fn roots(home: &Path) -> Result<Vec<Place>, Complaint> {
+    let spaces: Vec<SpaceInfo> = client::call(home, &Request::Spaces { removed: false })?;
+    let here = spaces.into_iter().filter(|space| space.is_here);
+    Ok(here.map(|space| Place::root_of(space.name)).collect())
+}
+
+/// A file version of a space.
+#[derive(Serialize)]
+struct InSpace<'a> {
+    space: &'a SpaceName,
+    #[serde(flatten)]
+    trashed: &'a Trashed,
+}
+
 /// Asks for what the trash has of a path and below it, some at a time.
-fn pages(home: &Path, path: &SpacePath, mut each: impl FnMut(Vec<Trashed>)) -> Result<(), Complaint> {
-    let (_sender, mut receiver) = client::open(home, &Request::Trash { path: path.clone() })?;
+fn pages(home: &Path, place: &Place, mut each: impl FnMut(Vec<Trashed>)) -> Result<(), Complaint> {
+    let (_sender, mut receiver) = client::open(
+        home,
+        &Request::Trash {
+            space: place.space.clone(),
+            path: place.path.clone(),
+        },
+    )?;
     loop {
         let frame = receiver.frame()?;
         match frame.kind {
@@ -50,63 +76,73 @@ fn pages(home: &Path, path: &SpacePath, mut each: impl FnMut(Vec<Trashed>)) -> R
     }
 }
 
-fn list(home: &Path, place: &Place, terminal: Terminal) -> Result<(), Complaint> {
+fn list(home: &Path, places: &[Place], terminal: Terminal) -> Result<(), Complaint> {
     let heading = ["      SIZE", "REMOVED", "BY", "UNTIL", "PATH"]
         .map(str::to_owned)
         .to_vec();
     let (mut rows, mut is_empty) = (vec![heading], true);
-    pages(home, &place.path, |page| {
-        if terminal.json {
-            page.iter().for_each(|trashed| terminal.value(trashed));
-            return;
-        }
-        is_empty = false;
-        rows.extend(page.iter().map(row));
-        if rows.len() >= ROWS_TOGETHER {
-            terminal.line(&table(&std::mem::take(&mut rows)));
-        }
-    })?;
+    for place in places {
+        pages(home, place, |page| {
+            if terminal.json {
+                let space = &place.space;
+                page.iter()
+                    .for_each(|trashed| terminal.value(&InSpace { space, trashed }));
+                return;
+            }
+            is_empty = false;
+            rows.extend(page.iter().map(|trashed| row(place, trashed)));
+            if rows.len() >= ROWS_TOGETHER {
+                terminal.line(&table(&std::mem::take(&mut rows)));
+            }
+        })?;
+    }
     if !is_empty && !rows.is_empty() {
         terminal.line(&table(&rows));
     }
     if is_empty && !terminal.json && !terminal.quiet {
-        terminal.line(&match place.path.names() {
-            [] => "The trash is empty.".to_owned(),
-            _ => format!("The trash has nothing of {place}."),
+        terminal.line(&match places {
+            [place] if !place.path.names().is_empty() => format!("The trash has nothing of {place}."),
+            _ => "The trash is empty.".to_owned(),
         });
     }
     Ok(())
 }
 
-fn row(trashed: &Trashed) -> Vec<String> {
+fn row(place: &Place, trashed: &Trashed) -> Vec<String> {
     let overwritten = if trashed.overwritten { "  (overwritten)" } else { "" };
     vec![
         format!("{:>10}", ByteSize(trashed.len).to_string()),
         trashed.removed.to_string(),
         escape(&trashed.machine),
         trashed.until.to_string(),
-        format!("{}{overwritten}", place_of(&trashed.path)),
+        format!("{}{overwritten}", place.at(&trashed.path)),
     ]
 }
 
-fn empty(home: &Path, place: &Place, terminal: Terminal) -> Result<(), Complaint> {
+fn empty(home: &Path, places: &[Place], terminal: Terminal) -> Result<(), Complaint> {
     let mut held = TrashInfo::default();
-    pages(home, &place.path, |page| {
-        held.files += page.len() as u64;
-        held.bytes += page.iter().map(|trashed| trashed.len).sum::<u64>();
-    })?;
+    for place in places {
+        pages(home, place, |page| {
+            held.files += page.len() as u64;
+            held.bytes += page.iter().map(|trashed| trashed.len).sum::<u64>();
+        })?;
+    }
     if held.files > 0 {
         let (files, bytes) = (count(held.files, "file"), ByteSize(held.bytes));
         terminal.confirm(&format!(
             "Let go of {files} ({bytes}) for good? Nobody can bring them back then."
         ))?;
     }
-    let emptied: Emptied = client::call(
-        home,
-        &Request::EmptyTrash {
+    let mut emptied = Emptied::default();
+    for place in places {
+        let request = Request::EmptyTrash {
+            space: place.space.clone(),
             path: place.path.clone(),
-        },
-    )?;
+        };
+        let of_it: Emptied = client::call(home, &request)?;
+        emptied.files += of_it.files;
+        emptied.bytes += of_it.bytes;
+    }
     terminal.result(&emptied, || {
         if terminal.quiet {
             String::new()
@@ -124,7 +160,7 @@ fn empty(home: &Path, place: &Place, terminal: Terminal) -> Result<(), Complaint
 fn accept(home: &Path, terminal: Terminal) -> Result<(), Complaint> {
     let status: Status = client::call(home, &Request::Status)?;
     client::call::<()>(home, &Request::AcceptLosses)?;
-    let accepted: u64 = status.masses.iter().map(|mass| mass.replaced).sum();
+    let accepted: u64 = status.masses.iter().map(|mass| mass.mass.replaced).sum();
     terminal.result(&serde_json::json!({ "accepted": accepted }), || {
         match (terminal.quiet, accepted) {
             (true, _) => String::new(),
@@ -159,9 +195,10 @@ pub(super) fn restore(
     let options = RestoreOptions {
         at: when.at.map(|at| at.resolve(now)),
         since: when.since.map(|since| since.resolve(now)),
-        to: to.map(|to| target(place, to)),
+        to: to.map(|to| target(place, to)).transpose()?,
     };
     let request = Request::Restore {
+        space: place.space.clone(),
         path: place.path.clone(),
         options: options.clone(),
     };
@@ -172,7 +209,7 @@ pub(super) fn restore(
         } else {
             told(
                 &report,
-                &place_of(options.to.as_ref().unwrap_or(&place.path)),
+                &place.at(options.to.as_ref().unwrap_or(&place.path)),
                 options.at.or(options.since),
             )
         }
@@ -187,11 +224,30 @@ pub(super) fn restore(
 }
 
 /// A place that is typed as a directory is what it comes into.
-fn target(from: &Place, to: &Place) -> SpacePath {
-    match from.path.split() {
+fn target(from: &Place, to: &Place) -> Result<SpacePath, Complaint> {
+    same_space(from, to, "brought back")?;
+    Ok(match from.path.split() {
         Some((_, name)) if to.is_directory => to.path.join(name.clone()),
         _ => to.path.clone(),
+    })
+}
+
+/// What is told apart by its space is not moved from one to another: each has keys of its own.
+pub(super) fn same_space(from: &Place, to: &Place, done: &str) -> Result<(), Complaint> {
+    if from.space == to.space {
+        return Ok(());
     }
+    let name = from
+        .path
+        .names()
+        .last()
+        .map_or("NAME".to_owned(), |name| escape(name.as_str()));
+    Err(Complaint::usage(format!(
+        "{from} and {to} are in two spaces, and nothing is {done} across"
+    ))
+    .hint(format!(
+        "fetch it and put it there: potluck get {from} && potluck put {name} {to}"
+    )))
 }
 
 fn told(report: &RestoreReport, place: &Place, at: Option<Timestamp>) -> String {

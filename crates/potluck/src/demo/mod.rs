@@ -12,12 +12,13 @@ use crate::{
     complaint::Complaint,
     config, interrupt,
     machines::{POLL, Plan, Pool},
+    place::Place,
     terminal::{Terminal, count, rate, seconds, table},
 };
 use data::Stored;
 use potluck_node::{HealthInfo, NodeStatus, PutOptions, Status};
 use potluck_spaces::{Name, Path as SpacePath};
-use potluck_types::{ByteSize, NodeId};
+use potluck_types::{ByteSize, NodeId, SpaceName};
 use serde::Serialize;
 use std::{
     fs,
@@ -287,6 +288,7 @@ impl Demo {
         };
         let outcome = put::send(
             &self.pool.home(1),
+            &SpaceName::home(),
             &sources,
             options,
             &self.inputs.exclude,
@@ -315,7 +317,7 @@ impl Demo {
         self.say(&format!("Fetching everything through node {number}."));
         let local = self.pool.folder().join("fetched");
         let target = Target {
-            path: SpacePath::root(),
+            place: Place::root(),
             local: local.clone(),
             range: None,
             fsync: false,

@@ -8,7 +8,7 @@ use super::{
     server::{Ended, Frames, Replies, gone},
 };
 use crate::complaint::Complaint;
-use potluck_node::{Download, Kind, Node, NodeError, Stat};
+use potluck_node::{Download, Kind, NodeError, Space, Stat};
 use potluck_spaces::TreeError;
 use potluck_types::limits;
 use std::{collections::VecDeque, ops::Range};
@@ -35,14 +35,14 @@ struct Ahead {
 }
 
 /// Serves a get.
-pub(super) async fn get(node: &Node, frames: &mut Frames, replies: &mut Replies) -> Result<(), Ended> {
+pub(super) async fn get(space: &Space, frames: &mut Frames, replies: &mut Replies) -> Result<(), Ended> {
     let (sender, wanted) = mpsc::channel(NAMES_AHEAD_MAX);
     let reading = read_names(frames, sender);
-    let sending = send_files(node, wanted, replies);
+    let sending = send_files(space, wanted, replies);
     tokio::try_join!(reading, sending).map(drop)
 }
 
-async fn send_files(node: &Node, mut wanted: mpsc::Receiver<GetItem>, replies: &mut Replies) -> Result<(), Ended> {
+async fn send_files(space: &Space, mut wanted: mpsc::Receiver<GetItem>, replies: &mut Replies) -> Result<(), Ended> {
     let mut ahead = Ahead::default();
     let mut held = None;
     loop {
@@ -50,11 +50,11 @@ async fn send_files(node: &Node, mut wanted: mpsc::Receiver<GetItem>, replies: &
             let next = match held.take() {
                 Some(looked_up) => looked_up,
                 None if ahead.begun.is_empty() => match wanted.recv().await {
-                    Some(item) => look_up(node, item).await,
+                    Some(item) => look_up(space, item).await,
                     None => break,
                 },
                 None => match wanted.try_recv() {
-                    Ok(item) => look_up(node, item).await,
+                    Ok(item) => look_up(space, item).await,
                     Err(_) => break,
                 },
             };
@@ -62,7 +62,7 @@ async fn send_files(node: &Node, mut wanted: mpsc::Receiver<GetItem>, replies: &
                 held = Some(next);
                 break;
             }
-            ahead.begin(node, next).await;
+            ahead.begin(space, next).await;
         }
         match ahead.next() {
             Some(Ok(begun)) => send(begun, replies).await?,
@@ -81,11 +81,11 @@ struct LookedUp {
     range: Option<Range<u64>>,
 }
 
-async fn look_up(node: &Node, item: GetItem) -> Result<LookedUp, Complaint> {
+async fn look_up(space: &Space, item: GetItem) -> Result<LookedUp, Complaint> {
     if item.path.names().is_empty() {
         return Err(NodeError::Tree(TreeError::IsADirectory(item.path)).into());
     }
-    let Stat { entry, .. } = node.stat(&item.path).await?;
+    let Stat { entry, .. } = space.stat(&item.path).await?;
     if entry.kind == Kind::Directory {
         return Err(NodeError::Tree(TreeError::IsADirectory(item.path)).into());
     }
@@ -106,9 +106,9 @@ impl Ahead {
         self.begun.is_empty() || self.bytes + next.file.len <= BYTES_AHEAD_MAX
     }
 
-    async fn begin(&mut self, node: &Node, next: Result<LookedUp, Complaint>) {
+    async fn begin(&mut self, space: &Space, next: Result<LookedUp, Complaint>) {
         let begun = match next {
-            Ok(LookedUp { file, range }) => match node.download(&file.path, range).await {
+            Ok(LookedUp { file, range }) => match space.download(&file.path, range).await {
                 Ok(download) => Ok(Begun {
                     file: GetFile {
                         len: download.len,

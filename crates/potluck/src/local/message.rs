@@ -5,7 +5,7 @@ use potluck_node::{
     Entry, ExplainOptions, FileMeta, Identity, InviteOptions, PutOptions, PutReport, RemoveOptions, RestoreOptions,
 };
 use potluck_spaces::Path;
-use potluck_types::{ByteSize, NodeId};
+use potluck_types::{ByteSize, NodeId, SpaceName};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -32,6 +32,8 @@ pub(crate) enum Request {
     },
     /// Items: [`Page`]. Reply: why there may be more names than those, if so.
     List {
+        /// In which space.
+        space: SpaceName,
         /// A directory, or a file, which is then listed alone.
         path: Path,
         /// Whether directories below are listed too.
@@ -39,6 +41,8 @@ pub(crate) enum Request {
     },
     /// Reply: `Explanation`.
     Explain {
+        /// In which space.
+        space: SpaceName,
         /// Of what.
         path: Path,
         /// How.
@@ -46,6 +50,8 @@ pub(crate) enum Request {
     },
     /// Reply: [`FileStat`].
     Stat {
+        /// In which space.
+        space: SpaceName,
         /// Of what.
         path: Path,
     },
@@ -53,14 +59,21 @@ pub(crate) enum Request {
     /// handle; then one more end.
     /// Items: [`PutProgress`]; failures: [`PutFailed`]. Reply: `PutReport`.
     Put {
+        /// In which space.
+        space: SpaceName,
         /// How.
         options: PutOptions,
     },
     /// The client sends items, [`GetItem`], and an end. Answer, for each and in order: an item [`GetFile`], data and an end;
     /// or a failure. Reply: nothing.
-    Get,
+    Get {
+        /// In which space.
+        space: SpaceName,
+    },
     /// Reply: `RemoveReport`.
     Remove {
+        /// In which space.
+        space: SpaceName,
         /// What.
         path: Path,
         /// How.
@@ -68,11 +81,15 @@ pub(crate) enum Request {
     },
     /// What the trash has of a path and below it. Items: lists of `Trashed`, one for each path. Reply: nothing.
     Trash {
+        /// In which space.
+        space: SpaceName,
         /// Of what.
         path: Path,
     },
     /// Let go of what the trash has of a path and below it. Reply: `Emptied`.
     EmptyTrash {
+        /// In which space.
+        space: SpaceName,
         /// Of what.
         path: Path,
     },
@@ -80,6 +97,8 @@ pub(crate) enum Request {
     AcceptLosses,
     /// Bring back what was removed or overwritten. Reply: `RestoreReport`.
     Restore {
+        /// In which space.
+        space: SpaceName,
         /// What.
         path: Path,
         /// As of when, and where to.
@@ -92,10 +111,46 @@ pub(crate) enum Request {
     },
     /// Reply: nothing.
     Rename {
+        /// In which space.
+        space: SpaceName,
         /// What.
         from: Path,
         /// Its new place.
         to: Path,
+    },
+    /// Found a space. Reply: `SpaceInfo`.
+    CreateSpace {
+        /// What it is to be called.
+        name: SpaceName,
+    },
+    /// Reply: a list of `SpaceInfo`.
+    Spaces {
+        /// Whether those are told, too, that were removed and can be brought back.
+        removed: bool,
+    },
+    /// Reply: `SpaceInfo`.
+    SpaceInfo {
+        /// Which.
+        name: SpaceName,
+    },
+    /// Reply: `SpaceRemoval`.
+    RemoveSpace {
+        /// Which.
+        name: SpaceName,
+        /// How.
+        options: RemoveOptions,
+    },
+    /// Bring back a space that was removed. Reply: `SpaceInfo`.
+    RestoreSpace {
+        /// Which.
+        name: SpaceName,
+    },
+    /// Reply: nothing.
+    RenameSpace {
+        /// Which.
+        from: SpaceName,
+        /// What it is to be called.
+        to: SpaceName,
     },
     /// The person's recovery kit. Reply: its text.
     Backup {

@@ -8,7 +8,7 @@ use super::{
     uploads,
 };
 use crate::complaint::{Complaint, Kind};
-use potluck_node::{Entry, Kind as EntryKind, Node, NodeError, PutOptions};
+use potluck_node::{Entry, Kind as EntryKind, Node, NodeError, PutOptions, Space};
 use potluck_spaces::{Path, TreeError};
 use rustix::net::{RecvFlags, recv};
 use serde::Serialize;
@@ -177,7 +177,7 @@ async fn answer(request: Request, service: &Service, frames: &mut Frames, replie
     let node = &service.node;
     // These need the others, or what they know, and a node that was started just now has yet to find them.
     if let Request::Put { .. }
-    | Request::Get
+    | Request::Get { .. }
     | Request::List { .. }
     | Request::Stat { .. }
     | Request::Explain { .. }
@@ -186,7 +186,13 @@ async fn answer(request: Request, service: &Service, frames: &mut Frames, replie
     | Request::EmptyTrash { .. }
     | Request::AcceptLosses
     | Request::Restore { .. }
-    | Request::Rename { .. } = request
+    | Request::Rename { .. }
+    | Request::CreateSpace { .. }
+    | Request::Spaces { .. }
+    | Request::SpaceInfo { .. }
+    | Request::RemoveSpace { .. }
+    | Request::RestoreSpace { .. }
+    | Request::RenameSpace { .. } = request
     {
         node.gathered().await;
     }
@@ -200,17 +206,21 @@ async fn answer(request: Request, service: &Service, frames: &mut Frames, replie
         }
         Request::Status => replies.reply(&node.status().await?).await,
         Request::Invite { options } => replies.reply(&node.invite(options).await?).await,
-        Request::List { path, recursive } => {
-            let lacking = list(node, path, recursive, replies).await?;
+        Request::List { space, path, recursive } => {
+            let lacking = list(&node.space(&space)?, path, recursive, replies).await?;
             replies.reply(&lacking).await
         }
-        Request::Explain { path, options } => replies.reply(&node.explain(&path, options).await?).await,
-        Request::Stat { path } => replies.reply(&stat(node, path).await?).await,
-        Request::Put { options } => uploads::put(node, options, frames, replies).await,
-        Request::Get => downloads::get(node, frames, replies).await,
-        Request::Remove { path, options } => replies.reply(&node.remove(&path, options).await?).await,
-        Request::Trash { path } => {
-            let mut listing = node.trash(&path).await?;
+        Request::Explain { space, path, options } => {
+            replies.reply(&node.space(&space)?.explain(&path, options).await?).await
+        }
+        Request::Stat { space, path } => replies.reply(&stat(&node.space(&space)?, path).await?).await,
+        Request::Put { space, options } => uploads::put(&node.space(&space)?, options, frames, replies).await,
+        Request::Get { space } => downloads::get(&node.space(&space)?, frames, replies).await,
+        Request::Remove { space, path, options } => {
+            replies.reply(&node.space(&space)?.remove(&path, options).await?).await
+        }
+        Request::Trash { space, path } => {
+            let mut listing = node.space(&space)?.trash(&path).await?;
             loop {
                 let versions = listing.next().await?;
                 if versions.is_empty() {
@@ -221,16 +231,30 @@ async fn answer(request: Request, service: &Service, frames: &mut Frames, replie
                 }
             }
         }
-        Request::EmptyTrash { path } => replies.reply(&node.empty_trash(&path).await?).await,
+        Request::EmptyTrash { space, path } => replies.reply(&node.space(&space)?.empty_trash(&path).await?).await,
         Request::AcceptLosses => {
             node.accept_losses().await?;
             replies.reply(&()).await
         }
-        Request::Restore { path, options } => replies.reply(&node.bring_back(&path, options).await?).await,
+        Request::Restore { space, path, options } => {
+            replies
+                .reply(&node.space(&space)?.bring_back(&path, options).await?)
+                .await
+        }
         Request::Sweep { abandoned_after } => replies.reply(&node.sweep(abandoned_after).await?).await,
-        Request::Rename { from, to } => {
-            make_parent(node, &from, &to).await?;
-            node.rename(&from, &to).await?;
+        Request::Rename { space, from, to } => {
+            let space = node.space(&space)?;
+            make_parent(&space, &from, &to).await?;
+            space.rename(&from, &to).await?;
+            replies.reply(&()).await
+        }
+        Request::CreateSpace { name } => replies.reply(&node.create_space(name).await?).await,
+        Request::Spaces { removed } => replies.reply(&node.spaces(removed).await?).await,
+        Request::SpaceInfo { name } => replies.reply(&node.space_info(&name).await?).await,
+        Request::RemoveSpace { name, options } => replies.reply(&node.remove_space(&name, options).await?).await,
+        Request::RestoreSpace { name } => replies.reply(&node.restore_space(&name).await?).await,
+        Request::RenameSpace { from, to } => {
+            node.rename_space(&from, &to).await?;
             replies.reply(&()).await
         }
         Request::Backup { passphrase } => {
@@ -268,7 +292,7 @@ async fn answer(request: Request, service: &Service, frames: &mut Frames, replie
     }
 }
 
-async fn stat(node: &Node, path: Path) -> Result<FileStat, Ended> {
+async fn stat(space: &Space, path: Path) -> Result<FileStat, Ended> {
     if path.names().is_empty() {
         return Ok(FileStat {
             path,
@@ -277,7 +301,7 @@ async fn stat(node: &Node, path: Path) -> Result<FileStat, Ended> {
             stripes: 0,
         });
     }
-    let stat = node.stat(&path).await?;
+    let stat = space.stat(&path).await?;
     let stripes = stat.stripes;
     Ok(FileStat {
         path: stat.path,
@@ -288,32 +312,32 @@ async fn stat(node: &Node, path: Path) -> Result<FileStat, Ended> {
 }
 
 /// Makes the directory that something is moved into, when there is none: as with `put`, nobody need make it first.
-async fn make_parent(node: &Node, from: &Path, to: &Path) -> Result<(), NodeError> {
+async fn make_parent(space: &Space, from: &Path, to: &Path) -> Result<(), NodeError> {
     let Some((parent, _)) = to.split().filter(|(parent, _)| !parent.names().is_empty()) else {
         return Ok(());
     };
-    let is_missing = matches!(node.stat(&parent).await, Err(NodeError::Tree(TreeError::NotFound(_))));
+    let is_missing = matches!(space.stat(&parent).await, Err(NodeError::Tree(TreeError::NotFound(_))));
     if !is_missing || to.is_within(from) {
         return Ok(());
     }
     // What is not there is not moved, and nothing is made for it.
-    node.stat(from).await?;
-    let mut upload = node.upload(PutOptions::default())?;
+    space.stat(from).await?;
+    let mut upload = space.upload(PutOptions::default())?;
     upload.make_directory(&parent).await?;
     upload.flush().await.map(drop)
 }
 
 /// Sends the names of a directory, and of those below it when that is asked for, each directory whole before the next. Tells
 /// why there may be more, if so.
-async fn list(node: &Node, path: Path, recursive: bool, replies: &mut Replies) -> Result<Option<Complaint>, Ended> {
-    let lacking = node.lacking().await.map(|reason| {
+async fn list(space: &Space, path: Path, recursive: bool, replies: &mut Replies) -> Result<Option<Complaint>, Ended> {
+    let lacking = space.lacking().await.map(|reason| {
         Complaint::failed(format!(
             "this machine may not know all names, as it could not write them down: {reason}"
         ))
         .hint("make room on its disk; other machines of yours list them all")
     });
     if let Some((parent, _)) = path.split() {
-        let entry = node.stat(&path).await?.entry;
+        let entry = space.stat(&path).await?.entry;
         if entry.kind == EntryKind::File {
             replies
                 .item(&Page {
@@ -329,7 +353,7 @@ async fn list(node: &Node, path: Path, recursive: bool, replies: &mut Replies) -
         let mut below = Vec::new();
         let mut after = None;
         loop {
-            let entries: Vec<Entry> = node.list(&directory, after.as_ref(), PAGE_ENTRIES_MAX).await?;
+            let entries: Vec<Entry> = space.list(&directory, after.as_ref(), PAGE_ENTRIES_MAX).await?;
             let Some(last) = entries.last() else { break };
             after = Some(last.name.clone());
             let is_last = entries.len() < PAGE_ENTRIES_MAX;

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::complaint::Complaint;
 use bytes::{Buf, Bytes};
-use potluck_node::{FileMeta, Node, NodeError, PutOptions, Upload};
+use potluck_node::{FileMeta, NodeError, PutOptions, Space, Upload};
 use potluck_spaces::{Path, TreeError};
 use std::{
     fs::File,
@@ -48,12 +48,12 @@ struct Progress {
 
 /// Serves a put.
 pub(super) async fn put(
-    node: &Node,
+    space: &Space,
     options: PutOptions,
     frames: &mut Frames,
     replies: &mut Replies,
 ) -> Result<(), Ended> {
-    let upload = node.upload(options)?;
+    let upload = space.upload(options)?;
     let (failures, mut failed) = mpsc::channel(FAILURES_MAX);
     let progress = Progress {
         files: AtomicU64::new(0),

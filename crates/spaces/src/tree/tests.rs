@@ -10,7 +10,7 @@ const SPACE: SpaceId = SpaceId::from_bytes([9; 32]);
 
 struct Device {
     key: SigningKey,
-    space_key: BoxKey,
+    keys: Keys,
     kv: MemoryKv,
     now: u64,
     /// What becomes of what it replaces.
@@ -30,7 +30,7 @@ impl Device {
         let space_key = BoxKey::from_bytes([5; 32]);
         Self {
             key: SigningKey::from_seed(&[seed; 32]),
-            space_key,
+            keys: Keys::private(space_key),
             kv: MemoryKv::default(),
             now: 1_000,
             fate: Fate::Freed,
@@ -39,10 +39,20 @@ impl Device {
 
     fn write(&mut self, changes: &[Change], pins: Vec<StripeId>, unpins: Vec<StripeId>) -> Signed<Entry> {
         self.now += 1;
-        let sealed = Tree::of(SPACE).seal(&self.space_key, changes, &SystemEntropy);
+        let sealed = Tree::of(SPACE).seal(self.keys.of(None).unwrap(), changes, &SystemEntropy);
         let now = Timestamp::from_millis(self.now);
         let entry = Log::of(SPACE)
-            .next_entry(&self.kv, &self.key, now, Body { pins, unpins, sealed })
+            .next_entry(
+                &self.kv,
+                &self.key,
+                now,
+                Body {
+                    pins,
+                    unpins,
+                    sealed,
+                    epoch: None,
+                },
+            )
             .unwrap();
         self.take(&entry).unwrap();
         entry
@@ -51,9 +61,7 @@ impl Device {
     fn take(&mut self, signed: &Signed<Entry>) -> Result<Append, AppendError> {
         let (append, entry, device) = Log::of(SPACE).append(&mut self.kv, signed)?;
         if append == Append::New {
-            Tree::of(SPACE)
-                .apply(&mut self.kv, &self.space_key, device, &entry)
-                .unwrap();
+            Tree::of(SPACE).apply(&mut self.kv, &self.keys, device, &entry).unwrap();
         }
         Ok(append)
     }
@@ -115,7 +123,7 @@ impl Device {
         let kept = Trash::of(SPACE).list(&self.kv, DirId::ROOT, None, 1000).unwrap();
         let content = |kept: &Kept| match &kept.head.value {
             Value::File(file) => file.content[0],
-            Value::Directory(_) => 0,
+            Value::Directory(_) | Value::Space(_) => 0,
         };
         let named = |(name, kept): &(Name, Vec<Kept>)| -> Vec<_> {
             kept.iter().map(|kept| (name.to_string(), content(kept))).collect()
@@ -143,6 +151,7 @@ impl Device {
                     match &head.value {
                         Value::Directory(id) => directories.push((here.clone(), *id)),
                         Value::File(file) => contents.push(file.content[0]),
+                        Value::Space(_) => {}
                     }
                 }
                 if !contents.is_empty() {
@@ -544,7 +553,7 @@ fn a_device_that_comes_back_older_keeps_what_it_wrote_and_undoes_nothing() {
     assert!(matches!(b.take(&beside), Err(AppendError::Fork { seq: 3, .. })));
 
     let (branch, tree) = (Branch::of(SPACE, image.key.node_id()), Tree::of(SPACE));
-    assert_eq!(branch.set_aside(&mut image.kv, &image.space_key, tree, 2).unwrap(), 3);
+    assert_eq!(branch.set_aside(&mut image.kv, &image.keys, tree, 2).unwrap(), 3);
     assert!(branch.is_given_up(&image.kv, 3, beside.hash()).unwrap());
     assert!(!branch.is_given_up(&image.kv, 3, log[2].hash()).unwrap());
     for entry in &log[2..] {
@@ -552,7 +561,7 @@ fn a_device_that_comes_back_older_keeps_what_it_wrote_and_undoes_nothing() {
     }
     let said: Vec<_> = std::iter::from_fn(|| {
         let again = branch.next_aside(&image.kv).unwrap()?;
-        let changes = tree.open(&image.space_key, &again.entry).unwrap();
+        let changes = tree.open(&image.keys, &again.entry).unwrap();
         let changes = again.changes(image.key.node_id(), changes);
         let entry = image.write(&changes, again.entry.pins, again.entry.unpins);
         let now = entry.open().unwrap().into_value().seq;
@@ -638,6 +647,16 @@ proptest! {
         for (from, to) in [(2, 0), (1, 0), (0, 1), (2, 1), (1, 2), (0, 2)] {
             exchange(&mut devices, &logs, from, to);
         }
+        // One that had no key when the entries came.
+        let mut late = Device::new(4);
+        let keys = std::mem::take(&mut late.keys);
+        for entry in logs.iter().flatten() {
+            late.take(entry).unwrap();
+        }
+        prop_assert!(late.files().is_empty() && !Tree::of(SPACE).is_unsealed(&late.kv).unwrap());
+        while Tree::of(SPACE).unseal(&mut late.kv, &keys, 3).unwrap().is_some() {}
+        prop_assert!(Tree::of(SPACE).is_unsealed(&late.kv).unwrap());
+        prop_assert!(late.state() == devices[0].state(), "the tables differ");
         let files = devices[0].files();
         for device in &devices[1..] {
             prop_assert_eq!(&device.files(), &files);

@@ -1,0 +1,158 @@
+//! The charters of the spaces whose logs this node keeps: whose devices may write there. Whoever keeps a log has its charter, too, and needs no key to check either.
+
+use crate::{
+    error::{MetaError, NodeError},
+    meta::Meta,
+    protocol::{PoolReply, PoolRequest},
+    shared::Shared,
+    spaces,
+};
+use potluck_crypto::derive::private_space_id;
+use potluck_spaces::{Charter, CharterError, CharterRecord, Joined, Kv, Table};
+use potluck_types::{Hash, NodeId, SpaceId, UserId};
+use serde_bytes::ByteBuf;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+};
+
+/// Charters that are remembered as they were read: a few records each.
+const REMEMBERED_MAX: usize = 256;
+
+/// Charters that were read lately.
+#[derive(Default)]
+pub(crate) struct Charters {
+    known: Mutex<BTreeMap<SpaceId, Arc<Charter>>>,
+    /// Held while one is read, added to, and written.
+    changing: Mutex<()>,
+}
+
+impl Charters {
+    /// The charter of a space, as far as it is known here.
+    pub(crate) fn of(&self, kv: &impl Kv, space: SpaceId) -> Result<Arc<Charter>, MetaError> {
+        if let Some(known) = self.lock().get(&space) {
+            return Ok(Arc::clone(known));
+        }
+        let charter = Arc::new(Charter::load(kv, space).map_err(MetaError::reading)?);
+        self.remember(Arc::clone(&charter));
+        Ok(charter)
+    }
+
+    fn remember(&self, charter: Arc<Charter>) {
+        let mut remembered = self.lock();
+        if remembered.len() >= REMEMBERED_MAX {
+            remembered.clear();
+        }
+        // What nothing is known of takes no room.
+        if charter.digest().is_some() {
+            remembered.insert(charter.space(), charter);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<SpaceId, Arc<Charter>>> {
+        self.known.lock().expect("never poisoned")
+    }
+}
+
+/// The spaces that have a charter here, and the people who read each.
+pub(crate) fn readers(meta: &Meta) -> Result<BTreeMap<SpaceId, BTreeSet<UserId>>, MetaError> {
+    let kv = meta.read()?;
+    let (mut readers, mut after) = (BTreeMap::new(), None::<Vec<u8>>);
+    while let Some((key, _)) = kv
+        .scan(Table::Charter, &[], after.as_deref(), 1)
+        .map_err(MetaError::reading)?
+        .pop()
+    {
+        let space: [u8; 32] = key[..32].try_into().expect("a record's key has 64 bytes");
+        let space = SpaceId::from_bytes(space);
+        let charter = Charter::load(&kv, space).map_err(MetaError::reading)?;
+        readers.insert(space, charter.readers());
+        // On to the next space: past every record of this one.
+        after = Some([&space.as_bytes()[..], &[0xff; 33]].concat());
+    }
+    Ok(readers)
+}
+
+/// Whether a device may write to a space, as the pool's records and the charter say.
+pub(crate) fn may_write(shared: &Shared, kv: &impl Kv, space: SpaceId, device: NodeId) -> Result<bool, NodeError> {
+    let owner = shared.with_control(|control| control.roster.owner_of(device));
+    let Some(user) = owner else { return Ok(false) };
+    if private_space_id(user) == space {
+        return Ok(true);
+    }
+    Ok(shared.charters.of(kv, space)?.may_write(user))
+}
+
+/// What is known of a charter: its sum, if there is one.
+pub(crate) async fn digest(shared: &Arc<Shared>, space: SpaceId) -> Result<Option<Hash>, NodeError> {
+    let task = Arc::clone(shared);
+    Shared::blocking(move || Ok(task.charters.of(&task.read()?, space)?.digest())).await
+}
+
+/// Takes records that a peer sends, and gives those that it did not. Durable when this returns.
+pub(crate) async fn exchange(
+    shared: &Arc<Shared>,
+    space: SpaceId,
+    theirs: Vec<ByteBuf>,
+) -> Result<Vec<ByteBuf>, NodeError> {
+    let task = Arc::clone(shared);
+    let (missing, is_news) = Shared::blocking(move || {
+        let _one_at_a_time = task.charters.changing.lock().expect("never poisoned");
+        let known = task.charters.of(&task.read()?, space)?;
+        let records: Vec<_> = theirs
+            .iter()
+            .map(|bytes| CharterRecord::from_bytes(bytes))
+            .collect::<Result<_, _>>()?;
+        let mut charter = (*known).clone();
+        let mut is_news = false;
+        for record in &records {
+            is_news |= charter.join(record)? == Joined::New;
+        }
+        let is_member = |user| task.with_control(|control| control.roster.is_user(user));
+        if is_news && !charter.owner().is_some_and(is_member) {
+            return Err(CharterError::NotFounded.into());
+        }
+        let missing = charter.records().filter(|record| !records.contains(record));
+        let missing = missing.map(|record| ByteBuf::from(record.to_bytes())).collect();
+        if is_news {
+            task.refuse_when_full()?;
+            keep(&task, charter)?;
+        }
+        Ok::<_, NodeError>((missing, is_news))
+    })
+    .await?;
+    if is_news {
+        spaces::refresh(shared).await?;
+    }
+    Ok(missing)
+}
+
+/// Writes down a charter that says more than before.
+fn keep(shared: &Shared, charter: Charter) -> Result<(), NodeError> {
+    shared.meta.write(|kv| {
+        charter
+            .save(kv)
+            .map_err(|source| NodeError::from(MetaError::writing(source)))
+    })?;
+    learn(shared, charter);
+    Ok(())
+}
+
+/// What is written down is remembered.
+pub(crate) fn learn(shared: &Shared, charter: Charter) {
+    let (space, readers) = (charter.space(), charter.readers());
+    shared.with_control(|control| control.set_readers(space, readers));
+    shared.charters.remember(Arc::new(charter));
+}
+
+/// Makes a peer and this node know the same of a charter.
+pub(crate) async fn compare(shared: &Arc<Shared>, peer: NodeId, space: SpaceId) -> Result<(), String> {
+    let told = |error: NodeError| error.to_string();
+    let ours = exchange(shared, space, Vec::new()).await.map_err(told)?;
+    let request = PoolRequest::Charter { space, records: ours };
+    match shared.ask(peer, &request).await {
+        Ok(PoolReply::Charter(theirs)) => exchange(shared, space, theirs).await.map(drop).map_err(told),
+        Ok(other) => Err(format!("it answered {other:?}")),
+        Err(error) => Err(error.to_string()),
+    }
+}

@@ -1,0 +1,114 @@
+//! The façade of one space: its files.
+
+use crate::{
+    api::{
+        Emptied, Entry, ExplainOptions, Explanation, PutOptions, RemoveOptions, RemoveReport, RestoreOptions,
+        RestoreReport, Stat,
+    },
+    download::Download,
+    edit,
+    error::NodeError,
+    explain, names, rails, restore,
+    shared::Shared,
+    space::OpenSpace,
+    trash::{self, Listing},
+    upload::Upload,
+};
+use potluck_spaces::{Name, Path};
+use potluck_types::SpaceId;
+use std::{ops::Range, sync::Arc};
+
+/// A space of this node's person. Cheap to clone.
+#[derive(Clone)]
+pub struct Space {
+    pub(super) space: OpenSpace,
+}
+
+impl std::fmt::Debug for Space {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Space").field("id", &self.id()).finish_non_exhaustive()
+    }
+}
+
+impl Space {
+    /// Its id, which is the same for everyone.
+    pub fn id(&self) -> SpaceId {
+        self.space.id()
+    }
+
+    /// One directory, in order of names, after a name, up to a number.
+    pub async fn list(&self, path: &Path, after: Option<&Name>, limit: usize) -> Result<Vec<Entry>, NodeError> {
+        let (space, path, after) = (self.space.clone(), path.clone(), after.cloned());
+        Shared::blocking(move || edit::list(&space, &path, after.as_ref(), limit)).await
+    }
+
+    /// Why lists may lack names that this person's other machines have, if so.
+    pub async fn lacking(&self) -> Option<String> {
+        names::lacking(&self.space).await
+    }
+
+    /// A file or directory in detail.
+    pub async fn stat(&self, path: &Path) -> Result<Stat, NodeError> {
+        let (space, path) = (self.space.clone(), path.clone());
+        Shared::blocking(move || edit::stat(&space, &path)).await
+    }
+
+    /// Begins to put files. With `strict`, all machines that they are to lie on must be here.
+    pub fn upload(&self, options: PutOptions) -> Result<Upload, NodeError> {
+        Upload::begin(self.space.clone(), options)
+    }
+
+    /// Begins to get a file, or a range of it; a range that goes beyond its end ends there.
+    pub async fn download(&self, path: &Path, range: Option<Range<u64>>) -> Result<Download, NodeError> {
+        let (space, at) = (self.space.clone(), path.clone());
+        let (file, content) = Shared::blocking(move || edit::content(&space, &at)).await?;
+        let range = range.unwrap_or(0..file.len);
+        if range.start > file.len || (range.start == file.len && file.len > 0) || range.start > range.end {
+            return Err(NodeError::Range {
+                path: path.clone(),
+                len: file.len,
+                start: range.start,
+            });
+        }
+        Ok(Download::begin(
+            Arc::clone(self.space.shared()),
+            content,
+            range.start..range.end.min(file.len),
+        ))
+    }
+
+    /// Removes a file, or a directory with all that is in it. It can be brought back for as long as was configured, unless it is to go now.
+    pub async fn remove(&self, path: &Path, options: RemoveOptions) -> Result<RemoveReport, NodeError> {
+        edit::remove(&self.space, path, options).await
+    }
+
+    /// What was removed and overwritten of a path and below it.
+    pub async fn trash(&self, path: &Path) -> Result<Listing, NodeError> {
+        Listing::of(&self.space, path.clone()).await
+    }
+
+    /// Lets go now of what the trash has of a path and below it.
+    pub async fn empty_trash(&self, path: &Path) -> Result<Emptied, NodeError> {
+        trash::empty(&self.space, path).await
+    }
+
+    /// Brings back what was removed or overwritten: a file, or a directory with all below it. What has a name meanwhile goes to the trash.
+    pub async fn bring_back(&self, path: &Path, options: RestoreOptions) -> Result<RestoreReport, NodeError> {
+        restore::restore(&self.space, path, options).await
+    }
+
+    /// Says that all that was removed and overwritten up to now was meant.
+    pub async fn accept_losses(&self) -> Result<(), NodeError> {
+        rails::accept(&self.space).await
+    }
+
+    /// Gives a file or directory another name.
+    pub async fn rename(&self, from: &Path, to: &Path) -> Result<(), NodeError> {
+        edit::rename(&self.space, from, to).await
+    }
+
+    /// Where a file is, or all files below a directory, how many losses that survives, and what is being done for it.
+    pub async fn explain(&self, path: &Path, options: ExplainOptions) -> Result<Explanation, NodeError> {
+        explain::explain(&self.space, path, options).await
+    }
+}

@@ -1,0 +1,523 @@
+//! A person's spaces: their private one, and those that its catalogue names. The catalogue is a directory of the private space that no path leads to, so a space's name is
+//! on all of the person's machines, in their recovery kit, and in the trash for a while after it was removed.
+
+use crate::{
+    api::{RemoveOptions, SpaceInfo, SpaceRemoval},
+    branch, charters, collect, edit,
+    error::{MetaError, NodeError},
+    files::Files,
+    names::{self, Batch},
+    rails::{Loss, MassChange},
+    shared::Shared,
+    space::{OpenSpace, Opened},
+    sweep,
+};
+use potluck_crypto::derive;
+use potluck_spaces::{Change, Charter, DirId, Fate, Head, Kept, Kv, Name, OpId, Path, Trash, Tree, Value};
+use potluck_types::{SpaceId, SpaceName, StripeId, Timestamp};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    pin::Pin,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+/// Spaces that a person may have: each is looked through when something happens.
+const SPACES_MAX: usize = 1000;
+/// Entries that are opened in one transaction.
+const UNSEALED_AT_ONCE: usize = 64;
+
+/// A space that the catalogue names.
+#[derive(Clone)]
+struct Catalogued {
+    name: SpaceName,
+    /// The name in the catalogue: of two that were given one name apart, the later has another one for people.
+    entry: Name,
+    id: SpaceId,
+    ops: Vec<OpId>,
+    /// When what is in the trash has come to its end.
+    until: Option<Timestamp>,
+}
+
+/// A space of this person, and what is in memory of it, if its charter is here.
+#[derive(Clone)]
+struct Mounted {
+    space: Catalogued,
+    opened: Option<Arc<Opened>>,
+}
+
+/// See the module.
+pub(crate) struct Spaces {
+    private: Arc<Opened>,
+    others: Mutex<BTreeMap<SpaceId, Mounted>>,
+}
+
+impl Spaces {
+    /// Only the private one, until the catalogue was read: see [`refresh`].
+    pub(crate) fn of(private: Opened) -> Self {
+        Self {
+            private: Arc::new(private),
+            others: Mutex::default(),
+        }
+    }
+
+    /// The person's private space.
+    pub(crate) fn private(&self) -> &Arc<Opened> {
+        &self.private
+    }
+
+    /// A space, if its keys are here.
+    pub(crate) fn opened(&self, space: SpaceId) -> Option<Arc<Opened>> {
+        if space == self.private.id() {
+            return Some(Arc::clone(&self.private));
+        }
+        self.lock().get(&space)?.opened.clone()
+    }
+
+    /// All spaces whose keys are here, the private one first; those in the trash, too.
+    pub(crate) fn all_opened(&self) -> Vec<Arc<Opened>> {
+        let others = self.lock();
+        let others = others.values().filter_map(|mounted| mounted.opened.clone());
+        std::iter::once(Arc::clone(&self.private)).chain(others).collect()
+    }
+
+    /// All spaces, whether their keys are here or not.
+    pub(crate) fn ids(&self) -> Vec<SpaceId> {
+        std::iter::once(self.private.id())
+            .chain(self.lock().keys().copied())
+            .collect()
+    }
+
+    /// What the person calls a space that is not in the trash.
+    pub(crate) fn name(&self, space: SpaceId) -> Option<SpaceName> {
+        if space == self.private.id() {
+            return Some(SpaceName::home());
+        }
+        let others = self.lock();
+        let mounted = others.get(&space).filter(|mounted| mounted.space.until.is_none())?;
+        Some(mounted.space.name.clone())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<SpaceId, Mounted>> {
+        self.others.lock().expect("never poisoned")
+    }
+
+    fn find(&self, name: &SpaceName, is_removed: bool) -> Option<Mounted> {
+        let others = self.lock();
+        let fits = |mounted: &&Mounted| mounted.space.name == *name && mounted.space.until.is_some() == is_removed;
+        // Of several that were removed the last.
+        others
+            .values()
+            .filter(fits)
+            .max_by_key(|mounted| mounted.space.until)
+            .cloned()
+    }
+}
+
+/// What the catalogue has.
+fn catalogue(private: SpaceId, kv: &impl Kv) -> Result<Vec<Catalogued>, NodeError> {
+    let mut found = Vec::new();
+    for listed in Tree::of(private).list(kv, DirId::SPACES, None, SPACES_MAX)? {
+        let Ok(name) = listed.name.as_str().parse::<SpaceName>() else {
+            continue;
+        };
+        for (at, head) in Head::distinct(&listed.heads).enumerate() {
+            let Value::Space(id) = head.value else { continue };
+            let same = listed.heads.iter().filter(|other| other.value == head.value);
+            found.push(Catalogued {
+                name: if at == 0 { name.clone() } else { told_apart(&name, id) },
+                entry: listed.name.clone(),
+                id,
+                ops: same.map(|head| head.op).collect(),
+                until: None,
+            });
+        }
+    }
+    let is_named: BTreeSet<SpaceId> = found.iter().map(|space| space.id).collect();
+    let kept = Trash::of(private).list(kv, DirId::SPACES, None, SPACES_MAX);
+    for (entry, kept) in kept.map_err(MetaError::reading)? {
+        let Ok(name) = entry.as_str().parse::<SpaceName>() else {
+            continue;
+        };
+        for Kept { head, removal, .. } in kept {
+            // One that was renamed or brought back is in use.
+            if let Value::Space(id) = head.value
+                && !is_named.contains(&id)
+            {
+                found.push(Catalogued {
+                    name: name.clone(),
+                    entry: entry.clone(),
+                    id,
+                    ops: vec![head.op],
+                    until: Some(removal.until),
+                });
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The name of a space whose own name another has, too.
+fn told_apart(name: &SpaceName, id: SpaceId) -> SpaceName {
+    let end = format!(".{}", id.short());
+    let start: String = name.as_str().chars().take(64 - end.len()).collect();
+    (start + &end).parse().expect("letters, digits and a dot")
+}
+
+/// Reads the catalogue, opens what can be opened, and fetches what is not here yet.
+pub(crate) fn refresh(shared: &Arc<Shared>) -> Pin<Box<dyn Future<Output = Result<(), NodeError>> + Send>> {
+    let shared = Arc::clone(shared);
+    // Boxed, as what is fetched is followed by this once more.
+    Box::pin(async move {
+        let task = Arc::clone(&shared);
+        let (opened, missing) = Shared::blocking(move || refresh_now(&task)).await?;
+        for space in opened {
+            unseal(&OpenSpace::new(&shared, &space)).await?;
+        }
+        for space in missing {
+            let shared = Arc::clone(&shared);
+            tokio::spawn(async move { fetch(&shared, space).await });
+        }
+        Ok(())
+    })
+}
+
+/// Spaces whose keys are new here, and those whose charters are still to be fetched.
+fn refresh_now(shared: &Arc<Shared>) -> Result<(Vec<Arc<Opened>>, Vec<SpaceId>), NodeError> {
+    let kv = shared.read()?;
+    let (mut opened, mut missing) = (Vec::new(), Vec::new());
+    let spaces = catalogue(shared.spaces.private.id(), &kv)?;
+    let mut charters = BTreeMap::new();
+    for space in &spaces {
+        charters.insert(space.id, shared.charters.of(&kv, space.id)?);
+    }
+    let mut others = shared.spaces.lock();
+    let mut before = std::mem::take(&mut *others);
+    for space in spaces {
+        let (id, charter) = (space.id, &charters[&space.id]);
+        let was_known = before.contains_key(&id) || others.contains_key(&id);
+        let known = before
+            .remove(&id)
+            .or_else(|| others.remove(&id))
+            .and_then(|mounted| mounted.opened);
+        let is_open = match &known {
+            Some(known) => {
+                known.learn(charter, &shared.user_key);
+                Some(Arc::clone(known))
+            }
+            None => Opened::chartered(charter, &shared.user_key).map(Arc::new),
+        };
+        match &is_open {
+            Some(space) => opened.push(Arc::clone(space)),
+            None if !was_known => missing.push(id),
+            None => {}
+        }
+        others.insert(id, Mounted { space, opened: is_open });
+    }
+    Ok((opened, missing))
+}
+
+/// Opens the entries that waited for a key.
+async fn unseal(space: &OpenSpace) -> Result<(), NodeError> {
+    loop {
+        let task = space.clone();
+        let named = Shared::blocking(move || {
+            if Tree::of(task.id()).is_unsealed(&task.read()?)? {
+                return Ok(None);
+            }
+            let ring = task.ring();
+            let tree = Tree::of(task.id()).learning_at(task.elapsed());
+            task.meta
+                .write(|kv| Ok::<_, NodeError>(tree.unseal(kv, &ring.keys, UNSEALED_AT_ONCE)?))
+        })
+        .await?;
+        let Some(named) = named else { return Ok(()) };
+        names::pin_where_contested(space, named).await?;
+    }
+}
+
+/// Fetches the charter and the logs of a space from whoever keeps them.
+async fn fetch(shared: &Arc<Shared>, space: SpaceId) {
+    for node in names::keepers(shared, space, &shared.present_view()) {
+        if let Err(error) = names::pull(shared, node, space).await {
+            tracing::debug!(node = %node.short(), space = %space.short(), error, "it does not tell what it keeps of a space");
+        }
+    }
+}
+
+/// A space by the name that the person gave it.
+pub(crate) fn find(shared: &Arc<Shared>, name: &SpaceName) -> Result<OpenSpace, NodeError> {
+    if name.is_home() {
+        return Ok(shared.private());
+    }
+    let mounted = shared.spaces.find(name, false);
+    let Mounted { opened, .. } = mounted.ok_or_else(|| NodeError::NoSuchSpace(name.clone()))?;
+    let opened = opened.ok_or_else(|| NodeError::SpaceNotHere(name.clone()))?;
+    Ok(OpenSpace::new(shared, &opened))
+}
+
+/// Founds a space.
+pub(crate) async fn create(shared: &Arc<Shared>, name: SpaceName) -> Result<SpaceInfo, NodeError> {
+    let private = shared.private();
+    // Another machine of the person's may have given the name away.
+    settle(&private).await;
+    let id = {
+        let _one_at_a_time = private.opened().names.lock().await;
+        let (task, called) = (private.clone(), name.clone());
+        let charter = Shared::blocking(move || found(&task, &called)).await?;
+        let id = charter.space();
+        charters::learn(shared, charter);
+        id
+    };
+    refresh(shared).await?;
+    let space = find(shared, &name)?;
+    space
+        .opened()
+        .knows_own_log
+        .store(true, std::sync::atomic::Ordering::Relaxed);
+    names::replicate(&space).await?;
+    names::replicate(&private).await?;
+    debug_assert_eq!(space.id(), id);
+    info(shared, &name).await
+}
+
+/// All of it is written down in one transaction: the charter, the first entry of the log, and the name.
+fn found(private: &OpenSpace, name: &SpaceName) -> Result<Charter, NodeError> {
+    let entry = entry_of(name)?;
+    let claimed = private.claims.lock();
+    private.meta.write(|kv| {
+        let spaces = Tree::of(private.id()).list(kv, DirId::SPACES, None, SPACES_MAX)?;
+        if spaces.len() >= SPACES_MAX {
+            return Err(NodeError::TooManySpaces(SPACES_MAX));
+        }
+        if name.is_home() || spaces.iter().any(|listed| listed.name == entry) {
+            return Err(NodeError::SpaceExists(name.clone()));
+        }
+        let user = &private.user_key;
+        let recipient = derive::recipient_key(user).recipient();
+        let charter = Charter::found(user, recipient, private.now(), &*private.entropy)?;
+        charter.save(kv).map_err(MetaError::writing)?;
+        let opened = Opened::chartered(&charter, user).expect("its founder has its key");
+        let space = OpenSpace::new(private.shared(), &Arc::new(opened));
+        names::write_in(&space, kv, &claimed, &Batch::default())?;
+        names::write_in(private, kv, &claimed, &naming(entry, charter.space(), Vec::new()))?;
+        Ok(charter)
+    })
+}
+
+fn entry_of(name: &SpaceName) -> Result<Name, NodeError> {
+    Ok(Name::try_from(name.to_string()).map_err(potluck_spaces::TreeError::from)?)
+}
+
+/// Gives a space a name.
+fn naming(name: Name, space: SpaceId, replaces: Vec<OpId>) -> Batch {
+    let mut batch = Batch::default();
+    batch.changes.push(Change::Set {
+        parent: DirId::SPACES,
+        name,
+        value: Some(Value::Space(space)),
+        replaces,
+        fate: Fate::Carried,
+    });
+    batch
+}
+
+/// Takes its name from a space.
+fn unnaming(space: &Catalogued, fate: Fate) -> Change {
+    Change::Set {
+        parent: DirId::SPACES,
+        name: space.entry.clone(),
+        value: None,
+        replaces: space.ops.clone(),
+        fate,
+    }
+}
+
+/// Before names are given: what the person's other machines and the custodians know of them is known here, as far as they are here.
+async fn settle(private: &OpenSpace) {
+    branch::know_own_log(private).await;
+    if let Err(error) = names::catch_up(private).await {
+        tracing::info!(%error, "names of spaces are those that are known here");
+    }
+}
+
+/// Writes changes of the catalogue, and makes them durable.
+async fn write(private: &OpenSpace, batch: Batch) -> Result<(), NodeError> {
+    names::write(private, batch).await?;
+    refresh(private.shared()).await?;
+    names::replicate(private).await.map(drop)
+}
+
+/// Gives a space another name. It is this person's alone: others call it what they like.
+pub(crate) async fn rename(shared: &Arc<Shared>, from: &SpaceName, to: &SpaceName) -> Result<(), NodeError> {
+    let private = shared.private();
+    settle(&private).await;
+    let mounted = shared
+        .spaces
+        .find(from, false)
+        .ok_or_else(|| NodeError::NoSuchSpace(from.clone()))?;
+    refuse_taken(shared, to)?;
+    let mut batch = naming(entry_of(to)?, mounted.space.id, Vec::new());
+    batch.changes.push(unnaming(&mounted.space, Fate::Carried));
+    write(&private, batch).await
+}
+
+fn refuse_taken(shared: &Shared, name: &SpaceName) -> Result<(), NodeError> {
+    if name.is_home() || shared.spaces.find(name, false).is_some() {
+        return Err(NodeError::SpaceExists(name.clone()));
+    }
+    Ok(())
+}
+
+/// Removes a space with all that is in it. It can be brought back for as long as was configured, unless it is to go now.
+pub(crate) async fn remove(
+    shared: &Arc<Shared>,
+    name: &SpaceName,
+    options: RemoveOptions,
+) -> Result<SpaceRemoval, NodeError> {
+    if name.is_home() {
+        return Err(NodeError::SpaceStays(name.clone()));
+    }
+    let private = shared.private();
+    settle(&private).await;
+    let found = shared.spaces.find(name, false);
+    // With `now`, also one that is in the trash already.
+    let found = found.or_else(|| shared.spaces.find(name, true).filter(|_| options.now));
+    let mounted = found.ok_or_else(|| NodeError::NoSuchSpace(name.clone()))?;
+    let files = match &mounted.opened {
+        Some(opened) => count(&OpenSpace::new(shared, opened)).await?.0,
+        None => 0,
+    };
+    if files > 0 && !options.confirmed {
+        return Err(NodeError::Mass(MassChange {
+            loss: Loss::RemoveSpace,
+            planned: files,
+            lately: 0,
+            of: files,
+        }));
+    }
+    let fate = if options.now { Fate::Freed } else { shared.usual_fate() };
+    if fate == Fate::Freed {
+        end(shared, mounted.space.id).await?;
+    }
+    let mut batch = Batch::default();
+    batch.changes.push(unnaming(&mounted.space, fate));
+    write(&private, batch).await?;
+    Ok(SpaceRemoval {
+        files,
+        until: (fate != Fate::Freed).then(|| shared.now() + shared.rails.retention),
+    })
+}
+
+/// Brings back a space that was removed, under its name.
+pub(crate) async fn restore(shared: &Arc<Shared>, name: &SpaceName) -> Result<SpaceInfo, NodeError> {
+    let private = shared.private();
+    settle(&private).await;
+    let mounted = shared
+        .spaces
+        .find(name, true)
+        .ok_or_else(|| NodeError::NoSuchSpace(name.clone()))?;
+    refuse_taken(shared, name)?;
+    write(
+        &private,
+        naming(mounted.space.entry, mounted.space.id, mounted.space.ops),
+    )
+    .await?;
+    info(shared, name).await
+}
+
+/// Lets go of all that is in a space of this person's, for good.
+pub(crate) async fn end(shared: &Arc<Shared>, space: SpaceId) -> Result<(), NodeError> {
+    let Some(space) = shared.open_space(space) else {
+        return Ok(());
+    };
+    let owner = Shared::blocking({
+        let task = space.clone();
+        move || Ok::<_, NodeError>(task.charters.of(&task.read()?, task.id())?.owner())
+    });
+    if owner.await? != Some(shared.user_key.user_id()) {
+        return Ok(());
+    }
+    let all = RemoveOptions {
+        recursive: true,
+        now: true,
+        confirmed: true,
+    };
+    edit::remove(&space, &Path::root(), all).await?;
+    let given_up: Vec<StripeId> = collect::give_up(&space, Duration::ZERO).await?;
+    sweep::announce(&space, given_up);
+    Ok(())
+}
+
+/// How many files there are, and their bytes.
+async fn count(space: &OpenSpace) -> Result<(u64, u64), NodeError> {
+    let (mut count, mut bytes) = (0, 0);
+    let mut files = Files::of(space);
+    while let Some(found) = files.next().await? {
+        count += 1;
+        bytes += found.file.len;
+    }
+    Ok((count, bytes))
+}
+
+/// A space in detail.
+pub(crate) async fn info(shared: &Arc<Shared>, name: &SpaceName) -> Result<SpaceInfo, NodeError> {
+    let all = list(shared, true).await?;
+    let found = all
+        .into_iter()
+        .find(|space| space.name == *name && space.until.is_none());
+    let mut info = found.ok_or_else(|| NodeError::NoSuchSpace(name.clone()))?;
+    if let Some(space) = shared.open_space(info.id) {
+        let (_, bytes) = count(&space).await?;
+        info.bytes = Some(bytes);
+    }
+    Ok(info)
+}
+
+/// All spaces of this person, by name; with those that were removed and can be brought back.
+pub(crate) async fn list(shared: &Arc<Shared>, with_removed: bool) -> Result<Vec<SpaceInfo>, NodeError> {
+    let task = Arc::clone(shared);
+    Shared::blocking(move || {
+        let kv = task.read()?;
+        let mut infos = vec![SpaceInfo {
+            name: SpaceName::home(),
+            id: task.spaces.private.id(),
+            owner: Some(task.user_key.user_id()),
+            is_mine: true,
+            files: 0,
+            bytes: None,
+            trash: crate::api::TrashInfo::default(),
+            created: None,
+            until: None,
+            is_here: true,
+        }];
+        let others: Vec<Mounted> = task.spaces.lock().values().cloned().collect();
+        for Mounted { space, opened } in others {
+            if space.until.is_some() && !with_removed {
+                continue;
+            }
+            let charter = task.charters.of(&kv, space.id)?;
+            infos.push(SpaceInfo {
+                name: space.name,
+                id: space.id,
+                owner: charter.owner(),
+                is_mine: charter.owner() == Some(task.user_key.user_id()),
+                files: 0,
+                bytes: None,
+                trash: crate::api::TrashInfo::default(),
+                created: charter.created(),
+                until: space.until,
+                is_here: opened.is_some(),
+            });
+        }
+        for info in &mut infos {
+            let totals = Trash::of(info.id).totals(&kv).map_err(MetaError::reading)?;
+            info.files = totals.files;
+            info.trash.files = totals.kept;
+            info.trash.bytes = totals.kept_bytes;
+        }
+        infos.sort_by_cached_key(|info| (!info.name.is_home(), info.until.is_some(), info.name.clone()));
+        Ok(infos)
+    })
+    .await
+}

@@ -1,0 +1,241 @@
+//! Spaces beside the private one: founded, named, removed and brought back, on all machines of a person and on nobody else's.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod common;
+
+use common::{Pool, bytes, config, eventually, put_into};
+use potluck_node::{InviteOptions, Node, NodeError, RemoveOptions, Space, SpaceInfo};
+use potluck_types::SpaceName;
+use std::time::Duration;
+
+const GRACE: Duration = Duration::from_secs(3600);
+
+fn name(text: &str) -> SpaceName {
+    text.parse().unwrap()
+}
+
+/// A space, once its keys are here.
+async fn arrived(node: &Node, called: &str) -> Space {
+    eventually("the space arrives", || async { node.space(&name(called)).is_ok() }).await;
+    node.space(&name(called)).unwrap()
+}
+
+async fn read(space: &Space, path: &str) -> Result<Vec<u8>, NodeError> {
+    space.download(&path.parse().unwrap(), None).await?.read_to_end().await
+}
+
+/// What is in a file, once its name is here.
+async fn read_when_named(space: &Space, path: &str) -> Vec<u8> {
+    let path_in_it = path.parse().unwrap();
+    eventually("the name arrives", || async { space.stat(&path_in_it).await.is_ok() }).await;
+    read(space, path).await.unwrap()
+}
+
+async fn info(node: &Node, called: &str) -> Option<SpaceInfo> {
+    let spaces = node.spaces(true).await.unwrap();
+    spaces.into_iter().find(|space| space.name == name(called))
+}
+
+async fn shards_of(node: &Node, space: &SpaceInfo) -> usize {
+    let held = node.held(None, 10_000).await.unwrap();
+    held.iter().filter(|held| held.space == space.id).count()
+}
+
+fn sure(now: bool) -> RemoveOptions {
+    RemoveOptions {
+        recursive: true,
+        now,
+        confirmed: true,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_space_is_on_all_machines_of_its_person_and_outlasts_them() {
+    let mut pool = Pool::of(3, GRACE).await;
+    let founded = pool.node(0).create_space(name("photos")).await.unwrap();
+    assert!(founded.is_mine && founded.is_here && founded.files == 0);
+    let (large, small) = (bytes(1, 3_000_000), bytes(2, 300));
+    let first = pool.node(0).space(&name("photos")).unwrap();
+    put_into(&first, "/2026/large", &large).await.unwrap();
+    put_into(&first, "/small", &small).await.unwrap();
+    // The same path in the private space is another file.
+    assert!(matches!(
+        read(&pool.node(0).private(), "/small").await,
+        Err(NodeError::Tree(_))
+    ));
+    for i in 1..3 {
+        let space = arrived(pool.node(i), "photos").await;
+        assert_eq!(space.id(), founded.id);
+        assert!(read_when_named(&space, "/2026/large").await == large);
+        assert!(read_when_named(&space, "/small").await == small);
+    }
+    // Another machine writes, the first is gone for good, and a restart changes nothing.
+    let second = arrived(pool.node(1), "photos").await;
+    put_into(&second, "/written-elsewhere", &small).await.unwrap();
+    assert!(read_when_named(&first, "/written-elsewhere").await == small);
+    drop((first, second));
+    let addresses = [pool.address(1), pool.address(2)];
+    for i in 0..3 {
+        pool.kill(i).await;
+    }
+    for (i, address) in (1..3).zip(addresses) {
+        pool.restart_at(i, address).await;
+    }
+    for i in 1..3 {
+        eventually("the other is there", || async {
+            let nodes = pool.node(i).status().await.unwrap().nodes;
+            nodes.iter().filter(|node| node.away_since.is_some()).count() == 1
+        })
+        .await;
+        let space = arrived(pool.node(i), "photos").await;
+        assert!(read_when_named(&space, "/2026/large").await == large);
+        assert!(read_when_named(&space, "/written-elsewhere").await == small);
+        assert_eq!(info(pool.node(i), "photos").await.unwrap().files, 3);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_are_given_once_changed_and_never_that_of_the_private_space() {
+    let pool = Pool::of(2, GRACE).await;
+    let founded = pool.node(0).create_space(name("photos")).await.unwrap();
+    let taken = pool.node(1).create_space(name("photos")).await;
+    assert!(matches!(taken, Err(NodeError::SpaceExists(_))), "{taken:?}");
+    for called in ["home", "photos"] {
+        let taken = pool.node(0).create_space(name(called)).await;
+        assert!(matches!(taken, Err(NodeError::SpaceExists(_))), "{taken:?}");
+    }
+    pool.node(1)
+        .rename_space(&name("photos"), &name("pictures"))
+        .await
+        .unwrap();
+    assert_eq!(pool.node(1).space(&name("pictures")).unwrap().id(), founded.id);
+    assert!(matches!(
+        pool.node(1).space(&name("photos")),
+        Err(NodeError::NoSuchSpace(_))
+    ));
+    assert_eq!(arrived(pool.node(0), "pictures").await.id(), founded.id);
+    let home = pool.node(0).remove_space(&name("home"), sure(true)).await;
+    assert!(matches!(home, Err(NodeError::SpaceStays(_))), "{home:?}");
+    let renamed = pool.node(0).rename_space(&name("pictures"), &name("home")).await;
+    assert!(matches!(renamed, Err(NodeError::SpaceExists(_))), "{renamed:?}");
+    let none = pool.node(0).rename_space(&name("none"), &name("other")).await;
+    assert!(matches!(none, Err(NodeError::NoSuchSpace(_))), "{none:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_space_that_was_removed_comes_back_whole_and_one_that_goes_now_leaves_nothing() {
+    let pool = Pool::of(3, GRACE).await;
+    let founded = pool.node(0).create_space(name("photos")).await.unwrap();
+    let content = bytes(3, 2_000_000);
+    let space = pool.node(0).space(&name("photos")).unwrap();
+    put_into(&space, "/a/b", &content).await.unwrap();
+    pool.node(0)
+        .private()
+        .list(&"/".parse().unwrap(), None, 10)
+        .await
+        .unwrap();
+    let asked = pool
+        .node(0)
+        .remove_space(&name("photos"), RemoveOptions::default())
+        .await;
+    assert!(matches!(asked, Err(NodeError::Mass(_))), "{asked:?}");
+    let removal = pool.node(0).remove_space(&name("photos"), sure(false)).await.unwrap();
+    assert_eq!((removal.files, removal.until.is_some()), (1, true));
+    for i in 0..3 {
+        eventually("it is gone everywhere", || async {
+            pool.node(i).space(&name("photos")).is_err()
+        })
+        .await;
+        assert!(info(pool.node(i), "photos").await.unwrap().until.is_some());
+    }
+    // Its data stays meanwhile, whoever sweeps.
+    pool.node(1).sweep(Duration::ZERO).await.unwrap();
+    let back = pool.node(1).restore_space(&name("photos")).await.unwrap();
+    assert_eq!((back.id, back.files, back.until), (founded.id, 1, None));
+    let space = arrived(pool.node(2), "photos").await;
+    assert!(read_when_named(&space, "/a/b").await == content);
+    pool.node(2).remove_space(&name("photos"), sure(true)).await.unwrap();
+    for i in 0..3 {
+        eventually("its shards are free", || async {
+            shards_of(pool.node(i), &founded).await == 0
+        })
+        .await;
+        assert!(info(pool.node(i), "photos").await.is_none());
+    }
+    let none = pool.node(2).restore_space(&name("photos")).await;
+    assert!(matches!(none, Err(NodeError::NoSuchSpace(_))), "{none:?}");
+}
+
+/// What is removed is kept for no time at all, so the next sweep ends it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_space_whose_time_in_the_trash_is_over_is_let_go_of_with_all_that_is_in_it() {
+    let pool = Pool::keeping(2, GRACE, Duration::from_millis(1)).await;
+    let founded = pool.node(0).create_space(name("photos")).await.unwrap();
+    let space = pool.node(0).space(&name("photos")).unwrap();
+    put_into(&space, "/file", &bytes(4, 500_000)).await.unwrap();
+    pool.node(0).remove_space(&name("photos"), sure(false)).await.unwrap();
+    eventually("it is let go of", || async {
+        pool.node(0).sweep(Duration::from_secs(3600)).await.unwrap();
+        info(pool.node(0), "photos").await.is_none()
+    })
+    .await;
+    for i in 0..2 {
+        eventually("its shards are free", || async {
+            shards_of(pool.node(i), &founded).await == 0
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn others_keep_a_space_without_seeing_it_and_a_recovery_kit_brings_it_back() {
+    let mut pool = Pool::of(1, GRACE).await;
+    let mut friends = Vec::new();
+    for _ in 0..2 {
+        let options = InviteOptions {
+            uses: 1,
+            expires: Duration::from_secs(60),
+            mine: false,
+        };
+        let ticket = pool.node(0).invite(options).await.unwrap().ticket;
+        let home = tempfile::tempdir().unwrap();
+        friends.push((Node::join(config(&home, GRACE), &ticket).await.unwrap(), home));
+    }
+    eventually("all are there", || async {
+        let nodes = pool.node(0).status().await.unwrap().nodes;
+        nodes
+            .iter()
+            .filter(|node| node.capacity.0 > 0 && node.away_since.is_none())
+            .count()
+            == 3
+    })
+    .await;
+    let founded = pool.node(0).create_space(name("photos")).await.unwrap();
+    let content = bytes(5, 1_500_000);
+    put_into(&pool.node(0).space(&name("photos")).unwrap(), "/deep/file", &content)
+        .await
+        .unwrap();
+    for (friend, _) in &friends {
+        assert!(info(friend, "photos").await.is_none());
+        assert!(matches!(friend.space(&name("photos")), Err(NodeError::NoSuchSpace(_))));
+        assert!(shards_of(friend, &founded).await > 0);
+        // Theirs may be called the same.
+        friend.create_space(name("photos")).await.unwrap();
+        let theirs = friend.space(&name("photos")).unwrap();
+        assert_ne!(theirs.id(), founded.id);
+        assert!(read(&theirs, "/deep/file").await.is_err());
+    }
+    let kit = pool.node(0).kit().await.unwrap();
+    pool.kill(0).await;
+    let home = tempfile::tempdir().unwrap();
+    let back = Node::restore(config(&home, GRACE), &kit).await.unwrap();
+    let space = arrived(&back, "photos").await;
+    assert_eq!(space.id(), founded.id);
+    assert!(read_when_named(&space, "/deep/file").await == content);
+    put_into(&space, "/after", &content).await.unwrap();
+    for (friend, _) in friends {
+        friend.stop().await;
+    }
+    back.stop().await;
+}

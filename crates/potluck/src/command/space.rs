@@ -1,0 +1,144 @@
+//! `potluck space`: making, naming and removing spaces.
+
+use super::trash::day;
+use crate::{
+    cli::Space,
+    complaint::Complaint,
+    local::{client, message::Request},
+    terminal::{Terminal, count, table},
+};
+use potluck_node::{RemoveOptions, SpaceInfo, SpaceRemoval};
+use potluck_types::{ByteSize, SpaceName};
+use serde::Serialize;
+use std::path::Path;
+
+/// `potluck space`.
+pub(super) fn run(home: &Path, wish: Space, terminal: Terminal) -> Result<(), Complaint> {
+    match wish {
+        Space::Create { name } => {
+            let info: SpaceInfo = client::call(home, &Request::CreateSpace { name })?;
+            say(terminal, &info, || {
+                let name = &info.name;
+                format!(
+                    "The space {name} is there, on all machines of yours. Put something into it: potluck put FOLDER {name}:/"
+                )
+            });
+        }
+        Space::Ls { removed } => {
+            let spaces: Vec<SpaceInfo> = client::call(home, &Request::Spaces { removed })?;
+            terminal.result(&spaces, || listed(&spaces));
+        }
+        Space::Info { name } => {
+            let info: SpaceInfo = client::call(home, &Request::SpaceInfo { name })?;
+            terminal.result(&info, || described(&info));
+        }
+        Space::Mv { from, to } => {
+            client::call::<()>(
+                home,
+                &Request::RenameSpace {
+                    from: from.clone(),
+                    to: to.clone(),
+                },
+            )?;
+            say(terminal, &serde_json::json!({ "name": to }), || {
+                format!("{from} is called {to} now.")
+            });
+        }
+        Space::Rm { name, now } => remove(home, &name, now, terminal)?,
+        Space::Restore { name } => {
+            let info: SpaceInfo = client::call(home, &Request::RestoreSpace { name })?;
+            say(terminal, &info, || {
+                format!("The space {} is back, with {}.", info.name, count(info.files, "file"))
+            });
+        }
+    }
+    Ok(())
+}
+
+fn say(terminal: Terminal, value: &impl Serialize, text: impl FnOnce() -> String) {
+    terminal.result(value, || if terminal.quiet { String::new() } else { text() });
+}
+
+fn remove(home: &Path, name: &SpaceName, now: bool, terminal: Terminal) -> Result<(), Complaint> {
+    let removal: SpaceRemoval = terminal.insist(|confirmed| {
+        let options = RemoveOptions {
+            recursive: true,
+            now,
+            confirmed,
+        };
+        let request = Request::RemoveSpace {
+            name: name.clone(),
+            options,
+        };
+        client::call(home, &request)
+    })?;
+    say(terminal, &removal, || {
+        let files = count(removal.files, "file");
+        match removal.until {
+            Some(until) => format!(
+                "Removed the space {name} with {files}. It can be brought back until {}: potluck space restore {name}",
+                day(until)
+            ),
+            None => format!("Removed the space {name} with {files}, for good."),
+        }
+    });
+    Ok(())
+}
+
+fn listed(spaces: &[SpaceInfo]) -> String {
+    let heading = ["SPACE", "     FILES", "  IN TRASH", "OWNER", ""]
+        .map(str::to_owned)
+        .to_vec();
+    let row = |info: &SpaceInfo| {
+        vec![
+            info.name.to_string(),
+            format!("{:>10}", info.files),
+            format!("{:>10}", info.trash.files),
+            owner(info),
+            remark(info),
+        ]
+    };
+    table(
+        &std::iter::once(heading)
+            .chain(spaces.iter().map(row))
+            .collect::<Vec<_>>(),
+    )
+}
+
+fn owner(info: &SpaceInfo) -> String {
+    match info.owner {
+        _ if info.is_mine => "you".to_owned(),
+        Some(owner) => owner.short(),
+        None => "not known here yet".to_owned(),
+    }
+}
+
+/// What is not as usual.
+fn remark(info: &SpaceInfo) -> String {
+    match info.until {
+        Some(until) => format!("removed; can be brought back until {}", day(until)),
+        None if !info.is_here => "its keys are not here yet".to_owned(),
+        None => String::new(),
+    }
+}
+
+fn described(info: &SpaceInfo) -> String {
+    let mut text = format!("{}: {}", info.name, count(info.files, "file"));
+    if let Some(bytes) = info.bytes {
+        text.push_str(&format!(", {}", ByteSize(bytes)));
+    }
+    text.push_str(&format!(
+        ".\nIn its trash: {}, {}.\nWhose: {}.",
+        count(info.trash.files, "version"),
+        ByteSize(info.trash.bytes),
+        owner(info)
+    ));
+    if let Some(created) = info.created {
+        text.push_str(&format!("\nFounded: {created}."));
+    }
+    text.push_str(&format!("\nId: {}", info.id));
+    match remark(info) {
+        remark if remark.is_empty() => text,
+        remark => format!("{text}\n{remark}"),
+    }
+}
