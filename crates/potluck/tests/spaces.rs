@@ -34,10 +34,12 @@ fn spaces_are_made_named_removed_and_brought_back() {
     let pool = pool(folder.path(), 3);
     let (first, second) = (&pool[0], &pool[1]);
     let file = folder.path().join("report");
-    fs::write(&file, bytes(700_000, 1)).unwrap();
+    fs::write(&file, bytes(9_000_000, 1)).unwrap();
     let file = file.to_str().unwrap();
 
     assert!(said(first, &["space", "create", "work"]).contains("potluck put FOLDER work:/"));
+    let used = || pool.iter().map(Node::used).sum::<u64>();
+    let empty = used();
     first.json(&["put", file, "work:/2026"]);
     assert_eq!(
         names(first, &["space", "ls"]),
@@ -54,7 +56,7 @@ fn spaces_are_made_named_removed_and_brought_back() {
     let info = second.json(&["space", "info", "work"]);
     assert_eq!(
         (&info["files"], &info["bytes"]),
-        (&Value::from(1), &Value::from(700_000))
+        (&Value::from(1), &Value::from(9_000_000))
     );
 
     // What makes no sense is refused, and says why.
@@ -90,7 +92,7 @@ fn spaces_are_made_named_removed_and_brought_back() {
     assert!(said(first, &["trash"]).contains("office:/2026/report"));
     assert_eq!(first.json(&["trash"])["space"], "office");
     first.json(&["restore", "office:/2026/report"]);
-    let before: u64 = pool.iter().map(Node::used).sum();
+    let before = used();
     first.json(&["space", "rm", "office", "--now", "--yes"]);
     until("its room is free", || {
         pool.iter().map(Node::used).sum::<u64>() < before / 2
