@@ -8,7 +8,8 @@ use crate::{
     world::Diary,
 };
 use potluck_node::{
-    FileMeta, HealthInfo, Held, Node, NodeError, NodeStatus, PutOptions, PutReport, RemoveOptions, Status, TreeError,
+    FileMeta, HealthInfo, Held, Name, Node, NodeError, NodeStatus, Path, PutOptions, PutReport, RemoveOptions, Space,
+    Status, TreeError,
 };
 use potluck_types::{Geometry, NodeId, SpaceId, StripeId, Timestamp};
 use std::{
@@ -24,6 +25,8 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
+/// The folder that is a space of its own, and what it is called.
+const FOUNDED: &str = "folder-2";
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 /// So soon a machine that was taken out learns nothing more.
@@ -184,6 +187,7 @@ impl History {
     async fn tell(&mut self) -> Broken {
         self.pool.gather().await?;
         sleep(MINUTE).await;
+        self.found_spaces().await?;
         self.becomes_whole("at the beginning").await?;
         for (number, episode) in self.pool.plan.episodes.clone().iter().enumerate() {
             self.pool.diary.tell(&format!(
@@ -204,6 +208,21 @@ impl History {
             self.books_agree().await?;
         }
         self.everything_goes().await
+    }
+
+    /// Each person founds a space of their own.
+    async fn found_spaces(&mut self) -> Broken {
+        let mut people = BTreeSet::new();
+        for machine in &self.pool.machines {
+            if people.insert(machine.user)
+                && let Some(node) = &machine.node
+            {
+                let name = FOUNDED.parse().expect("a name");
+                let founded = node.create_space(name).await;
+                founded.map_err(|error| format!("a space cannot be founded: {error}"))?;
+            }
+        }
+        Ok(())
     }
 
     async fn live_through(&mut self, episode: &Episode) -> Broken {
@@ -723,7 +742,7 @@ pub(crate) async fn put(node: &Node, path: &str, content: Content) -> Result<Put
         executable: false,
     };
     let work = async {
-        let mut upload = node.private().upload(PutOptions::default())?;
+        let mut upload = space_of(node, &path)?.upload(PutOptions::default())?;
         upload.put_blocking(path, meta, Cursor::new(content.bytes())).await?;
         upload.finish().await
     };
@@ -732,7 +751,8 @@ pub(crate) async fn put(node: &Node, path: &str, content: Content) -> Result<Put
 
 async fn remove(node: &Node, path: &str) -> Result<(), String> {
     let path = path.parse().map_err(|error| format!("{error}"))?;
-    match node.private().remove(&path, RemoveOptions::default()).await {
+    let space = space_of(node, &path).map_err(|error| error.to_string())?;
+    match space.remove(&path, RemoveOptions::default()).await {
         Ok(_) => Ok(()),
         Err(error) if is_absent(&error) => Ok(()),
         Err(error) => Err(error.to_string()),
@@ -743,13 +763,22 @@ pub(crate) async fn read(node: &Node, path: &str) -> Seen {
     let Ok(path) = path.parse() else {
         return Seen::Absent;
     };
-    let work = async { node.private().download(&path, None).await?.read_to_end().await };
+    let work = async { space_of(node, &path)?.download(&path, None).await?.read_to_end().await };
     match timeout(OPERATION_MAX, work).await {
         Ok(Ok(bytes)) => Seen::Bytes(bytes),
-        Ok(Err(error)) if is_absent(&error) => Seen::Absent,
+        Ok(Err(error)) if is_absent(&error) || matches!(error, NodeError::NoSuchSpace(_)) => Seen::Absent,
         Ok(Err(error)) => Seen::Refused(error.to_string()),
         Err(_) => Seen::Refused("it hangs".to_owned()),
     }
+}
+
+/// A third of a person's files is in a space that they founded, the others in the private one.
+fn space_of(node: &Node, path: &Path) -> Result<Space, NodeError> {
+    let folder = path.names().first().map(Name::as_str);
+    if folder == Some(FOUNDED) {
+        return node.space(&FOUNDED.parse().expect("a name"));
+    }
+    Ok(node.private())
 }
 
 fn is_absent(error: &NodeError) -> bool {
