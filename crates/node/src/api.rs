@@ -3,7 +3,8 @@
 use crate::world::World;
 use potluck_spaces::{Mass, Name, Path, Share};
 use potluck_types::{
-    ByteSize, Geometry, MachineName, NodeId, PoolId, ShardId, SpaceId, SpaceName, StripeId, Timestamp, UserId, Zone,
+    ByteSize, Geometry, MachineName, NodeId, PoolId, ShardId, SpaceId, SpaceName, StripeId, Timestamp, UserId,
+    UserName, Zone,
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
@@ -449,8 +450,16 @@ pub struct SpaceInfo {
     pub id: SpaceId,
     /// Whose it is; none while that is not known here.
     pub owner: Option<UserId>,
+    /// What they want to be called.
+    pub owner_name: Option<UserName>,
     /// Whether it is this person's.
     pub is_mine: bool,
+    /// Whether this person may read what is written to it now; one who was taken out has what they had.
+    pub may_read: bool,
+    /// Whether this person may write to it.
+    pub may_write: bool,
+    /// Whether another person has let this one in, who has not said yet that they want it.
+    pub is_offered: bool,
     /// How many files it has.
     pub files: u64,
     /// Their bytes, where that was asked for.
@@ -465,11 +474,68 @@ pub struct SpaceInfo {
     pub is_here: bool,
 }
 
+/// A person of the pool.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Person {
+    /// Their id.
+    pub user: UserId,
+    /// What they want to be called.
+    pub name: Option<UserName>,
+    /// Whether it is this node's person.
+    pub is_me: bool,
+    /// How many machines they have in the pool.
+    pub machines: u64,
+    /// Whether it is known how to wrap a key for them: any of their machines has told.
+    pub can_be_let_in: bool,
+}
+
+impl Person {
+    /// What others call them: their name, else the end of their id.
+    pub fn called(&self) -> String {
+        self.name
+            .as_ref()
+            .map_or_else(|| self.user.short(), UserName::to_string)
+    }
+}
+
+/// What a person may do in a space.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub struct Access {
+    /// Whether they may write.
+    pub may_write: bool,
+    /// Since when they may read.
+    pub since: Option<Timestamp>,
+    /// Until when; none: without an end.
+    pub until: Option<Timestamp>,
+}
+
+/// A person who may read a space.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Member {
+    /// Who.
+    pub person: Person,
+    /// Whether the space is theirs.
+    pub is_owner: bool,
+    /// What they may do.
+    pub access: Access,
+}
+
+/// One who was taken out of a space.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Unshared {
+    /// Who.
+    pub person: Person,
+    /// How many of their machines are not here: these learn of it when they are.
+    pub away: u64,
+}
+
 /// What the removal of a space has done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpaceRemoval {
     /// Files that were in it.
     pub files: u64,
+    /// Whether it was this person's: another's stays with them.
+    pub is_mine: bool,
     /// Until when it can be brought back; none when it is gone.
     pub until: Option<Timestamp>,
 }

@@ -8,8 +8,8 @@ use crate::{
     spaces,
 };
 use potluck_crypto::derive::private_space_id;
-use potluck_spaces::{Charter, CharterError, CharterRecord, Joined, Kv, Table};
-use potluck_types::{Hash, NodeId, SpaceId, UserId};
+use potluck_spaces::{Charter, CharterError, CharterRecord, Entry, Kv, Table};
+use potluck_types::{Hash, NodeId, SpaceId, Timestamp, UserId};
 use serde_bytes::ByteBuf;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -38,6 +38,11 @@ impl Charters {
         Ok(charter)
     }
 
+    /// The charter of a space, if it was read lately.
+    pub(crate) fn remembered(&self, space: SpaceId) -> Option<Arc<Charter>> {
+        self.lock().get(&space).cloned()
+    }
+
     fn remember(&self, charter: Arc<Charter>) {
         let mut remembered = self.lock();
         if remembered.len() >= REMEMBERED_MAX {
@@ -54,10 +59,26 @@ impl Charters {
     }
 }
 
-/// The spaces that have a charter here, and the people who read each.
-pub(crate) fn readers(meta: &Meta) -> Result<BTreeMap<SpaceId, BTreeSet<UserId>>, MetaError> {
+/// Who reads a space, and who writes there.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Access {
+    pub(crate) readers: BTreeSet<UserId>,
+    pub(crate) writers: BTreeSet<UserId>,
+}
+
+impl Access {
+    fn of(charter: &Charter, now: Timestamp) -> Self {
+        Self {
+            readers: charter.readers(now),
+            writers: charter.writers(now),
+        }
+    }
+}
+
+/// The spaces that have a charter here, and the people who read and write in each.
+fn access(meta: &Meta, now: Timestamp) -> Result<BTreeMap<SpaceId, Access>, MetaError> {
     let kv = meta.read()?;
-    let (mut readers, mut after) = (BTreeMap::new(), None::<Vec<u8>>);
+    let (mut access, mut after) = (BTreeMap::new(), None::<Vec<u8>>);
     while let Some((key, _)) = kv
         .scan(Table::Charter, &[], after.as_deref(), 1)
         .map_err(MetaError::reading)?
@@ -66,21 +87,22 @@ pub(crate) fn readers(meta: &Meta) -> Result<BTreeMap<SpaceId, BTreeSet<UserId>>
         let space: [u8; 32] = key[..32].try_into().expect("a record's key has 64 bytes");
         let space = SpaceId::from_bytes(space);
         let charter = Charter::load(&kv, space).map_err(MetaError::reading)?;
-        readers.insert(space, charter.readers());
+        access.insert(space, Access::of(&charter, now));
         // On to the next space: past every record of this one.
         after = Some([&space.as_bytes()[..], &[0xff; 33]].concat());
     }
-    Ok(readers)
+    Ok(access)
 }
 
-/// Whether a device may write to a space, as the pool's records and the charter say.
-pub(crate) fn may_write(shared: &Shared, kv: &impl Kv, space: SpaceId, device: NodeId) -> Result<bool, NodeError> {
+/// Whether an entry counts that a device has written, as the pool's records and the charter say.
+pub(crate) fn counts(shared: &Shared, kv: &impl Kv, device: NodeId, entry: &Entry) -> Result<bool, NodeError> {
     let owner = shared.with_control(|control| control.roster.owner_of(device));
     let Some(user) = owner else { return Ok(false) };
-    if private_space_id(user) == space {
+    if private_space_id(user) == entry.space {
         return Ok(true);
     }
-    Ok(shared.charters.of(kv, space)?.may_write(user))
+    let charter = shared.charters.of(kv, entry.space)?;
+    Ok(charter.may_write(user, device, entry.seq, entry.clock))
 }
 
 /// What is known of a charter: its sum, if there is one.
@@ -97,27 +119,19 @@ pub(crate) async fn exchange(
 ) -> Result<Vec<ByteBuf>, NodeError> {
     let task = Arc::clone(shared);
     let (missing, is_news) = Shared::blocking(move || {
-        let _one_at_a_time = task.charters.changing.lock().expect("never poisoned");
-        let known = task.charters.of(&task.read()?, space)?;
         let records: Vec<_> = theirs
             .iter()
             .map(|bytes| CharterRecord::from_bytes(bytes))
             .collect::<Result<_, _>>()?;
-        let mut charter = (*known).clone();
-        let mut is_news = false;
-        for record in &records {
-            is_news |= charter.join(record)? == Joined::New;
-        }
-        let is_member = |user| task.with_control(|control| control.roster.is_user(user));
-        if is_news && !charter.owner().is_some_and(is_member) {
-            return Err(CharterError::NotFounded.into());
-        }
-        let missing = charter.records().filter(|record| !records.contains(record));
-        let missing = missing.map(|record| ByteBuf::from(record.to_bytes())).collect();
-        if is_news {
-            task.refuse_when_full()?;
-            keep(&task, charter)?;
-        }
+        let mut missing = Vec::new();
+        let is_news = change(&task, space, |charter| {
+            for record in &records {
+                charter.join(record)?;
+            }
+            let unknown = charter.records().filter(|record| !records.contains(record));
+            missing = unknown.map(|record| ByteBuf::from(record.to_bytes())).collect();
+            Ok(())
+        })?;
         Ok::<_, NodeError>((missing, is_news))
     })
     .await?;
@@ -127,21 +141,48 @@ pub(crate) async fn exchange(
     Ok(missing)
 }
 
-/// Writes down a charter that says more than before.
-fn keep(shared: &Shared, charter: Charter) -> Result<(), NodeError> {
+/// Changes a charter, and writes it down if it says more then. Whether it does.
+pub(crate) fn change(
+    shared: &Shared,
+    space: SpaceId,
+    change: impl FnOnce(&mut Charter) -> Result<(), NodeError>,
+) -> Result<bool, NodeError> {
+    let _one_at_a_time = shared.charters.changing.lock().expect("never poisoned");
+    let known = shared.charters.of(&shared.read()?, space)?;
+    let mut charter = (*known).clone();
+    change(&mut charter)?;
+    if charter == *known {
+        return Ok(false);
+    }
+    let is_member = |user| shared.with_control(|control| control.roster.is_user(user));
+    if !charter.owner().is_some_and(is_member) {
+        return Err(CharterError::NotFounded.into());
+    }
+    shared.refuse_when_full()?;
     shared.meta.write(|kv| {
         charter
             .save(kv)
             .map_err(|source| NodeError::from(MetaError::writing(source)))
     })?;
     learn(shared, charter);
+    Ok(true)
+}
+
+/// Who may read and write is looked at again: some grants end by the time.
+pub(crate) fn look_again(shared: &Shared) -> Result<(), MetaError> {
+    let access = access(&shared.meta, shared.now())?;
+    shared.with_control(|control| {
+        access
+            .into_iter()
+            .for_each(|(space, access)| control.set_access(space, access));
+    });
     Ok(())
 }
 
 /// What is written down is remembered.
 pub(crate) fn learn(shared: &Shared, charter: Charter) {
-    let (space, readers) = (charter.space(), charter.readers());
-    shared.with_control(|control| control.set_readers(space, readers));
+    let (space, access) = (charter.space(), Access::of(&charter, shared.now()));
+    shared.with_control(|control| control.set_access(space, access));
     shared.charters.remember(Arc::new(charter));
 }
 

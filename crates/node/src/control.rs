@@ -12,6 +12,7 @@ use facts::SETTLE;
 pub(crate) use facts::{AtHand, Domains, Watcher};
 
 use crate::{
+    charters::Access,
     error::RecordError,
     protocol::Reported,
     records::{PoolRecord, node_of},
@@ -19,7 +20,7 @@ use crate::{
     standing::{Outcome as Audited, Standing, Standings},
 };
 use potluck_placement::{Layout, Layouts, Mend, NodeFacts, Outcome, Planner, PlannerOptions, Presence, View, steward};
-use potluck_types::{Hash, NodeId, ShardId, SpaceId, StripeId, Timestamp, UserId, to_canonical};
+use potluck_types::{Hash, NodeId, ShardId, SpaceId, StripeId, Timestamp, to_canonical};
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     time::Duration,
@@ -244,8 +245,8 @@ pub(crate) struct Control {
     repair_read: u64,
     repair_written: u64,
     damaged: u64,
-    /// Who reads the spaces that have a charter here.
-    readers: BTreeMap<SpaceId, BTreeSet<UserId>>,
+    /// Who reads and writes in the spaces that have a charter here.
+    access: BTreeMap<SpaceId, Access>,
 }
 
 impl Control {
@@ -292,7 +293,7 @@ impl Control {
             repair_read: 0,
             repair_written: 0,
             damaged: 0,
-            readers: BTreeMap::new(),
+            access: BTreeMap::new(),
         };
         control.track_members(now);
         control.view = control.settled_view(now);

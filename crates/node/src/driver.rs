@@ -7,7 +7,7 @@ mod upkeep;
 pub(crate) use upkeep::compact;
 
 use crate::{
-    audit,
+    audit, charters,
     collect::{self, ABANDONED_AFTER},
     control::{Action, Event},
     due::Due,
@@ -235,7 +235,11 @@ async fn again_and_again(shared: Arc<Shared>, work: Work, first: Duration) {
 /// Gives up what was abandoned, and frees what is not used. Whether there was anything, or not all could be looked at.
 async fn sweep_all(shared: &Arc<Shared>) -> bool {
     let mut is_quiet = true;
-    for space in shared.open_spaces() {
+    let task = Arc::clone(shared);
+    if let Err(error) = Shared::blocking(move || charters::look_again(&task)).await {
+        tracing::warn!(%error, "whose grants have ended is not known");
+    }
+    for space in shared.written_spaces() {
         let given_up = collect::collect(&space, ABANDONED_AFTER).await;
         if let Err(error) = &given_up {
             tracing::warn!(%error, "what abandoned uploads have left is not collected yet");
@@ -248,7 +252,7 @@ async fn sweep_all(shared: &Arc<Shared>) -> bool {
 
 async fn recode(shared: &Arc<Shared>) -> Duration {
     let mut next = Duration::MAX;
-    for space in shared.open_spaces() {
+    for space in shared.written_spaces() {
         next = next.min(upload::look(&space).await);
     }
     if !shared.leaving.load(Ordering::Relaxed) {

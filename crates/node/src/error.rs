@@ -284,6 +284,39 @@ pub enum NodeError {
     /// The person may not write there any more.
     #[error("the key that the space is written under is not known here: you may not write to it")]
     NoKey,
+    /// The person may read the space, and not write to it.
+    #[error("you may read this space, and not write to it")]
+    ReadOnly,
+    /// The person was taken out of the space, or their time in it is over.
+    #[error("you are not in this space any more: you have what was there before, and nothing that is newer")]
+    NotIn,
+    /// The private space is for one person.
+    #[error("the space `home` is yours alone")]
+    HomeIsPrivate,
+    /// Only a space's owner says who may read it.
+    #[error("the space `{0}` is another person's: they say who may read it")]
+    NotYourSpace(SpaceName),
+    /// Nobody of the pool is called so.
+    #[error("nobody in this pool is called `{0}`, or has an id that ends so")]
+    NoSuchPerson(String),
+    /// More than one is.
+    #[error("several people in this pool are called `{0}`, or have ids that end so")]
+    SeveralPeople(String),
+    /// Nobody has to be let into what is theirs.
+    #[error("that is you")]
+    WithYourself,
+    /// No machine of a person has told what messages for them are wrapped for.
+    #[error("no machine of {0} has told yet how to reach them")]
+    NotReached(String),
+    /// The person was not let in.
+    #[error("the space is not shared with {0}")]
+    NotShared(String),
+    /// Nobody has offered that.
+    #[error("nobody has let you into a space `{0}`")]
+    NoSuchOffer(String),
+    /// Several people have.
+    #[error("several people have let you into a space `{0}`")]
+    SeveralOffers(String),
     /// The data.
     #[error(transparent)]
     Shards(#[from] ShardsError),

@@ -245,13 +245,7 @@ pub fn messages() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     };
     let genesis = sign(&key, &genesis);
     let pool = pool_id(&genesis);
-    let certificate = Certificate {
-        version: VERSION,
-        pool,
-        node: key.node_id(),
-        seq: 1,
-        active: true,
-    };
+    let certificate = Certificate::new(&key, pool, key.node_id(), 1);
     let certificate = sign(&key, &certificate);
     let state = NodeState {
         zone: "attic".parse().ok(),

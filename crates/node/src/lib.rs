@@ -6,7 +6,7 @@
 //! - `audit`: others are asked to prove that they have what they say; `standing` is what follows from their answers.
 //! - `explain`: where a file is, and how safe.
 //! - `stripes`: shards to nodes and back. `upload` and `download` make streams of it; `mend` repairs.
-//! - `space` and `spaces`: the spaces of this node's person; `charters`: whose spaces all are. `names` and `edit`: a space and its log. `sweep` frees what no file uses; `claims` and `collect` are about uploads that have not ended, or
+//! - `space` and `spaces`: the spaces of this node's person; `charters`: whose spaces all are; `share`: who else is let in. `names` and `edit`: a space and its log. `sweep` frees what no file uses; `claims` and `collect` are about uploads that have not ended, or
 //!   never did. `upload::recode` codes older files anew when the pool has changed.
 //! - `rails`: the question before more goes than a person may have meant. `trash` and `restore`: what went and can be brought back; `retention`: until
 //!   when. `branch`: a node that was restored from an older image of itself; `twin`: one that was copied.
@@ -50,6 +50,7 @@ mod restore;
 mod retention;
 mod roster;
 mod serve;
+mod share;
 mod shared;
 mod space;
 mod spaces;
@@ -65,10 +66,10 @@ mod world;
 pub mod yardstick;
 
 pub use api::{
-    AuditInfo, Emptied, Entry, ExplainOptions, Explanation, FileMeta, HealthInfo, Held, Identity, Invitation,
-    InviteOptions, Kind, LeaveProgress, MachineShare, MassIn, NodeConfig, NodeInfo, NodeStatus, Probe, PutOptions,
-    PutReport, RemoveOptions, RemoveReport, RestoreOptions, RestoreReport, ShardInfo, SpaceInfo, SpacePath,
-    SpaceRemoval, Stat, Status, StripeInfo, StripeWork, TrashInfo, Trashed,
+    Access, AuditInfo, Emptied, Entry, ExplainOptions, Explanation, FileMeta, HealthInfo, Held, Identity, Invitation,
+    InviteOptions, Kind, LeaveProgress, MachineShare, MassIn, Member, NodeConfig, NodeInfo, NodeStatus, Person, Probe,
+    PutOptions, PutReport, RemoveOptions, RemoveReport, RestoreOptions, RestoreReport, ShardInfo, SpaceInfo, SpacePath,
+    SpaceRemoval, Stat, Status, StripeInfo, StripeWork, TrashInfo, Trashed, Unshared,
 };
 pub use download::Download;
 pub use error::{HomeError, JoinError, MetaError, NodeError, RecordError, Refusal, ShardsError, StartError};

@@ -162,7 +162,7 @@ pub(crate) fn write_in(
     for body in bodies {
         let entry = Log::of(space.id()).next_entry(kv, &space.node_key, now, body)?;
         let taken = take(space, kv, &entry)?;
-        first.get_or_insert(taken.seq);
+        first.get_or_insert(taken.entry.seq);
     }
     for (fingerprint, piece) in &batch.dedup {
         kv.set_stored(fingerprint, piece)?;
@@ -220,7 +220,8 @@ pub(crate) async fn unpin(space: &OpenSpace, stripes: Vec<StripeId>) -> Result<V
 /// An entry that was taken.
 struct Taken {
     append: Append,
-    seq: u64,
+    entry: Entry,
+    device: NodeId,
     /// The stripes that it names.
     named: Vec<StripeId>,
 }
@@ -236,8 +237,24 @@ fn take(space: &OpenSpace, kv: &mut WriteKv<'_>, signed: &Signed<Entry>) -> Resu
     }
     Ok(Taken {
         append,
-        seq: entry.seq,
+        entry,
+        device,
         named,
+    })
+}
+
+/// Takes one entry of a space that nobody reads here.
+fn keep(space: SpaceId, kv: &mut WriteKv<'_>, signed: &Signed<Entry>) -> Result<Taken, NodeError> {
+    let (append, entry, device) = Log::of(space).append(kv, signed)?;
+    if append == Append::New && entry.epoch.is_some() {
+        // Should this node come to have the key, it knows what it has not opened.
+        Tree::of(space).apply(kv, &Keys::default(), device, &entry)?;
+    }
+    Ok(Taken {
+        append,
+        entry,
+        device,
+        named: Vec::new(),
     })
 }
 
@@ -257,7 +274,7 @@ fn contested(space: &OpenSpace, kv: &impl Kv, stripes: &BTreeSet<StripeId>) -> R
 pub(crate) async fn pin_where_contested(space: &OpenSpace, stripes: Vec<StripeId>) -> Result<(), NodeError> {
     let task = space.clone();
     let contested = Shared::blocking(move || contested(&task, &task.read()?, &stripes.into_iter().collect())).await?;
-    if !contested.is_empty() {
+    if !contested.is_empty() && space.may_write() {
         tokio::spawn(pin_again(space, contested));
     }
     Ok(())
@@ -320,12 +337,18 @@ pub(crate) async fn take_entries(
     }
     let Appended { unpinned, contested } = taken?;
     if let Some(space) = &open
+        && space.may_write()
         && !contested.is_empty()
     {
         tokio::spawn(pin_again(space, contested));
     }
-    if space == shared.spaces.private().id() {
-        spaces::refresh(shared).await?;
+    match shared.open_space(space) {
+        Some(open) if space != shared.spaces.private().id() => {
+            // Its key may have come while this was taken by one who had none.
+            spaces::unseal(&open).await?;
+        }
+        Some(_) => spaces::refresh(shared).await?,
+        None => {}
     }
     Ok(unpinned)
 }
@@ -390,24 +413,17 @@ fn append_together(
         let (mut unpinned, mut named) = (Vec::new(), BTreeSet::new());
         for bytes in entries {
             let signed = Signed::<Entry>::from_bytes(bytes).map_err(AppendError::from)?;
-            let device = NodeId::from_bytes(*signed.claimed_signer().as_bytes());
-            if !charters::may_write(shared, kv, space, device)? {
+            let taken = match open {
+                Some(space) => take(space, kv, &signed)?,
+                None => keep(space, kv, &signed)?,
+            };
+            // What does not count aborts all that came with it.
+            if taken.append == Append::New && !charters::counts(shared, kv, taken.device, &taken.entry)? {
                 return Err(AppendError::Foreign.into());
             }
-            let append = if let Some(space) = open {
-                let taken = take(space, kv, &signed)?;
-                named.extend(taken.named);
-                taken.append
-            } else {
-                let (append, entry, device) = Log::of(space).append(kv, &signed)?;
-                if append == Append::New && entry.epoch.is_some() {
-                    // Should this node come to have the key, it knows what it has not opened.
-                    Tree::of(space).apply(kv, &Keys::default(), device, &entry)?;
-                }
-                append
-            };
-            if append == Append::New {
-                unpinned.extend(signed.open().map_err(AppendError::from)?.into_value().unpins);
+            named.extend(taken.named);
+            if taken.append == Append::New {
+                unpinned.extend(taken.entry.unpins);
             }
         }
         let Some(space) = open else {
@@ -418,7 +434,7 @@ fn append_together(
         };
         let contested = contested(space, kv, &named)?;
         // At once, if this node may write: else what it gives up by others' word would be freed first.
-        let pins_now = space.opened().knows_own_log.load(Ordering::Relaxed);
+        let pins_now = space.opened().knows_own_log.load(Ordering::Relaxed) && space.may_write();
         for stripes in contested.chunks(BATCH_PINS).filter(|_| pins_now) {
             let body = Body {
                 pins: stripes.to_vec(),
@@ -542,10 +558,15 @@ pub(crate) async fn pull(shared: &Arc<Shared>, peer: NodeId, space: SpaceId) -> 
             branch::finish(&open).await;
         }
     }
+    // A log that is not to be had, or does not count, keeps no other.
+    let mut failed = None;
     for log in theirs {
-        unpinned.extend(pull_log(shared, peer, space, log).await?);
+        match pull_log(shared, peer, space, log).await {
+            Ok(more) => unpinned.extend(more),
+            Err(error) => failed = Some(error),
+        }
     }
-    Ok(unpinned)
+    failed.map_or(Ok(unpinned), Err)
 }
 
 /// Fetches one device's log up to where the peer knows it.

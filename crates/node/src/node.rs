@@ -8,8 +8,8 @@ pub use space::Space;
 
 use crate::{
     api::{
-        Held, Identity, Invitation, InviteOptions, LeaveProgress, MassIn, NodeStatus, Probe, PutOptions, RemoveOptions,
-        SpaceInfo, SpacePath, SpaceRemoval, Status, TrashInfo,
+        Access, Held, Identity, Invitation, InviteOptions, LeaveProgress, MassIn, Member, NodeStatus, Person, Probe,
+        PutOptions, RemoveOptions, SpaceInfo, SpacePath, SpaceRemoval, Status, TrashInfo, Unshared,
     },
     audit, branch, collect,
     control::AtHand,
@@ -19,8 +19,8 @@ use crate::{
     names, probe,
     protocol::{PoolReply, PoolRequest},
     rails,
-    records::{Certificate, PoolRecord, VERSION, sign},
-    serve,
+    records::{Certificate, PoolRecord, sign},
+    serve, share,
     shared::Shared,
     spaces, sweep,
     upload::geometry_now,
@@ -29,7 +29,7 @@ use advice::{Facts, advice};
 use potluck_crypto::{Kit, KitMember, Ticket};
 use potluck_placement::survivable;
 use potluck_spaces::Liveness;
-use potluck_types::{NodeId, ShardId, SpaceId, SpaceName, StripeId};
+use potluck_types::{NodeId, ShardId, SpaceId, SpaceName, StripeId, UserName};
 use std::{
     collections::BTreeMap,
     path::Path as FilePath,
@@ -259,6 +259,41 @@ impl Node {
         spaces::rename(&self.shared, from, to).await
     }
 
+    /// What this node's person wants to be called from now on.
+    pub async fn call_me(&self, name: UserName) {
+        share::call_me(&self.shared, name).await;
+    }
+
+    /// The people of the pool, this node's first.
+    pub fn people(&self) -> Vec<Person> {
+        share::people(&self.shared)
+    }
+
+    /// Lets a person, by their name or the end of their id, into a space of this person's.
+    pub async fn share(&self, space: &SpaceName, with: &str, access: Access) -> Result<Member, NodeError> {
+        share::share(&self.shared, space, with, access).await
+    }
+
+    /// Takes a person out of a space: what is written from now on is sealed under a key that they do not have.
+    pub async fn unshare(&self, space: &SpaceName, with: &str) -> Result<Unshared, NodeError> {
+        share::unshare(&self.shared, space, with).await
+    }
+
+    /// Who may read a space, its owner first.
+    pub async fn members(&self, space: &SpaceName) -> Result<Vec<Member>, NodeError> {
+        share::members(&self.shared, space).await
+    }
+
+    /// Spaces that others have let this person into, and that have no name here yet.
+    pub async fn offers(&self) -> Result<Vec<SpaceInfo>, NodeError> {
+        spaces::offers(&self.shared).await
+    }
+
+    /// Takes a space that this person was let into: by what its owner calls it, or the end of its id.
+    pub async fn accept(&self, offer: &str, called: Option<SpaceName>) -> Result<SpaceInfo, NodeError> {
+        share::accept(&self.shared, offer, called).await
+    }
+
     /// Says that all that was removed and overwritten up to now was meant, in every space.
     pub async fn accept_losses(&self) -> Result<(), NodeError> {
         for space in self.shared.open_spaces() {
@@ -356,11 +391,8 @@ impl Node {
         let shared = &self.shared;
         let (pool, seq) = shared.with_control(|control| (control.roster.pool(), control.roster.certificate_seq(node)));
         let last = Certificate {
-            version: VERSION,
-            pool,
-            node,
-            seq: seq + 1,
             active: false,
+            ..Certificate::new(&shared.user_key, pool, node, seq + 1)
         };
         let record = PoolRecord::Certificate(sign(&shared.user_key, &last));
         let peers = shared.with_control(|control| control.live_peers());

@@ -1,9 +1,9 @@
 //! The signed records that make a pool: who founded it, who was let in, whose nodes they are, and what a node says of itself.
 
 use crate::error::RecordError;
-use potluck_crypto::{Record, Signed, SignedError};
+use potluck_crypto::{Recipient, Record, Signed, SignedError, SigningKey, derive::recipient_key};
 use potluck_types::{
-    ByteSize, Hash, MachineName, NodeId, PoolId, Timestamp, UserId, Zone, from_canonical, to_canonical,
+    ByteSize, Hash, MachineName, NodeId, PoolId, Timestamp, UserId, UserName, Zone, from_canonical, to_canonical,
 };
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +42,34 @@ pub(crate) struct Certificate {
     pub(crate) node: NodeId,
     pub(crate) seq: u64,
     pub(crate) active: bool,
+    /// Whom others wrap messages for, to reach the person; not said by versions before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) recipient: Option<Recipient>,
+    /// What the person wants to be called, if this was said with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) called: Option<Called>,
+}
+
+/// A name that a person has given themselves. The last one counts.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub(crate) struct Called {
+    pub(crate) at: Timestamp,
+    pub(crate) name: UserName,
+}
+
+impl Certificate {
+    /// The word of a person that a node is theirs.
+    pub(crate) fn new(user: &SigningKey, pool: PoolId, node: NodeId, seq: u64) -> Self {
+        Self {
+            version: VERSION,
+            pool,
+            node,
+            seq,
+            active: true,
+            recipient: Some(recipient_key(user).recipient()),
+            called: None,
+        }
+    }
 }
 
 impl Record for Certificate {

@@ -7,8 +7,8 @@ use crate::{
     error::RecordError,
     records::{Certificate, Genesis, NodeState, PoolRecord, VERSION, node_of, pool_id, user_of},
 };
-use potluck_crypto::Signed;
-use potluck_types::{Hash, NodeId, PoolId, UserId, limits};
+use potluck_crypto::{Recipient, Signed};
+use potluck_types::{Hash, NodeId, PoolId, UserId, UserName, limits};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Records whose signer is not known yet: as many as a whole pool's would be.
@@ -107,6 +107,27 @@ impl Roster {
 
     pub(crate) fn members(&self) -> BTreeSet<NodeId> {
         self.nodes().map(|(node, _)| node).collect()
+    }
+
+    /// Whom messages are wrapped for, to reach a person.
+    pub(crate) fn recipient(&self, user: UserId) -> Option<Recipient> {
+        self.of_user(user).find_map(|certificate| certificate.recipient)
+    }
+
+    /// What a person wants to be called.
+    pub(crate) fn called(&self, user: UserId) -> Option<UserName> {
+        let names = self.of_user(user).filter_map(|certificate| certificate.called.as_ref());
+        names.max().map(|called| called.name.clone())
+    }
+
+    /// What is said of this node by its person, and by which number.
+    pub(crate) fn certificate(&self, node: NodeId) -> Option<&Certificate> {
+        self.certificates.get(&node).map(|(_, held)| &held.value)
+    }
+
+    fn of_user(&self, user: UserId) -> impl Iterator<Item = &Certificate> {
+        let of_user = self.certificates.values().filter(move |(owner, _)| *owner == user);
+        of_user.map(|(_, held)| &held.value)
     }
 
     /// What a node says of itself, as it signed it.
@@ -325,11 +346,8 @@ mod tests {
 
     fn certificate(pool: PoolId, user: u8, node: u8, seq: u64, active: bool) -> PoolRecord {
         let certificate = Certificate {
-            version: VERSION,
-            pool,
-            node: key(node).node_id(),
-            seq,
             active,
+            ..Certificate::new(&key(user), pool, key(node).node_id(), seq)
         };
         PoolRecord::Certificate(sign(&key(user), &certificate))
     }

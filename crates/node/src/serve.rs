@@ -110,13 +110,7 @@ async fn admit(shared: &Arc<Shared>, node: NodeId, request: JoinRequest) -> Resu
         }
         Credential::TicketForMine { secret } => {
             redeem(shared, node, secret, true).await?;
-            let certificate = Certificate {
-                version: VERSION,
-                pool,
-                node,
-                seq: seq + 1,
-                active: true,
-            };
+            let certificate = Certificate::new(&shared.user_key, pool, node, seq + 1);
             Ok((
                 vec![PoolRecord::Certificate(sign(&shared.user_key, &certificate))],
                 true,

@@ -138,6 +138,13 @@ impl Shared {
         self.spaces.opened(space).map(|opened| OpenSpace::new(self, &opened))
     }
 
+    /// Those of them that its person may write to.
+    pub(crate) fn written_spaces(self: &Arc<Self>) -> Vec<OpenSpace> {
+        let mut spaces = self.open_spaces();
+        spaces.retain(OpenSpace::may_write);
+        spaces
+    }
+
     /// All spaces that this node has the key of.
     pub(crate) fn open_spaces(self: &Arc<Self>) -> Vec<OpenSpace> {
         let opened = self.spaces.all_opened();

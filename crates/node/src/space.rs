@@ -121,8 +121,30 @@ impl OpenSpace {
         &self.opened.dedup_key
     }
 
+    /// Whether the person may write here.
+    pub(crate) fn may_write(&self) -> bool {
+        let user = self.user_key.user_id();
+        match self.charters.remembered(self.id()) {
+            Some(charter) => charter.writers(self.now()).contains(&user),
+            None => self.with_control(|control| control.may_write(user, self.id())),
+        }
+    }
+
+    /// Refuses who may not write here, and says why.
+    pub(crate) fn refuse_reader(&self) -> Result<(), NodeError> {
+        if self.may_write() {
+            return Ok(());
+        }
+        let user = self.user_key.user_id();
+        match self.with_control(|control| control.may_read(user, self.id())) {
+            true => Err(NodeError::ReadOnly),
+            false => Err(NodeError::NotIn),
+        }
+    }
+
     /// Seals changes for an entry, under the key that is in use.
     pub(crate) fn body(&self, changes: &[Change]) -> Result<Body, NodeError> {
+        self.refuse_reader()?;
         let ring = self.ring();
         let key = ring.keys.of(ring.current).ok_or(NodeError::NoKey)?;
         Ok(Body {

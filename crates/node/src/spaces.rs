@@ -218,7 +218,7 @@ fn refresh_now(shared: &Arc<Shared>) -> Result<(Vec<Arc<Opened>>, Vec<SpaceId>),
 }
 
 /// Opens the entries that waited for a key.
-async fn unseal(space: &OpenSpace) -> Result<(), NodeError> {
+pub(crate) async fn unseal(space: &OpenSpace) -> Result<(), NodeError> {
     loop {
         let task = space.clone();
         let named = Shared::blocking(move || {
@@ -264,10 +264,7 @@ pub(crate) async fn create(shared: &Arc<Shared>, name: SpaceName) -> Result<Spac
     let id = {
         let _one_at_a_time = private.opened().names.lock().await;
         let (task, called) = (private.clone(), name.clone());
-        let charter = Shared::blocking(move || found(&task, &called)).await?;
-        let id = charter.space();
-        charters::learn(shared, charter);
-        id
+        Shared::blocking(move || found(&task, &called)).await?
     };
     refresh(shared).await?;
     let space = find(shared, &name)?;
@@ -282,7 +279,7 @@ pub(crate) async fn create(shared: &Arc<Shared>, name: SpaceName) -> Result<Spac
 }
 
 /// All of it is written down in one transaction: the charter, the first entry of the log, and the name.
-fn found(private: &OpenSpace, name: &SpaceName) -> Result<Charter, NodeError> {
+fn found(private: &OpenSpace, name: &SpaceName) -> Result<SpaceId, NodeError> {
     let entry = entry_of(name)?;
     let claimed = private.claims.lock();
     private.meta.write(|kv| {
@@ -298,10 +295,12 @@ fn found(private: &OpenSpace, name: &SpaceName) -> Result<Charter, NodeError> {
         let charter = Charter::found(user, recipient, private.now(), &*private.entropy)?;
         charter.save(kv).map_err(MetaError::writing)?;
         let opened = Opened::chartered(&charter, user).expect("its founder has its key");
+        // Before it is written down: the first entry is its founder's.
+        charters::learn(private, charter.clone());
         let space = OpenSpace::new(private.shared(), &Arc::new(opened));
         names::write_in(&space, kv, &claimed, &Batch::default())?;
         names::write_in(private, kv, &claimed, &naming(entry, charter.space(), Vec::new()))?;
-        Ok(charter)
+        Ok(charter.space())
     })
 }
 
@@ -348,6 +347,61 @@ async fn write(private: &OpenSpace, batch: Batch) -> Result<(), NodeError> {
     names::replicate(private).await.map(drop)
 }
 
+/// Gives a space that somebody else has founded a name.
+pub(crate) async fn mount(shared: &Arc<Shared>, name: &SpaceName, space: SpaceId) -> Result<(), NodeError> {
+    let private = shared.private();
+    settle(&private).await;
+    refuse_taken(shared, name)?;
+    write(&private, naming(entry_of(name)?, space, Vec::new())).await
+}
+
+/// Spaces that other people have let this one into, and that have no name here yet; each by what its owner calls it.
+pub(crate) async fn offers(shared: &Arc<Shared>) -> Result<Vec<SpaceInfo>, NodeError> {
+    let task = Arc::clone(shared);
+    Shared::blocking(move || {
+        let (kv, me) = (task.read()?, task.user_key.user_id());
+        let recipient = derive::recipient_key(&task.user_key);
+        let mut offers = Vec::new();
+        for space in task.with_control(|control| control.readable(me)) {
+            if task.spaces.lock().contains_key(&space) {
+                continue;
+            }
+            let charter = task.charters.of(&kv, space)?;
+            if charter.owner() == Some(me) {
+                continue;
+            }
+            let called = charter.called(me, &recipient).and_then(|name| name.parse().ok());
+            let name = called.unwrap_or_else(|| told_apart(&"space".parse().expect("a name"), space));
+            offers.push(SpaceInfo {
+                is_offered: true,
+                ..described(&task, name, &charter)
+            });
+        }
+        Ok(offers)
+    })
+    .await
+}
+
+fn described(shared: &Shared, name: SpaceName, charter: &Charter) -> SpaceInfo {
+    let (me, id, owner) = (shared.user_key.user_id(), charter.space(), charter.owner());
+    SpaceInfo {
+        name,
+        id,
+        owner,
+        owner_name: owner.and_then(|owner| shared.with_control(|control| control.roster.called(owner))),
+        is_mine: owner == Some(me),
+        may_read: shared.with_control(|control| control.may_read(me, id)),
+        may_write: shared.with_control(|control| control.may_write(me, id)),
+        is_offered: false,
+        files: 0,
+        bytes: None,
+        trash: crate::api::TrashInfo::default(),
+        created: charter.created(),
+        until: None,
+        is_here: true,
+    }
+}
+
 /// Gives a space another name. It is this person's alone: others call it what they like.
 pub(crate) async fn rename(shared: &Arc<Shared>, from: &SpaceName, to: &SpaceName) -> Result<(), NodeError> {
     let private = shared.private();
@@ -388,7 +442,12 @@ pub(crate) async fn remove(
         Some(opened) => count(&OpenSpace::new(shared, opened)).await?.0,
         None => 0,
     };
-    if files > 0 && !options.confirmed {
+    let me = shared.user_key.user_id();
+    let task = Arc::clone(shared);
+    let id = mounted.space.id;
+    let owner = Shared::blocking(move || Ok::<_, NodeError>(task.charters.of(&task.read()?, id)?.owner())).await?;
+    // What is another person's stays with them, and is offered again.
+    if files > 0 && owner == Some(me) && !options.confirmed {
         return Err(NodeError::Mass(MassChange {
             loss: Loss::RemoveSpace,
             planned: files,
@@ -405,6 +464,7 @@ pub(crate) async fn remove(
     write(&private, batch).await?;
     Ok(SpaceRemoval {
         files,
+        is_mine: owner == Some(me),
         until: (fate != Fate::Freed).then(|| shared.now() + shared.rails.retention),
     })
 }
@@ -483,7 +543,11 @@ pub(crate) async fn list(shared: &Arc<Shared>, with_removed: bool) -> Result<Vec
             name: SpaceName::home(),
             id: task.spaces.private.id(),
             owner: Some(task.user_key.user_id()),
+            owner_name: task.with_control(|control| control.roster.called(task.user_key.user_id())),
             is_mine: true,
+            may_read: true,
+            may_write: true,
+            is_offered: false,
             files: 0,
             bytes: None,
             trash: crate::api::TrashInfo::default(),
@@ -498,16 +562,9 @@ pub(crate) async fn list(shared: &Arc<Shared>, with_removed: bool) -> Result<Vec
             }
             let charter = task.charters.of(&kv, space.id)?;
             infos.push(SpaceInfo {
-                name: space.name,
-                id: space.id,
-                owner: charter.owner(),
-                is_mine: charter.owner() == Some(task.user_key.user_id()),
-                files: 0,
-                bytes: None,
-                trash: crate::api::TrashInfo::default(),
-                created: charter.created(),
                 until: space.until,
                 is_here: opened.is_some(),
+                ..described(&task, space.name, &charter)
             });
         }
         for info in &mut infos {

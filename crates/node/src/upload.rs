@@ -104,6 +104,7 @@ impl Upload {
     /// For a person, who hears at once what cannot be.
     pub(crate) fn begin(space: OpenSpace, options: PutOptions) -> Result<Self, NodeError> {
         space.refuse_when_full()?;
+        space.refuse_reader()?;
         if options.strict {
             refuse_degraded(&space, options)?;
         }

@@ -7,7 +7,7 @@ use crate::{
     span::Span,
 };
 use clap::{Args, Parser, Subcommand, ValueHint};
-use potluck_types::{ByteSize, MachineName, SpaceName, Zone};
+use potluck_types::{ByteSize, MachineName, SpaceName, UserName, Zone};
 use std::{error::Error, path::PathBuf};
 
 const EXIT_CODES: &str = "\
@@ -184,6 +184,49 @@ pub(crate) enum Command {
     /// Make and name spaces: each is encrypted under a key of its own
     #[command(subcommand)]
     Space(Space),
+    /// Let another person of the pool into a space of yours
+    Share {
+        /// Which
+        #[arg(value_name = "SPACE")]
+        space: SpaceName,
+        /// Whom: their name, or their id or the end of it, as `potluck people` shows them
+        #[arg(long, value_name = "PERSON")]
+        with: String,
+        /// They may change it, too
+        #[arg(long)]
+        write: bool,
+        /// For so long; what they have read by then they may keep [default: until you take them out]
+        #[arg(long, value_name = "SPAN")]
+        expires: Option<Span>,
+    },
+    /// Take a person out of a space: what is written from then on is sealed under a key that they do not have
+    Unshare {
+        /// Which
+        #[arg(value_name = "SPACE")]
+        space: SpaceName,
+        /// Whom
+        #[arg(long, value_name = "PERSON")]
+        with: String,
+    },
+    /// Take a space that another person has let you into: `potluck space ls` shows them
+    Accept {
+        /// What its owner calls it, or the end of its id
+        #[arg(value_name = "SPACE")]
+        offer: String,
+        /// What you call it [default: as its owner does]
+        #[arg(long = "as", value_name = "NAME")]
+        called: Option<SpaceName>,
+    },
+    /// Show who you are: your name, your id, and your machines
+    Whoami,
+    /// Say what others of the pool should call you
+    Id {
+        /// The name
+        #[arg(value_name = "NAME")]
+        name: UserName,
+    },
+    /// List the people of the pool
+    People,
     /// Show what is known of a file
     Stat {
         /// Which

@@ -272,6 +272,23 @@ impl From<NodeError> for Complaint {
             NodeError::SpaceExists(_) => Self::failed(message).hint("choose another name; `potluck space mv` renames one"),
             NodeError::SpaceNotHere(_) => Self::new(Kind::Unreachable, message)
                 .hint("again in a moment; `potluck status` shows who is away"),
+            NodeError::ReadOnly | NodeError::NoKey => {
+                Self::new(Kind::Refused, message).hint("its owner may let you write: `potluck share SPACE --with YOU --write` there")
+            }
+            NodeError::NotIn => Self::new(Kind::Refused, message).hint("its owner may let you in again: `potluck share SPACE --with YOU` there"),
+            NodeError::HomeIsPrivate => Self::usage(message)
+                .hint("`potluck space create NAME` makes one that you can share"),
+            NodeError::NotYourSpace(_) => Self::new(Kind::Refused, message).hint("`potluck space info` says whose it is"),
+            NodeError::NoSuchPerson(_) => Self::new(Kind::NotFound, message)
+                .hint("`potluck people` lists them; `potluck id NAME` on their machine gives them a name"),
+            NodeError::SeveralPeople(_) => Self::usage(message).hint("use the end of their id, as `potluck people` shows it"),
+            NodeError::WithYourself => Self::usage(message).hint("your spaces are on all machines of yours already"),
+            NodeError::NotReached(_) => Self::new(Kind::Unreachable, message)
+                .hint("again when one of their machines is here, with this version or a later one"),
+            NodeError::NotShared(_) => Self::new(Kind::NotFound, message).hint("`potluck space info SPACE` shows who may read it"),
+            NodeError::NoSuchOffer(_) => Self::new(Kind::NotFound, message)
+                .hint("`potluck space ls` shows what is shared with you; it may take a moment to arrive"),
+            NodeError::SeveralOffers(_) => Self::usage(message).hint("use the end of its id, as `potluck space ls --json` shows it"),
             NodeError::SpaceStays(_) => Self::usage(message).hint("`potluck rm -r home:/` removes what is in it"),
             NodeError::TooManySpaces(_) => Self::failed(message).hint("one space takes any number of directories"),
             NodeError::ForgetSelf => Self::usage(message).hint("`potluck leave` moves its data to the others first"),

@@ -94,10 +94,62 @@ fn spaces_are_made_named_removed_and_brought_back() {
     first.json(&["restore", "office:/2026/report"]);
     let before = used();
     first.json(&["space", "rm", "office", "--now", "--yes"]);
-    until("its room is free", || {
-        pool.iter().map(Node::used).sum::<u64>() < before / 2
-    });
+    until("its room is free", || used() < (empty + before) / 2);
     assert!(!names(second, &["space", "ls", "--removed"]).contains("office"));
+}
+
+#[test]
+fn two_people_share_a_space_until_one_is_taken_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let anna = Setup::at(folder.path().join("anna")).found();
+    let invitation = anna.json(&["invite", "--yes"]);
+    let bob = Setup::at(folder.path().join("bob")).join(invitation["ticket"].as_str().unwrap());
+    let note = folder.path().join("note");
+    fs::write(&note, "a note").unwrap();
+    let note = note.to_str().unwrap();
+    anna.json(&["id", "anna"]);
+    bob.json(&["id", "bob"]);
+    until("they know each other's names", || {
+        said(&anna, &["people"]).contains("bob") && said(&bob, &["people"]).contains("anna")
+    });
+    assert_eq!(bob.json(&["whoami"])["name"], "bob");
+
+    anna.json(&["space", "create", "work"]);
+    anna.json(&["put", note, "work:/"]);
+    assert!(said(&anna, &["share", "work", "--with", "bob"]).contains("potluck accept work"));
+    until("the offer arrives", || {
+        said(&bob, &["space", "ls"]).contains("shared with you")
+    });
+    bob.fails(&["ls", "work:/"], 3);
+    bob.json(&["accept", "work", "--as", "annas"]);
+    until("the file arrives", || {
+        bob.run(&["cat", "annas:/note"]).stdout == b"a note"
+    });
+    assert!(bob.fails(&["put", note, "annas:/mine"], 6).contains("--write"));
+    bob.fails(&["share", "annas", "--with", "anna"], 6);
+
+    let member = anna.json(&["share", "work", "--with", "bob", "--write", "--expires", "7d"]);
+    assert_eq!(member["access"]["may_write"], true);
+    until("it is known that he may write", || {
+        bob.run(&["put", note, "annas:/mine"]).status.success()
+    });
+    until("what he wrote arrives", || {
+        anna.run(&["cat", "work:/mine/note"]).stdout == b"a note"
+    });
+    assert!(said(&anna, &["space", "info", "work"]).contains("reads and writes"));
+
+    assert!(said(&anna, &["unshare", "work", "--with", "bob"]).contains("may have kept"));
+    anna.json(&["put", note, "work:/secret"]);
+    until("he knows", || {
+        said(&bob, &["space", "ls"]).contains("not in it any more")
+    });
+    bob.fails(&["put", note, "annas:/more"], 6);
+    bob.fails(&["stat", "annas:/secret"], 3);
+    assert_eq!(bob.run(&["cat", "annas:/mine/note"]).stdout, b"a note");
+    anna.fails(&["unshare", "work", "--with", "bob"], 3);
+    anna.fails(&["share", "work", "--with", "nobody"], 3);
+    anna.fails(&["share", "home", "--with", "bob"], 2);
+    bob.fails(&["accept", "none"], 3);
 }
 
 /// The daemon dies at any moment of making spaces: what was acknowledged is there and can be used, and what was not is whole or absent.

@@ -1,20 +1,26 @@
-//! The charter of a space: who founded it, and under which keys its entries are sealed. Signed records, which whoever keeps the space's log checks without a key to it.
+//! The charter of a space: who founded it, who may read and write, and under which keys its entries are sealed. Signed records, which whoever keeps the space's log
+//! checks without a key to it.
 //!
 //! The id of a space is the hash of its founding, so that nobody can found another one in its place. Each *epoch* is a key that entries are sealed under: it is wrapped for
 //! every person who may read, and opens the keys of the epochs before it. Records only come, and none is changed or goes, so all who have heard of the same
-//! records know the same, in whatever order these came. A person's private space has no charter: its id and its key follow from their own.
+//! records know the same, in whatever order these came. A *grant* lets a person in: it has the key of an epoch for them. A *revocation* ends grants, and says how far what
+//! that person's devices have written counts; the next epoch is not for them. A person's private space has no charter: its id and its key follow from their own.
 
 use crate::{Kv, KvError, Table};
 use potluck_crypto::{BoxKey, Purpose, Recipient, RecipientKey, Record, Signed, SignedError, SigningKey};
-use potluck_types::{CodecError, Entropy, Hash, SpaceId, Timestamp, UserId, from_canonical, limits, to_canonical};
+use potluck_types::{
+    CodecError, Entropy, Hash, NodeId, SpaceId, Timestamp, UserId, from_canonical, limits, to_canonical,
+};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use std::collections::{BTreeMap, BTreeSet};
+use zeroize::Zeroizing;
 
 /// The only version of each record so far.
 const VERSION: u8 = 1;
 const WRAP: &str = "potluck/space-epoch-wrap/1";
 const BEFORE: &str = "potluck/space-epoch-before/1";
+const GRANT: &str = "potluck/space-grant-wrap/1";
 
 /// The first record of a space, signed by the person whose it is. Its hash is the [`SpaceId`].
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -72,6 +78,54 @@ pub struct Before {
     pub key: ByteBuf,
 }
 
+/// A person is let in.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Grant {
+    version: u8,
+    /// To which space.
+    pub space: SpaceId,
+    /// Who.
+    pub user: UserId,
+    /// Whether their devices may write.
+    pub may_write: bool,
+    /// When it was given, by the owner's clock.
+    pub at: Timestamp,
+    /// Entries with a later clock do not count; none: without an end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+    /// The epoch whose key it has.
+    pub epoch: EpochId,
+    /// For the person alone: that key, and what the owner calls the space.
+    pub wrapped: ByteBuf,
+}
+
+impl Record for Grant {
+    const CONTEXT: &'static str = "potluck/space-grant/1";
+    const BYTES_MAX: usize = 1024;
+}
+
+/// Names a grant: the hash of its record.
+pub type GrantId = Hash;
+
+/// Grants are ended.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Revocation {
+    version: u8,
+    /// Of which space.
+    pub space: SpaceId,
+    /// When, by the owner's clock.
+    pub at: Timestamp,
+    /// Which grants.
+    pub grants: Vec<GrantId>,
+    /// How far the logs of the person's devices count; of others nothing does.
+    pub ends: Vec<(NodeId, u64)>,
+}
+
+impl Record for Revocation {
+    const CONTEXT: &'static str = "potluck/space-revocation/1";
+    const BYTES_MAX: usize = limits::CHARTER_RECORD_BYTES_MAX - 256;
+}
+
 /// A record of a charter with its signature, as it is kept and sent. Nothing in it is checked yet.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum CharterRecord {
@@ -79,6 +133,10 @@ pub enum CharterRecord {
     Founding(Signed<Founding>),
     /// See [`Epoch`].
     Epoch(Signed<Epoch>),
+    /// See [`Grant`].
+    Grant(Signed<Grant>),
+    /// See [`Revocation`].
+    Revocation(Signed<Revocation>),
 }
 
 impl CharterRecord {
@@ -175,12 +233,30 @@ impl Keys {
     }
 }
 
+/// Whom a grant is for, and what it lets them do.
+#[derive(Clone, Debug)]
+pub struct GrantTo {
+    /// The person.
+    pub user: UserId,
+    /// What is wrapped for them.
+    pub recipient: Recipient,
+    /// Whether their devices may write.
+    pub may_write: bool,
+    /// When it ends, if it does.
+    pub until: Option<Timestamp>,
+    /// What the owner calls the space.
+    pub called: String,
+}
+
 /// See the module.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Charter {
     space: SpaceId,
     owner: Option<UserId>,
     epochs: BTreeMap<EpochId, Epoch>,
+    grants: BTreeMap<GrantId, Grant>,
+    /// Grants that were ended, and how far what each device wrote under them counts.
+    revoked: BTreeMap<GrantId, BTreeMap<NodeId, u64>>,
     records: BTreeMap<Hash, CharterRecord>,
     /// Of all records.
     bytes: usize,
@@ -193,6 +269,8 @@ impl Charter {
             space,
             owner: None,
             epochs: BTreeMap::new(),
+            grants: BTreeMap::new(),
+            revoked: BTreeMap::new(),
             records: BTreeMap::new(),
             bytes: 0,
         }
@@ -277,13 +355,7 @@ impl Charter {
             CharterRecord::Epoch(signed) => {
                 let verified = signed.open()?;
                 let (user, epoch) = (verified.signer().user_id(), verified.into_value());
-                if epoch.version != VERSION || epoch.space != self.space {
-                    return Err(CharterError::Foreign);
-                }
-                let owner = self.owner.ok_or(CharterError::NotFounded)?;
-                if user != owner {
-                    return Err(CharterError::NotAllowed { user: user.short() });
-                }
+                self.check(user, epoch.version, epoch.space)?;
                 let depths = epoch
                     .before
                     .iter()
@@ -298,10 +370,116 @@ impl Charter {
                 }
                 self.epochs.insert(signed.hash(), epoch);
             }
+            CharterRecord::Grant(signed) => {
+                let verified = signed.open()?;
+                let (user, grant) = (verified.signer().user_id(), verified.into_value());
+                self.check(user, grant.version, grant.space)?;
+                if !self.epochs.contains_key(&grant.epoch) {
+                    return Err(CharterError::Early);
+                }
+                self.grants.insert(signed.hash(), grant);
+            }
+            CharterRecord::Revocation(signed) => {
+                let verified = signed.open()?;
+                let (user, revocation) = (verified.signer().user_id(), verified.into_value());
+                self.check(user, revocation.version, revocation.space)?;
+                if !revocation.grants.iter().all(|grant| self.grants.contains_key(grant)) {
+                    return Err(CharterError::Early);
+                }
+                let ends: BTreeMap<_, _> = revocation.ends.into_iter().collect();
+                for grant in revocation.grants {
+                    // Of several that end a grant, each decides what does not count.
+                    let counts = self.revoked.entry(grant).or_insert_with(|| ends.clone());
+                    counts.retain(|device, seq| {
+                        *seq = (*seq).min(ends.get(device).copied().unwrap_or(0));
+                        *seq > 0
+                    });
+                }
+            }
         }
         self.records.insert(hash, record.clone());
         self.bytes += bytes;
         Ok(Joined::New)
+    }
+
+    /// Whether a record is of this space, by who may say so.
+    fn check(&self, user: UserId, version: u8, space: SpaceId) -> Result<(), CharterError> {
+        if version != VERSION || space != self.space {
+            return Err(CharterError::Foreign);
+        }
+        match self.owner {
+            None => Err(CharterError::NotFounded),
+            Some(owner) if owner == user => Ok(()),
+            Some(_) => Err(CharterError::NotAllowed { user: user.short() }),
+        }
+    }
+
+    /// A grant of the epoch that is in use. It is not part of the charter yet.
+    pub fn next_grant(
+        &self,
+        owner: &SigningKey,
+        to: &GrantTo,
+        keys: &Keys,
+        now: Timestamp,
+        entropy: &dyn Entropy,
+    ) -> Result<CharterRecord, CharterError> {
+        let user = to.user;
+        let epoch = self.current().ok_or(CharterError::NotFounded)?;
+        let key = keys.of(Some(epoch)).ok_or(CharterError::NotAllowed {
+            user: owner.user_id().short(),
+        })?;
+        let plain = Zeroizing::new([&key.as_bytes()[..], to.called.as_bytes()].concat());
+        let wrapped = to.recipient.wrap(self.purpose(GRANT), &plain, entropy);
+        let grant = Grant {
+            version: VERSION,
+            space: self.space,
+            user,
+            may_write: to.may_write,
+            at: now,
+            until: to.until,
+            epoch,
+            wrapped: wrapped
+                .map_err(|_| CharterError::Recipient { user: user.short() })?
+                .into(),
+        };
+        Ok(CharterRecord::Grant(Signed::sign(owner, &grant)?))
+    }
+
+    /// The end of all grants that a person has. It is not part of the charter yet; the next epoch is to follow.
+    pub fn next_revocation(
+        &self,
+        owner: &SigningKey,
+        user: UserId,
+        ends: Vec<(NodeId, u64)>,
+        now: Timestamp,
+    ) -> Result<CharterRecord, CharterError> {
+        let grants = self
+            .grants
+            .iter()
+            .filter(|(id, grant)| grant.user == user && !self.revoked.contains_key(*id));
+        let revocation = Revocation {
+            version: VERSION,
+            space: self.space,
+            at: now,
+            grants: grants.map(|(id, _)| *id).collect(),
+            ends,
+        };
+        Ok(CharterRecord::Revocation(Signed::sign(owner, &revocation)?))
+    }
+
+    /// The grants that hold at this time.
+    pub fn grants(&self, now: Timestamp) -> impl Iterator<Item = &Grant> {
+        let holds = move |grant: &Grant| grant.until.is_none_or(|until| now <= until);
+        let kept = self.grants.iter().filter(|(id, _)| !self.revoked.contains_key(*id));
+        kept.map(|(_, grant)| grant).filter(move |grant| holds(grant))
+    }
+
+    /// What the owner calls the space, as they said to one who was let in.
+    pub fn called(&self, user: UserId, key: &RecipientKey) -> Option<String> {
+        let grants = self.grants.values().filter(|grant| grant.user == user);
+        let last = grants.max_by_key(|grant| grant.at)?;
+        let plain = key.unwrap(self.purpose(GRANT), &last.wrapped).ok()?;
+        String::from_utf8(plain.get(32..)?.to_vec()).ok()
     }
 
     /// Whose the space is; none while its founding is not known.
@@ -313,26 +491,50 @@ impl Charter {
     pub fn created(&self) -> Option<Timestamp> {
         let founding = self.records.values().find_map(|record| match record {
             CharterRecord::Founding(signed) => signed.open().ok(),
-            CharterRecord::Epoch(_) => None,
+            _ => None,
         });
         founding.map(|founding| founding.value().created)
     }
 
     /// Who may read what is written now.
-    pub fn readers(&self) -> BTreeSet<UserId> {
-        self.owner.into_iter().collect()
+    pub fn readers(&self, now: Timestamp) -> BTreeSet<UserId> {
+        self.owner
+            .into_iter()
+            .chain(self.grants(now).map(|grant| grant.user))
+            .collect()
     }
 
-    /// Whether a person's devices may write entries.
-    pub fn may_write(&self, user: UserId) -> bool {
-        self.owner == Some(user)
+    /// Who may write now.
+    pub fn writers(&self, now: Timestamp) -> BTreeSet<UserId> {
+        let granted = self.grants(now).filter(|grant| grant.may_write);
+        self.owner.into_iter().chain(granted.map(|grant| grant.user)).collect()
+    }
+
+    /// Whether an entry counts that a person's device has written.
+    pub fn may_write(&self, user: UserId, device: NodeId, seq: u64, clock: Timestamp) -> bool {
+        let counts = |(id, grant): (&GrantId, &Grant)| {
+            let ends = self.revoked.get(id).map(|ends| ends.get(&device).copied().unwrap_or(0));
+            grant.user == user
+                && grant.may_write
+                && grant.until.is_none_or(|until| clock <= until)
+                && ends.is_none_or(|end| seq <= end)
+        };
+        self.owner == Some(user) || self.grants.iter().any(counts)
     }
 
     /// The records, those first that others rest on.
     pub fn records(&self) -> impl Iterator<Item = &CharterRecord> {
+        const GRANTS: u64 = 2 + u32::MAX as u64;
         let rank = |record: &CharterRecord| match record {
             CharterRecord::Founding(_) => 0,
-            CharterRecord::Epoch(signed) => 1 + self.epochs.get(&signed.hash()).map_or(0, |epoch| epoch.depth),
+            CharterRecord::Epoch(signed) => {
+                1 + self
+                    .epochs
+                    .get(&signed.hash())
+                    .map_or(0, |epoch| u64::from(epoch.depth))
+            }
+            CharterRecord::Grant(_) => GRANTS,
+            CharterRecord::Revocation(_) => GRANTS + 1,
         };
         let mut records: Vec<_> = self.records.values().collect();
         records.sort_by_key(|record| rank(record));
@@ -360,6 +562,12 @@ impl Charter {
     /// The keys that a person has: of the epochs that were wrapped for them, and of those before.
     pub fn keys(&self, user: UserId, key: &RecipientKey) -> Keys {
         let mut keys = Keys::default();
+        for grant in self.grants.values().filter(|grant| grant.user == user) {
+            let plain = key.unwrap(self.purpose(GRANT), &grant.wrapped).ok();
+            if let Some(bytes) = plain.as_ref().and_then(|plain| plain.first_chunk::<32>()) {
+                keys.0.insert(Some(grant.epoch), BoxKey::from_bytes(*bytes));
+            }
+        }
         let mut epochs: Vec<_> = self.epochs.iter().collect();
         epochs.sort_by_key(|(_, epoch)| std::cmp::Reverse(epoch.depth));
         for (id, epoch) in epochs {
@@ -486,7 +694,9 @@ mod tests {
     fn the_founder_has_the_key_and_nobody_else() {
         let charter = founded();
         assert_eq!(charter.owner(), Some(user(1).user_id()));
-        assert!(charter.may_write(user(1).user_id()) && !charter.may_write(user(2).user_id()));
+        let now = Timestamp::from_millis(8);
+        assert_eq!(charter.writers(now), BTreeSet::from([user(1).user_id()]));
+        assert_eq!(charter.readers(now), charter.writers(now));
         assert!(keys(&charter, 1).of(charter.current()).is_some());
         assert_eq!(keys(&charter, 2), Keys::default());
         assert_ne!(charter.space(), founded().space());
@@ -527,6 +737,107 @@ mod tests {
         for epoch in [a, b, next] {
             assert!(keys(&one, 3).of(Some(epoch)).is_some());
         }
+    }
+
+    fn at(millis: u64) -> Timestamp {
+        Timestamp::from_millis(millis)
+    }
+
+    fn grant(charter: &mut Charter, seed: u8, may_write: bool, until: Option<u64>) {
+        let to = GrantTo {
+            user: user(seed).user_id(),
+            recipient: reader(seed).1,
+            may_write,
+            until: until.map(at),
+            called: "photos".to_owned(),
+        };
+        let record = charter
+            .next_grant(&user(1), &to, &keys(charter, 1), at(10), &SystemEntropy)
+            .unwrap();
+        assert_eq!(charter.join(&record).unwrap(), Joined::New);
+    }
+
+    fn device(seed: u8) -> NodeId {
+        NodeId::from_bytes([seed; 32])
+    }
+
+    #[test]
+    fn who_is_let_in_reads_what_was_and_writes_if_that_was_said() {
+        let mut charter = founded();
+        let first = charter.current();
+        add_epoch(&mut charter, &[1]);
+        grant(&mut charter, 2, true, None);
+        grant(&mut charter, 3, false, Some(20));
+        for seed in [2, 3] {
+            let keys = keys(&charter, seed);
+            assert!(keys.of(first).is_some() && keys.of(charter.current()).is_some());
+            let key = recipient_key(&user(seed));
+            assert_eq!(charter.called(user(seed).user_id(), &key).as_deref(), Some("photos"));
+        }
+        let may_write = |seed: u8, clock| charter.may_write(user(seed).user_id(), device(seed), 1, at(clock));
+        assert!(may_write(1, 99) && may_write(2, 99) && !may_write(3, 15) && !may_write(4, 15));
+        assert_eq!(charter.readers(at(20)).len(), 3);
+        assert_eq!(charter.readers(at(21)).len(), 2);
+        assert_eq!(charter.writers(at(21)).len(), 2);
+        assert_eq!(keys(&charter, 4), Keys::default());
+    }
+
+    #[test]
+    fn who_is_taken_out_has_what_they_wrote_before_and_nothing_after_whatever_clock_they_say() {
+        let mut charter = founded();
+        grant(&mut charter, 2, true, None);
+        let before = charter.current();
+        let ends = vec![(device(2), 7)];
+        let revocation = charter
+            .next_revocation(&user(1), user(2).user_id(), ends, at(30))
+            .unwrap();
+        charter.join(&revocation).unwrap();
+        let after = add_epoch(&mut charter, &[1]);
+        let may_write = |charter: &Charter, device, seq| charter.may_write(user(2).user_id(), device, seq, at(11));
+        assert!(may_write(&charter, device(2), 7));
+        assert!(!may_write(&charter, device(2), 8) && !may_write(&charter, device(9), 1));
+        assert_eq!(charter.readers(at(31)), BTreeSet::from([user(1).user_id()]));
+        let keys_left = keys(&charter, 2);
+        assert!(keys_left.of(before).is_some() && keys_left.of(Some(after)).is_none());
+        // Let in once more, they are as others.
+        grant(&mut charter, 2, true, None);
+        assert!(may_write(&charter, device(2), 8));
+        assert!(keys(&charter, 2).of(Some(after)).is_some());
+        // Whoever hears of all this in another order knows the same.
+        let records: Vec<_> = charter.records().cloned().collect();
+        let mut other = Charter::of(charter.space());
+        for _ in 0..records.len() {
+            records.iter().rev().for_each(|record| _ = other.join(record));
+        }
+        assert_eq!(other, charter);
+        let mut kv = MemoryKv::default();
+        charter.save(&mut kv).unwrap();
+        assert_eq!(Charter::load(&kv, charter.space()).unwrap(), charter);
+    }
+
+    #[test]
+    fn nobody_but_the_owner_lets_in_or_takes_out() {
+        let mut charter = founded();
+        grant(&mut charter, 2, true, None);
+        let before = charter.clone();
+        let theirs = keys(&charter, 2);
+        let to = GrantTo {
+            user: user(3).user_id(),
+            recipient: reader(3).1,
+            may_write: true,
+            until: None,
+            called: String::new(),
+        };
+        let grant = charter
+            .next_grant(&user(2), &to, &theirs, at(11), &SystemEntropy)
+            .unwrap();
+        let revocation = charter
+            .next_revocation(&user(2), user(2).user_id(), Vec::new(), at(12))
+            .unwrap();
+        for record in [grant, revocation] {
+            assert!(matches!(charter.join(&record), Err(CharterError::NotAllowed { .. })));
+        }
+        assert_eq!(charter, before);
     }
 
     #[test]

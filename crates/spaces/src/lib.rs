@@ -25,7 +25,10 @@ mod tree;
 mod turnover;
 
 pub use branch::{Again, Aside, Branch, BranchError};
-pub use charter::{Before, Charter, CharterError, CharterRecord, Epoch, EpochId, Founding, Joined, Keys, Wrap};
+pub use charter::{
+    Before, Charter, CharterError, CharterRecord, Epoch, EpochId, Founding, Grant, GrantId, GrantTo, Joined, Keys,
+    Revocation, Wrap,
+};
 pub use kv::{Kv, KvError, MemoryKv, Rows, Table};
 pub use log::{Append, AppendError, Body, Entry, Frontier, Log, OpId, Position};
 pub use path::{Name, Path, PathError};

@@ -19,4 +19,4 @@ pub use codec::{CodecError, from_canonical, from_canonical_or_later, to_canonica
 pub use dice::Dice;
 pub use id::{Digest, Hash, NodeId, ParseIdError, PoolId, SpaceId, StripeId, UserId};
 pub use stripe::{Descriptor, Geometry, Shard, ShardError, ShardId, UnverifiedShard};
-pub use units::{ByteSize, MachineName, ParseUnitError, SpaceName, Zone};
+pub use units::{ByteSize, MachineName, ParseUnitError, SpaceName, UserName, Zone};

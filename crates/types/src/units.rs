@@ -16,6 +16,9 @@ pub enum ParseUnitError {
     /// Not a name for a machine.
     #[error("`{0}` is not a name for a machine: use 1 to 64 letters, digits, `-`, `_` or `.`")]
     MachineName(String),
+    /// Not a name for a person.
+    #[error("`{0}` is not a name for a person: use 1 to 64 letters, digits, `-`, `_` or `.`")]
+    UserName(String),
     /// Not a name for a space.
     #[error("`{0}` is not a name for a space: use 1 to 64 letters, digits, `-`, `_` or `.`")]
     SpaceName(String),
@@ -210,6 +213,11 @@ label! {
 label! {
     /// What a person calls a space: what comes before the colon of `photos:/2026`. Others may call it otherwise.
     SpaceName, SpaceName
+}
+
+label! {
+    /// What a person wants to be called. Nothing rests on it: two may have the same.
+    UserName, UserName
 }
 
 impl SpaceName {

@@ -3,6 +3,7 @@
 use super::{BEHIND_MAX, CERTAINTY, Control, Link, who};
 use crate::{
     api::{HealthInfo, NodeInfo, NodeStatus, StripeWork},
+    charters::Access,
     names::custodians,
     protocol::{Known, Survival},
     records::{NodeState, PoolRecord},
@@ -226,28 +227,46 @@ impl Control {
 
     /// Whether a node is a machine of one who reads a space: of a private one, its person.
     pub(crate) fn is_of(&self, node: NodeId, space: SpaceId) -> bool {
-        let Some(user) = self.roster.user_of(node) else {
-            return false;
-        };
-        let reads = |readers: &BTreeSet<UserId>| readers.contains(&user);
-        private_space_id(user) == space || self.readers.get(&space).is_some_and(reads)
+        self.roster.user_of(node).is_some_and(|user| self.may_read(user, space))
+    }
+
+    /// Whether a person may read what is written to a space now.
+    pub(crate) fn may_read(&self, user: UserId, space: SpaceId) -> bool {
+        let reads = |access: &Access| access.readers.contains(&user);
+        private_space_id(user) == space || self.access.get(&space).is_some_and(reads)
+    }
+
+    /// Whether a person may write to a space.
+    pub(crate) fn may_write(&self, user: UserId, space: SpaceId) -> bool {
+        let writes = |access: &Access| access.writers.contains(&user);
+        private_space_id(user) == space || self.access.get(&space).is_some_and(writes)
+    }
+
+    /// The spaces with a charter here that a person may read.
+    pub(crate) fn readable(&self, user: UserId) -> Vec<SpaceId> {
+        let readable = self.access.iter().filter(|(_, access)| access.readers.contains(&user));
+        readable.map(|(space, _)| *space).collect()
     }
 
     /// Whether a space is a person's private one, as far as its person is known.
     pub(crate) fn is_private(&self, space: SpaceId) -> bool {
-        !self.readers.contains_key(&space) && self.roster.users().any(|user| private_space_id(user) == space)
+        !self.access.contains_key(&space) && self.roster.users().any(|user| private_space_id(user) == space)
     }
 
-    /// Who reads a space, as its charter says.
-    pub(crate) fn set_readers(&mut self, space: SpaceId, readers: BTreeSet<UserId>) {
-        self.readers.insert(space, readers);
+    /// Who reads and writes in a space, as its charter says.
+    pub(crate) fn set_access(&mut self, space: SpaceId, access: Access) {
+        self.access.insert(space, access);
     }
 
-    /// Of the machines of those who read a space, the first in the space's order that answers.
+    /// Of the machines of those who write to a space, the first in the space's order that answers.
     fn first_machine(&self, space: SpaceId) -> Option<NodeId> {
+        let writes = |node: NodeId| {
+            let user = self.roster.user_of(node);
+            user.is_some_and(|user| self.may_write(user, space))
+        };
         rank(StripeId::from_bytes(*space.as_bytes()), &self.view)
             .into_iter()
-            .find(|node| self.view.answers(*node) && self.is_of(*node, space))
+            .find(|node| self.view.answers(*node) && writes(*node))
     }
 
     /// Who watches a space: its person's machines, and while none of them is here, its first custodian.

@@ -13,11 +13,8 @@ pub(super) fn key(i: u8) -> SigningKey {
 
 fn certificate(roster: &Roster, node: u8, seq: u64, active: bool) -> PoolRecord {
     let value = Certificate {
-        version: VERSION,
-        pool: roster.pool(),
-        node: key(node).node_id(),
-        seq,
         active,
+        ..Certificate::new(&key(1), roster.pool(), key(node).node_id(), seq)
     };
     PoolRecord::Certificate(sign(&key(1), &value))
 }

@@ -93,14 +93,7 @@ fn roster() -> Roster {
 }
 
 fn certificate(user: &SigningKey, roster: &Roster, node: NodeId) -> Signed<Certificate> {
-    let certificate = Certificate {
-        version: VERSION,
-        pool: roster.pool(),
-        node,
-        seq: 1,
-        active: true,
-    };
-    sign(user, &certificate)
+    sign(user, &Certificate::new(user, roster.pool(), node, 1))
 }
 
 /// See the module.
@@ -328,10 +321,10 @@ impl Server {
         let verified = signed.open().expect("a good signature");
         let device = NodeId::from_bytes(*verified.signer().as_bytes());
         let owner = self.roster.owner_of(device).expect("a member");
-        let space = verified.value().space;
+        let entry = verified.value();
         let kv = self.node.shared().read().expect("its database");
-        let charter = self.node.shared().charters.of(&kv, space).expect("its database");
-        space == private_space_id(owner) || charter.may_write(owner)
+        let charter = self.node.shared().charters.of(&kv, entry.space).expect("its database");
+        entry.space == private_space_id(owner) || charter.may_write(owner, device, entry.seq, entry.clock)
     }
 
     /// A message about shards. The first byte: 0 for a member's, 1 for a stranger's, then two bytes of length, the header, and the body; 2 for a
@@ -493,13 +486,7 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let pool = roster.pool();
     let with = |mode: u8, bytes: &[u8]| [&[mode], bytes].concat();
     let join = |credential| with(0, &to_canonical(&JoinRequest { pool, credential }));
-    let certificate = Certificate {
-        version: VERSION,
-        pool,
-        node: keys.stranger.node_id(),
-        seq: 1,
-        active: true,
-    };
+    let certificate = Certificate::new(&keys.stranger, pool, keys.stranger.node_id(), 1);
     let admission = Admission {
         version: VERSION,
         pool,

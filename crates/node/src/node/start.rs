@@ -17,6 +17,7 @@ use crate::{
     rails::Rails,
     records::{Certificate, Genesis, PoolRecord, VERSION, sign},
     roster::Roster,
+    share,
     shared::Shared,
     space::Opened,
     spaces::{self, Spaces},
@@ -311,14 +312,13 @@ impl Node {
             handled: Notify::new(),
             home,
         });
-        for (space, readers) in charters::readers(&shared.meta)? {
-            shared.with_control(|control| control.set_readers(space, readers));
-        }
+        charters::look_again(&shared)?;
         if let Err(error) = spaces::refresh(&shared).await {
             tracing::error!(%error, "the catalogue of spaces cannot be read");
         }
         shared.endpoint.subscribe(topic).await;
         shared.announce_state();
+        share::introduce(&shared).await;
         shared.run_event(Event::Damaged(recovery.damaged.len() as u64));
         tokio::spawn(driver::run(Arc::clone(&shared), inbox, events_receiver));
         Ok(Self { shared })
@@ -356,16 +356,7 @@ fn refuse_occupied(parts: &Parts) -> Result<(), StartError> {
 }
 
 fn certificate(user: &SigningKey, pool: PoolId, node: NodeId, seq: u64) -> Signed<Certificate> {
-    sign(
-        user,
-        &Certificate {
-            version: VERSION,
-            pool,
-            node,
-            seq,
-            active: true,
-        },
-    )
+    sign(user, &Certificate::new(user, pool, node, seq))
 }
 
 fn own_certificate(user: &SigningKey, pool: PoolId, node: NodeId, seq: u64) -> PoolRecord {

@@ -8,6 +8,7 @@ pub(crate) mod files;
 mod fsck;
 pub(crate) mod get;
 mod keys;
+mod people;
 mod pool;
 pub(crate) mod put;
 mod space;
@@ -78,6 +79,17 @@ pub(crate) fn run(cli: Cli, terminal: Terminal) -> Result<(), Complaint> {
             trash::restore(&home()?, &place, trash::When { at, since }, to.as_ref(), terminal)
         }
         Command::Space(wish) => space::run(&home()?, wish, terminal),
+        Command::Share {
+            space,
+            with,
+            write,
+            expires,
+        } => people::share(&home()?, &space, with, write, expires, terminal),
+        Command::Unshare { space, with } => people::unshare(&home()?, &space, with, terminal),
+        Command::Accept { offer, called } => people::accept(&home()?, offer, called, terminal),
+        Command::Whoami => people::whoami(&home()?, terminal),
+        Command::Id { name } => people::call_me(&home()?, &name, terminal),
+        Command::People => people::list(&home()?, terminal),
         Command::Stat { place } => files::stat(&home()?, &place, terminal),
         Command::Explain { place, check } => explain::run(&home()?, &place, check, terminal),
         Command::Mv { from, to } => files::rename(&home()?, &from, &to, terminal),

@@ -1,13 +1,13 @@
 //! `potluck space`: making, naming and removing spaces.
 
-use super::trash::day;
+use super::{people, trash::day};
 use crate::{
     cli::Space,
     complaint::Complaint,
     local::{client, message::Request},
     terminal::{Terminal, count, table},
 };
-use potluck_node::{RemoveOptions, SpaceInfo, SpaceRemoval};
+use potluck_node::{Member, RemoveOptions, SpaceInfo, SpaceRemoval};
 use potluck_types::{ByteSize, SpaceName};
 use serde::Serialize;
 use std::path::Path;
@@ -29,8 +29,16 @@ pub(super) fn run(home: &Path, wish: Space, terminal: Terminal) -> Result<(), Co
             terminal.result(&spaces, || listed(&spaces));
         }
         Space::Info { name } => {
-            let info: SpaceInfo = client::call(home, &Request::SpaceInfo { name })?;
-            terminal.result(&info, || described(&info));
+            let info: SpaceInfo = client::call(home, &Request::SpaceInfo { name: name.clone() })?;
+            let members: Vec<Member> = match name.is_home() {
+                true => Vec::new(),
+                false => client::call(home, &Request::Members { space: name })?,
+            };
+            let value = InDetail {
+                info: &info,
+                members: &members,
+            };
+            terminal.result(&value, || described(&info, &members));
         }
         Space::Mv { from, to } => {
             client::call::<()>(
@@ -55,7 +63,7 @@ pub(super) fn run(home: &Path, wish: Space, terminal: Terminal) -> Result<(), Co
     Ok(())
 }
 
-fn say(terminal: Terminal, value: &impl Serialize, text: impl FnOnce() -> String) {
+pub(super) fn say(terminal: Terminal, value: &impl Serialize, text: impl FnOnce() -> String) {
     terminal.result(value, || if terminal.quiet { String::new() } else { text() });
 }
 
@@ -74,6 +82,11 @@ fn remove(home: &Path, name: &SpaceName, now: bool, terminal: Terminal) -> Resul
     })?;
     say(terminal, &removal, || {
         let files = count(removal.files, "file");
+        if !removal.is_mine {
+            return format!(
+                "{name} is none of your spaces any more; it stays with its owner. To have it back: potluck space restore {name}"
+            );
+        }
         match removal.until {
             Some(until) => format!(
                 "Removed the space {name} with {files}. It can be brought back until {}: potluck space restore {name}",
@@ -108,7 +121,10 @@ fn listed(spaces: &[SpaceInfo]) -> String {
 fn owner(info: &SpaceInfo) -> String {
     match info.owner {
         _ if info.is_mine => "you".to_owned(),
-        Some(owner) => owner.short(),
+        Some(owner) => info
+            .owner_name
+            .as_ref()
+            .map_or_else(|| owner.short(), ToString::to_string),
         None => "not known here yet".to_owned(),
     }
 }
@@ -116,13 +132,24 @@ fn owner(info: &SpaceInfo) -> String {
 /// What is not as usual.
 fn remark(info: &SpaceInfo) -> String {
     match info.until {
+        _ if info.is_offered => format!("shared with you: potluck accept {}", info.name),
         Some(until) => format!("removed; can be brought back until {}", day(until)),
         None if !info.is_here => "its keys are not here yet".to_owned(),
+        None if !info.may_read => "you are not in it any more: nothing newer comes".to_owned(),
+        None if !info.may_write => "you may read it".to_owned(),
         None => String::new(),
     }
 }
 
-fn described(info: &SpaceInfo) -> String {
+/// A space, and who may read it.
+#[derive(Serialize)]
+struct InDetail<'a> {
+    #[serde(flatten)]
+    info: &'a SpaceInfo,
+    members: &'a [Member],
+}
+
+fn described(info: &SpaceInfo, members: &[Member]) -> String {
     let mut text = format!("{}: {}", info.name, count(info.files, "file"));
     if let Some(bytes) = info.bytes {
         text.push_str(&format!(", {}", ByteSize(bytes)));
@@ -137,6 +164,9 @@ fn described(info: &SpaceInfo) -> String {
         text.push_str(&format!("\nFounded: {created}."));
     }
     text.push_str(&format!("\nId: {}", info.id));
+    if members.len() > 1 {
+        text.push_str(&format!("\nWho may read it:\n{}", people::members(members)));
+    }
     match remark(info) {
         remark if remark.is_empty() => text,
         remark => format!("{text}\n{remark}"),

@@ -2,10 +2,11 @@
 
 use crate::place::ByteRange;
 use potluck_node::{
-    Entry, ExplainOptions, FileMeta, Identity, InviteOptions, PutOptions, PutReport, RemoveOptions, RestoreOptions,
+    Access, Entry, ExplainOptions, FileMeta, Identity, InviteOptions, PutOptions, PutReport, RemoveOptions,
+    RestoreOptions,
 };
 use potluck_spaces::Path;
-use potluck_types::{ByteSize, NodeId, SpaceName};
+use potluck_types::{ByteSize, NodeId, SpaceName, UserName};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -117,6 +118,41 @@ pub(crate) enum Request {
         from: Path,
         /// Its new place.
         to: Path,
+    },
+    /// Who is in the pool. Reply: a list of `Person`, this node's first.
+    People,
+    /// What this node's person wants to be called. Reply: nothing.
+    CallMe {
+        /// Their name.
+        name: UserName,
+    },
+    /// Let a person into a space. Reply: `Member`.
+    Share {
+        /// Which.
+        space: SpaceName,
+        /// Their name, or their id or the end of it.
+        with: String,
+        /// What they may do.
+        access: Access,
+    },
+    /// Take a person out of a space. Reply: `Unshared`.
+    Unshare {
+        /// Which.
+        space: SpaceName,
+        /// Their name, or their id or the end of it.
+        with: String,
+    },
+    /// Who may read a space. Reply: a list of `Member`.
+    Members {
+        /// Which.
+        space: SpaceName,
+    },
+    /// Take a space that another person has let this one into. Reply: `SpaceInfo`.
+    Accept {
+        /// What its owner calls it, or the end of its id.
+        offer: String,
+        /// What it is to be called here.
+        called: Option<SpaceName>,
     },
     /// Found a space. Reply: `SpaceInfo`.
     CreateSpace {

@@ -192,7 +192,11 @@ async fn answer(request: Request, service: &Service, frames: &mut Frames, replie
     | Request::SpaceInfo { .. }
     | Request::RemoveSpace { .. }
     | Request::RestoreSpace { .. }
-    | Request::RenameSpace { .. } = request
+    | Request::RenameSpace { .. }
+    | Request::Share { .. }
+    | Request::Unshare { .. }
+    | Request::Members { .. }
+    | Request::Accept { .. } = request
     {
         node.gathered().await;
     }
@@ -249,7 +253,20 @@ async fn answer(request: Request, service: &Service, frames: &mut Frames, replie
             replies.reply(&()).await
         }
         Request::CreateSpace { name } => replies.reply(&node.create_space(name).await?).await,
-        Request::Spaces { removed } => replies.reply(&node.spaces(removed).await?).await,
+        Request::Spaces { removed } => {
+            let mut spaces = node.spaces(removed).await?;
+            spaces.extend(node.offers().await?);
+            replies.reply(&spaces).await
+        }
+        Request::People => replies.reply(&node.people()).await,
+        Request::CallMe { name } => {
+            node.call_me(name).await;
+            replies.reply(&()).await
+        }
+        Request::Share { space, with, access } => replies.reply(&node.share(&space, &with, access).await?).await,
+        Request::Unshare { space, with } => replies.reply(&node.unshare(&space, &with).await?).await,
+        Request::Members { space } => replies.reply(&node.members(&space).await?).await,
+        Request::Accept { offer, called } => replies.reply(&node.accept(&offer, called).await?).await,
         Request::SpaceInfo { name } => replies.reply(&node.space_info(&name).await?).await,
         Request::RemoveSpace { name, options } => replies.reply(&node.remove_space(&name, options).await?).await,
         Request::RestoreSpace { name } => replies.reply(&node.restore_space(&name).await?).await,

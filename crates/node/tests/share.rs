@@ -1,0 +1,247 @@
+//! Spaces of several people: who is let in reads and writes what they may, who is taken out nothing that comes after.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod common;
+
+use common::{Pool, bytes, config, eventually, put_into};
+use potluck_node::{Access, InviteOptions, Node, NodeError, Space};
+use potluck_types::{SpaceName, Timestamp};
+use std::time::Duration;
+use tempfile::TempDir;
+
+const GRACE: Duration = Duration::from_secs(3600);
+const READ: Access = Access {
+    may_write: false,
+    since: None,
+    until: None,
+};
+const WRITE: Access = Access {
+    may_write: true,
+    ..READ
+};
+
+fn name(text: &str) -> SpaceName {
+    text.parse().unwrap()
+}
+
+/// A pool of two machines of one person, and one of each of these others.
+async fn with_guests(guests: &[&str]) -> (Pool, Vec<(Node, TempDir)>) {
+    let pool = Pool::of(2, GRACE).await;
+    pool.node(0).call_me("anna".parse().unwrap()).await;
+    let mut others = Vec::new();
+    for guest in guests {
+        let options = InviteOptions {
+            uses: 1,
+            expires: Duration::from_secs(60),
+            mine: false,
+        };
+        let ticket = pool.node(0).invite(options).await.unwrap().ticket;
+        let home = tempfile::tempdir().unwrap();
+        let node = Node::join(config(&home, GRACE), &ticket).await.unwrap();
+        node.call_me(guest.parse().unwrap()).await;
+        others.push((node, home));
+    }
+    let all = 2 + guests.len();
+    for node in pool.running().into_iter().chain(others.iter().map(|(node, _)| node)) {
+        eventually("all see and know each other", || async {
+            let nodes = node.status().await.unwrap().nodes;
+            let here = nodes
+                .iter()
+                .filter(|node| node.capacity.0 > 0 && node.away_since.is_none());
+            let named = node
+                .people()
+                .into_iter()
+                .filter(|person| person.name.is_some() && person.can_be_let_in);
+            here.count() == all && named.count() == 1 + guests.len()
+        })
+        .await;
+    }
+    (pool, others)
+}
+
+async fn read(space: &Space, path: &str) -> Result<Vec<u8>, NodeError> {
+    space.download(&path.parse().unwrap(), None).await?.read_to_end().await
+}
+
+async fn read_when_named(space: &Space, path: &str) -> Vec<u8> {
+    let path_in_it = path.parse().unwrap();
+    eventually("the name arrives", || async { space.stat(&path_in_it).await.is_ok() }).await;
+    read(space, path).await.unwrap()
+}
+
+async fn accepted(node: &Node, called: &str) -> Space {
+    eventually("the offer arrives", || async {
+        node.offers()
+            .await
+            .unwrap()
+            .iter()
+            .any(|offer| offer.name == name(called))
+    })
+    .await;
+    node.accept(called, None).await.unwrap();
+    node.space(&name(called)).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_let_in_reads_what_was_there_and_what_comes() {
+    let (pool, others) = with_guests(&["bob", "carol"]).await;
+    let (bob, carol) = (&others[0].0, &others[1].0);
+    let (old, new) = (bytes(1, 2_000_000), bytes(2, 300));
+    pool.node(0).create_space(name("photos")).await.unwrap();
+    let space = pool.node(0).space(&name("photos")).unwrap();
+    put_into(&space, "/before", &old).await.unwrap();
+    let member = pool.node(0).share(&name("photos"), "bob", READ).await.unwrap();
+    assert_eq!(
+        (member.person.called(), member.access.may_write),
+        ("bob".to_owned(), false)
+    );
+    let theirs = accepted(bob, "photos").await;
+    assert!(read_when_named(&theirs, "/before").await == old);
+    put_into(&space, "/after", &new).await.unwrap();
+    assert!(read_when_named(&theirs, "/after").await == new);
+    // Reading is not writing, whatever is tried.
+    let refused = put_into(&theirs, "/mine", &new).await;
+    assert!(matches!(refused, Err(NodeError::ReadOnly)), "{refused:?}");
+    let refused = theirs
+        .rename(&"/after".parse().unwrap(), &"/moved".parse().unwrap())
+        .await;
+    assert!(matches!(refused, Err(NodeError::ReadOnly)), "{refused:?}");
+    let shared = bob.share(&name("photos"), "carol", READ).await;
+    assert!(matches!(shared, Err(NodeError::NotYourSpace(_))), "{shared:?}");
+    // Carol, who was not let in, sees nothing of it.
+    assert!(carol.offers().await.unwrap().is_empty());
+    assert!(matches!(
+        carol.accept("photos", None).await,
+        Err(NodeError::NoSuchOffer(_))
+    ));
+    let members = bob.members(&name("photos")).await.unwrap();
+    let names: Vec<_> = members.iter().map(|member| member.person.called()).collect();
+    assert_eq!(names, ["anna", "bob"]);
+    for (node, _) in others {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_people_write_and_all_of_them_see_it() {
+    let (pool, others) = with_guests(&["bob", "carol"]).await;
+    let (bob, carol) = (&others[0].0, &others[1].0);
+    pool.node(0).create_space(name("work")).await.unwrap();
+    for guest in ["bob", "carol"] {
+        pool.node(0).share(&name("work"), guest, WRITE).await.unwrap();
+    }
+    let (theirs, hers) = (accepted(bob, "work").await, accepted(carol, "work").await);
+    let (from_bob, from_carol) = (bytes(3, 700_000), bytes(4, 700_000));
+    put_into(&theirs, "/bob", &from_bob).await.unwrap();
+    put_into(&hers, "/carol", &from_carol).await.unwrap();
+    eventually("the space is on the owner's other machine", || async {
+        pool.node(1).space(&name("work")).is_ok()
+    })
+    .await;
+    for space in [
+        pool.node(0).space(&name("work")).unwrap(),
+        pool.node(1).space(&name("work")).unwrap(),
+        theirs.clone(),
+        hers.clone(),
+    ] {
+        assert!(read_when_named(&space, "/bob").await == from_bob);
+        assert!(read_when_named(&space, "/carol").await == from_carol);
+    }
+    // One changes what another has written, and the others see that.
+    let changed = bytes(5, 1_000);
+    put_into(&hers, "/bob", &changed).await.unwrap();
+    let path = "/bob".parse().unwrap();
+    eventually("the change arrives", || async {
+        theirs.stat(&path).await.is_ok_and(|stat| stat.entry.len == 1_000)
+    })
+    .await;
+    assert!(read(&theirs, "/bob").await.unwrap() == changed);
+    for (node, _) in others {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_taken_out_reads_and_writes_nothing_that_comes_after() {
+    let (pool, others) = with_guests(&["bob"]).await;
+    let bob = &others[0].0;
+    pool.node(0).create_space(name("work")).await.unwrap();
+    let space = pool.node(0).space(&name("work")).unwrap();
+    pool.node(0).share(&name("work"), "bob", WRITE).await.unwrap();
+    let theirs = accepted(bob, "work").await;
+    let (by_bob, after) = (bytes(6, 600_000), bytes(7, 600_000));
+    put_into(&theirs, "/by-bob", &by_bob).await.unwrap();
+    let gone = pool.node(0).unshare(&name("work"), "bob").await.unwrap();
+    assert_eq!((gone.person.called(), gone.away), ("bob".to_owned(), 0));
+    put_into(&space, "/after", &after).await.unwrap();
+    // They keep what they had, and everybody keeps what they have written.
+    assert!(read(&theirs, "/by-bob").await.unwrap() == by_bob);
+    assert!(read_when_named(&space, "/by-bob").await == by_bob);
+    let refused = put_into(&theirs, "/more", &after).await;
+    assert!(matches!(refused, Err(NodeError::NotIn)), "{refused:?}");
+    // All that is kept anywhere may reach them: they cannot open it.
+    bob.sweep(Duration::from_secs(3600)).await.unwrap();
+    assert!(theirs.stat(&"/after".parse().unwrap()).await.is_err());
+    let again = pool.node(0).unshare(&name("work"), "bob").await;
+    assert!(matches!(again, Err(NodeError::NotShared(_))), "{again:?}");
+    // Let in once more, they read all of it.
+    pool.node(0).share(&name("work"), "bob", READ).await.unwrap();
+    assert!(read_when_named(&theirs, "/after").await == after);
+    for (node, _) in others {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_makes_no_sense_is_refused() {
+    let (pool, others) = with_guests(&["bob"]).await;
+    let owner = pool.node(0);
+    owner.create_space(name("work")).await.unwrap();
+    let check = |outcome: Result<_, NodeError>, fits: fn(&NodeError) -> bool| {
+        let error = outcome.map(|_: potluck_node::Member| ()).unwrap_err();
+        assert!(fits(&error), "{error:?}");
+    };
+    check(owner.share(&name("work"), "nobody", READ).await, |error| {
+        matches!(error, NodeError::NoSuchPerson(_))
+    });
+    check(owner.share(&name("work"), "anna", READ).await, |error| {
+        matches!(error, NodeError::WithYourself)
+    });
+    check(owner.share(&name("none"), "bob", READ).await, |error| {
+        matches!(error, NodeError::NoSuchSpace(_))
+    });
+    check(owner.share(&SpaceName::home(), "bob", READ).await, |error| {
+        matches!(error, NodeError::HomeIsPrivate)
+    });
+    // A grant that is over lets nobody in.
+    let over = Access {
+        until: Some(Timestamp::from_millis(1)),
+        ..WRITE
+    };
+    check(owner.share(&name("work"), "bob", over).await, |error| {
+        matches!(error, NodeError::NotShared(_))
+    });
+    assert!(others[0].0.offers().await.unwrap().is_empty());
+    // What is said last holds, and what was written before stays.
+    owner.share(&name("work"), "bob", WRITE).await.unwrap();
+    let theirs = accepted(&others[0].0, "work").await;
+    let content = bytes(8, 1_000);
+    put_into(&theirs, "/file", &content).await.unwrap();
+    owner.share(&name("work"), "bob", READ).await.unwrap();
+    let members = owner.members(&name("work")).await.unwrap();
+    assert_eq!((members.len(), members[1].access.may_write), (2, false));
+    let refused = put_into(&theirs, "/more", &content).await;
+    assert!(matches!(refused, Err(NodeError::ReadOnly)), "{refused:?}");
+    assert!(read_when_named(&owner.space(&name("work")).unwrap(), "/file").await == content);
+    // The end of an id does as well as a name.
+    let bob = owner
+        .people()
+        .into_iter()
+        .find(|person| person.called() == "bob")
+        .unwrap();
+    owner.share(&name("work"), &bob.user.short(), READ).await.unwrap();
+    for (node, _) in others {
+        node.stop().await;
+    }
+}

@@ -1,0 +1,169 @@
+//! People of the pool: who they are, and who is let into which space.
+
+use super::{space::say, trash::day};
+use crate::{
+    complaint::Complaint,
+    local::{client, message::Request},
+    place::escape,
+    span::Span,
+    terminal::{Terminal, count, table},
+};
+use potluck_node::{Access, Member, Person, SpaceInfo, Status, Unshared};
+use potluck_types::{Clock, SpaceName, SystemClock, UserName};
+use serde_json::json;
+use std::path::Path;
+
+/// `potluck whoami`.
+pub(super) fn whoami(home: &Path, terminal: Terminal) -> Result<(), Complaint> {
+    let people: Vec<Person> = client::call(home, &Request::People)?;
+    let status: Status = client::call(home, &Request::Status)?;
+    let me = people.into_iter().find(|person| person.is_me);
+    let me = me.ok_or_else(|| Complaint::failed("this node's person is not in the pool"))?;
+    let machines: Vec<String> = status
+        .nodes
+        .iter()
+        .filter(|node| node.user == me.user)
+        .map(|node| escape(&node.called()))
+        .collect();
+    terminal.result(
+        &json!({ "user": me.user, "name": me.name, "machines": machines }),
+        || {
+            let name = match &me.name {
+                Some(name) => name.to_string(),
+                None => "no name yet: `potluck id NAME` gives you one".to_owned(),
+            };
+            format!("Name: {name}\nId: {}\nMachines: {}", me.user, machines.join(", "))
+        },
+    );
+    Ok(())
+}
+
+/// `potluck id`.
+pub(super) fn call_me(home: &Path, name: &UserName, terminal: Terminal) -> Result<(), Complaint> {
+    client::call::<()>(home, &Request::CallMe { name: name.clone() })?;
+    say(terminal, &json!({ "name": name }), || {
+        format!("Others see you as {name} now.")
+    });
+    Ok(())
+}
+
+/// `potluck people`.
+pub(super) fn list(home: &Path, terminal: Terminal) -> Result<(), Complaint> {
+    let people: Vec<Person> = client::call(home, &Request::People)?;
+    terminal.result(&people, || {
+        let heading = ["NAME", "ID", "MACHINES", ""].map(str::to_owned).to_vec();
+        let row = |person: &Person| {
+            let name = person.name.as_ref().map_or("-".to_owned(), UserName::to_string);
+            let remark = match (person.is_me, person.can_be_let_in) {
+                (true, _) => "you",
+                (false, true) => "",
+                (false, false) => "cannot be let into a space yet: none of their machines has said how",
+            };
+            let machines = format!("{:>8}", person.machines);
+            vec![name, person.user.short(), machines, remark.to_owned()]
+        };
+        table(
+            &std::iter::once(heading)
+                .chain(people.iter().map(row))
+                .collect::<Vec<_>>(),
+        )
+    });
+    Ok(())
+}
+
+/// `potluck share`.
+pub(super) fn share(
+    home: &Path,
+    space: &SpaceName,
+    with: String,
+    write: bool,
+    expires: Option<Span>,
+    terminal: Terminal,
+) -> Result<(), Complaint> {
+    let access = Access {
+        may_write: write,
+        since: None,
+        until: expires.map(|span| SystemClock.now() + span.duration()),
+    };
+    let request = Request::Share {
+        space: space.clone(),
+        with,
+        access,
+    };
+    let member: Member = client::call(home, &request)?;
+    say(terminal, &member, || {
+        let may = if member.access.may_write {
+            "read and change"
+        } else {
+            "read"
+        };
+        let until = member
+            .access
+            .until
+            .map_or(String::new(), |until| format!(" until {}", day(until)));
+        format!(
+            "{} may {may} {space}{until}. They take it with: potluck accept {space}",
+            member.person.called()
+        )
+    });
+    Ok(())
+}
+
+/// `potluck unshare`.
+pub(super) fn unshare(home: &Path, space: &SpaceName, with: String, terminal: Terminal) -> Result<(), Complaint> {
+    let request = Request::Unshare {
+        space: space.clone(),
+        with,
+    };
+    let gone: Unshared = client::call(home, &request)?;
+    say(terminal, &gone, || {
+        let name = gone.person.called();
+        let mut text = format!(
+            "{name} reads nothing that is written to {space} from now on. What was there before they may have kept: names, content, and the keys to it."
+        );
+        if gone.away > 0 {
+            text.push_str(&format!(
+                "\n{} of theirs is not here, and learns of it when it is.",
+                count(gone.away, "machine")
+            ));
+        }
+        text
+    });
+    Ok(())
+}
+
+/// `potluck accept`.
+pub(super) fn accept(
+    home: &Path,
+    offer: String,
+    called: Option<SpaceName>,
+    terminal: Terminal,
+) -> Result<(), Complaint> {
+    let info: SpaceInfo = client::call(home, &Request::Accept { offer, called })?;
+    say(terminal, &info, || {
+        let may = if info.may_write { "read and change" } else { "read" };
+        format!("You may {may} {}: potluck ls {}:/", info.name, info.name)
+    });
+    Ok(())
+}
+
+/// Those who may read a space, one a line.
+pub(super) fn members(members: &[Member]) -> String {
+    let row = |member: &Member| {
+        let may = match (member.is_owner, member.access.may_write) {
+            (true, _) => "owner",
+            (false, true) => "reads and writes",
+            (false, false) => "reads",
+        };
+        let until = member
+            .access
+            .until
+            .map_or(String::new(), |until| format!("until {}", day(until)));
+        let name = match member.person.is_me {
+            true => format!("{} (you)", member.person.called()),
+            false => member.person.called(),
+        };
+        vec![format!("  {name}"), may.to_owned(), until]
+    };
+    table(&members.iter().map(row).collect::<Vec<_>>())
+}
