@@ -15,7 +15,7 @@ use crate::{
     names,
     protocol::{self, BATCH_MAX, Credential, JoinReply, JoinRequest, PoolReply, PoolRequest},
     records::PoolRecord,
-    serve,
+    serve, share,
     shared::{AskError, Shared},
     sweep, upload, watch,
 };
@@ -240,6 +240,7 @@ async fn sweep_all(shared: &Arc<Shared>) -> bool {
         tracing::warn!(%error, "whose grants have ended is not known");
     }
     for space in shared.written_spaces() {
+        share::renew(&space).await;
         let given_up = collect::collect(&space, ABANDONED_AFTER).await;
         if let Err(error) = &given_up {
             tracing::warn!(%error, "what abandoned uploads have left is not collected yet");

@@ -145,16 +145,7 @@ pub(crate) async fn unshare(shared: &Arc<Shared>, name: &SpaceName, with: &str) 
         let revocation = charter.next_revocation(&task.user_key, user, ends(&task, user)?, now)?;
         let mut after = charter.clone();
         after.join(&revocation)?;
-        let mut readers = Vec::new();
-        for reader in after.readers(now) {
-            let recipient = match reader == task.user_key.user_id() {
-                true => Some(recipient_key(&task.user_key).recipient()),
-                false => task.with_control(|control| control.roster.recipient(reader)),
-            };
-            // One who has left the pool has no use for it.
-            readers.extend(recipient.map(|recipient| (reader, recipient)));
-        }
-        let epoch = after.next_epoch(&task.user_key, &readers, keys, &*task.entropy)?;
+        let epoch = after.next_epoch(&task.user_key, &readers(&task, &after), keys, &*task.entropy)?;
         Ok(vec![revocation, epoch])
     })
     .await?;
@@ -175,6 +166,51 @@ fn ends(space: &OpenSpace, user: UserId) -> Result<Vec<(NodeId, u64)>, NodeError
     let of_them = |device: NodeId| space.with_control(|control| control.roster.owner_of(device)) == Some(user);
     let theirs = frontier.into_iter().filter(|(device, _)| of_them(*device));
     Ok(theirs.map(|(device, position)| (device, position.seq)).collect())
+}
+
+/// Those who may read a space, and what is wrapped for each; without those of whom that is not known.
+fn readers(shared: &Shared, charter: &Charter) -> Vec<(UserId, Recipient)> {
+    let recipient = |user: UserId| match user == shared.user_key.user_id() {
+        true => Some(recipient_key(&shared.user_key).recipient()),
+        false => shared.with_control(|control| control.roster.recipient(user)),
+    };
+    let readers = charter.readers(shared.now()).into_iter();
+    readers.filter_map(|user| Some((user, recipient(user)?))).collect()
+}
+
+/// Begins another epoch of a space of this person's, where others have the key that is in use than those who may read.
+pub(crate) async fn renew(space: &OpenSpace) {
+    if let Err(error) = renew_now(space).await {
+        tracing::warn!(space = %space.id().short(), %error, "the key of a space is to be another, and is not yet");
+    }
+}
+
+async fn renew_now(space: &OpenSpace) -> Result<(), NodeError> {
+    let task = space.clone();
+    let needs = Shared::blocking(move || {
+        let charter = task.charters.of(&task.read()?, task.id())?;
+        Ok::<_, NodeError>(charter.owner() == Some(task.user_key.user_id()) && needs_epoch(&task, &charter))
+    });
+    if !needs.await? {
+        return Ok(());
+    }
+    let task = space.clone();
+    change(space, move |charter, keys| {
+        if !needs_epoch(&task, charter) {
+            return Ok(Vec::new());
+        }
+        let epoch = charter.next_epoch(&task.user_key, &readers(&task, charter), keys, &*task.entropy)?;
+        Ok(vec![epoch])
+    })
+    .await?;
+    // Custodians hear of it where logs are compared.
+    names::write(space, names::Batch::default()).await?;
+    names::replicate(space).await.map(drop)
+}
+
+fn needs_epoch(shared: &Shared, charter: &Charter) -> bool {
+    let reached = readers(shared, charter).into_iter().map(|(user, _)| user).collect();
+    charter.needs_epoch(&reached, shared.now())
 }
 
 /// A space of this person's that can be shared.

@@ -8,6 +8,7 @@ use crate::{
     files::Files,
     names::{self, Batch},
     rails::{Loss, MassChange},
+    share,
     shared::Shared,
     space::{OpenSpace, Opened},
     sweep,
@@ -172,7 +173,9 @@ pub(crate) fn refresh(shared: &Arc<Shared>) -> Pin<Box<dyn Future<Output = Resul
         let task = Arc::clone(&shared);
         let (opened, missing) = Shared::blocking(move || refresh_now(&task)).await?;
         for space in opened {
-            unseal(&OpenSpace::new(&shared, &space)).await?;
+            let space = OpenSpace::new(&shared, &space);
+            unseal(&space).await?;
+            tokio::spawn(async move { share::renew(&space).await });
         }
         for space in missing {
             let shared = Arc::clone(&shared);

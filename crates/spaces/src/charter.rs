@@ -510,6 +510,22 @@ impl Charter {
         self.owner.into_iter().chain(granted.map(|grant| grant.user)).collect()
     }
 
+    /// Whether others have the key that is in use than those who may read: somebody's time is over, or the owner's devices have let people in and taken others out apart. Its
+    /// owner is to begin another epoch then, for those of `reached` who may read.
+    pub fn needs_epoch(&self, reached: &BTreeSet<UserId>, now: Timestamp) -> bool {
+        let Some((id, current)) = self.current().and_then(|id| self.epochs.get_key_value(&id)) else {
+            return false;
+        };
+        let granted = self
+            .grants
+            .values()
+            .filter(|grant| grant.epoch == *id)
+            .map(|grant| grant.user);
+        let have: BTreeSet<UserId> = current.wraps.iter().map(|wrap| wrap.user).chain(granted).collect();
+        let should: BTreeSet<UserId> = self.readers(now).intersection(reached).copied().collect();
+        have != should
+    }
+
     /// Whether an entry counts that a person's device has written.
     pub fn may_write(&self, user: UserId, device: NodeId, seq: u64, clock: Timestamp) -> bool {
         let counts = |(id, grant): (&GrantId, &Grant)| {
@@ -813,6 +829,44 @@ mod tests {
         let mut kv = MemoryKv::default();
         charter.save(&mut kv).unwrap();
         assert_eq!(Charter::load(&kv, charter.space()).unwrap(), charter);
+    }
+
+    /// The owner's devices take two people out apart, each with an epoch for the other one.
+    #[test]
+    fn what_was_changed_apart_is_followed_by_an_epoch_for_those_who_are_left() {
+        let mut one = founded();
+        for seed in [2, 3, 4] {
+            grant(&mut one, seed, true, Some(100));
+        }
+        let all: BTreeSet<_> = (1..5).map(|seed| user(seed).user_id()).collect();
+        assert!(!one.needs_epoch(&all, at(50)));
+        // The time of three is over.
+        assert!(one.needs_epoch(&all, at(101)));
+        let mut other = one.clone();
+        let take_out = |charter: &mut Charter, seed: u8, left: &[u8]| {
+            let gone = user(seed).user_id();
+            let revocation = charter.next_revocation(&user(1), gone, Vec::new(), at(30)).unwrap();
+            charter.join(&revocation).unwrap();
+            assert!(charter.needs_epoch(&all, at(50)));
+            add_epoch(charter, left);
+            assert!(!charter.needs_epoch(&all, at(50)));
+        };
+        take_out(&mut one, 2, &[1, 3, 4]);
+        take_out(&mut other, 3, &[1, 2, 4]);
+        for record in other.records() {
+            one.join(record).unwrap();
+        }
+        assert!(one.needs_epoch(&all, at(50)));
+        let after = add_epoch(&mut one, &[1, 4]);
+        assert!(!one.needs_epoch(&all, at(50)));
+        for (seed, has) in [(1, true), (2, false), (3, false), (4, true)] {
+            assert_eq!(keys(&one, seed).of(Some(after)).is_some(), has, "{seed}");
+        }
+        // Nobody waits for one who cannot be reached.
+        let reached = BTreeSet::from([user(1).user_id()]);
+        assert!(one.needs_epoch(&reached, at(50)));
+        add_epoch(&mut one, &[1]);
+        assert!(!one.needs_epoch(&reached, at(50)));
     }
 
     #[test]
