@@ -27,7 +27,7 @@ use tokio::{
 pub fn typed(text: &str) {
     if let Ok(place) = text.parse::<Place>() {
         // What is shown is escaped; the path itself is the target of another.
-        assert!(place.to_string().starts_with("home:/"));
+        assert!(place.to_string().starts_with(&format!("{}:/", place.space)));
     }
     if let Ok(span) = text.parse::<Span>() {
         assert_eq!(span.to_string().parse(), Ok(span));
