@@ -9,7 +9,7 @@ use crate::{
 };
 use potluck_crypto::derive::private_space_id;
 use potluck_spaces::{Charter, CharterError, CharterRecord, Entry, Kv, Table};
-use potluck_types::{Hash, NodeId, SpaceId, Timestamp, UserId};
+use potluck_types::{NodeId, SpaceId, Timestamp, UserId};
 use serde_bytes::ByteBuf;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -105,10 +105,10 @@ pub(crate) fn counts(shared: &Shared, kv: &impl Kv, device: NodeId, entry: &Entr
     Ok(charter.may_write(user, device, entry.seq, entry.clock))
 }
 
-/// What is known of a charter: its sum, if there is one.
-pub(crate) async fn digest(shared: &Arc<Shared>, space: SpaceId) -> Result<Option<Hash>, NodeError> {
+/// The charter of a space, as far as it is known here.
+pub(crate) async fn known(shared: &Arc<Shared>, space: SpaceId) -> Result<Arc<Charter>, NodeError> {
     let task = Arc::clone(shared);
-    Shared::blocking(move || Ok(task.charters.of(&task.read()?, space)?.digest())).await
+    Shared::blocking(move || Ok(task.charters.of(&task.read()?, space)?)).await
 }
 
 /// Takes records that a peer sends, and gives those that it did not. Durable when this returns.
@@ -136,7 +136,7 @@ pub(crate) async fn exchange(
     })
     .await?;
     if is_news {
-        spaces::refresh(shared).await?;
+        spaces::learn(shared, space).await?;
     }
     Ok(missing)
 }

@@ -501,14 +501,15 @@ pub(crate) async fn spaces(shared: &Arc<Shared>) -> Result<Vec<SpaceId>, NodeErr
 
 /// How far a peer knows the logs of a space. It and this node know the same of its charter afterwards.
 async fn frontier_of(shared: &Arc<Shared>, peer: NodeId, space: SpaceId) -> Result<Frontier, String> {
-    let is_chartered = !shared.with_control(|control| control.is_private(space));
+    let is_chartered = shared.spaces.is_catalogued(space) || shared.with_control(|control| control.is_chartered(space));
     let request = PoolRequest::Frontier { space, is_chartered };
     match shared.ask(peer, &request).await {
         Ok(PoolReply::Frontier(known)) => Ok(known.into_iter().collect()),
         Ok(PoolReply::Logs { known, charter }) => {
-            let ours = charters::digest(shared, space)
+            let ours = charters::known(shared, space)
                 .await
-                .map_err(|error| error.to_string())?;
+                .map_err(|error| error.to_string())?
+                .digest();
             if ours != charter {
                 charters::compare(shared, peer, space).await?;
             }

@@ -131,10 +131,13 @@ impl Node {
             let Some(name) = shared.spaces.name(space.id()) else {
                 continue;
             };
-            masses.extend(lately.into_iter().map(|mass| MassIn {
-                space: name.clone(),
-                mass,
-            }));
+            // Only who may write can answer.
+            if space.may_write() {
+                masses.extend(lately.into_iter().map(|mass| MassIn {
+                    space: name.clone(),
+                    mass,
+                }));
+            }
             let (files, paths) = shared.watch.lock().expect("never poisoned").files(space.id());
             unreadable_files += files;
             unreadable_paths.extend(paths.into_iter().map(|path| SpacePath {
@@ -205,7 +208,7 @@ impl Node {
     /// day. Gives the number of stripes that were given up.
     pub async fn sweep(&self, abandoned_after: Duration) -> Result<u64, NodeError> {
         let mut given_up = 0;
-        for space in self.shared.open_spaces() {
+        for space in self.shared.written_spaces() {
             given_up += collect::collect(&space, abandoned_after).await?;
         }
         sweep::sweep(&self.shared).await;
@@ -296,7 +299,7 @@ impl Node {
 
     /// Says that all that was removed and overwritten up to now was meant, in every space.
     pub async fn accept_losses(&self) -> Result<(), NodeError> {
-        for space in self.shared.open_spaces() {
+        for space in self.shared.written_spaces() {
             if !rails::look(&space).await?.1.is_empty() {
                 rails::accept(&space).await?;
             }

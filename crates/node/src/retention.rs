@@ -113,8 +113,12 @@ pub(crate) async fn expire(space: &OpenSpace) -> Result<Vec<StripeId>, NodeError
     }
     let ends_spaces = !ended.is_empty();
     for (of, kept) in ended {
-        // Boxed, as what is in it has a trash of its own.
-        Box::pin(spaces::end(space.shared(), of)).await?;
+        let task = space.clone();
+        // It may have been named anew since, and what is left here of a name that it had.
+        if !Shared::blocking(move || spaces::is_named(&task, of)).await? {
+            // Boxed, as what is in it has a trash of its own.
+            Box::pin(spaces::end(space.shared(), of)).await?;
+        }
         batch.let_go(&kept, Fate::Freed);
     }
     if !batch.is_empty() {

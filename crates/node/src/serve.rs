@@ -297,7 +297,7 @@ async fn known_logs(shared: &Arc<Shared>, space: SpaceId, is_chartered: bool) ->
     if !is_chartered {
         return Ok(PoolReply::Frontier(known));
     }
-    let charter = charters::digest(shared, space).await?;
+    let charter = charters::known(shared, space).await?.digest();
     Ok(PoolReply::Logs { known, charter })
 }
 

@@ -186,12 +186,8 @@ pub(crate) async fn renew(space: &OpenSpace) {
 }
 
 async fn renew_now(space: &OpenSpace) -> Result<(), NodeError> {
-    let task = space.clone();
-    let needs = Shared::blocking(move || {
-        let charter = task.charters.of(&task.read()?, task.id())?;
-        Ok::<_, NodeError>(charter.owner() == Some(task.user_key.user_id()) && needs_epoch(&task, &charter))
-    });
-    if !needs.await? {
+    let charter = charters::known(space.shared(), space.id()).await?;
+    if charter.owner() != Some(space.user_key.user_id()) || !needs_epoch(space, &charter) {
         return Ok(());
     }
     let task = space.clone();
@@ -219,9 +215,7 @@ async fn own(shared: &Arc<Shared>, name: &SpaceName) -> Result<OpenSpace, NodeEr
         return Err(NodeError::HomeIsPrivate);
     }
     let space = spaces::find(shared, name)?;
-    let task = space.clone();
-    let owner = Shared::blocking(move || Ok::<_, NodeError>(task.charters.of(&task.read()?, task.id())?.owner()));
-    if owner.await? != Some(shared.user_key.user_id()) {
+    if charters::known(shared, space.id()).await?.owner() != Some(shared.user_key.user_id()) {
         return Err(NodeError::NotYourSpace(name.clone()));
     }
     Ok(space)
@@ -243,20 +237,15 @@ async fn change(
         })
     })
     .await?;
-    spaces::refresh(space.shared()).await
+    spaces::learn(space.shared(), space.id()).await
 }
 
 /// Tells the custodians, and the machines of a person that are here, what has changed of a charter. An entry goes with it, so that it is known where logs are compared.
 async fn spread(space: &OpenSpace, user: UserId) -> Result<(), NodeError> {
     names::write(space, names::Batch::default()).await?;
     names::replicate(space).await?;
-    let task = space.clone();
-    let records: Vec<ByteBuf> = Shared::blocking(move || {
-        let charter = task.charters.of(&task.read()?, task.id())?;
-        let records = charter.records().map(|record| ByteBuf::from(record.to_bytes()));
-        Ok::<_, NodeError>(records.collect())
-    })
-    .await?;
+    let charter = charters::known(space.shared(), space.id()).await?;
+    let records = charter.records().map(|record| ByteBuf::from(record.to_bytes()));
     let peers = space.with_control(|control| {
         let live = control.live_peers().into_iter();
         live.filter(|node| control.roster.user_of(*node) == Some(user))
@@ -264,7 +253,7 @@ async fn spread(space: &OpenSpace, user: UserId) -> Result<(), NodeError> {
     });
     let request = PoolRequest::Charter {
         space: space.id(),
-        records,
+        records: records.collect(),
     };
     let told = peers.into_iter().map(|peer| space.ask(peer, &request));
     futures::future::join_all(told).await;
@@ -274,8 +263,7 @@ async fn spread(space: &OpenSpace, user: UserId) -> Result<(), NodeError> {
 /// Who may read a space, and what else, its owner first.
 pub(crate) async fn members(shared: &Arc<Shared>, name: &SpaceName) -> Result<Vec<Member>, NodeError> {
     let space = spaces::find(shared, name)?;
-    let (task, now) = (space.clone(), shared.now());
-    let charter = Shared::blocking(move || Ok::<_, NodeError>(task.charters.of(&task.read()?, task.id())?)).await?;
+    let (charter, now) = (charters::known(shared, space.id()).await?, shared.now());
     let owner = charter.owner().unwrap_or(shared.user_key.user_id());
     let granted = charter.grants(now).map(|grant| {
         let access = Access {

@@ -17,9 +17,9 @@ use potluck_crypto::derive;
 use potluck_spaces::{Change, Charter, DirId, Fate, Head, Kept, Kv, Name, OpId, Path, Trash, Tree, Value};
 use potluck_types::{SpaceId, SpaceName, StripeId, Timestamp};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
 
@@ -31,12 +31,12 @@ const UNSEALED_AT_ONCE: usize = 64;
 /// A space that the catalogue names.
 #[derive(Clone)]
 struct Catalogued {
+    /// What people call it: of two that were given one name apart, the later has another one.
     name: SpaceName,
-    /// The name in the catalogue: of two that were given one name apart, the later has another one for people.
-    entry: Name,
     id: SpaceId,
-    ops: Vec<OpId>,
-    /// When what is in the trash has come to its end.
+    /// The names that the catalogue has for it, or has in the trash, and what gave them. More than one when machines have named it apart.
+    entries: Vec<(Name, Vec<OpId>)>,
+    /// When what is in the trash has come to its end; none while it has a name.
     until: Option<Timestamp>,
 }
 
@@ -89,6 +89,11 @@ impl Spaces {
             .collect()
     }
 
+    /// Whether the catalogue has it.
+    pub(crate) fn is_catalogued(&self, space: SpaceId) -> bool {
+        self.lock().contains_key(&space)
+    }
+
     /// What the person calls a space that is not in the trash.
     pub(crate) fn name(&self, space: SpaceId) -> Option<SpaceName> {
         if space == self.private.id() {
@@ -116,8 +121,8 @@ impl Spaces {
 }
 
 /// What the catalogue has.
-fn catalogue(private: SpaceId, kv: &impl Kv) -> Result<Vec<Catalogued>, NodeError> {
-    let mut found = Vec::new();
+fn catalogue(private: SpaceId, kv: &impl Kv) -> Result<BTreeMap<SpaceId, Catalogued>, NodeError> {
+    let mut named = BTreeMap::<SpaceId, Catalogued>::new();
     for listed in Tree::of(private).list(kv, DirId::SPACES, None, SPACES_MAX)? {
         let Ok(name) = listed.name.as_str().parse::<SpaceName>() else {
             continue;
@@ -125,37 +130,44 @@ fn catalogue(private: SpaceId, kv: &impl Kv) -> Result<Vec<Catalogued>, NodeErro
         for (at, head) in Head::distinct(&listed.heads).enumerate() {
             let Value::Space(id) = head.value else { continue };
             let same = listed.heads.iter().filter(|other| other.value == head.value);
-            found.push(Catalogued {
+            let space = named.entry(id).or_insert_with(|| Catalogued {
                 name: if at == 0 { name.clone() } else { told_apart(&name, id) },
-                entry: listed.name.clone(),
                 id,
-                ops: same.map(|head| head.op).collect(),
+                entries: Vec::new(),
                 until: None,
             });
+            let ops = same.map(|head| head.op).collect();
+            space.entries.push((listed.name.clone(), ops));
         }
     }
-    let is_named: BTreeSet<SpaceId> = found.iter().map(|space| space.id).collect();
+    let mut removed = BTreeMap::<SpaceId, Catalogued>::new();
     let kept = Trash::of(private).list(kv, DirId::SPACES, None, SPACES_MAX);
     for (entry, kept) in kept.map_err(MetaError::reading)? {
         let Ok(name) = entry.as_str().parse::<SpaceName>() else {
             continue;
         };
         for Kept { head, removal, .. } in kept {
-            // One that was renamed or brought back is in use.
-            if let Value::Space(id) = head.value
-                && !is_named.contains(&id)
-            {
-                found.push(Catalogued {
-                    name: name.clone(),
-                    entry: entry.clone(),
-                    id,
-                    ops: vec![head.op],
-                    until: Some(removal.until),
-                });
-            }
+            let Value::Space(id) = head.value else { continue };
+            let space = removed.entry(id).or_insert_with(|| Catalogued {
+                name: name.clone(),
+                id,
+                entries: Vec::new(),
+                until: None,
+            });
+            space.until = space.until.max(Some(removal.until));
+            space.entries.push((entry.clone(), vec![head.op]));
         }
     }
-    Ok(found)
+    // One that has a name is in use, whatever names it had before.
+    removed.retain(|id, _| !named.contains_key(id));
+    named.extend(removed);
+    Ok(named)
+}
+
+/// Whether a space has a name, and is not in the trash.
+pub(crate) fn is_named(private: &OpenSpace, space: SpaceId) -> Result<bool, NodeError> {
+    let spaces = catalogue(private.id(), &private.read()?)?;
+    Ok(spaces.get(&space).is_some_and(|space| space.until.is_none()))
 }
 
 /// The name of a space whose own name another has, too.
@@ -173,9 +185,7 @@ pub(crate) fn refresh(shared: &Arc<Shared>) -> Pin<Box<dyn Future<Output = Resul
         let task = Arc::clone(&shared);
         let (opened, missing) = Shared::blocking(move || refresh_now(&task)).await?;
         for space in opened {
-            let space = OpenSpace::new(&shared, &space);
-            unseal(&space).await?;
-            tokio::spawn(async move { share::renew(&space).await });
+            begin_reading(&OpenSpace::new(&shared, &space)).await?;
         }
         for space in missing {
             let shared = Arc::clone(&shared);
@@ -185,39 +195,65 @@ pub(crate) fn refresh(shared: &Arc<Shared>) -> Pin<Box<dyn Future<Output = Resul
     })
 }
 
-/// Spaces whose keys are new here, and those whose charters are still to be fetched.
+/// Spaces that were opened just now, and those whose charters are still to be fetched.
 fn refresh_now(shared: &Arc<Shared>) -> Result<(Vec<Arc<Opened>>, Vec<SpaceId>), NodeError> {
     let kv = shared.read()?;
     let (mut opened, mut missing) = (Vec::new(), Vec::new());
     let spaces = catalogue(shared.spaces.private.id(), &kv)?;
-    let mut charters = BTreeMap::new();
-    for space in &spaces {
-        charters.insert(space.id, shared.charters.of(&kv, space.id)?);
-    }
     let mut others = shared.spaces.lock();
     let mut before = std::mem::take(&mut *others);
-    for space in spaces {
-        let (id, charter) = (space.id, &charters[&space.id]);
-        let was_known = before.contains_key(&id) || others.contains_key(&id);
-        let known = before
-            .remove(&id)
-            .or_else(|| others.remove(&id))
-            .and_then(|mounted| mounted.opened);
-        let is_open = match &known {
-            Some(known) => {
-                known.learn(charter, &shared.user_key);
-                Some(Arc::clone(known))
+    for (id, space) in spaces {
+        let known = before.remove(&id);
+        let was_known = known.is_some();
+        let mut is_open = known.and_then(|mounted| mounted.opened);
+        if is_open.is_none() {
+            let charter = shared.charters.of(&kv, id)?;
+            is_open = Opened::chartered(&charter, &shared.user_key).map(Arc::new);
+            match &is_open {
+                Some(space) => opened.push(Arc::clone(space)),
+                None if !was_known => missing.push(id),
+                None => {}
             }
-            None => Opened::chartered(charter, &shared.user_key).map(Arc::new),
-        };
-        match &is_open {
-            Some(space) => opened.push(Arc::clone(space)),
-            None if !was_known => missing.push(id),
-            None => {}
         }
         others.insert(id, Mounted { space, opened: is_open });
     }
     Ok((opened, missing))
+}
+
+/// The charter of a space says more than before: its keys may be others, or here for the first time.
+pub(crate) fn learn(
+    shared: &Arc<Shared>,
+    space: SpaceId,
+) -> Pin<Box<dyn Future<Output = Result<(), NodeError>> + Send>> {
+    let shared = Arc::clone(shared);
+    // Boxed, as an epoch that is to follow is learned, too.
+    Box::pin(async move {
+        let task = Arc::clone(&shared);
+        let opened = Shared::blocking(move || {
+            let charter = task.charters.of(&task.read()?, space)?;
+            let mut others = task.spaces.lock();
+            let Some(mounted) = others.get_mut(&space) else {
+                return Ok::<_, NodeError>(None);
+            };
+            match &mounted.opened {
+                Some(opened) => opened.learn(&charter, &task.user_key),
+                None => mounted.opened = Opened::chartered(&charter, &task.user_key).map(Arc::new),
+            }
+            Ok(mounted.opened.clone())
+        });
+        match opened.await? {
+            Some(opened) => begin_reading(&OpenSpace::new(&shared, &opened)).await,
+            None => Ok(()),
+        }
+    })
+}
+
+/// Reads what waited for the keys that are here now.
+async fn begin_reading(space: &OpenSpace) -> Result<(), NodeError> {
+    unseal(space).await?;
+    let space = space.clone();
+    tokio::spawn(async move { share::renew(&space).await });
+    Ok(())
 }
 
 /// Opens the entries that waited for a key.
@@ -270,15 +306,13 @@ pub(crate) async fn create(shared: &Arc<Shared>, name: SpaceName) -> Result<Spac
         Shared::blocking(move || found(&task, &called)).await?
     };
     refresh(shared).await?;
-    let space = find(shared, &name)?;
-    space
-        .opened()
-        .knows_own_log
-        .store(true, std::sync::atomic::Ordering::Relaxed);
-    names::replicate(&space).await?;
+    // What nobody else knows of, nobody has to be asked about.
+    if let Some(space) = shared.open_space(id) {
+        space.opened().knows_own_log.store(true, Ordering::Relaxed);
+        names::replicate(&space).await?;
+    }
     names::replicate(&private).await?;
-    debug_assert_eq!(space.id(), id);
-    info(shared, &name).await
+    info_of(shared, id, &name).await
 }
 
 /// All of it is written down in one transaction: the charter, the first entry of the log, and the name.
@@ -324,15 +358,16 @@ fn naming(name: Name, space: SpaceId, replaces: Vec<OpId>) -> Batch {
     batch
 }
 
-/// Takes its name from a space.
-fn unnaming(space: &Catalogued, fate: Fate) -> Change {
-    Change::Set {
+/// Takes all its names from a space.
+fn unnaming(space: Catalogued, fate: Fate) -> impl Iterator<Item = Change> {
+    let entries = space.entries.into_iter();
+    entries.map(move |(name, replaces)| Change::Set {
         parent: DirId::SPACES,
-        name: space.entry.clone(),
+        name,
         value: None,
-        replaces: space.ops.clone(),
+        replaces,
         fate,
-    }
+    })
 }
 
 /// Before names are given: what the person's other machines and the custodians know of them is known here, as far as they are here.
@@ -415,7 +450,7 @@ pub(crate) async fn rename(shared: &Arc<Shared>, from: &SpaceName, to: &SpaceNam
         .ok_or_else(|| NodeError::NoSuchSpace(from.clone()))?;
     refuse_taken(shared, to)?;
     let mut batch = naming(entry_of(to)?, mounted.space.id, Vec::new());
-    batch.changes.push(unnaming(&mounted.space, Fate::Carried));
+    batch.changes.extend(unnaming(mounted.space, Fate::Carried));
     write(&private, batch).await
 }
 
@@ -441,16 +476,13 @@ pub(crate) async fn remove(
     // With `now`, also one that is in the trash already.
     let found = found.or_else(|| shared.spaces.find(name, true).filter(|_| options.now));
     let mounted = found.ok_or_else(|| NodeError::NoSuchSpace(name.clone()))?;
-    let files = match &mounted.opened {
-        Some(opened) => count(&OpenSpace::new(shared, opened)).await?.0,
-        None => 0,
-    };
-    let me = shared.user_key.user_id();
-    let task = Arc::clone(shared);
     let id = mounted.space.id;
-    let owner = Shared::blocking(move || Ok::<_, NodeError>(task.charters.of(&task.read()?, id)?.owner())).await?;
+    let is_mine = charters::known(shared, id).await?.owner() == Some(shared.user_key.user_id());
+    let task = Arc::clone(shared);
+    let totals = Shared::blocking(move || Trash::of(id).totals(&task.read()?).map_err(MetaError::reading));
+    let files = totals.await?.files;
     // What is another person's stays with them, and is offered again.
-    if files > 0 && owner == Some(me) && !options.confirmed {
+    if files > 0 && is_mine && !options.confirmed {
         return Err(NodeError::Mass(MassChange {
             loss: Loss::RemoveSpace,
             planned: files,
@@ -460,14 +492,14 @@ pub(crate) async fn remove(
     }
     let fate = if options.now { Fate::Freed } else { shared.usual_fate() };
     if fate == Fate::Freed {
-        end(shared, mounted.space.id).await?;
+        end(shared, id).await?;
     }
     let mut batch = Batch::default();
-    batch.changes.push(unnaming(&mounted.space, fate));
+    batch.changes.extend(unnaming(mounted.space, fate));
     write(&private, batch).await?;
     Ok(SpaceRemoval {
         files,
-        is_mine: owner == Some(me),
+        is_mine,
         until: (fate != Fate::Freed).then(|| shared.now() + shared.rails.retention),
     })
 }
@@ -481,12 +513,10 @@ pub(crate) async fn restore(shared: &Arc<Shared>, name: &SpaceName) -> Result<Sp
         .find(name, true)
         .ok_or_else(|| NodeError::NoSuchSpace(name.clone()))?;
     refuse_taken(shared, name)?;
-    write(
-        &private,
-        naming(mounted.space.entry, mounted.space.id, mounted.space.ops),
-    )
-    .await?;
-    info(shared, name).await
+    let Catalogued { id, entries, .. } = mounted.space;
+    let replaces = entries.into_iter().flat_map(|(_, ops)| ops).collect();
+    write(&private, naming(entry_of(name)?, id, replaces)).await?;
+    info_of(shared, id, name).await
 }
 
 /// Lets go of all that is in a space of this person's, for good.
@@ -494,11 +524,7 @@ pub(crate) async fn end(shared: &Arc<Shared>, space: SpaceId) -> Result<(), Node
     let Some(space) = shared.open_space(space) else {
         return Ok(());
     };
-    let owner = Shared::blocking({
-        let task = space.clone();
-        move || Ok::<_, NodeError>(task.charters.of(&task.read()?, task.id())?.owner())
-    });
-    if owner.await? != Some(shared.user_key.user_id()) {
+    if charters::known(shared, space.id()).await?.owner() != Some(shared.user_key.user_id()) {
         return Ok(());
     }
     let all = RemoveOptions {
@@ -512,26 +538,21 @@ pub(crate) async fn end(shared: &Arc<Shared>, space: SpaceId) -> Result<(), Node
     Ok(())
 }
 
-/// How many files there are, and their bytes.
-async fn count(space: &OpenSpace) -> Result<(u64, u64), NodeError> {
-    let (mut count, mut bytes) = (0, 0);
-    let mut files = Files::of(space);
-    while let Some(found) = files.next().await? {
-        count += 1;
-        bytes += found.file.len;
-    }
-    Ok((count, bytes))
-}
-
 /// A space in detail.
 pub(crate) async fn info(shared: &Arc<Shared>, name: &SpaceName) -> Result<SpaceInfo, NodeError> {
+    info_of(shared, find(shared, name)?.id(), name).await
+}
+
+/// The same for one that was founded or brought back just now, under this name or one that tells it apart.
+async fn info_of(shared: &Arc<Shared>, id: SpaceId, name: &SpaceName) -> Result<SpaceInfo, NodeError> {
     let all = list(shared, true).await?;
-    let found = all
-        .into_iter()
-        .find(|space| space.name == *name && space.until.is_none());
-    let mut info = found.ok_or_else(|| NodeError::NoSuchSpace(name.clone()))?;
-    if let Some(space) = shared.open_space(info.id) {
-        let (_, bytes) = count(&space).await?;
+    let info = all.into_iter().find(|space| space.id == id);
+    let mut info = info.ok_or_else(|| NodeError::NoSuchSpace(name.clone()))?;
+    if let Some(space) = shared.open_space(id) {
+        let (mut files, mut bytes) = (Files::of(&space), 0);
+        while let Some(found) = files.next().await? {
+            bytes += found.file.len;
+        }
         info.bytes = Some(bytes);
     }
     Ok(info)

@@ -167,6 +167,43 @@ async fn a_space_that_was_removed_comes_back_whole_and_one_that_goes_now_leaves_
     assert!(matches!(none, Err(NodeError::NoSuchSpace(_))), "{none:?}");
 }
 
+/// Two machines give a space the same name apart, so it has that name twice, and twice in the trash when it is removed. Brought back, it is in use, however long ago that was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_space_that_was_brought_back_outlasts_all_the_names_that_it_had() {
+    let mut pool = Pool::keeping(2, GRACE, Duration::from_millis(1)).await;
+    let founded = pool.node(0).create_space(name("photos")).await.unwrap();
+    let content = bytes(6, 500_000);
+    put_into(&pool.node(0).space(&name("photos")).unwrap(), "/file", &content)
+        .await
+        .unwrap();
+    arrived(pool.node(1), "photos").await;
+    let addresses = [pool.address(0), pool.address(1)];
+    for i in [0, 1] {
+        pool.kill(1 - i).await;
+        if i == 1 {
+            pool.restart_at(1, addresses[1].clone()).await;
+        }
+        pool.node(i).rename_space(&name("photos"), &name("pics")).await.unwrap();
+    }
+    pool.restart_at(0, addresses[0].clone()).await;
+    pool.all_see_each_other().await;
+    for i in [0, 1] {
+        eventually("both have heard of both names", || async {
+            pool.node(i).sweep(Duration::from_secs(3600)).await.is_ok() && pool.node(i).space(&name("pics")).is_ok()
+        })
+        .await;
+    }
+    pool.node(0).remove_space(&name("pics"), sure(false)).await.unwrap();
+    let back = pool.node(0).restore_space(&name("pics")).await.unwrap();
+    assert_eq!(back.id, founded.id);
+    for i in [0, 1] {
+        pool.node(i).sweep(Duration::from_secs(3600)).await.unwrap();
+        let space = arrived(pool.node(i), "pics").await;
+        assert!(read_when_named(&space, "/file").await == content);
+    }
+    assert_eq!(info(pool.node(0), "pics").await.unwrap().until, None);
+}
+
 /// What is removed is kept for no time at all, so the next sweep ends it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_space_whose_time_in_the_trash_is_over_is_let_go_of_with_all_that_is_in_it() {

@@ -248,9 +248,9 @@ impl Control {
         readable.map(|(space, _)| *space).collect()
     }
 
-    /// Whether a space is a person's private one, as far as its person is known.
-    pub(crate) fn is_private(&self, space: SpaceId) -> bool {
-        !self.access.contains_key(&space) && self.roster.users().any(|user| private_space_id(user) == space)
+    /// Whether the charter of a space is here.
+    pub(crate) fn is_chartered(&self, space: SpaceId) -> bool {
+        self.access.contains_key(&space)
     }
 
     /// Who reads and writes in a space, as its charter says.
