@@ -5,16 +5,9 @@
 
 use libfuzzer_sys::fuzz_target;
 use potluck_crypto::{BoxKey, SigningKey};
+use potluck_fuzz::Sevens;
 use potluck_spaces::{Body, Change, DirId, Keys, Log, MemoryKv, Path, Tree};
-use potluck_types::{Entropy, SpaceId, Timestamp, from_canonical, to_canonical};
-
-struct Zeros;
-
-impl Entropy for Zeros {
-    fn fill(&self, buffer: &mut [u8]) {
-        buffer.fill(0);
-    }
-}
+use potluck_types::{SpaceId, Timestamp, from_canonical, to_canonical};
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(changes) = from_canonical::<Vec<Change>>(bytes) else {
@@ -29,10 +22,10 @@ fuzz_target!(|bytes: &[u8]| {
     let keys = Keys::private(key.clone());
     let (log, tree, mut kv) = (Log::of(space), Tree::of(space), MemoryKv::default());
     let path: Path = "/a/b".parse().expect("a path");
-    let good = |kv: &MemoryKv| tree.make_directories(kv, &path, &Zeros).map(|(changes, _)| changes);
+    let good = |kv: &MemoryKv| tree.make_directories(kv, &path, &Sevens).map(|(changes, _)| changes);
     let apply = |kv: &mut MemoryKv, changes: &[Change]| {
         let body = Body {
-            sealed: tree.seal(&key, changes, &Zeros),
+            sealed: tree.seal(&key, changes, &Sevens),
             ..Body::default()
         };
         let Ok(signed) = log.next_entry(kv, &device, Timestamp::from_millis(1), body) else {

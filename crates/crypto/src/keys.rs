@@ -1,9 +1,8 @@
 //! Ed25519 keys (RFC 8032): a node's or a person's secret half, and the public half that names them.
 
-use crate::secret::ByteArray;
+use crate::secret::byte_string;
 use aws_lc_rs::signature::{self, Ed25519KeyPair, KeyPair};
 use potluck_types::{Entropy, NodeId, UserId};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use zeroize::Zeroizing;
 
@@ -35,17 +34,7 @@ impl fmt::Debug for Signature {
     }
 }
 
-impl Serialize for Signature {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for Signature {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_bytes(ByteArray).map(Self)
-    }
-}
+byte_string!(Signature);
 
 /// The public half of a key, of a node or of a user.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -98,17 +87,7 @@ impl fmt::Debug for PublicKey {
     }
 }
 
-impl Serialize for PublicKey {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for PublicKey {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_bytes(ByteArray).map(Self)
-    }
-}
+byte_string!(PublicKey);
 
 /// The secret half of a node's or a user's key. Erased when dropped; printing it shows the public half.
 pub struct SigningKey {

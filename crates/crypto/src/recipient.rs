@@ -3,7 +3,7 @@
 //! Anyone who knows a person's [`Recipient`] can wrap a message for them; only who has their [`RecipientKey`], which follows from their secret, opens it. Who wrapped
 //! it is for a signature around it to say.
 
-use crate::{secret::ByteArray, secret_box::Purpose};
+use crate::{secret::byte_string, secret_box::Purpose};
 use hpke::{
     Deserializable, Kem, OpModeR, OpModeS, Serializable,
     aead::ChaCha20Poly1305,
@@ -13,7 +13,6 @@ use hpke::{
     single_shot_open, single_shot_seal,
 };
 use potluck_types::Entropy;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use zeroize::Zeroizing;
 
@@ -74,17 +73,7 @@ impl fmt::Debug for Recipient {
     }
 }
 
-impl Serialize for Recipient {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for Recipient {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_bytes(ByteArray).map(Self)
-    }
-}
+byte_string!(Recipient);
 
 /// The length of a message of `plain_len` bytes once wrapped.
 pub const fn wrapped_len(plain_len: usize) -> usize {

@@ -1,9 +1,29 @@
 //! Symmetric keys: one type each, erased when dropped, and never printed.
 
 use potluck_types::Entropy;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::de;
 use std::fmt;
 use zeroize::{Zeroize, ZeroizeOnDrop};
+
+/// A type around an array is a byte string, as long as the array.
+macro_rules! byte_string {
+    ($name:ident) => {
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_bytes(&self.0)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer
+                    .deserialize_bytes($crate::secret::ByteArray)
+                    .map(Self)
+            }
+        }
+    };
+}
+pub(crate) use byte_string;
 
 macro_rules! secret_key {
     ($(#[$doc:meta])* $name:ident) => {
@@ -35,18 +55,8 @@ macro_rules! secret_key {
             }
         }
 
-        /// A string of 32 bytes, for records that are themselves sealed.
-        impl Serialize for $name {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_bytes(&self.0)
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                deserializer.deserialize_bytes(ByteArray).map(Self)
-            }
-        }
+        // For records that are themselves sealed.
+        byte_string!($name);
     };
 }
 
@@ -103,17 +113,7 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-impl Serialize for Fingerprint {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for Fingerprint {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_bytes(ByteArray).map(Self)
-    }
-}
+byte_string!(Fingerprint);
 
 /// Reads a byte string of exactly `N` bytes.
 pub(crate) struct ByteArray<const N: usize = 32>;
