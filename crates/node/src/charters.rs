@@ -5,19 +5,17 @@ use crate::{
     meta::Meta,
     protocol::{PoolReply, PoolRequest},
     shared::Shared,
+    space::OpenSpace,
     spaces,
 };
 use potluck_crypto::derive::private_space_id;
-use potluck_spaces::{Charter, CharterError, CharterRecord, Entry, Kv, Table};
-use potluck_types::{NodeId, SpaceId, Timestamp, UserId};
+use potluck_spaces::{Branch, Charter, CharterError, CharterRecord, Entry, Kv, Log, Table, Tree};
+use potluck_types::{NodeId, SpaceId, Timestamp, UserId, limits};
 use serde_bytes::ByteBuf;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
 };
-
-/// Charters that are remembered as they were read: a few records each.
-const REMEMBERED_MAX: usize = 256;
 
 /// Charters that were read lately.
 #[derive(Default)]
@@ -44,14 +42,16 @@ impl Charters {
     }
 
     fn remember(&self, charter: Arc<Charter>) {
+        // What nothing is known of takes no room.
+        if charter.bytes() == 0 {
+            return;
+        }
         let mut remembered = self.lock();
-        if remembered.len() >= REMEMBERED_MAX {
+        let bytes: usize = remembered.values().map(|charter| charter.bytes()).sum();
+        if bytes + charter.bytes() > limits::CHARTERS_BYTES_MAX {
             remembered.clear();
         }
-        // What nothing is known of takes no room.
-        if charter.digest().is_some() {
-            remembered.insert(charter.space(), charter);
-        }
+        remembered.insert(charter.space(), charter);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<SpaceId, Arc<Charter>>> {
@@ -59,16 +59,18 @@ impl Charters {
     }
 }
 
-/// Who reads a space, and who writes there.
+/// Who founded a space, who reads it, and who writes there.
 #[derive(Clone, Default, Debug)]
-pub(crate) struct Access {
+pub(crate) struct Admitted {
+    pub(crate) owner: Option<UserId>,
     pub(crate) readers: BTreeSet<UserId>,
     pub(crate) writers: BTreeSet<UserId>,
 }
 
-impl Access {
+impl Admitted {
     fn of(charter: &Charter, now: Timestamp) -> Self {
         Self {
+            owner: charter.owner(),
             readers: charter.readers(now),
             writers: charter.writers(now),
         }
@@ -76,20 +78,12 @@ impl Access {
 }
 
 /// The spaces that have a charter here, and the people who read and write in each.
-fn access(meta: &Meta, now: Timestamp) -> Result<BTreeMap<SpaceId, Access>, MetaError> {
+fn access(meta: &Meta, now: Timestamp) -> Result<BTreeMap<SpaceId, Admitted>, MetaError> {
     let kv = meta.read()?;
-    let (mut access, mut after) = (BTreeMap::new(), None::<Vec<u8>>);
-    while let Some((key, _)) = kv
-        .scan(Table::Charter, &[], after.as_deref(), 1)
-        .map_err(MetaError::reading)?
-        .pop()
-    {
-        let space: [u8; 32] = key[..32].try_into().expect("a record's key has 64 bytes");
-        let space = SpaceId::from_bytes(space);
+    let mut access = BTreeMap::new();
+    for space in Table::Charter.spaces(&kv).map_err(MetaError::reading)? {
         let charter = Charter::load(&kv, space).map_err(MetaError::reading)?;
-        access.insert(space, Access::of(&charter, now));
-        // On to the next space: past every record of this one.
-        after = Some([&space.as_bytes()[..], &[0xff; 33]].concat());
+        access.insert(space, Admitted::of(&charter, now));
     }
     Ok(access)
 }
@@ -119,14 +113,15 @@ pub(crate) async fn exchange(
 ) -> Result<Vec<ByteBuf>, NodeError> {
     let task = Arc::clone(shared);
     let (missing, is_news) = Shared::blocking(move || {
-        let records: Vec<_> = theirs
-            .iter()
-            .map(|bytes| CharterRecord::from_bytes(bytes))
-            .collect::<Result<_, _>>()?;
+        let records = theirs.iter().map(|bytes| CharterRecord::from_bytes(bytes));
+        // What a later version says, or does not count, keeps nothing else.
+        let records: Vec<_> = records.flatten().collect();
         let mut missing = Vec::new();
         let is_news = change(&task, space, |charter| {
             for record in &records {
-                charter.join(record)?;
+                if let Err(error) = charter.join(record) {
+                    tracing::debug!(space = %space.short(), %error, "a record of a charter is not taken");
+                }
             }
             let unknown = charter.records().filter(|record| !records.contains(record));
             missing = unknown.map(|record| ByteBuf::from(record.to_bytes())).collect();
@@ -136,9 +131,46 @@ pub(crate) async fn exchange(
     })
     .await?;
     if is_news {
+        cut_logs(shared, space).await?;
         spaces::learn(shared, space).await?;
     }
     Ok(missing)
+}
+
+/// Cuts off what others wrote that does not count any more: it was taken before its author was known to have been taken out, and whoever knew that has refused it. What this
+/// node wrote itself stays, and goes nowhere.
+async fn cut_logs(shared: &Arc<Shared>, space: SpaceId) -> Result<(), NodeError> {
+    let open = shared.open_space(space);
+    let _one_at_a_time = match &open {
+        Some(open) => Some(open.opened().names.lock().await),
+        None => None,
+    };
+    let (task, ring) = (Arc::clone(shared), open.as_ref().map(OpenSpace::ring));
+    Shared::blocking(move || {
+        let charter = task.charters.of(&task.read()?, space)?;
+        let frontier = Log::of(space).frontier(&task.read()?).map_err(MetaError::reading)?;
+        let keys = ring.map(|ring| ring.keys.clone()).unwrap_or_default();
+        for (device, position) in frontier {
+            let user = task.with_control(|control| control.roster.owner_of(device));
+            let last = user.map_or(u64::MAX, |user| charter.last_counting(user, device));
+            if device == task.me() || position.seq <= last {
+                continue;
+            }
+            let tree = Tree::of(space).learning_at(task.elapsed());
+            let branch = Branch::of(space, device);
+            let entries = task
+                .meta
+                .write(|kv| branch.cut(kv, &keys, tree, last).map_err(NodeError::from))?;
+            tracing::warn!(
+                space = %space.short(),
+                device = %device.short(),
+                entries,
+                "what one wrote who was taken out of the space, and whoever took them out had not heard of, is dropped"
+            );
+        }
+        Ok(())
+    })
+    .await
 }
 
 /// Changes a charter, and writes it down if it says more then. Whether it does.
@@ -154,10 +186,13 @@ pub(crate) fn change(
     if charter == *known {
         return Ok(false);
     }
-    let is_member = |user| shared.with_control(|control| control.roster.is_user(user));
-    if !charter.owner().is_some_and(is_member) {
-        return Err(CharterError::NotFounded.into());
-    }
+    let is_new = known.owner().is_none();
+    shared.with_control(|control| match charter.owner() {
+        Some(owner) if !control.roster.is_user(owner) => Err(CharterError::NotFounded),
+        Some(owner) if is_new && control.founded_by(owner) >= limits::SPACES_PER_USER_MAX => Err(CharterError::TooMuch),
+        Some(_) => Ok(()),
+        None => Err(CharterError::NotFounded),
+    })?;
     shared.refuse_when_full()?;
     shared.meta.write(|kv| {
         charter
@@ -181,7 +216,7 @@ pub(crate) fn look_again(shared: &Shared) -> Result<(), MetaError> {
 
 /// What is written down is remembered.
 pub(crate) fn learn(shared: &Shared, charter: Charter) {
-    let (space, access) = (charter.space(), Access::of(&charter, shared.now()));
+    let (space, access) = (charter.space(), Admitted::of(&charter, shared.now()));
     shared.with_control(|control| control.set_access(space, access));
     shared.charters.remember(Arc::new(charter));
 }

@@ -12,7 +12,7 @@ use facts::SETTLE;
 pub(crate) use facts::{AtHand, Domains, Watcher};
 
 use crate::{
-    charters::Access,
+    charters::Admitted,
     error::RecordError,
     protocol::Reported,
     records::{PoolRecord, node_of},
@@ -246,7 +246,7 @@ pub(crate) struct Control {
     repair_written: u64,
     damaged: u64,
     /// Who reads and writes in the spaces that have a charter here.
-    access: BTreeMap<SpaceId, Access>,
+    access: BTreeMap<SpaceId, Admitted>,
 }
 
 impl Control {

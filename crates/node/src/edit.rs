@@ -1,4 +1,4 @@
-//! Changes to the private space other than uploads: remove, rename, and looking things up.
+//! Changes to a space other than uploads: remove, rename, and looking things up.
 
 use crate::{
     api::{Emptied, Entry, Kind, RemoveOptions, RemoveReport, Stat},

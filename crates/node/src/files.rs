@@ -1,4 +1,4 @@
-//! All files of the private space, one page of names after the other.
+//! All files of a space, one page of names after the other.
 
 use crate::{error::NodeError, shared::Shared, space::OpenSpace};
 use potluck_spaces::{DirId, Expiring, File, Head, Name, OpId, Path, Trash, Tree, TreeError, Value};

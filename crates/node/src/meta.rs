@@ -1,4 +1,4 @@
-//! The metadata database of a node: records of the pool, tickets, the tables of spaces, and what the private space has stored already.
+//! The metadata database of a node: records of the pool, tickets, the tables of spaces, and what the spaces of this person have stored already.
 
 use crate::{
     control::{Absences, Remembered},

@@ -1,4 +1,4 @@
-//! The private space: changing it, and keeping its log on enough nodes.
+//! A space: changing it, and keeping its logs on enough nodes.
 
 use crate::{
     branch, charters,
@@ -226,7 +226,7 @@ struct Taken {
     named: Vec<StripeId>,
 }
 
-/// Takes one entry of the private space: appends it, and applies it to the tree.
+/// Takes one entry of a space: appends it, and applies it to the tree.
 fn take(space: &OpenSpace, kv: &mut WriteKv<'_>, signed: &Signed<Entry>) -> Result<Taken, NodeError> {
     let (append, entry, device) = Log::of(space.id()).append(kv, signed)?;
     let mut named = Vec::new();
@@ -480,23 +480,7 @@ pub(crate) async fn known(shared: &Arc<Shared>, space: SpaceId, device: NodeId) 
 /// The spaces whose logs this node keeps.
 pub(crate) async fn spaces(shared: &Arc<Shared>) -> Result<Vec<SpaceId>, NodeError> {
     let task = Arc::clone(shared);
-    Shared::blocking(move || {
-        let kv = task.read()?;
-        let (mut spaces, mut after): (Vec<SpaceId>, Option<Vec<u8>>) = (Vec::new(), None);
-        loop {
-            let rows = kv
-                .scan(Table::Frontier, &[], after.as_deref(), 1)
-                .map_err(MetaError::reading)?;
-            let Some((key, _)) = rows.into_iter().next() else {
-                return Ok(spaces);
-            };
-            let space: [u8; 32] = key[..32].try_into().expect("a frontier key is 64 bytes");
-            spaces.push(SpaceId::from_bytes(space));
-            // On to the next space: past every device of this one.
-            after = Some([&space[..], &[0xff; 33]].concat());
-        }
-    })
-    .await
+    Shared::blocking(move || Ok(Table::Frontier.spaces(&task.read()?).map_err(MetaError::reading)?)).await
 }
 
 /// How far a peer knows the logs of a space. It and this node know the same of its charter afterwards.
@@ -669,7 +653,7 @@ pub(crate) async fn replicate(space: &OpenSpace) -> Result<Option<u8>, NodeError
     Ok((stored < wanted).then(losses))
 }
 
-/// The connected nodes of a private space's person, without this one.
+/// The connected nodes of those who read a space, without this one.
 fn devices(shared: &Shared, space: SpaceId) -> Vec<NodeId> {
     shared.with_control(|control| {
         let peers = control.live_peers().into_iter();

@@ -2,7 +2,7 @@
 //! on all of the person's machines, in their recovery kit, and in the trash for a while after it was removed.
 
 use crate::{
-    api::{RemoveOptions, SpaceInfo, SpaceRemoval},
+    api::{RemoveOptions, SpaceInfo, SpaceRemoval, TrashInfo},
     branch, charters, collect, edit,
     error::{MetaError, NodeError},
     files::Files,
@@ -15,7 +15,7 @@ use crate::{
 };
 use potluck_crypto::derive;
 use potluck_spaces::{Change, Charter, DirId, Fate, Head, Kept, Kv, Name, OpId, Path, Trash, Tree, Value};
-use potluck_types::{SpaceId, SpaceName, StripeId, Timestamp};
+use potluck_types::{SpaceId, SpaceName, StripeId, Timestamp, limits};
 use std::{
     collections::BTreeMap,
     pin::Pin,
@@ -23,8 +23,8 @@ use std::{
     time::Duration,
 };
 
-/// Spaces that a person may have: each is looked through when something happens.
-const SPACES_MAX: usize = 1000;
+/// Names that the catalogue may have: spaces of one's own, and of others.
+const SPACES_MAX: usize = 2 * limits::SPACES_PER_USER_MAX;
 /// Entries that are opened in one transaction.
 const UNSEALED_AT_ONCE: usize = 64;
 
@@ -321,8 +321,10 @@ fn found(private: &OpenSpace, name: &SpaceName) -> Result<SpaceId, NodeError> {
     let claimed = private.claims.lock();
     private.meta.write(|kv| {
         let spaces = Tree::of(private.id()).list(kv, DirId::SPACES, None, SPACES_MAX)?;
-        if spaces.len() >= SPACES_MAX {
-            return Err(NodeError::TooManySpaces(SPACES_MAX));
+        let user = private.user_key.user_id();
+        let founded = private.with_control(|control| control.founded_by(user));
+        if founded >= limits::SPACES_PER_USER_MAX || spaces.len() >= SPACES_MAX {
+            return Err(NodeError::TooManySpaces(founded));
         }
         if name.is_home() || spaces.iter().any(|listed| listed.name == entry) {
             return Err(NodeError::SpaceExists(name.clone()));
@@ -433,7 +435,7 @@ fn described(shared: &Shared, name: SpaceName, charter: &Charter) -> SpaceInfo {
         is_offered: false,
         files: 0,
         bytes: None,
-        trash: crate::api::TrashInfo::default(),
+        trash: TrashInfo::default(),
         created: charter.created(),
         until: None,
         is_here: true,
@@ -574,7 +576,7 @@ pub(crate) async fn list(shared: &Arc<Shared>, with_removed: bool) -> Result<Vec
             is_offered: false,
             files: 0,
             bytes: None,
-            trash: crate::api::TrashInfo::default(),
+            trash: TrashInfo::default(),
             created: None,
             until: None,
             is_here: true,

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Member, Pool, bytes, config, eventually, put, remove_now, within};
+use common::{Member, Pool, bytes, config, eventually, put, remove_now, sees, within};
 use potluck_node::{
     FileMeta, HomeError, InviteOptions, JoinError, Node, NodeError, PutOptions, Refusal, ShardsError, StartError,
 };
@@ -362,26 +362,8 @@ async fn tickets_are_good_once_and_for_their_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_person_is_a_member_and_sees_nothing_of_mine() {
     let pool = Pool::of(1, GRACE).await;
-    let options = InviteOptions {
-        uses: 1,
-        expires: Duration::from_secs(60),
-        mine: false,
-    };
-    let ticket = pool.node(0).invite(options).await.unwrap().ticket;
-    let home = tempfile::tempdir().unwrap();
-    let guest = Node::join(config(&home, GRACE), &ticket).await.unwrap();
-    eventually("both are there", || async {
-        guest
-            .status()
-            .await
-            .unwrap()
-            .nodes
-            .iter()
-            .filter(|n| n.capacity.0 > 0)
-            .count()
-            == 2
-    })
-    .await;
+    let (guest, _home) = pool.guest().await;
+    sees(&guest, 2).await;
     let content = bytes(9, 1_000_000);
     pool.put(0, "/mine", &content).await;
     put(&guest, "/theirs", &content).await.unwrap();
@@ -407,27 +389,9 @@ async fn a_person_comes_back_on_a_fresh_machine_with_every_file() {
     // Friends, whose machines stay.
     let mut friends = Vec::new();
     for _ in 0..3 {
-        let options = InviteOptions {
-            uses: 1,
-            expires: Duration::from_secs(60),
-            mine: false,
-        };
-        let ticket = pool.node(0).invite(options).await.unwrap().ticket;
-        let home = tempfile::tempdir().unwrap();
-        friends.push((Node::join(config(&home, GRACE), &ticket).await.unwrap(), home));
+        friends.push(pool.guest().await);
     }
-    eventually("all are there", || async {
-        pool.node(0)
-            .status()
-            .await
-            .unwrap()
-            .nodes
-            .iter()
-            .filter(|n| n.capacity.0 > 0 && n.away_since.is_none())
-            .count()
-            == 4
-    })
-    .await;
+    sees(pool.node(0), 4).await;
     let (large, small) = (bytes(10, 6_000_000), bytes(11, 500));
     pool.put(0, "/large", &large).await;
     pool.put(0, "/notes/small", &small).await;

@@ -4,8 +4,8 @@
 
 mod common;
 
-use common::{Pool, bytes, config, eventually, put_into};
-use potluck_node::{Access, InviteOptions, Node, NodeError, Space};
+use common::{Pool, bytes, config, eventually, listens_at, name, put_into, read, read_when_named, sees, started};
+use potluck_node::{Access, Node, NodeConfig, NodeError, Space};
 use potluck_types::{SpaceName, Timestamp};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -21,24 +21,13 @@ const WRITE: Access = Access {
     ..READ
 };
 
-fn name(text: &str) -> SpaceName {
-    text.parse().unwrap()
-}
-
 /// A pool of two machines of one person, and one of each of these others.
 async fn with_guests(guests: &[&str]) -> (Pool, Vec<(Node, TempDir)>) {
     let pool = Pool::of(2, GRACE).await;
     pool.node(0).call_me("anna".parse().unwrap()).await;
     let mut others = Vec::new();
     for guest in guests {
-        let options = InviteOptions {
-            uses: 1,
-            expires: Duration::from_secs(60),
-            mine: false,
-        };
-        let ticket = pool.node(0).invite(options).await.unwrap().ticket;
-        let home = tempfile::tempdir().unwrap();
-        let node = Node::join(config(&home, GRACE), &ticket).await.unwrap();
+        let (node, home) = pool.guest().await;
         node.call_me(guest.parse().unwrap()).await;
         others.push((node, home));
     }
@@ -58,16 +47,6 @@ async fn with_guests(guests: &[&str]) -> (Pool, Vec<(Node, TempDir)>) {
         .await;
     }
     (pool, others)
-}
-
-async fn read(space: &Space, path: &str) -> Result<Vec<u8>, NodeError> {
-    space.download(&path.parse().unwrap(), None).await?.read_to_end().await
-}
-
-async fn read_when_named(space: &Space, path: &str) -> Vec<u8> {
-    let path_in_it = path.parse().unwrap();
-    eventually("the name arrives", || async { space.stat(&path_in_it).await.is_ok() }).await;
-    read(space, path).await.unwrap()
 }
 
 async fn accepted(node: &Node, called: &str) -> Space {
@@ -191,6 +170,51 @@ async fn who_is_taken_out_reads_and_writes_nothing_that_comes_after() {
     for (node, _) in others {
         node.stop().await;
     }
+}
+
+/// One writes while the owner is away, and is taken out by the owner, who has not heard of it. A third, who has, drops it when they meet, and can go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_written_beside_a_revocation_counts_nowhere_and_keeps_nobody_from_writing() {
+    let (mut pool, mut others) = with_guests(&["bob", "carol"]).await;
+    pool.node(0).create_space(name("work")).await.unwrap();
+    for guest in ["bob", "carol"] {
+        pool.node(0).share(&name("work"), guest, WRITE).await.unwrap();
+    }
+    let (carol, carols_home) = others.pop().unwrap();
+    let (bob, _bobs_home) = others.pop().unwrap();
+    let (theirs, hers) = (accepted(&bob, "work").await, accepted(&carol, "work").await);
+    let content = bytes(9, 1_000);
+    put_into(&theirs, "/known", &content).await.unwrap();
+    assert!(read_when_named(&pool.node(0).space(&name("work")).unwrap(), "/known").await == content);
+    let address = pool.address(0);
+    pool.kill(0).await;
+    pool.kill(1).await;
+    put_into(&theirs, "/beside", &content).await.unwrap();
+    assert!(read_when_named(&hers, "/beside").await == content);
+    let listen = listens_at(&carol);
+    drop((theirs, hers));
+    bob.stop().await;
+    carol.stop().await;
+    drop(carol);
+    pool.restart_at(0, address).await;
+    pool.node(0).unshare(&name("work"), "bob").await.unwrap();
+    let again = NodeConfig {
+        listen: vec![listen],
+        ..config(&carols_home, GRACE)
+    };
+    let carol = started(again).await;
+    sees(&carol, 2).await;
+    let hers = carol.space(&name("work")).unwrap();
+    eventually("what does not count is dropped", || async {
+        hers.stat(&"/beside".parse().unwrap()).await.is_err()
+    })
+    .await;
+    assert!(read(&hers, "/known").await.unwrap() == content);
+    put_into(&hers, "/after", &content).await.unwrap();
+    let owners = pool.node(0).space(&name("work")).unwrap();
+    assert!(read_when_named(&owners, "/after").await == content);
+    assert!(owners.stat(&"/beside".parse().unwrap()).await.is_err());
+    carol.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,32 +4,16 @@
 
 mod common;
 
-use common::{Pool, bytes, config, eventually, put_into};
-use potluck_node::{InviteOptions, Node, NodeError, RemoveOptions, Space, SpaceInfo};
-use potluck_types::SpaceName;
+use common::{Pool, bytes, config, eventually, name, put_into, read, read_when_named, sees};
+use potluck_node::{Node, NodeError, RemoveOptions, Space, SpaceInfo};
 use std::time::Duration;
 
 const GRACE: Duration = Duration::from_secs(3600);
-
-fn name(text: &str) -> SpaceName {
-    text.parse().unwrap()
-}
 
 /// A space, once its keys are here.
 async fn arrived(node: &Node, called: &str) -> Space {
     eventually("the space arrives", || async { node.space(&name(called)).is_ok() }).await;
     node.space(&name(called)).unwrap()
-}
-
-async fn read(space: &Space, path: &str) -> Result<Vec<u8>, NodeError> {
-    space.download(&path.parse().unwrap(), None).await?.read_to_end().await
-}
-
-/// What is in a file, once its name is here.
-async fn read_when_named(space: &Space, path: &str) -> Vec<u8> {
-    let path_in_it = path.parse().unwrap();
-    eventually("the name arrives", || async { space.stat(&path_in_it).await.is_ok() }).await;
-    read(space, path).await.unwrap()
 }
 
 async fn info(node: &Node, called: &str) -> Option<SpaceInfo> {
@@ -228,26 +212,8 @@ async fn a_space_whose_time_in_the_trash_is_over_is_let_go_of_with_all_that_is_i
 #[tokio::test(flavor = "multi_thread")]
 async fn others_keep_a_space_without_seeing_it_and_a_recovery_kit_brings_it_back() {
     let mut pool = Pool::of(1, GRACE).await;
-    let mut friends = Vec::new();
-    for _ in 0..2 {
-        let options = InviteOptions {
-            uses: 1,
-            expires: Duration::from_secs(60),
-            mine: false,
-        };
-        let ticket = pool.node(0).invite(options).await.unwrap().ticket;
-        let home = tempfile::tempdir().unwrap();
-        friends.push((Node::join(config(&home, GRACE), &ticket).await.unwrap(), home));
-    }
-    eventually("all are there", || async {
-        let nodes = pool.node(0).status().await.unwrap().nodes;
-        nodes
-            .iter()
-            .filter(|node| node.capacity.0 > 0 && node.away_since.is_none())
-            .count()
-            == 3
-    })
-    .await;
+    let friends = [pool.guest().await, pool.guest().await];
+    sees(pool.node(0), 3).await;
     let founded = pool.node(0).create_space(name("photos")).await.unwrap();
     let content = bytes(5, 1_500_000);
     put_into(&pool.node(0).space(&name("photos")).unwrap(), "/deep/file", &content)

@@ -1,8 +1,8 @@
-//! Two histories of one device: its home was restored from an older image of itself, or copied, and it wrote on before it heard of what it had
+//! Histories of a device that do not stand. Most of all two of one device: its home was restored from an older image of itself, or copied, and it wrote on before it heard of what it had
 //! written since.
 //!
 //! The history that others keep stands. What the device wrote beside it is set aside, the space is made anew from what is left of the logs, and once
-//! the other history is here, what was set aside is said again, as new entries. Each step is one transaction; what is set aside outlasts a crash.
+//! the other history is here, what was set aside is said again, as new entries. What a device wrote that does not count is cut off the same way, and not said again. Each step is one transaction; what is set aside outlasts a crash.
 
 use crate::{AppendError, Change, Entry, Keys, Kv, KvError, Log, OpId, Table, Tree, TreeError};
 use potluck_crypto::Signed;
@@ -39,12 +39,9 @@ impl Branch {
     /// Sets aside what the device wrote after an entry, and makes the space anew from all that is left. Gives the number of entries.
     pub fn set_aside(self, kv: &mut impl Kv, keys: &Keys, tree: Tree, after: u64) -> Result<u64, BranchError> {
         let log = Log::of(self.space);
-        let devices: Vec<NodeId> = log.frontier(kv)?.into_keys().collect();
-        let mut entries = 0;
-        while let Some(entry) = log.entry(kv, self.device, after + entries + 1)? {
-            entries += 1;
-            let seq = after + entries;
-            if entries == 1 {
+        let mut seq = after + 1;
+        while let Some(entry) = log.entry(kv, self.device, seq)? {
+            if seq == after + 1 {
                 kv.put(Table::GivenUp, &self.void_key(seq, Hash::of(&entry)), &[])?;
             }
             kv.put(
@@ -52,7 +49,19 @@ impl Branch {
                 &self.key(seq),
                 &to_canonical(&Aside::Waits(ByteBuf::from(entry))),
             )?;
-            kv.delete(Table::Log, &self.key(seq))?;
+            seq += 1;
+        }
+        self.cut(kv, keys, tree, after)
+    }
+
+    /// Drops what the device wrote after an entry, and makes the space anew from all that is left. Gives the number of entries.
+    pub fn cut(self, kv: &mut impl Kv, keys: &Keys, tree: Tree, after: u64) -> Result<u64, BranchError> {
+        let log = Log::of(self.space);
+        let devices: Vec<NodeId> = log.frontier(kv)?.into_keys().collect();
+        let mut entries = 0;
+        while log.entry(kv, self.device, after + entries + 1)?.is_some() {
+            entries += 1;
+            kv.delete(Table::Log, &self.key(after + entries))?;
         }
         for table in Table::DERIVED {
             while let Some((key, _)) = kv.scan(table, self.space.as_bytes(), None, 1)?.pop() {

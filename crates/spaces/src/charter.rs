@@ -195,6 +195,9 @@ pub enum CharterError {
     /// A charter has limits.
     #[error("the space has as many records as it may have")]
     TooMuch,
+    /// The key of an epoch is wrapped for so many at most.
+    #[error("{} people may read the space, and can be no more", limits::SPACE_READERS_MAX)]
+    TooManyReaders,
     /// A key cannot be wrapped for somebody.
     #[error("user {user} has a key for which nothing can be wrapped")]
     Recipient {
@@ -424,6 +427,10 @@ impl Charter {
         entropy: &dyn Entropy,
     ) -> Result<CharterRecord, CharterError> {
         let user = to.user;
+        let readers = self.readers(now);
+        if readers.len() >= limits::SPACE_READERS_MAX && !readers.contains(&user) {
+            return Err(CharterError::TooManyReaders);
+        }
         let epoch = self.current().ok_or(CharterError::NotFounded)?;
         let key = keys.of(Some(epoch)).ok_or(CharterError::NotAllowed {
             user: owner.user_id().short(),
@@ -536,6 +543,22 @@ impl Charter {
                 && ends.is_none_or(|end| seq <= end)
         };
         self.owner == Some(user) || self.grants.iter().any(counts)
+    }
+
+    /// The last entry of a person's device that counts, as far as revocations say.
+    pub fn last_counting(&self, user: UserId, device: NodeId) -> u64 {
+        if self.owner == Some(user) {
+            return u64::MAX;
+        }
+        let granted = self
+            .grants
+            .iter()
+            .filter(|(_, grant)| grant.user == user && grant.may_write);
+        let lasts = granted.map(|(id, _)| match self.revoked.get(id) {
+            None => u64::MAX,
+            Some(ends) => ends.get(&device).copied().unwrap_or(0),
+        });
+        lasts.max().unwrap_or(0)
     }
 
     /// The records, those first that others rest on.
@@ -666,6 +689,11 @@ impl Charter {
     fn keep(kv: &mut impl Kv, space: SpaceId, record: &CharterRecord) -> Result<(), KvError> {
         let key = [&space.as_bytes()[..], record.hash().as_bytes()].concat();
         kv.put(Table::Charter, &key, &record.to_bytes())
+    }
+
+    /// How much its records are.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Its space.
@@ -812,12 +840,15 @@ mod tests {
         let may_write = |charter: &Charter, device, seq| charter.may_write(user(2).user_id(), device, seq, at(11));
         assert!(may_write(&charter, device(2), 7));
         assert!(!may_write(&charter, device(2), 8) && !may_write(&charter, device(9), 1));
+        let last = |charter: &Charter, device| charter.last_counting(user(2).user_id(), device);
+        assert_eq!((last(&charter, device(2)), last(&charter, device(9))), (7, 0));
         assert_eq!(charter.readers(at(31)), BTreeSet::from([user(1).user_id()]));
         let keys_left = keys(&charter, 2);
         assert!(keys_left.of(before).is_some() && keys_left.of(Some(after)).is_none());
         // Let in once more, they are as others.
         grant(&mut charter, 2, true, None);
         assert!(may_write(&charter, device(2), 8));
+        assert_eq!(last(&charter, device(2)), u64::MAX);
         assert!(keys(&charter, 2).of(Some(after)).is_some());
         // Whoever hears of all this in another order knows the same.
         let records: Vec<_> = charter.records().cloned().collect();

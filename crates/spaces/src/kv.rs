@@ -1,5 +1,6 @@
 //! Ordered tables, as a transaction of the caller's database shows them.
 
+use potluck_types::SpaceId;
 use std::collections::BTreeMap;
 
 /// What the database says when it fails. It is the caller's own error, passed back through this crate.
@@ -89,6 +90,23 @@ impl Table {
         Self::Turnover,
         Self::Sealed,
     ];
+}
+
+impl Table {
+    /// The spaces that have a row in this table.
+    pub fn spaces(self, kv: &impl Kv) -> Result<Vec<SpaceId>, KvError> {
+        let (mut spaces, mut after) = (Vec::new(), None::<Vec<u8>>);
+        while let Some((key, _)) = kv.scan(self, &[], after.as_deref(), 1)?.pop() {
+            let Some(space) = key.first_chunk::<32>() else {
+                after = Some(key);
+                continue;
+            };
+            spaces.push(SpaceId::from_bytes(*space));
+            // Past every row of this one: no key is longer than a name and two ids.
+            after = Some([&space[..], &[0xff; 512]].concat());
+        }
+        Ok(spaces)
+    }
 }
 
 const _: () = assert!(

@@ -55,8 +55,14 @@ pub const ENTRY_BYTES_MAX: usize = 128 * KIB;
 pub const RECORD_BYTES_MAX: usize = ENTRY_BYTES_MAX;
 /// Bytes of one record of a space's charter, with its signature: an epoch for some three hundred people.
 pub const CHARTER_RECORD_BYTES_MAX: usize = 48 * KIB;
+/// People who may read one space: each epoch has a key for every one of them, and fits a record.
+pub const SPACE_READERS_MAX: usize = 300;
 /// Bytes of all records of one space's charter.
 pub const CHARTER_BYTES_MAX: usize = 4 * MIB;
+/// Bytes of charters that are kept in memory as they were read.
+pub const CHARTERS_BYTES_MAX: usize = 4 * CHARTER_BYTES_MAX;
+/// Spaces that one person may found, beside their private one.
+pub const SPACES_PER_USER_MAX: usize = 1000;
 /// Stripes that one log entry pins or unpins at most.
 pub const PINS_PER_ENTRY_MAX: usize = 1024;
 

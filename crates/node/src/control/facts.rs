@@ -3,7 +3,7 @@
 use super::{BEHIND_MAX, CERTAINTY, Control, Link, who};
 use crate::{
     api::{HealthInfo, NodeInfo, NodeStatus, StripeWork},
-    charters::Access,
+    charters::Admitted,
     names::custodians,
     protocol::{Known, Survival},
     records::{NodeState, PoolRecord},
@@ -232,13 +232,13 @@ impl Control {
 
     /// Whether a person may read what is written to a space now.
     pub(crate) fn may_read(&self, user: UserId, space: SpaceId) -> bool {
-        let reads = |access: &Access| access.readers.contains(&user);
+        let reads = |access: &Admitted| access.readers.contains(&user);
         private_space_id(user) == space || self.access.get(&space).is_some_and(reads)
     }
 
     /// Whether a person may write to a space.
     pub(crate) fn may_write(&self, user: UserId, space: SpaceId) -> bool {
-        let writes = |access: &Access| access.writers.contains(&user);
+        let writes = |access: &Admitted| access.writers.contains(&user);
         private_space_id(user) == space || self.access.get(&space).is_some_and(writes)
     }
 
@@ -248,13 +248,18 @@ impl Control {
         readable.map(|(space, _)| *space).collect()
     }
 
+    /// How many spaces with a charter here a person has founded.
+    pub(crate) fn founded_by(&self, user: UserId) -> usize {
+        self.access.values().filter(|access| access.owner == Some(user)).count()
+    }
+
     /// Whether the charter of a space is here.
     pub(crate) fn is_chartered(&self, space: SpaceId) -> bool {
         self.access.contains_key(&space)
     }
 
     /// Who reads and writes in a space, as its charter says.
-    pub(crate) fn set_access(&mut self, space: SpaceId, access: Access) {
+    pub(crate) fn set_access(&mut self, space: SpaceId, access: Admitted) {
         self.access.insert(space, access);
     }
 

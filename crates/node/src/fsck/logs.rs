@@ -172,12 +172,7 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
         let mut keys = BTreeMap::new();
         let Some(user) = user else { return Ok(keys) };
         let recipient = derive::recipient_key(user);
-        let mut after: Option<Vec<u8>> = None;
-        while let Some((key, _)) = scan(kv, Table::Charter, &[], after.as_deref(), 1)?.pop() {
-            let Some(space) = key.first_chunk::<32>().copied().map(SpaceId::from_bytes) else {
-                after = Some(key);
-                continue;
-            };
+        for space in Table::Charter.spaces(kv).map_err(failed)? {
             let charter = Charter::load(kv, space).map_err(failed)?;
             let rows = scan(kv, Table::Charter, space.as_bytes(), None, usize::MAX)?;
             let count = rows.len().saturating_sub(charter.records().count()) as u64;
@@ -186,7 +181,6 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
                 self.report.findings.push(Finding::new(place(space, None), fault));
             }
             keys.insert(space, charter.keys(user.user_id(), &recipient));
-            after = Some([&space.as_bytes()[..], &[0xff; 33]].concat());
         }
         let private = Keys::private(derive::private_space_key(user));
         keys.insert(derive::private_space_id(user.user_id()), private);
@@ -309,16 +303,7 @@ fn log_place(key: &[u8]) -> Option<(LogId, u64)> {
 fn spaces(kv: &ReadKv) -> Result<BTreeSet<SpaceId>, MetaError> {
     let mut spaces = BTreeSet::new();
     for table in Table::ALL {
-        let mut after: Option<Vec<u8>> = None;
-        while let Some((key, _)) = scan(kv, table, &[], after.as_deref(), 1)?.pop() {
-            let Some(space) = key.first_chunk::<32>() else {
-                after = Some(key);
-                continue;
-            };
-            spaces.insert(SpaceId::from_bytes(*space));
-            // Past every row of this one: no key is longer than a name and two ids.
-            after = Some([&space[..], &[0xff; 512]].concat());
-        }
+        spaces.extend(table.spaces(kv).map_err(failed)?);
     }
     Ok(spaces)
 }

@@ -8,7 +8,7 @@ use potluck_node::{
     FileMeta, HealthInfo, InviteOptions, Node, NodeConfig, NodeError, PutOptions, PutReport, RemoveOptions, Share,
     Space, World,
 };
-use potluck_types::{ByteSize, Timestamp};
+use potluck_types::{ByteSize, SpaceName, Timestamp};
 use std::{future::Future, time::Duration};
 use tempfile::TempDir;
 
@@ -195,25 +195,24 @@ impl Pool {
 
     /// Where one listens: `IP:PORT`.
     pub fn address(&self, i: usize) -> String {
-        let addresses = self.node(i).identity().addresses;
-        let port = addresses
-            .iter()
-            .find_map(|address| address.strip_prefix("/ip4/127.0.0.1/tcp/"));
-        format!("127.0.0.1:{}", port.unwrap())
+        listens_at(self.node(i))
     }
 
     async fn start(&mut self, i: usize, config: NodeConfig) {
-        // The old one's tasks let go of the home a moment after it stops.
-        for _ in 0..200 {
-            match Node::start(config.clone()).await {
-                Ok(node) => {
-                    self.members[i].node = Some(node);
-                    return;
-                }
-                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-            }
-        }
-        panic!("the home stays locked");
+        self.members[i].node = Some(started(config).await);
+    }
+
+    /// Another person joins, with a machine of theirs.
+    pub async fn guest(&self) -> (Node, TempDir) {
+        let options = InviteOptions {
+            uses: 1,
+            expires: Duration::from_secs(60),
+            mine: false,
+        };
+        let ticket = self.node(0).invite(options).await.unwrap().ticket;
+        let home = tempfile::tempdir().unwrap();
+        let node = Node::join(config(&home, self.grace), &ticket).await.unwrap();
+        (node, home)
     }
 
     pub async fn put(&self, i: usize, path: &str, content: &[u8]) -> PutReport {
@@ -256,6 +255,54 @@ impl Pool {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
+}
+
+/// Where a node listens: `IP:PORT`.
+pub fn listens_at(node: &Node) -> String {
+    let addresses = node.identity().addresses;
+    let port = addresses
+        .iter()
+        .find_map(|address| address.strip_prefix("/ip4/127.0.0.1/tcp/"));
+    format!("127.0.0.1:{}", port.unwrap())
+}
+
+/// A node of a home on which one has just stopped: its tasks let go of the home a moment after that.
+pub async fn started(config: NodeConfig) -> Node {
+    for _ in 0..200 {
+        match Node::start(config.clone()).await {
+            Ok(node) => return node,
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+    panic!("the home stays locked");
+}
+
+/// Until a node sees that so many machines are here, itself counted.
+pub async fn sees(node: &Node, machines: usize) {
+    eventually("so many machines are here", || async {
+        let nodes = node.status().await.unwrap().nodes;
+        let here = nodes
+            .iter()
+            .filter(|node| node.capacity.0 > 0 && node.away_since.is_none());
+        here.count() == machines
+    })
+    .await;
+}
+
+pub fn name(text: &str) -> SpaceName {
+    text.parse().unwrap()
+}
+
+/// What is in a file.
+pub async fn read(space: &Space, path: &str) -> Result<Vec<u8>, NodeError> {
+    space.download(&path.parse().unwrap(), None).await?.read_to_end().await
+}
+
+/// What is in a file, once its name is here.
+pub async fn read_when_named(space: &Space, path: &str) -> Vec<u8> {
+    let path_in_it = path.parse().unwrap();
+    eventually("the name arrives", || async { space.stat(&path_in_it).await.is_ok() }).await;
+    read(space, path).await.unwrap()
 }
 
 /// Puts one file into a person's private space.

@@ -102,8 +102,9 @@ pub(super) fn share(
             .until
             .map_or(String::new(), |until| format!(" until {}", day(until)));
         format!(
-            "{} may {may} {space}{until}. They take it with: potluck accept {space}",
-            member.person.called()
+            "{} ({}) may {may} {space}{until}. They take it with: potluck accept {space}",
+            member.person.called(),
+            member.person.user.short()
         )
     });
     Ok(())

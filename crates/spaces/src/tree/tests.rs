@@ -527,6 +527,32 @@ fn fates() -> impl Strategy<Value = Fate> {
     ]
 }
 
+/// Whoever has cut off what does not count knows what those know who never took it.
+#[test]
+fn what_is_cut_off_a_log_is_as_if_it_had_never_come() {
+    let (mut a, mut other) = (Device::new(1), Device::new(2));
+    let log = [
+        a.set("/f", Some(1)),
+        a.set("/g", Some(2)),
+        a.set("/f", Some(3)),
+        a.set("/g", None),
+    ];
+    let theirs = other.set("/h", Some(4));
+    let (mut all, mut few) = (Device::new(3), Device::new(3));
+    for entry in log.iter().chain([&theirs]) {
+        all.take(entry).unwrap();
+    }
+    for entry in log[..2].iter().chain([&theirs]) {
+        few.take(entry).unwrap();
+    }
+    let branch = Branch::of(SPACE, a.key.node_id());
+    assert_eq!(branch.cut(&mut all.kv, &all.keys, Tree::of(SPACE), 2).unwrap(), 2);
+    assert!(all.state() == few.state(), "the tables differ");
+    assert_eq!(branch.next_aside(&all.kv).unwrap(), None);
+    // Should it count after all, it is taken like any other.
+    assert_eq!(all.take(&log[2]).unwrap(), Append::New);
+}
+
 /// Its home was restored from an image of the day before, it wrote while it was alone, and only then met who knew what it had written since.
 #[test]
 fn a_device_that_comes_back_older_keeps_what_it_wrote_and_undoes_nothing() {
