@@ -200,7 +200,6 @@ async fn renew_now(space: &OpenSpace) -> Result<(), NodeError> {
     })
     .await?;
     // Custodians hear of it where logs are compared.
-    names::write(space, names::Batch::default()).await?;
     names::replicate(space).await.map(drop)
 }
 
@@ -240,9 +239,8 @@ async fn change(
     spaces::learn(space.shared(), space.id()).await
 }
 
-/// Tells the custodians, and the machines of a person that are here, what has changed of a charter. An entry goes with it, so that it is known where logs are compared.
+/// Tells the custodians, who hear of it where logs are compared, and the machines of a person that are here, what has changed of a charter.
 async fn spread(space: &OpenSpace, user: UserId) -> Result<(), NodeError> {
-    names::write(space, names::Batch::default()).await?;
     names::replicate(space).await?;
     let charter = charters::known(space.shared(), space.id()).await?;
     let records = charter.records().map(|record| ByteBuf::from(record.to_bytes()));
