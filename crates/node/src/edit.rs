@@ -11,7 +11,7 @@ use crate::{
     trash::{self, is_missing},
 };
 use potluck_dag::Content;
-use potluck_spaces::{Change, DirId, Fate, File, FileId, Found, Head, Kv, Name, Path, Tree, TreeError, Value};
+use potluck_spaces::{Change, DirId, Fate, File, FileId, Found, Head, Kv, Name, Path, Seen, Tree, TreeError, Value};
 use potluck_types::{StripeId, from_canonical};
 
 /// Names that one step of a walk reads.
@@ -27,54 +27,58 @@ pub(crate) fn list(
     limit: usize,
 ) -> Result<Vec<Entry>, NodeError> {
     let kv = space.read()?;
-    let tree = Tree::of(space.id());
-    let directory = tree.directory(&kv, path)?;
-    let listed = tree.list(&kv, directory, after, limit)?;
-    Ok(listed
-        .into_iter()
-        .filter_map(|listed| entry(listed.name, &listed.heads))
-        .collect())
+    let view = space.view();
+    let directory = view.directory(&kv, path)?;
+    let listed = Tree::of(space.id()).list(&kv, directory, after, limit)?;
+    let mut entries = Vec::new();
+    for listed in listed {
+        let mut seen = view.seen(&listed.name, &listed.heads);
+        // More than fit a page are found by `potluck conflicts`.
+        seen.drain(..seen.len().saturating_sub(limit.max(1)));
+        if !entries.is_empty() && entries.len() + seen.len() > limit {
+            break;
+        }
+        entries.extend(seen.into_iter().filter_map(entry));
+    }
+    Ok(entries)
 }
 
 /// What a person sees of a name.
-fn entry(name: Name, heads: &[Head]) -> Option<Entry> {
-    let values: Vec<&Head> = Head::distinct(heads).collect();
-    let latest = values.first()?;
-    let conflicts = u32::try_from(values.len() - 1).unwrap_or(u32::MAX);
-    Some(match &latest.value {
-        Value::File(file) => Entry {
-            name,
-            kind: Kind::File,
-            len: file.len,
-            modified: file.modified,
-            executable: file.executable,
-            conflicts,
-        },
+pub(crate) fn entry(seen: Seen) -> Option<Entry> {
+    let head = seen.heads.into_iter().next()?;
+    let (kind, len, modified, executable) = match &head.value {
+        Value::File(file) => (Kind::File, file.len, file.modified, file.executable),
+        Value::Directory(_) => (Kind::Directory, 0, head.clock, false),
         Value::Space(_) => return None,
-        Value::Directory(_) => Entry {
-            name,
-            kind: Kind::Directory,
-            len: 0,
-            modified: latest.clock,
-            executable: false,
-            conflicts,
-        },
+    };
+    Some(Entry {
+        name: seen.name,
+        kind,
+        len,
+        modified,
+        executable,
+        copy_of: seen.copy_of,
     })
 }
 
 /// A file or directory in detail.
 pub(crate) fn stat(space: &OpenSpace, path: &Path) -> Result<Stat, NodeError> {
     let kv = space.read()?;
-    let tree = Tree::of(space.id());
-    let found = tree
+    let found = space
+        .view()
         .find(&kv, path)?
         .ok_or_else(|| TreeError::IsADirectory(path.clone()))?;
-    let (_, name) = path.split().expect("what is found has a name");
-    let entry = entry(name.clone(), &found.heads).ok_or_else(|| TreeError::NotFound(path.clone()))?;
     let (survives, stripes) = match &found.heads[0].value {
-        Value::File(file) => (file.survives, tree.count_stripes(&kv, file.id)?),
+        Value::File(file) => (file.survives, Tree::of(space.id()).count_stripes(&kv, file.id)?),
         Value::Directory(_) | Value::Space(_) => (0, 0),
     };
+    let (_, name) = path.split().expect("what is found has a name");
+    let seen = Seen {
+        name: name.clone(),
+        copy_of: found.is_copy.then_some(found.name),
+        heads: found.heads,
+    };
+    let entry = entry(seen).ok_or_else(|| TreeError::NotFound(path.clone()))?;
     Ok(Stat {
         path: path.clone(),
         entry,
@@ -86,7 +90,7 @@ pub(crate) fn stat(space: &OpenSpace, path: &Path) -> Result<Stat, NodeError> {
 /// The file at a path, and where its content is.
 pub(crate) fn content(space: &OpenSpace, path: &Path) -> Result<(File, Content), NodeError> {
     let kv = space.read()?;
-    let found = Tree::of(space.id()).find(&kv, path)?;
+    let found = space.view().find(&kv, path)?;
     match found
         .and_then(|found| found.heads.into_iter().next())
         .map(|head| head.value)
@@ -103,7 +107,7 @@ pub(crate) fn content(space: &OpenSpace, path: &Path) -> Result<(File, Content),
 pub(crate) async fn remove(space: &OpenSpace, path: &Path, options: RemoveOptions) -> Result<RemoveReport, NodeError> {
     let found = {
         let kv = space.read()?;
-        Tree::of(space.id()).find(&kv, path)
+        space.view().find(&kv, path)
     };
     if options.now && is_missing(&found) {
         let emptied = trash::empty(space, path).await?;
@@ -123,13 +127,7 @@ pub(crate) async fn remove(space: &OpenSpace, path: &Path, options: RemoveOption
         true => trash::empty(space, path).await?,
         false => Emptied::default(),
     };
-    let mut editor = Editor {
-        space,
-        fate,
-        batch: Batch::default(),
-        unpinned: Vec::new(),
-        files: 0,
-    };
+    let mut editor = Editor::of(space, fate);
     match &found {
         Some(found) => {
             for head in Head::distinct(&found.heads) {
@@ -137,8 +135,7 @@ pub(crate) async fn remove(space: &OpenSpace, path: &Path, options: RemoveOption
                     editor.empty(id).await?;
                 }
             }
-            let (_, name) = path.split().expect("what is found has a name");
-            editor.unset(found.parent, name, &found.heads).await?;
+            editor.unset(found.parent, &found.name, &found.heads).await?;
         }
         None => editor.empty(DirId::ROOT).await?,
     }
@@ -211,7 +208,7 @@ fn is_empty(space: &OpenSpace, directory: DirId) -> Result<bool, NodeError> {
 }
 
 /// A removal that goes on over many entries of the log.
-struct Editor<'a> {
+pub(crate) struct Editor<'a> {
     space: &'a OpenSpace,
     /// What becomes of what is removed.
     fate: Fate,
@@ -220,9 +217,20 @@ struct Editor<'a> {
     files: u64,
 }
 
-impl Editor<'_> {
+impl<'a> Editor<'a> {
+    /// One that does so with what it removes.
+    pub(crate) fn of(space: &'a OpenSpace, fate: Fate) -> Self {
+        Self {
+            space,
+            fate,
+            batch: Batch::default(),
+            unpinned: Vec::new(),
+            files: 0,
+        }
+    }
+
     /// Removes all that is in a directory, the deepest first.
-    async fn empty(&mut self, directory: DirId) -> Result<(), NodeError> {
+    pub(crate) async fn empty(&mut self, directory: DirId) -> Result<(), NodeError> {
         let mut stack: Vec<(DirId, Option<Name>)> = vec![(directory, None)];
         while let Some((current, after)) = stack.pop() {
             let page = {
@@ -245,10 +253,13 @@ impl Editor<'_> {
         Ok(())
     }
 
-    async fn unset(&mut self, parent: DirId, name: &Name, heads: &[Head]) -> Result<(), NodeError> {
+    /// Removes values of a name.
+    pub(crate) async fn unset(&mut self, parent: DirId, name: &Name, heads: &[Head]) -> Result<(), NodeError> {
         self.files += heads.iter().filter(|head| is_file(head)).count() as u64;
         self.batch.bytes += 100 + name.as_str().len() + 60 * heads.len();
-        let replaces = heads.iter().map(|head| head.op).collect();
+        let replaces = Tree::of(self.space.id())
+            .all_ops(&self.space.read()?, heads)
+            .map_err(TreeError::from)?;
         self.batch.changes.push(Change::Set {
             parent,
             name: name.clone(),
@@ -273,7 +284,8 @@ impl Editor<'_> {
         Ok(())
     }
 
-    async fn finish(mut self) -> Result<u64, NodeError> {
+    /// Ends it; gives the number of files.
+    pub(crate) async fn finish(mut self) -> Result<u64, NodeError> {
         self.write().await?;
         // What could not be read may be gone.
         self.space.watch.lock().expect("never poisoned").call_again();
@@ -290,15 +302,24 @@ pub(crate) async fn rename(space: &OpenSpace, from: &Path, to: &Path) -> Result<
     if to.is_within(from) {
         return Err(TreeError::IntoItself(from.clone()).into());
     }
-    let (uses, batch) = {
-        let kv = space.read()?;
-        let tree = Tree::of(space.id());
-        let found = tree.find(&kv, from)?.ok_or_else(|| TreeError::IntoItself(to.clone()))?;
-        let (parent_path, name) = to.split().ok_or_else(|| TreeError::Exists(to.clone()))?;
-        let parent = tree.directory(&kv, &parent_path)?;
-        if !tree.heads(&kv, parent, name)?.is_empty() {
+    let (found, parent, name) = {
+        let (kv, view) = (space.read()?, space.view());
+        let found = view.find(&kv, from)?.ok_or_else(|| TreeError::IntoItself(to.clone()))?;
+        let (parent, name) = to.split().ok_or_else(|| TreeError::Exists(to.clone()))?;
+        let parent = view.directory(&kv, &parent)?;
+        if view.named(&kv, parent, name)?.is_some() {
             return Err(TreeError::Exists(to.clone()).into());
         }
+        (found, parent, name.clone())
+    };
+    move_values(space, &found, parent, &name).await?;
+    names::replicate(space).await.map(drop)
+}
+
+/// Gives values another name, which is free.
+pub(crate) async fn move_values(space: &OpenSpace, found: &Found, parent: DirId, name: &Name) -> Result<(), NodeError> {
+    let (uses, batch) = {
+        let (kv, tree) = (space.read()?, Tree::of(space.id()));
         let (mut uses, mut batch) = (Vec::new(), Batch::default());
         // All values move, conflicts included, each by a change of its own.
         for head in Head::distinct(&found.heads) {
@@ -315,12 +336,11 @@ pub(crate) async fn rename(space: &OpenSpace, from: &Path, to: &Path) -> Result<
                 fate: Fate::Carried,
             });
         }
-        let (_, old_name) = from.split().expect("what is found has a name");
         batch.changes.push(Change::Set {
             parent: found.parent,
-            name: old_name.clone(),
+            name: found.name.clone(),
             value: None,
-            replaces: found.heads.iter().map(|head| head.op).collect(),
+            replaces: tree.all_ops(&kv, &found.heads).map_err(TreeError::from)?,
             fate: Fate::Carried,
         });
         (uses, batch)
@@ -337,8 +357,7 @@ pub(crate) async fn rename(space: &OpenSpace, from: &Path, to: &Path) -> Result<
         batch.changes.push(part);
         names::write(space, batch).await?;
     }
-    names::write(space, batch).await?;
-    names::replicate(space).await.map(drop)
+    names::write(space, batch).await.map(drop)
 }
 
 fn file_of(change: &Change) -> Option<FileId> {

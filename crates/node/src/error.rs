@@ -1,5 +1,6 @@
 //! What can go wrong, by what was asked for.
 
+use crate::api::Which;
 use potluck_crypto::SignedError;
 use potluck_spaces::{AppendError, CharterError, Path, TreeError};
 use potluck_types::{CodecError, NodeId, SpaceName, StripeId};
@@ -377,6 +378,17 @@ pub enum NodeError {
     /// Nothing of it can be brought back.
     #[error("the trash has nothing of {0}: it never was there, its time is over, or it was let go of")]
     NotInTrash(Path),
+    /// No version of a path is the one that was asked for.
+    #[error("{path} has no {}", told(*.which))]
+    NoSuchVersion {
+        /// Which path.
+        path: Path,
+        /// Which version.
+        which: Which,
+    },
+    /// Nothing conflicts.
+    #[error("nothing conflicts with {0}")]
+    NoConflict(Path),
     /// It is this one.
     #[error("this node cannot forget itself")]
     ForgetSelf,
@@ -389,4 +401,13 @@ pub enum NodeError {
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopping,
+}
+
+/// What a person asked for.
+fn told(which: Which) -> String {
+    match which {
+        Which::Latest => "version".to_owned(),
+        Which::Version(id) => format!("version {id}"),
+        Which::At(at) => format!("version of {at}"),
+    }
 }

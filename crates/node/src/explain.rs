@@ -56,7 +56,7 @@ async fn directory_of(space: &OpenSpace, path: &Path) -> Result<Option<DirId>, N
     }
     let (task, path) = (space.clone(), path.clone());
     Shared::blocking(move || {
-        let found = Tree::of(task.id()).find(&task.read()?, &path)?;
+        let found = task.view().find(&task.read()?, &path)?;
         let head = found.and_then(|found| found.heads.into_iter().next());
         Ok(match head.map(|head| head.value) {
             Some(Value::Directory(id)) => Some(id),

@@ -80,19 +80,23 @@ impl Files {
                 self.directories.push((parent, path.clone(), Some(last.name.clone())));
             }
             for listed in page {
-                let path = path.join(listed.name.clone());
-                for Head { op, value, .. } in listed.heads {
-                    match value {
-                        Value::Directory(id) => self.directories.push((id, path.clone(), None)),
-                        Value::Space(_) => {}
-                        Value::File(file) => self.found.push_back(FileAt {
-                            path: path.clone(),
-                            parent,
-                            name: listed.name.clone(),
-                            op,
-                            file,
-                        }),
+                for seen in self.space.view().seen(&listed.name, &listed.heads) {
+                    let path = path.join(seen.name);
+                    let mut directory = None;
+                    for Head { op, value, .. } in seen.heads {
+                        match value {
+                            Value::Directory(id) => directory = Some(id),
+                            Value::Space(_) => {}
+                            Value::File(file) => self.found.push_back(FileAt {
+                                path: path.clone(),
+                                parent,
+                                name: listed.name.clone(),
+                                op,
+                                file,
+                            }),
+                        }
                     }
+                    self.directories.extend(directory.map(|id| (id, path, None)));
                 }
             }
         }

@@ -21,9 +21,11 @@
 mod api;
 mod audit;
 mod branch;
+mod changes;
 mod charters;
 mod claims;
 mod collect;
+mod conflicts;
 mod control;
 mod download;
 mod driver;
@@ -61,16 +63,20 @@ mod sweep;
 mod trash;
 mod twin;
 mod upload;
+mod versions;
 mod watch;
 mod world;
 pub mod yardstick;
 
 pub use api::{
-    Access, AuditInfo, Emptied, Entry, ExplainOptions, Explanation, FileMeta, HealthInfo, Held, Identity, Invitation,
-    InviteOptions, Kind, LeaveProgress, MachineShare, MassIn, Member, NodeConfig, NodeInfo, NodeStatus, Person, Probe,
-    PutOptions, PutReport, RemoveOptions, RemoveReport, RestoreOptions, RestoreReport, ShardInfo, SpaceInfo, SpacePath,
-    SpaceRemoval, Stat, Status, StripeInfo, StripeWork, TrashInfo, Trashed, Unshared,
+    Access, AuditInfo, Conflict, Did, Doing, Emptied, Entry, ExplainOptions, Explanation, FileMeta, HealthInfo, Held,
+    Identity, Invitation, InviteOptions, Kind, LeaveProgress, MachineShare, MassIn, Member, NodeConfig, NodeInfo,
+    NodeStatus, Person, Probe, PutOptions, PutReport, RemoveOptions, RemoveReport, RestoreOptions, RestoreReport,
+    Settled, Settling, ShardInfo, SpaceInfo, SpacePath, SpaceRemoval, Stat, Status, StripeInfo, StripeWork, TrashInfo,
+    Trashed, Unshared, Version, VersionId, VersionIdError, VersionState, Which,
 };
+pub use changes::Changes;
+pub use conflicts::Conflicts;
 pub use download::Download;
 pub use error::{HomeError, JoinError, MetaError, NodeError, RecordError, Refusal, ShardsError, StartError};
 pub use fsck::{Fault, Finding, FsckOptions, FsckProgress, FsckReport, fsck};

@@ -34,8 +34,8 @@ const DEDUP: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("dedup");
 /// File versions that this node began to write and has not named yet, and when it last wrote of them.
 const UPLOADS: TableDefinition<'_, Bytes, u64> = TableDefinition::new("uploads");
 
-/// The version of the tables' layout. Version 1 had no trash, and nobody counted files.
-const VERSION: u32 = 2;
+/// The version of the tables' layout. Version 1 had no trash, and nobody counted files; version 2 did not know where directories are, and what conflicts.
+const VERSION: u32 = 3;
 /// Pages that stay in memory. The hot part of the index of a million files fits.
 const CACHE_BYTES: usize = 16 << 20;
 const REWRITE_BYTES: usize = 1 << 20;
@@ -46,8 +46,10 @@ const fn space_table(table: Table) -> TableDefinition<'static, Bytes, Bytes> {
         Table::Log => "space-log",
         Table::Frontier => "space-frontier",
         Table::Registers => "space-registers",
+        Table::Conflicts => "space-conflicts",
         Table::Replaced => "space-replaced",
         Table::Directories => "space-directories",
+        Table::Placed => "space-placed",
         Table::Uses => "space-uses",
         Table::Users => "space-users",
         Table::Recoded => "space-recoded",
@@ -193,10 +195,20 @@ impl Meta {
             }
             if found == Some(1) {
                 meta.write(|kv| Tree::count_all(kv).map_err(boxed("counting the files of")))?;
-                meta.set_setting("version", &VERSION)?;
+                meta.set_setting("version", &2u32)?;
             }
             Ok(meta)
         })
+    }
+
+    /// Whether the tables of spaces are those of this version. Else they are made anew from the logs, by who has the keys; see [`Meta::made_current`].
+    pub(crate) fn is_current(&self) -> Result<bool, MetaError> {
+        Ok(self.setting::<u32>("version")? == Some(VERSION))
+    }
+
+    /// They are.
+    pub(crate) fn made_current(&self) -> Result<(), MetaError> {
+        self.set_setting("version", &VERSION)
     }
 
     /// Whether the database's own sums hold, those of all its pages. It must not be in use.
@@ -813,7 +825,7 @@ mod tests {
                 old.cut_at(old.steps() + cut);
                 drop(open(&old));
                 let meta = open(&old.crash(crash)).unwrap();
-                assert_eq!(meta.setting::<u32>("version").unwrap(), Some(VERSION));
+                assert_eq!(meta.setting::<u32>("version").unwrap(), Some(2));
                 assert_eq!(totals(&meta).files, FILES, "{crash:?} at change {cut}");
             }
         }

@@ -11,8 +11,9 @@ use crate::{
     sweep,
     trash::{self, Place, Walk, is_missing},
     upload::claim_live,
+    versions,
 };
-use potluck_spaces::{Change, DirId, Fate, File, FileId, Head, Kept, Path, Trash, Tree, TreeError, Value};
+use potluck_spaces::{Change, DirId, Fate, File, FileId, Head, Kept, OpId, Path, Trash, Tree, TreeError, Value};
 use potluck_types::{StripeId, Timestamp};
 use std::collections::HashMap;
 
@@ -30,17 +31,25 @@ pub(crate) async fn restore(
         tracing::info!(%error, "bringing back what is known here");
     }
     let (task, of) = (space.clone(), path.clone());
-    let (kept, heads, directories) = Shared::blocking(move || {
+    let version = options.version;
+    let (kept, heads, directories, version) = Shared::blocking(move || {
         let kv = task.read()?;
-        let found = Tree::of(task.id()).find(&kv, &of);
+        let found = task.view().find(&kv, &of);
         let heads = match found {
             found if is_missing(&found) => Vec::new(),
             found => found?.map_or_else(Vec::new, |found| found.heads),
         };
         let kept = trash::at(&task, &kv, &of)?;
-        Ok::<_, NodeError>((kept, heads, trash::directories(&task, &kv, &of)?))
+        let directories = trash::directories(&task, &kv, &of)?;
+        drop(kv);
+        let version = version.map(|id| versions::kept(&task, &of, id)).transpose()?;
+        Ok::<_, NodeError>((kept, heads, directories, version))
     })
     .await?;
+    if version == Some(None) {
+        // It is what the path has.
+        return Ok(RestoreReport::default());
+    }
     let to = options.to.clone().unwrap_or_else(|| path.clone());
     let mut restorer = Restorer {
         space,
@@ -49,7 +58,10 @@ pub(crate) async fn restore(
         directories: HashMap::new(),
         report: RestoreReport::default(),
     };
-    let wanted = Wanted::of(&options);
+    let wanted = match version.flatten() {
+        Some(op) => Wanted::Version(op),
+        None => Wanted::of(&options),
+    };
     let version = wanted.of_name(&kept, &heads).and_then(|kept| match &kept.head.value {
         Value::File(file) => Some((kept, file)),
         Value::Directory(_) | Value::Space(_) => None,
@@ -96,6 +108,8 @@ enum Wanted {
     At(Timestamp),
     /// The one that it had then, or if there was none yet, the one that was removed last since.
     Since(Timestamp),
+    /// The one that this operation set.
+    Version(OpId),
 }
 
 impl Wanted {
@@ -111,6 +125,7 @@ impl Wanted {
     fn of_name<'a>(self, kept: &'a [Kept], heads: &[Head]) -> Option<&'a Kept> {
         let at = match self {
             Self::Since(_) => return self.below(kept, heads),
+            Self::Version(op) => return kept.iter().find(|kept| kept.head.op == op),
             Self::Last => {
                 let is_directory = |head: &Head| matches!(head.value, Value::Directory(_));
                 return kept.first().filter(|_| !heads.iter().any(is_directory));
@@ -136,6 +151,7 @@ impl Wanted {
         match self {
             Self::Last => last,
             Self::At(at) => had_at(at),
+            Self::Version(_) => None,
             Self::Since(since) => had_at(since).or(last.filter(|kept| since < kept.removal.clock)),
         }
     }
@@ -232,7 +248,7 @@ impl Restorer<'_> {
     }
 
     fn heads(&self, path: &Path) -> Result<Vec<Head>, NodeError> {
-        let found = Tree::of(self.space.id()).find(&self.space.read()?, path);
+        let found = self.space.view().find(&self.space.read()?, path);
         if is_missing(&found) {
             return Ok(Vec::new());
         }
@@ -321,7 +337,7 @@ fn claim_all(space: &OpenSpace, stripes: &[StripeId]) -> Result<Option<Vec<Claim
 #[cfg(test)]
 mod tests {
     use super::*;
-    use potluck_spaces::{OpId, Removal};
+    use potluck_spaces::Removal;
     use potluck_types::NodeId;
 
     fn at(millis: u64) -> Timestamp {

@@ -2,8 +2,8 @@
 
 use crate::{error::NodeError, shared::Shared, upload::Recoding};
 use potluck_crypto::{DedupKey, SigningKey, derive};
-use potluck_spaces::{Body, Change, Charter, EpochId, Keys, Tree};
-use potluck_types::{SpaceId, Timestamp};
+use potluck_spaces::{Body, Change, Charter, EpochId, Keys, Machines, Tree, View};
+use potluck_types::{NodeId, SpaceId, Timestamp};
 use std::{
     ops::Deref,
     sync::{Arc, Mutex, PoisonError, RwLock, atomic::AtomicBool},
@@ -89,6 +89,13 @@ pub(crate) struct OpenSpace {
     opened: Arc<Opened>,
 }
 
+impl Machines for OpenSpace {
+    fn called(&self, machine: NodeId) -> String {
+        let name = self.with_control(|control| control.roster.state(machine).and_then(|state| state.name.clone()));
+        name.map_or_else(|| machine.short(), |name| name.to_string())
+    }
+}
+
 impl OpenSpace {
     /// This space of this node.
     pub(crate) fn new(shared: &Arc<Shared>, opened: &Arc<Opened>) -> Self {
@@ -110,6 +117,21 @@ impl OpenSpace {
 
     pub(crate) fn id(&self) -> SpaceId {
         self.opened.id
+    }
+
+    /// The files as a person of this node sees them.
+    pub(crate) fn view(&self) -> View<'_> {
+        View::of(Tree::of(self.id()), self)
+    }
+
+    /// Whose machine that is, if it is another person's.
+    pub(crate) fn author(&self, machine: NodeId) -> Option<String> {
+        let me = self.user_key.user_id();
+        self.with_control(|control| {
+            let user = control.roster.user_of(machine).filter(|user| *user != me)?;
+            let called = control.roster.called(user);
+            Some(called.map_or_else(|| user.short(), |called| called.to_string()))
+        })
     }
 
     /// The keys that the person has by now.

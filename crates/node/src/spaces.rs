@@ -14,7 +14,9 @@ use crate::{
     sweep,
 };
 use potluck_crypto::derive;
-use potluck_spaces::{Change, Charter, DirId, Fate, Head, Kept, Kv, Name, OpId, Path, Trash, Tree, Value};
+use potluck_spaces::{
+    Change, Charter, DirId, Fate, Head, Kept, Keys, Kv, Name, OpId, Path, Table, Trash, Tree, Value, make_anew,
+};
 use potluck_types::{SpaceId, SpaceName, StripeId, Timestamp, limits};
 use std::{
     collections::BTreeMap,
@@ -254,6 +256,33 @@ async fn begin_reading(space: &OpenSpace) -> Result<(), NodeError> {
     let space = space.clone();
     tokio::spawn(async move { share::renew(&space).await });
     Ok(())
+}
+
+/// Makes the tables of a database of an older version anew from the logs, where the person has the keys.
+pub(crate) async fn make_current(shared: &Arc<Shared>) -> Result<(), NodeError> {
+    if shared.meta.is_current()? {
+        return Ok(());
+    }
+    let task = Arc::clone(shared);
+    Shared::blocking(move || {
+        let (user, private) = (task.user_key.user_id(), task.private().id());
+        for space in Table::Frontier.spaces(&task.read()?).map_err(MetaError::reading)? {
+            let keys = match space == private {
+                true => Keys::private(derive::private_space_key(&task.user_key)),
+                false => {
+                    let charter = Charter::load(&task.read()?, space).map_err(MetaError::reading)?;
+                    charter.keys(user, &derive::recipient_key(&task.user_key))
+                }
+            };
+            if !keys.is_empty() {
+                let tree = Tree::of(space).learning_at(task.elapsed());
+                task.meta
+                    .write(|kv| make_anew(space, kv, &keys, tree).map_err(NodeError::from))?;
+            }
+        }
+        Ok(task.meta.made_current()?)
+    })
+    .await
 }
 
 /// Opens the entries that waited for a key.

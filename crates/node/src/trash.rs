@@ -8,7 +8,7 @@ use crate::{
     space::OpenSpace,
     sweep,
 };
-use potluck_spaces::{DirId, Fate, Head, Kept, Kv, Name, Path, Trash, Tree, TreeError, Value};
+use potluck_spaces::{DirId, Fate, Head, Kept, Kv, Machines, Name, Path, Trash, Tree, TreeError, Value};
 use std::collections::VecDeque;
 
 /// Names that one step of a walk reads.
@@ -216,15 +216,13 @@ fn trashed(space: &OpenSpace, path: &Path, kept: &Kept) -> Option<Trashed> {
     let Value::File(file) = &kept.head.value else {
         return None;
     };
-    let device = kept.removal.op.device;
-    let name = space.with_control(|control| control.roster.state(device).and_then(|state| state.name.clone()));
     Some(Trashed {
         path: path.clone(),
         len: file.len,
         stored: kept.head.clock,
         removed: kept.removal.clock,
         overwritten: kept.removal.overwrites,
-        machine: name.map_or_else(|| device.short(), |name| name.to_string()),
+        machine: space.called(kept.removal.op.device),
         until: kept.removal.until,
     })
 }

@@ -24,7 +24,7 @@ pub(crate) use piece::{claim_live, geometry_now};
 use potluck_dag::{Chunks, Content, ManifestBuilder, Packer, Slot, Stripe, manifest};
 use potluck_net::{Pace, Window};
 use potluck_placement::default_survive;
-use potluck_spaces::{Change, DirId, Fate, File, FileId, Head, Kv, Path, Tree, TreeError, Value};
+use potluck_spaces::{Change, DirId, Fate, File, FileId, Found, Head, Kv, Path, Tree, TreeError, Value};
 use potluck_types::{Geometry, StripeId, limits, to_canonical};
 use serde_bytes::ByteBuf;
 use std::{
@@ -200,8 +200,8 @@ impl Upload {
         // At once, not when all its bytes are stored, or packed with those of others.
         let (parent, name) = path.split().expect("not the root");
         let directory = self.directory(&parent).await?;
-        let heads = Tree::of(self.space.id()).heads(&self.space.read()?, directory, name)?;
-        if heads.iter().any(|head| matches!(head.value, Value::Directory(_))) {
+        let found = self.space.view().named(&self.space.read()?, directory, name)?;
+        if found.is_some_and(|found| is_directory(&found)) {
             return Err(TreeError::IsADirectory(path).into());
         }
         let before = self.report;
@@ -475,17 +475,25 @@ impl Upload {
     ) -> Result<(), NodeError> {
         let (parent, name) = path.split().expect("not the root");
         let directory = self.directory(&parent).await?;
-        let tree = Tree::of(self.space.id());
         let mut kv = self.space.read()?;
-        let heads = tree.heads(&kv, directory, name)?;
-        if uses.is_empty() && !heads.is_empty() && matches!(content, Content::Tree(_)) {
+        let found = self.space.view().named(&kv, directory, name)?;
+        if uses.is_empty() && found.is_some() && matches!(content, Content::Tree(_)) {
             // The list of its stripes is to be compared.
             self.write_batch().await?;
             kv = self.space.read()?;
         }
-        if heads.iter().any(|head| matches!(head.value, Value::Directory(_))) {
+        if found.as_ref().is_some_and(is_directory) {
             return Err(TreeError::IsADirectory(path.clone()).into());
         }
+        // What conflicts with it stays until a person says what is to become of it.
+        let (heads, copy_of) = match found {
+            Some(mut found) => {
+                let latest = found.heads[0].clone();
+                found.heads.retain(|head| head.is_same(&latest));
+                (found.heads, found.is_copy.then_some(found.name))
+            }
+            None => (Vec::new(), None),
+        };
         let fate = self.fate_of(&kv, &heads, meta, content, (id, &uses))?;
         let file = File {
             id,
@@ -498,11 +506,22 @@ impl Upload {
             asked: self.options.survive,
         };
         self.batch.bytes += 200 + name.as_str().len() + file.content.len() + 34 * file.uses.len();
+        let mut replaces = heads.into_iter().map(|head| head.op).collect();
+        if let Some(register) = copy_of {
+            // From now on it has the name that it was shown under.
+            self.batch.changes.push(Change::Set {
+                parent: directory,
+                name: register,
+                value: None,
+                replaces: std::mem::take(&mut replaces),
+                fate,
+            });
+        }
         self.batch.changes.push(Change::Set {
             parent: directory,
             name: name.clone(),
             value: Some(Value::File(file)),
-            replaces: heads.into_iter().map(|head| head.op).collect(),
+            replaces,
             fate,
         });
         self.write_batch_if_full().await
@@ -551,7 +570,7 @@ impl Upload {
         // New directories are written at once: what is put into them must find them.
         self.write_batch().await?;
         let kv = self.space.read()?;
-        let (changes, id) = Tree::of(self.space.id()).make_directories(&kv, path, &*self.space.entropy)?;
+        let (changes, id) = self.space.view().make_directories(&kv, path, &*self.space.entropy)?;
         if !changes.is_empty() {
             self.batch.changes = changes;
             self.write_batch().await?;
@@ -595,6 +614,11 @@ impl Upload {
 
 /// Whether a file that was put again has the pieces that it had. The nodes of its manifest are sealed anew each time, and are the only stripes that differ
 /// then.
+/// Whether a directory has the name.
+fn is_directory(found: &Found) -> bool {
+    matches!(found.heads[0].value, Value::Directory(_))
+}
+
 fn has_same_pieces(
     space: &OpenSpace,
     kv: &impl Kv,

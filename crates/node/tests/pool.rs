@@ -206,7 +206,7 @@ async fn what_one_machine_held_survives_two_losses_once_there_are_enough() {
         .await
         .unwrap();
     assert_eq!(listed.len(), files.len());
-    assert!(listed.iter().all(|entry| entry.conflicts == 0));
+    assert!(listed.iter().all(|entry| entry.copy_of.is_none()));
     pool.kill(0).await;
     pool.kill(1).await;
     for (path, content) in &files {

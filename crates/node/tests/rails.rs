@@ -416,8 +416,13 @@ async fn a_machine_that_was_restored_from_a_backup_goes_on_where_it_was() {
         all_have(&pool, path, content).await;
     }
     nobody_has(&pool, "/gone").await;
-    let edited = pool.node(1).private().stat(&"/edited".parse().unwrap()).await.unwrap();
-    assert_eq!(edited.entry.conflicts, 0);
+    assert_eq!(conflicts(pool.node(1)).await, 0);
+}
+
+/// How many names conflict.
+async fn conflicts(node: &Node) -> usize {
+    let mut conflicts = node.private().conflicts(&"/".parse().unwrap());
+    conflicts.next().await.unwrap().len()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -441,8 +446,7 @@ async fn what_a_restored_machine_wrote_alone_is_kept_and_undoes_nothing() {
     pool.restart_at(2, addresses[1].clone()).await;
     pool.all_see_each_other().await;
     eventually("it has said again what it wrote", || async {
-        let edited = pool.node(0).private().stat(&"/edited".parse().unwrap()).await;
-        edited.is_ok_and(|edited| edited.entry.conflicts == 1)
+        conflicts(pool.node(0)).await == 1
     })
     .await;
     for (path, content) in [
@@ -454,15 +458,10 @@ async fn what_a_restored_machine_wrote_alone_is_kept_and_undoes_nothing() {
         all_have(&pool, path, content).await;
     }
     for i in 0..3 {
-        let edited = pool.node(i).private().stat(&"/edited".parse().unwrap()).await.unwrap();
-        assert_eq!(edited.entry.conflicts, 1, "both versions are there");
-        let alone = pool
-            .node(i)
-            .private()
-            .stat(&"/alone-too".parse().unwrap())
-            .await
-            .unwrap();
-        assert_eq!(alone.entry.conflicts, 0);
+        let mut found = pool.node(i).private().conflicts(&"/".parse().unwrap());
+        let found = found.next().await.unwrap();
+        let paths: Vec<String> = found.iter().map(|conflict| conflict.path.to_string()).collect();
+        assert_eq!(paths, ["/edited"], "both versions are there");
     }
     nobody_has(&pool, "/gone").await;
     nobody_has(&pool, "/kept").await;

@@ -7,7 +7,8 @@ use crate::{
     span::Span,
 };
 use clap::{Args, Parser, Subcommand, ValueHint};
-use potluck_types::{ByteSize, MachineName, SpaceName, UserName, Zone};
+use potluck_node::{VersionId, Which};
+use potluck_types::{ByteSize, MachineName, SpaceName, Timestamp, UserName, Zone};
 use std::{error::Error, path::PathBuf};
 
 const EXIT_CODES: &str = "\
@@ -120,6 +121,8 @@ pub(crate) enum Command {
         /// Only these bytes: `0-99`, `100-`, or `-100` for the last hundred
         #[arg(long, value_name = "FIRST-LAST", allow_hyphen_values = true)]
         range: Option<ByteRange>,
+        #[command(flatten)]
+        which: OfVersion,
     },
     /// List a directory; with `--json`, each name as a document on a line of its own
     Ls {
@@ -138,6 +141,45 @@ pub(crate) enum Command {
         /// Which
         #[arg(value_name = "SPACE:/PATH", required = true)]
         places: Vec<Place>,
+        #[command(flatten)]
+        which: OfVersion,
+    },
+    /// List the versions of a file: the one that it has, those that conflict with it, and those that can be brought back
+    ///
+    /// `potluck get --version` and `cat --version` read one, `restore --version` brings it back.
+    Versions {
+        /// Which file, also one that was removed
+        #[arg(value_name = "SPACE:/PATH")]
+        place: Place,
+    },
+    /// List what was done in a space, by whom and when, the latest first
+    ///
+    /// Each line is from an entry of a machine's log, which that machine has signed.
+    Log {
+        /// Only with this and below it [default: all of your spaces, one after the other]
+        #[arg(value_name = "SPACE:/PATH")]
+        place: Option<Place>,
+        /// From then on: `2026-11-26T03:00:00Z`, a day, or `2h` for two hours ago
+        #[arg(long, value_name = "TIME")]
+        since: Option<Moment>,
+        /// So many lines at most
+        #[arg(short = 'n', long, value_name = "LINES")]
+        lines: Option<u64>,
+    },
+    /// List files that were changed on several machines that did not know of each other, or say what is to become of them
+    ///
+    /// The version that was written last has the name; each other one is shown beside it, under a name that says which machine wrote it when. All of them
+    /// can be read, moved and removed like any file.
+    Conflicts {
+        /// Only below this; with `--keep` and `--keep-all`: one of the versions [default: all of your spaces]
+        #[arg(value_name = "SPACE:/PATH")]
+        place: Option<Place>,
+        /// Keep this version under the file's name; the others go to the trash
+        #[arg(long, requires = "place")]
+        keep: bool,
+        /// Keep all of them, each as a file with the name that it is shown under
+        #[arg(long, requires = "place", conflicts_with = "keep")]
+        keep_all: bool,
     },
     /// Remove files; they can be brought back for 30 days, or as long as `retention` in the configuration says
     Rm {
@@ -177,6 +219,9 @@ pub(crate) enum Command {
         /// All that was removed and overwritten from then on, as `status` says after much went at once
         #[arg(long, value_name = "TIME", conflicts_with = "at")]
         since: Option<Moment>,
+        /// This version of a file, as `potluck versions` shows them
+        #[arg(long, value_name = "VERSION", conflicts_with_all = ["at", "since"])]
+        version: Option<VersionId>,
         /// To another place, which must be free
         #[arg(long, value_name = "SPACE:/PATH")]
         to: Option<Place>,
@@ -381,6 +426,28 @@ pub(crate) struct Run {
     /// End when standard input does: what `demo` starts.
     #[arg(long, hide = true)]
     pub(crate) tied: bool,
+}
+
+/// Which version of a file.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct OfVersion {
+    /// As it was then: `2026-11-26T03:00:00Z`, a day, or `2h` for two hours ago
+    #[arg(long, value_name = "TIME")]
+    at: Option<Moment>,
+    /// This version, as `potluck versions` shows them
+    #[arg(long, value_name = "VERSION", conflicts_with = "at")]
+    version: Option<VersionId>,
+}
+
+impl OfVersion {
+    /// Which, when it is `now`.
+    pub(crate) fn resolve(self, now: Timestamp) -> Which {
+        match (self.version, self.at) {
+            (Some(version), _) => Which::Version(version),
+            (None, Some(at)) => Which::At(at.resolve(now)),
+            (None, None) => Which::Latest,
+        }
+    }
 }
 
 impl Command {

@@ -267,6 +267,10 @@ impl From<NodeError> for Complaint {
             NodeError::NotInTrash(_) => {
                 Self::new(Kind::NotFound, message).hint("`potluck trash` shows what can be brought back")
             }
+            NodeError::NoSuchVersion { .. } => {
+                Self::new(Kind::NotFound, message).hint("`potluck versions` shows those that there are")
+            }
+            NodeError::NoConflict(_) => Self::failed(message).hint("`potluck conflicts` shows what does"),
             NodeError::NoSuchSpace(_) => Self::new(Kind::NotFound, message)
                 .hint("`potluck space ls --removed` shows yours; `potluck space create NAME` makes one"),
             NodeError::SpaceExists(_) => Self::failed(message).hint("choose another name; `potluck space mv` renames one"),

@@ -23,6 +23,8 @@ use std::{
 const TIMEOUT: Duration = Duration::from_secs(40);
 pub(crate) const POLL: Duration = Duration::from_millis(50);
 /// The same when it is measured how long a node takes.
+/// Where a node listens that nobody looks for by its port.
+const ANY_PORT: &str = "127.0.0.1:0";
 const POLL_CLOSELY: Duration = Duration::from_millis(1);
 /// Lines of a node's log that are shown when it does not come up.
 const LOG_LINES_SHOWN: usize = 10;
@@ -51,6 +53,8 @@ pub(crate) struct Plan {
     pub(crate) name: &'static str,
     /// How many nodes.
     pub(crate) nodes: usize,
+    /// Whether all of them are one person's; else each is another's.
+    pub(crate) are_one_person: bool,
     /// What each offers.
     pub(crate) capacity: ByteSize,
     /// How long an absent node is waited for.
@@ -83,7 +87,7 @@ impl Pool {
     /// Starts all of them, the first alone and the others with its ticket, and waits until all see each other.
     pub(crate) fn start(&self) -> Result<(), Complaint> {
         let nodes = self.plan.nodes;
-        self.spawn(1, None)?;
+        self.spawn(1, None, ANY_PORT)?;
         self.wait_for(1)?;
         if nodes == 1 {
             return Ok(());
@@ -91,10 +95,10 @@ impl Pool {
         let options = InviteOptions {
             uses: u32::try_from(nodes).unwrap_or(u32::MAX),
             expires: Duration::from_secs(600),
-            mine: true,
+            mine: self.plan.are_one_person,
         };
         let invitation: Invitation = client::call(&self.home(1), &Request::Invite { options })?;
-        (2..=nodes).try_for_each(|number| self.spawn(number, Some(&invitation.ticket)))?;
+        (2..=nodes).try_for_each(|number| self.spawn(number, Some(&invitation.ticket), ANY_PORT))?;
         (2..=nodes).try_for_each(|number| self.wait_for(number))?;
         self.until(TIMEOUT, POLL, "the nodes do not all see each other", || {
             for number in 1..=nodes {
@@ -114,8 +118,13 @@ impl Pool {
 
     /// Starts a node that was stopped or killed, and waits until it answers; gives how long that took.
     pub(crate) fn restart(&self, number: usize) -> Result<Duration, Complaint> {
+        self.restart_at(number, ANY_PORT)
+    }
+
+    /// The same at an address where the others look for it.
+    pub(crate) fn restart_at(&self, number: usize, listen: &str) -> Result<Duration, Complaint> {
         let begun = Instant::now();
-        self.spawn(number, None)?;
+        self.spawn(number, None, listen)?;
         self.until(TIMEOUT, POLL_CLOSELY, &format!("node {number} does not answer"), || {
             self.answers(number)
         })?;
@@ -141,7 +150,7 @@ impl Pool {
         Some(children[number - 1].as_ref()?.id())
     }
 
-    fn spawn(&self, number: usize, ticket: Option<&str>) -> Result<(), Complaint> {
+    fn spawn(&self, number: usize, ticket: Option<&str>, listen: &str) -> Result<(), Complaint> {
         let failed = |error| Complaint::failed(format!("node {number} does not start: {error}"));
         let log = File::create(self.log(number)).map_err(failed)?;
         let mut command = Command::new(std::env::current_exe().map_err(failed)?);
@@ -162,7 +171,7 @@ impl Pool {
             None => command.args(["up", &format!("--name={}", self.plan.name)]),
         };
         command.args([
-            "--listen=127.0.0.1:0",
+            &format!("--listen={listen}"),
             "--no-mdns",
             &format!("--grace={}", self.plan.grace),
         ]);
@@ -222,6 +231,13 @@ impl Pool {
             thread::sleep(poll);
         }
         Ok(())
+    }
+
+    /// Where a node listens.
+    pub(crate) fn address(&self, number: usize) -> Result<String, Complaint> {
+        let about: About = client::call(&self.home(number), &Request::About)?;
+        let address = about.identity.addresses.into_iter().next();
+        address.ok_or_else(|| Complaint::failed(format!("node {number} listens nowhere")))
     }
 
     /// The id of a node.

@@ -431,3 +431,96 @@ fn much_at_once_is_asked_about() {
     assert_eq!(node.json(&["rm", "-r", "home:/tree", "--yes"])["removed"], 120);
     assert_eq!(node.json(&["trash", "--accept"])["accepted"], 0);
 }
+
+#[test]
+fn what_a_file_was_is_listed_read_and_brought_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = node_in(folder.path());
+    let local = folder.path().join("report.txt");
+    for content in ["one", "two and more", "three"] {
+        fs::write(&local, content).unwrap();
+        node.json(&["put", local.to_str().unwrap(), "home:/d/"]);
+    }
+    let documents = |args: &[&str]| -> Vec<serde_json::Value> {
+        let output = node.run(&[&["--json"], args].concat());
+        let lines = text(&output.stdout);
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let versions = documents(&["versions", "home:/d/report.txt"]);
+    let lens: Vec<_> = versions
+        .iter()
+        .map(|version| version["len"].as_u64().unwrap())
+        .collect();
+    assert_eq!(lens, [5, 12, 3]);
+    assert_eq!(versions[0]["state"], "latest");
+    let second = versions[1]["id"].as_str().unwrap();
+    let read = |args: &[&str]| text(&node.run(&[&["cat", "home:/d/report.txt"], args].concat()).stdout).to_owned();
+    assert_eq!(read(&["--version", second]), "two and more");
+    assert_eq!(read(&["--at", "0s"]), "three");
+    let copy = folder.path().join("copy.txt");
+    node.run(&["get", "--version", second, "home:/d/report.txt", copy.to_str().unwrap()]);
+    assert_eq!(fs::read_to_string(&copy).unwrap(), "two and more");
+    let listed = text(&node.run(&["versions", "home:/d/report.txt"]).stdout).to_owned();
+    assert!(
+        listed.contains("the latest") && listed.matches("overwritten by").count() == 2,
+        "{listed}"
+    );
+
+    for (args, code, says) in [
+        (
+            &["get", "--version", "0123456789ab", "home:/d/report.txt", "-"][..],
+            3,
+            "no version 0123456789ab",
+        ),
+        (
+            &["get", "--at", "1d", "home:/d/report.txt", "-"],
+            3,
+            "has no version of",
+        ),
+        (
+            &["cat", "--version", "nonsense", "home:/d/report.txt"],
+            2,
+            "is not a version",
+        ),
+        (
+            &["get", "--at", "0s", "home:/d"],
+            2,
+            "potluck restore home:/d --at TIME",
+        ),
+        (&["versions", "home:/none"], 3, "there is no"),
+        (&["versions", "home:/"], 2, "is a directory"),
+        (
+            &["conflicts", "--keep", "home:/d/report.txt"],
+            1,
+            "nothing conflicts with",
+        ),
+        (&["conflicts", "--keep"], 2, "required"),
+    ] {
+        let said = node.fails(args, code);
+        assert!(said.contains(says), "{said:?} lacks {says:?}");
+    }
+    assert_eq!(text(&node.run(&["conflicts"]).stdout).trim_end(), "Nothing conflicts.");
+
+    node.run(&["restore", "--version", second, "home:/d/report.txt"]);
+    assert_eq!(read(&[]), "two and more");
+    node.run(&["mv", "home:/d/report.txt", "home:/moved.txt"]);
+    node.run(&["rm", "home:/moved.txt"]);
+    let did: Vec<String> = documents(&["log", "home:/"])
+        .iter()
+        .map(|did| format!("{} {}", did["did"].as_str().unwrap(), did["path"].as_str().unwrap()))
+        .collect();
+    assert_eq!(
+        did,
+        [
+            "remove /moved.txt",
+            "move /moved.txt",
+            "change /d/report.txt",
+            "change /d/report.txt",
+            "change /d/report.txt",
+            "add /d/report.txt",
+            "add /d",
+        ]
+    );
+    assert_eq!(documents(&["log", "-n", "2", "home:/"]).len(), 2);
+    assert!(documents(&["log", "home:/", "--since", "2099-01-01"]).is_empty());
+}

@@ -30,6 +30,33 @@ pub struct Branch {
     device: NodeId,
 }
 
+/// Makes all of a space anew that follows from its logs.
+pub fn make_anew(space: SpaceId, kv: &mut impl Kv, keys: &Keys, tree: Tree) -> Result<(), BranchError> {
+    let log = Log::of(space);
+    let devices: Vec<NodeId> = log.frontier(kv)?.into_keys().collect();
+    for table in Table::DERIVED {
+        while let Some((key, _)) = kv.scan(table, space.as_bytes(), None, 1)?.pop() {
+            kv.delete(table, &key)?;
+        }
+    }
+    for device in devices {
+        let mut seq = 0;
+        loop {
+            let page = log.entries_after(kv, device, seq, PAGE)?;
+            if page.is_empty() {
+                break;
+            }
+            for bytes in page {
+                let signed = Signed::from_bytes(&bytes).map_err(AppendError::from)?;
+                let (_, entry, device) = log.append(kv, &signed)?;
+                tree.apply(kv, keys, device, &entry)?;
+                seq = entry.seq;
+            }
+        }
+    }
+    Ok(())
+}
+
 impl Branch {
     /// Of this device, in this space.
     pub fn of(space: SpaceId, device: NodeId) -> Self {
@@ -57,38 +84,13 @@ impl Branch {
     /// Drops what the device wrote after an entry, and makes the space anew from all that is left. Gives the number of entries.
     pub fn cut(self, kv: &mut impl Kv, keys: &Keys, tree: Tree, after: u64) -> Result<u64, BranchError> {
         let log = Log::of(self.space);
-        let devices: Vec<NodeId> = log.frontier(kv)?.into_keys().collect();
         let mut entries = 0;
         while log.entry(kv, self.device, after + entries + 1)?.is_some() {
             entries += 1;
             kv.delete(Table::Log, &self.key(after + entries))?;
         }
-        for table in Table::DERIVED {
-            while let Some((key, _)) = kv.scan(table, self.space.as_bytes(), None, 1)?.pop() {
-                kv.delete(table, &key)?;
-            }
-        }
-        for device in devices {
-            self.take_again(kv, keys, tree, device)?;
-        }
+        make_anew(self.space, kv, keys, tree)?;
         Ok(entries)
-    }
-
-    fn take_again(self, kv: &mut impl Kv, keys: &Keys, tree: Tree, device: NodeId) -> Result<(), BranchError> {
-        let log = Log::of(self.space);
-        let mut seq = 0;
-        loop {
-            let page = log.entries_after(kv, device, seq, PAGE)?;
-            if page.is_empty() {
-                return Ok(());
-            }
-            for bytes in page {
-                let signed = Signed::from_bytes(&bytes).map_err(AppendError::from)?;
-                let (_, entry, device) = log.append(kv, &signed)?;
-                tree.apply(kv, keys, device, &entry)?;
-                seq = entry.seq;
-            }
-        }
     }
 
     /// Whether the device once wrote this entry, and it was set aside for another with the same number.

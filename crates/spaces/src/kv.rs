@@ -18,10 +18,14 @@ pub enum Table {
     Frontier,
     /// Space, directory, name → [`Head`](crate::Head)s.
     Registers,
+    /// Space, directory, name → nothing: it has values that conflict.
+    Conflicts,
     /// Space, operation → what became of its value, which was replaced before it was seen.
     Replaced,
-    /// Space, directory → nothing: the id has been given away.
+    /// Space, directory → the places that it was given. Who has a row, its id has been given away.
     Directories,
+    /// Space, operation → the directory that has its place by it.
+    Placed,
     /// Space, file version, part → the stripes that it uses.
     Uses,
     /// Space, stripe, file version → whether the version is in the trash.
@@ -52,12 +56,14 @@ pub enum Table {
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::Log,
         Self::Frontier,
         Self::Registers,
+        Self::Conflicts,
         Self::Replaced,
         Self::Directories,
+        Self::Placed,
         Self::Uses,
         Self::Users,
         Self::Recoded,
@@ -74,11 +80,13 @@ impl Table {
     ];
 
     /// Those that follow from the logs, and can be made anew from them.
-    pub const DERIVED: [Self; 14] = [
+    pub const DERIVED: [Self; 16] = [
         Self::Frontier,
         Self::Registers,
+        Self::Conflicts,
         Self::Replaced,
         Self::Directories,
+        Self::Placed,
         Self::Uses,
         Self::Users,
         Self::Recoded,

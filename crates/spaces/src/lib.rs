@@ -4,7 +4,8 @@
 //! - `path`: names and paths, checked where they are made.
 //! - `kv`: the ordered tables that this crate keeps its state in; the caller brings them, with their transactions.
 //! - `log`: signed, hash-chained entries of one device; appending checks the chain. Needs no key to a space, so custodians run it, too.
-//! - `tree`: the entries' sealed changes, merged into directories: a multi-value register per (directory, name).
+//! - `tree`: the entries' sealed changes, merged into directories: a multi-value register per (directory, name), and one place for each directory.
+//! - `view`: the tree as a person sees it: what conflicts has names of its own.
 //! - `charter`: whose a space is, and the keys of its epochs: signed records.
 //! - `branch`: a device that has signed two histories, and how it comes to have one again.
 //! - `pins`: what stripes are live, from the public half of the entries.
@@ -23,8 +24,9 @@ mod pins;
 mod trash;
 mod tree;
 mod turnover;
+mod view;
 
-pub use branch::{Again, Aside, Branch, BranchError};
+pub use branch::{Again, Aside, Branch, BranchError, make_anew};
 pub use charter::{
     Before, Charter, CharterError, CharterRecord, Epoch, EpochId, Founding, Grant, GrantId, GrantTo, Joined, Keys,
     Revocation, Wrap,
@@ -36,3 +38,4 @@ pub use pins::{Liveness, PinState, Pins};
 pub use trash::{Expiring, Kept, Removal, Totals, Trash};
 pub use tree::{Change, DirId, Fate, File, FileId, Found, Head, Listed, RETENTION_MAX, Tree, TreeError, Value};
 pub use turnover::{FILES_MIN, Mass, Minute, Share, ShareError, Turnover, WINDOW};
+pub use view::{ById, Machines, Seen, View};

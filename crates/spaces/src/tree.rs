@@ -6,13 +6,16 @@
 //! [trash](crate::Trash) if it says so.
 
 mod change;
+mod places;
 
 pub use change::{Change, Fate, RETENTION_MAX};
 
 use crate::{
-    Entry, Kept, Keys, Kv, KvError, Log, Name, OpId, Path, PathError, Removal, Table, Totals, Trash, Turnover,
+    ById, Entry, Kept, Keys, Kv, KvError, Log, Name, OpId, Path, PathError, Removal, Table, Totals, Trash, Turnover,
+    View,
     trash::{Replacement, op_bytes},
 };
+use places::Placement;
 use potluck_crypto::{BoxKey, Purpose, Signed};
 use potluck_types::{CodecError, Entropy, Hash, NodeId, SpaceId, StripeId, Timestamp, from_canonical, to_canonical};
 use serde::{Deserialize, Serialize};
@@ -121,8 +124,16 @@ impl Head {
         heads
             .iter()
             .enumerate()
-            .filter(|(at, head)| !heads[..*at].iter().any(|other| other.value == head.value))
+            .filter(|(at, head)| !heads[..*at].iter().any(|other| other.is_same(head)))
             .map(|(_, head)| head)
+    }
+
+    /// Whether a person sees no difference: one directory, or the same bytes.
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (&self.value, &other.value) {
+            (Value::File(a), Value::File(b)) => (&a.content, a.executable) == (&b.content, b.executable),
+            (a, b) => a == b,
+        }
     }
 }
 
@@ -131,8 +142,12 @@ impl Head {
 pub struct Found {
     /// The directory that holds it.
     pub parent: DirId,
-    /// All values, the latest first.
+    /// The name that it was given there.
+    pub name: Name,
+    /// All values, the latest first; of a copy, those that are the same as it.
     pub heads: Vec<Head>,
+    /// Whether it conflicts with a later value, which has the name.
+    pub is_copy: bool,
 }
 
 /// One name of a directory.
@@ -389,20 +404,28 @@ impl Tree {
         replacement: Replacement,
         totals: &mut Totals,
     ) -> Result<u64, TreeError> {
-        let mut heads = self.heads(kv, place.0, place.1)?;
-        let (before, files) = (heads.len(), totals.files);
+        let mut heads = self.register(kv, place.0, place.1)?;
+        let (mut others, before, files) = (Vec::new(), heads.len(), totals.files);
         for replaced in replaces {
-            match heads.iter().position(|head| head.op == *replaced) {
+            let is_it = |head: &Head| head.op == *replaced && !matches!(head.value, Value::Directory(_));
+            match heads.iter().position(is_it) {
                 Some(at) => {
                     let head = heads.remove(at);
                     totals.unnamed(&head.value);
                     self.part_with(kv, place, head, replacement, totals)?;
                 }
-                None => self.replace_again(kv, *replaced, replacement, totals)?,
+                None => others.push(*replaced),
             }
         }
         if heads.len() < before {
-            self.set_heads(kv, place, &heads)?;
+            self.set_register(kv, place, &heads)?;
+            self.touch(kv, place.0)?;
+        }
+        for replaced in others {
+            match self.unplace(kv, replaced)? {
+                Some((parent, name, head)) => self.part_with(kv, (parent, &name), head, replacement, totals)?,
+                None => self.replace_again(kv, replaced, replacement, totals)?,
+            }
         }
         Ok(files.saturating_sub(totals.files))
     }
@@ -478,26 +501,42 @@ impl Tree {
         }
         match &head.value {
             Value::File(file) => self.use_stripes(kv, file.id, u32::MAX, &file.uses)?,
-            Value::Directory(id) => kv.put(Table::Directories, &self.dir_key(*id), &[])?,
-            Value::Space(_) => {}
+            Value::Directory(_) | Value::Space(_) => {}
         }
-        if let Some(replacement) = self.trash().foreseen(kv, head.op)? {
+        let foreseen = self.trash().foreseen(kv, head.op)?;
+        if let Value::Directory(id) = head.value {
+            let placement = Placement {
+                clock: head.clock,
+                op: head.op,
+                parent: place.0,
+                name: place.1.clone(),
+            };
+            self.place(kv, id, placement, foreseen.is_none())?;
+        }
+        if let Some(replacement) = foreseen {
             kv.delete(Table::Replaced, &self.op_key(head.op))?;
             return self.part_with(kv, place, head, replacement, totals);
         }
+        if matches!(head.value, Value::Directory(_)) {
+            return Ok(());
+        }
         totals.named(&head.value);
-        let mut heads = self.heads(kv, place.0, place.1)?;
+        let mut heads = self.register(kv, place.0, place.1)?;
         heads.push(head);
-        heads.sort_by_key(|head| std::cmp::Reverse((head.clock, head.op)));
-        self.set_heads(kv, place, &heads)
+        self.set_register(kv, place, &places::sorted(heads))?;
+        Ok(self.touch(kv, place.0)?)
     }
 
-    fn set_heads(self, kv: &mut impl Kv, (parent, name): Place<'_>, heads: &[Head]) -> Result<(), TreeError> {
+    fn set_register(self, kv: &mut impl Kv, (parent, name): Place<'_>, heads: &[Head]) -> Result<(), KvError> {
         let key = self.register_key(parent, name.as_str());
         if heads.is_empty() {
             kv.delete(Table::Registers, &key)?;
         } else {
             kv.put(Table::Registers, &key, &to_canonical(&heads))?;
+        }
+        match Head::distinct(heads).nth(1) {
+            Some(_) => kv.put(Table::Conflicts, &key, &[])?,
+            None => kv.delete(Table::Conflicts, &key)?,
         }
         Ok(())
     }
@@ -507,7 +546,7 @@ impl Tree {
         let mut heads = self.heads(kv, place.0, place.1)?;
         if let Some(head) = heads.iter_mut().find(|head| head.op == of) {
             self.recode_head(kv, head, by, file)?;
-            return self.set_heads(kv, place, &heads);
+            return Ok(self.set_register(kv, place, &heads)?);
         }
         if let Some(mut kept) = self.trash().get(kv, of)? {
             self.recode_head(kv, &mut kept.head, by, file)?;
@@ -746,49 +785,42 @@ impl Tree {
             .try_for_each(|(space, totals)| Trash::of(space).set_totals(kv, totals))
     }
 
+    /// Names whose values conflict, with the directories that they are in, after one of them, up to a number.
+    pub fn conflicts(
+        self,
+        kv: &impl Kv,
+        after: Option<(DirId, &Name)>,
+        limit: usize,
+    ) -> Result<Vec<(DirId, Name)>, TreeError> {
+        let after = after.map(|(parent, name)| self.register_key(parent, name.as_str()));
+        let rows = kv.scan(Table::Conflicts, self.space.as_bytes(), after.as_deref(), limit)?;
+        let place = |(key, _): (Vec<u8>, Vec<u8>)| {
+            let parent = key.get(32..48).and_then(|id| id.try_into().ok());
+            let name = key.get(48..).and_then(|name| String::from_utf8(name.to_vec()).ok());
+            let (parent, name) = parent.zip(name).ok_or(TreeError::Sealed)?;
+            Ok((DirId(parent), name.try_into()?))
+        };
+        rows.into_iter().map(place).collect()
+    }
+
     /// The values of a name, the latest first.
     pub fn heads(self, kv: &impl Kv, parent: DirId, name: &Name) -> Result<Vec<Head>, TreeError> {
+        Ok(self.register(kv, parent, name)?)
+    }
+
+    fn register(self, kv: &impl Kv, parent: DirId, name: &Name) -> Result<Vec<Head>, KvError> {
         let row = kv.get(Table::Registers, &self.register_key(parent, name.as_str()))?;
         row.map_or_else(|| Ok(Vec::new()), |row| Ok(from_canonical(&row)?))
     }
 
-    /// The directory at a path.
+    /// The directory at a path, where machines are called by their ids.
     pub fn directory(self, kv: &impl Kv, path: &Path) -> Result<DirId, TreeError> {
-        let mut directory = DirId::ROOT;
-        for (depth, name) in path.names().iter().enumerate() {
-            directory = match self
-                .heads(kv, directory, name)?
-                .into_iter()
-                .next()
-                .map(|head| head.value)
-            {
-                Some(Value::Directory(id)) => id,
-                found => {
-                    let here = path.names()[..=depth]
-                        .iter()
-                        .fold(Path::root(), |path, name| path.join(name.clone()));
-                    return Err(match found {
-                        Some(_) => TreeError::NotADirectory(here),
-                        None => TreeError::NotFound(here),
-                    });
-                }
-            };
-        }
-        Ok(directory)
+        View::of(self, &ById).directory(kv, path)
     }
 
-    /// What is at a path; none of it for the root, which always is.
+    /// What is at a path, where machines are called by their ids; none of it for the root, which always is.
     pub fn find(self, kv: &impl Kv, path: &Path) -> Result<Option<Found>, TreeError> {
-        let Some((parent, name)) = path.split() else {
-            return Ok(None);
-        };
-        let parent = self.directory(kv, &parent)?;
-        let heads = self.heads(kv, parent, name)?;
-        if heads.is_empty() {
-            Err(TreeError::NotFound(path.clone()))
-        } else {
-            Ok(Some(Found { parent, heads }))
-        }
+        View::of(self, &ById).find(kv, path)
     }
 
     /// Names of a directory in order, after a name, up to a number.
@@ -813,44 +845,18 @@ impl Tree {
             .collect()
     }
 
-    /// The changes that make a directory and those above it, where they are missing, and its id.
-    ///
-    /// The id of a new directory follows from its place, so that two devices that make it apart make the same one. An id that
-    /// was given away before, to a directory that has since been moved, is not used again.
+    /// See [`View::make_directories`]; machines are called by their ids.
     pub fn make_directories(
         self,
         kv: &impl Kv,
         path: &Path,
         entropy: &dyn Entropy,
     ) -> Result<(Vec<Change>, DirId), TreeError> {
-        let (mut changes, mut directory, mut here) = (Vec::new(), DirId::ROOT, Path::root());
-        for name in path.names() {
-            here = here.join(name.clone());
-            let heads = if changes.is_empty() {
-                self.heads(kv, directory, name)?
-            } else {
-                Vec::new()
-            };
-            directory = match heads.first().map(|head| &head.value) {
-                Some(Value::Directory(id)) => *id,
-                Some(Value::File(_) | Value::Space(_)) => return Err(TreeError::NotADirectory(here)),
-                None => {
-                    let id = self.new_directory(kv, directory, name, entropy)?;
-                    changes.push(Change::Set {
-                        parent: directory,
-                        name: name.clone(),
-                        value: Some(Value::Directory(id)),
-                        replaces: Vec::new(),
-                        fate: Fate::Carried,
-                    });
-                    id
-                }
-            };
-        }
-        Ok((changes, directory))
+        View::of(self, &ById).make_directories(kv, path, entropy)
     }
 
-    fn new_directory(
+    /// The id of a directory that is made.
+    pub(crate) fn new_directory(
         self,
         kv: &impl Kv,
         parent: DirId,
@@ -887,7 +893,7 @@ impl Tree {
         DirId(hash.as_bytes()[..16].try_into().expect("16 of 32 bytes"))
     }
 
-    fn register_key(self, directory: DirId, name: &str) -> Vec<u8> {
+    pub(crate) fn register_key(self, directory: DirId, name: &str) -> Vec<u8> {
         [&self.space.as_bytes()[..], &directory.0, name.as_bytes()].concat()
     }
 

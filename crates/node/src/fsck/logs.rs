@@ -22,10 +22,12 @@ const ENTRIES: usize = 64;
 const ROWS: usize = 1024;
 /// Tables that are the same for the same entries, in whatever order these came. The others remember what came before what it rests on, and who was first, which
 /// another order leaves out or makes another.
-const COMPARED: [Table; 10] = [
+const COMPARED: [Table; 12] = [
     Table::Frontier,
     Table::Registers,
+    Table::Conflicts,
     Table::Directories,
+    Table::Placed,
     Table::Uses,
     Table::Users,
     Table::Pins,
@@ -160,7 +162,8 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
             let fault = Fault::Sealed { count: *count };
             self.report.findings.push(Finding::new(place(*space, None), fault));
         }
-        self.tables(&mut damage, &kv, &replayed, user.is_some().then_some(&own), &sealed)?;
+        let own = user.is_some().then_some(&own);
+        self.tables(&mut damage, &kv, &replayed, own, &sealed, meta.is_current()?)?;
         damage.broken.retain(|(space, _), _| damage.spaces.contains(space));
         drop((kv, replayed));
         damage.replayed = (!damage.spaces.is_empty()).then_some(scratch);
@@ -195,7 +198,9 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
         replayed: &ReadKv,
         own: Option<&BTreeSet<SpaceId>>,
         sealed: &BTreeMap<SpaceId, u64>,
+        is_current: bool,
     ) -> Result<(), MetaError> {
+        let is_compared = |table: &Table| matches!(table, Table::Frontier | Table::Pins) || own.is_some() && is_current;
         for space in spaces(kv)?.union(&spaces(replayed)?) {
             let is_own = own.is_some_and(|own| own.contains(space));
             let is_broken = damage.broken.keys().any(|(other, _)| other == space);
@@ -205,11 +210,8 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
                 Some(_) if is_own => !is_broken && !sealed.contains_key(space),
                 Some(_) => true,
             };
-            let compared = COMPARED
-                .iter()
-                .filter(|table| own.is_some() || matches!(table, Table::Frontier | Table::Pins));
             let mut count = 0;
-            for table in compared {
+            for table in COMPARED.iter().filter(|table| is_compared(table)) {
                 count += differences(kv, replayed, *table, space.as_bytes())?;
             }
             if count > 0 {

@@ -3,8 +3,10 @@
 use crate::{
     api::{
         Emptied, Entry, ExplainOptions, Explanation, PutOptions, RemoveOptions, RemoveReport, RestoreOptions,
-        RestoreReport, Stat,
+        RestoreReport, Settled, Settling, Stat, Version, Which,
     },
+    changes::Changes,
+    conflicts::{self, Conflicts},
     download::Download,
     edit,
     error::NodeError,
@@ -13,9 +15,10 @@ use crate::{
     space::OpenSpace,
     trash::{self, Listing},
     upload::Upload,
+    versions,
 };
 use potluck_spaces::{Name, Path};
-use potluck_types::SpaceId;
+use potluck_types::{SpaceId, Timestamp};
 use std::{ops::Range, sync::Arc};
 
 /// A space of this node's person. Cheap to clone.
@@ -49,8 +52,34 @@ impl Space {
 
     /// A file or directory in detail.
     pub async fn stat(&self, path: &Path) -> Result<Stat, NodeError> {
+        self.stat_of(path, Which::Latest).await
+    }
+
+    /// A version of a file in detail.
+    pub async fn stat_of(&self, path: &Path, which: Which) -> Result<Stat, NodeError> {
         let (space, path) = (self.space.clone(), path.clone());
-        Shared::blocking(move || edit::stat(&space, &path)).await
+        Shared::blocking(move || versions::stat(&space, &path, which)).await
+    }
+
+    /// All versions of a path, the latest first: what has the name, what conflicts with it, and what was there before.
+    pub async fn versions(&self, path: &Path) -> Result<Vec<Version>, NodeError> {
+        let (space, path) = (self.space.clone(), path.clone());
+        Shared::blocking(move || versions::list(&space, &path)).await
+    }
+
+    /// What was done with a path and below it since then, the latest first.
+    pub fn changes(&self, below: &Path, since: Timestamp) -> Changes {
+        Changes::of(&self.space, below.clone(), since)
+    }
+
+    /// Names of a path and below it whose values conflict.
+    pub fn conflicts(&self, below: &Path) -> Conflicts {
+        Conflicts::of(&self.space, below.clone())
+    }
+
+    /// Ends the conflict that a path is part of.
+    pub async fn settle(&self, path: &Path, how: Settling) -> Result<Settled, NodeError> {
+        conflicts::settle(&self.space, path, how).await
     }
 
     /// Begins to put files. With `strict`, all machines that they are to lie on must be here.
@@ -60,8 +89,18 @@ impl Space {
 
     /// Begins to get a file, or a range of it; a range that goes beyond its end ends there.
     pub async fn download(&self, path: &Path, range: Option<Range<u64>>) -> Result<Download, NodeError> {
+        self.download_of(path, Which::Latest, range).await
+    }
+
+    /// The same of another version of it.
+    pub async fn download_of(
+        &self,
+        path: &Path,
+        which: Which,
+        range: Option<Range<u64>>,
+    ) -> Result<Download, NodeError> {
         let (space, at) = (self.space.clone(), path.clone());
-        let (file, content) = Shared::blocking(move || edit::content(&space, &at)).await?;
+        let (file, content) = Shared::blocking(move || versions::content(&space, &at, which)).await?;
         let range = range.unwrap_or(0..file.len);
         if range.start > file.len || (range.start == file.len && file.len > 0) || range.start > range.end {
             return Err(NodeError::Range {

@@ -20,7 +20,7 @@ use crate::{
     place::Place,
     terminal::{Terminal, count, rate, seconds, table},
 };
-use potluck_node::{PutOptions, yardstick::Yardstick};
+use potluck_node::{PutOptions, Which, yardstick::Yardstick};
 use potluck_spaces::{Name, Path as SpacePath};
 use potluck_types::{ByteSize, Geometry, SpaceName};
 use serde::Serialize;
@@ -115,6 +115,7 @@ pub(crate) fn run(options: Options, terminal: Terminal) -> Result<(), Complaint>
         folder,
         name: "bench",
         nodes: usize::from(options.nodes),
+        are_one_person: true,
         capacity: ByteSize(options.size.0 * 4 + (8 << 30)),
         grace: "15m",
     };
@@ -270,6 +271,7 @@ impl Bench {
         let target = Target {
             place: Place::root().at(&path(name)?),
             local: local.clone(),
+            which: Which::Latest,
             range: None,
             fsync: true,
         };

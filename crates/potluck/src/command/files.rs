@@ -14,7 +14,7 @@ use crate::{
     place::{Place, escape},
     terminal::{Terminal, count, table},
 };
-use potluck_node::{Entry, Kind, RemoveOptions, RemoveReport};
+use potluck_node::{Entry, Kind, RemoveOptions, RemoveReport, Which};
 use std::path::Path;
 
 /// Asks for the names of a directory, a page at a time. Tells why there may be more of them, if so.
@@ -65,14 +65,7 @@ pub(super) fn list(
                 entry.name.as_str().to_owned()
             };
             let slash = if entry.kind == Kind::Directory { "/" } else { "" };
-            let conflicts = match entry.conflicts {
-                0 => String::new(),
-                others => format!(
-                    "  ({} written elsewhere at the same time)",
-                    count(others.into(), "other version")
-                ),
-            };
-            format!("{}{slash}{conflicts}", escape(&name))
+            format!("{}{slash}", escape(&name))
         };
         if long {
             let rows: Vec<Vec<String>> = page.entries.iter().map(|entry| long_row(entry, name(entry))).collect();
@@ -179,6 +172,7 @@ pub(super) fn rename(home: &Path, from: &Place, to: &Place, terminal: Terminal) 
     let stat = Request::Stat {
         space: to.space.clone(),
         path: to.path.clone(),
+        which: Which::Latest,
     };
     let is_directory = match client::call::<FileStat>(home, &stat) {
         Ok(stat) => stat.entry.is_none_or(|entry| entry.kind == Kind::Directory),
@@ -220,6 +214,7 @@ pub(super) fn stat(home: &Path, place: &Place, terminal: Terminal) -> Result<(),
         &Request::Stat {
             space: place.space.clone(),
             path: place.path.clone(),
+            which: Which::Latest,
         },
     )?;
     terminal.result(&stat, || describe(place, &stat));
@@ -247,8 +242,8 @@ fn describe(place: &Place, stat: &FileStat) -> String {
             stripes => format!("in {}", count(stripes, "stripe")),
         };
         rows.push(row("stored", stored));
-        if entry.conflicts > 0 {
-            rows.push(row("other versions", entry.conflicts.to_string()));
+        if let Some(original) = &entry.copy_of {
+            rows.push(row("conflicts with", escape(original.as_str())));
         }
     }
     table(&rows)

@@ -20,7 +20,7 @@ use crate::{
     place::{ByteRange, Place, escape},
     terminal::{Progress, Terminal, count, rate, seconds},
 };
-use potluck_node::{Entry, Kind};
+use potluck_node::{Entry, Kind, Which};
 use potluck_spaces::Path as SpacePath;
 use potluck_types::ByteSize;
 use serde::Serialize;
@@ -69,6 +69,8 @@ pub(crate) struct Target {
     pub(crate) place: Place,
     /// Its local place: the file itself, or the folder that gets the directory's content.
     pub(crate) local: PathBuf,
+    /// Which version of a file.
+    pub(crate) which: Which,
     /// Which bytes; all when none.
     pub(crate) range: Option<ByteRange>,
     /// Whether each file is synced to the disk.
@@ -80,23 +82,32 @@ pub(super) fn run(
     home: &Path,
     place: &Place,
     dest: Option<&Path>,
-    range: Option<ByteRange>,
+    (which, range): (Which, Option<ByteRange>),
     terminal: Terminal,
 ) -> Result<(), Complaint> {
     if dest == Some(Path::new("-")) {
-        return print(home, place, range);
+        return print(home, place, which, range);
     }
     let stat: FileStat = client::call(
         home,
         &Request::Stat {
             space: place.space.clone(),
             path: place.path.clone(),
+            which,
         },
     )?;
     let is_file = stat.entry.as_ref().is_some_and(|entry| entry.kind == Kind::File);
     if range.is_some() && !is_file {
         return Err(Complaint::usage(format!(
             "{place} is a directory: `--range` is for one file"
+        )));
+    }
+    if which != Which::Latest && !is_file {
+        return Err(Complaint::usage(format!(
+            "{place} is a directory: `--at` and `--version` are for one file"
+        ))
+        .hint(format!(
+            "as a whole it comes back with: potluck restore {place} --at TIME"
         )));
     }
     let name = stat
@@ -122,6 +133,7 @@ pub(super) fn run(
     let target = Target {
         place: place.clone(),
         local,
+        which,
         range,
         fsync,
     };
@@ -165,10 +177,10 @@ fn make_room(place: &Place, local: &Path) -> Result<(), Complaint> {
 }
 
 /// `potluck cat`. One that is not there does not keep the others.
-pub(super) fn cat(home: &Path, places: &[Place], terminal: Terminal) -> Result<(), Complaint> {
+pub(super) fn cat(home: &Path, places: &[Place], which: Which, terminal: Terminal) -> Result<(), Complaint> {
     let mut failed = Vec::new();
     for place in places {
-        match print(home, place, None) {
+        match print(home, place, which, None) {
             Ok(()) => {}
             Err(complaint) if places.len() == 1 || complaint.kind == ComplaintKind::NoDaemon => return Err(complaint),
             Err(complaint) => failed.push(Failure {
@@ -205,7 +217,7 @@ fn summary(outcome: &Outcome, local: &Path) -> String {
 }
 
 /// To standard output.
-fn print(home: &Path, place: &Place, range: Option<ByteRange>) -> Result<(), Complaint> {
+fn print(home: &Path, place: &Place, which: Which, range: Option<ByteRange>) -> Result<(), Complaint> {
     let (mut sender, mut receiver) = client::open(
         home,
         &Request::Get {
@@ -216,6 +228,7 @@ fn print(home: &Path, place: &Place, range: Option<ByteRange>) -> Result<(), Com
         FrameKind::Item,
         &GetItem {
             path: place.path.clone(),
+            which,
             range,
         },
     );
@@ -350,6 +363,7 @@ impl Shared<'_> {
             &Request::Stat {
                 space: target.place.space.clone(),
                 path: target.place.path.clone(),
+                which: target.which,
             },
         )?;
         match stat.entry.filter(|entry| entry.kind == Kind::File) {
@@ -363,6 +377,7 @@ impl Shared<'_> {
                         FrameKind::Item,
                         &GetItem {
                             path: target.place.path.clone(),
+                            which: target.which,
                             range: target.range,
                         },
                     )
@@ -400,6 +415,7 @@ impl Shared<'_> {
                                         FrameKind::Item,
                                         &GetItem {
                                             path: path.clone(),
+                                            which: Which::Latest,
                                             range: None,
                                         },
                                     )

@@ -7,6 +7,7 @@ mod failure;
 pub(crate) mod files;
 mod fsck;
 pub(crate) mod get;
+mod history;
 mod keys;
 mod people;
 mod pool;
@@ -24,7 +25,8 @@ use crate::{
     demo,
     terminal::Terminal,
 };
-use potluck_node::RemoveOptions;
+use potluck_node::{RemoveOptions, Settling};
+use potluck_types::{Clock, SystemClock, Timestamp};
 use std::{
     ffi::OsString,
     io::Read,
@@ -56,9 +58,33 @@ pub(crate) fn run(cli: Cli, terminal: Terminal) -> Result<(), Complaint> {
         }
         Command::Invite { uses, expires, mine } => pool::invite(&home()?, uses, expires, mine, terminal),
         Command::Put(put) => put::run(&home()?, &put, terminal),
-        Command::Get { place, dest, range } => get::run(&home()?, &place, dest.as_deref(), range, terminal),
+        Command::Get {
+            place,
+            dest,
+            range,
+            which,
+        } => {
+            let which = which.resolve(SystemClock.now());
+            get::run(&home()?, &place, dest.as_deref(), (which, range), terminal)
+        }
+        Command::Versions { place } => history::versions(&home()?, &place, terminal),
+        Command::Log { place, since, lines } => {
+            let since = since.map_or_else(Timestamp::default, |since| since.resolve(SystemClock.now()));
+            history::log(&home()?, place.as_ref(), since, lines.unwrap_or(u64::MAX), terminal)
+        }
+        Command::Conflicts { place, keep, keep_all } => {
+            let how = match (keep, keep_all) {
+                (true, _) => Some(Settling::KeepThis),
+                (_, true) => Some(Settling::KeepAll),
+                _ => None,
+            };
+            match (place, how) {
+                (Some(place), Some(how)) => history::settle(&home()?, &place, how, terminal),
+                (place, _) => history::conflicts(&home()?, place.as_ref(), terminal),
+            }
+        }
         Command::Ls { place, long, recursive } => files::list(&home()?, &place, long, recursive, terminal),
-        Command::Cat { places } => get::cat(&home()?, &places, terminal),
+        Command::Cat { places, which } => get::cat(&home()?, &places, which.resolve(SystemClock.now()), terminal),
         Command::Rm { places, recursive, now } => {
             let options = RemoveOptions {
                 recursive,
@@ -75,8 +101,15 @@ pub(crate) fn run(cli: Cli, terminal: Terminal) -> Result<(), Complaint> {
             };
             trash::run(&home()?, place.as_ref(), wish, terminal)
         }
-        Command::Restore { place, at, since, to } => {
-            trash::restore(&home()?, &place, trash::When { at, since }, to.as_ref(), terminal)
+        Command::Restore {
+            place,
+            at,
+            since,
+            version,
+            to,
+        } => {
+            let when = trash::When { at, since, version };
+            trash::restore(&home()?, &place, when, to.as_ref(), terminal)
         }
         Command::Space(wish) => space::run(&home()?, wish, terminal),
         Command::Share {

@@ -7,7 +7,7 @@ use crate::{
     place::{Place, escape},
     terminal::{Terminal, count, table},
 };
-use potluck_node::{Emptied, RestoreOptions, RestoreReport, SpaceInfo, Status, TrashInfo, Trashed};
+use potluck_node::{Emptied, RestoreOptions, RestoreReport, SpaceInfo, Status, TrashInfo, Trashed, VersionId};
 use potluck_spaces::Path as SpacePath;
 use potluck_types::{ByteSize, Clock, SpaceName, SystemClock, Timestamp};
 use serde::Serialize;
@@ -43,7 +43,7 @@ pub(super) fn run(home: &Path, place: Option<&Place>, wish: Wish, terminal: Term
 }
 
 /// All spaces.
-fn roots(home: &Path) -> Result<Vec<Place>, Complaint> {
+pub(super) fn roots(home: &Path) -> Result<Vec<Place>, Complaint> {
     let spaces: Vec<SpaceInfo> = client::call(home, &Request::Spaces { removed: false })?;
     let here = spaces.into_iter().filter(|space| space.is_here);
     Ok(here.map(|space| Place::root_of(space.name)).collect())
@@ -181,6 +181,8 @@ pub(super) struct When {
     pub(super) at: Option<Moment>,
     /// All that went from then on.
     pub(super) since: Option<Moment>,
+    /// This version of a file.
+    pub(super) version: Option<VersionId>,
 }
 
 /// `potluck restore`.
@@ -195,6 +197,7 @@ pub(super) fn restore(
     let options = RestoreOptions {
         at: when.at.map(|at| at.resolve(now)),
         since: when.since.map(|since| since.resolve(now)),
+        version: when.version,
         to: to.map(|to| target(place, to)).transpose()?,
     };
     let request = Request::Restore {
@@ -207,11 +210,7 @@ pub(super) fn restore(
         if terminal.quiet {
             String::new()
         } else {
-            told(
-                &report,
-                &place.at(options.to.as_ref().unwrap_or(&place.path)),
-                options.at.or(options.since),
-            )
+            told(&report, &place.at(options.to.as_ref().unwrap_or(&place.path)), &options)
         }
     });
     match report.skipped {
@@ -250,9 +249,10 @@ pub(super) fn same_space(from: &Place, to: &Place, done: &str) -> Result<(), Com
     )))
 }
 
-fn told(report: &RestoreReport, place: &Place, at: Option<Timestamp>) -> String {
+fn told(report: &RestoreReport, place: &Place, options: &RestoreOptions) -> String {
     if report.files == 0 && report.skipped == 0 {
-        return match at {
+        return match options.at.or(options.since) {
+            _ if options.version.is_some() => format!("{place} has this version already."),
             Some(at) => format!("{place} is as it was on {at} already."),
             None => format!(
                 "Nothing of {place} is missing. What was overwritten comes back by its own name, or with `--at TIME`."

@@ -1,7 +1,9 @@
 //! `potluck demo`: the main job, on this machine, with real processes, disks and connections. Six nodes; files go in; two nodes die, the writer among
-//! them; every byte comes back through a third; the pool mends itself; one more dies; every byte comes back again.
+//! them; every byte comes back through a third; the pool mends itself; one more dies; every byte comes back again. Then two people share a space, and change
+//! one file while they are cut off from each other.
 
 pub(crate) mod data;
+mod people;
 
 use crate::{
     command::{
@@ -16,7 +18,7 @@ use crate::{
     terminal::{Terminal, count, rate, seconds, table},
 };
 use data::Stored;
-use potluck_node::{HealthInfo, NodeStatus, PutOptions, Status};
+use potluck_node::{HealthInfo, NodeStatus, PutOptions, Status, Which};
 use potluck_spaces::{Name, Path as SpacePath};
 use potluck_types::{ByteSize, NodeId, SpaceName};
 use serde::Serialize;
@@ -63,6 +65,8 @@ struct Findings {
     repair_written: u64,
     after_repair: HealthInfo,
     identical: bool,
+    /// What both people see of the file that both changed.
+    versions: Vec<String>,
     seconds: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     homes: Option<Vec<PathBuf>>,
@@ -83,6 +87,7 @@ pub(crate) fn run(input: Option<&Path>, keep: bool, terminal: Terminal) -> Resul
         folder,
         name: "demo",
         nodes: NODES,
+        are_one_person: true,
         capacity: ByteSize(bytes * 3 + (1 << 30)),
         grace: GRACE,
     };
@@ -252,6 +257,7 @@ impl Demo {
         if !identical {
             return Err(Complaint::failed("not every byte came back"));
         }
+        let versions = self.share()?;
         Ok(Findings {
             steps,
             files: files.len() as u64,
@@ -261,6 +267,7 @@ impl Demo {
             repair_written,
             after_repair: repair,
             identical,
+            versions,
             seconds: begun.elapsed().as_secs_f64(),
             homes: None,
         })
@@ -319,6 +326,7 @@ impl Demo {
         let target = Target {
             place: Place::root(),
             local: local.clone(),
+            which: Which::Latest,
             range: None,
             fsync: false,
         };

@@ -8,7 +8,7 @@ use super::{
     server::{Ended, Frames, Replies, gone},
 };
 use crate::complaint::Complaint;
-use potluck_node::{Download, Kind, NodeError, Space, Stat};
+use potluck_node::{Download, Kind, NodeError, Space, Stat, Which};
 use potluck_spaces::TreeError;
 use potluck_types::limits;
 use std::{collections::VecDeque, ops::Range};
@@ -78,6 +78,7 @@ async fn send_files(space: &Space, mut wanted: mpsc::Receiver<GetItem>, replies:
 /// A file, and which of its bytes are wanted.
 struct LookedUp {
     file: GetFile,
+    which: Which,
     range: Option<Range<u64>>,
 }
 
@@ -85,7 +86,7 @@ async fn look_up(space: &Space, item: GetItem) -> Result<LookedUp, Complaint> {
     if item.path.names().is_empty() {
         return Err(NodeError::Tree(TreeError::IsADirectory(item.path)).into());
     }
-    let Stat { entry, .. } = space.stat(&item.path).await?;
+    let Stat { entry, .. } = space.stat_of(&item.path, item.which).await?;
     if entry.kind == Kind::Directory {
         return Err(NodeError::Tree(TreeError::IsADirectory(item.path)).into());
     }
@@ -97,6 +98,7 @@ async fn look_up(space: &Space, item: GetItem) -> Result<LookedUp, Complaint> {
             entry,
             len,
         },
+        which: item.which,
         range,
     })
 }
@@ -108,7 +110,7 @@ impl Ahead {
 
     async fn begin(&mut self, space: &Space, next: Result<LookedUp, Complaint>) {
         let begun = match next {
-            Ok(LookedUp { file, range }) => match space.download(&file.path, range).await {
+            Ok(LookedUp { file, which, range }) => match space.download_of(&file.path, which, range).await {
                 Ok(download) => Ok(Begun {
                     file: GetFile {
                         len: download.len,

@@ -3,10 +3,10 @@
 use crate::place::ByteRange;
 use potluck_node::{
     Access, Entry, ExplainOptions, FileMeta, Identity, InviteOptions, PutOptions, PutReport, RemoveOptions,
-    RestoreOptions,
+    RestoreOptions, Settling, Which,
 };
 use potluck_spaces::Path;
-use potluck_types::{ByteSize, NodeId, SpaceName, UserName};
+use potluck_types::{ByteSize, NodeId, SpaceName, Timestamp, UserName};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -55,6 +55,41 @@ pub(crate) enum Request {
         space: SpaceName,
         /// Of what.
         path: Path,
+        /// Which version of it.
+        #[serde(default)]
+        which: Which,
+    },
+    /// All versions of a path, the latest first. Items: lists of `Version`. Reply: nothing.
+    Versions {
+        /// In which space.
+        space: SpaceName,
+        /// Of what.
+        path: Path,
+    },
+    /// What was done with a path and below it, the latest first. Items: lists of `Did`. Reply: nothing.
+    Log {
+        /// In which space.
+        space: SpaceName,
+        /// With what.
+        path: Path,
+        /// From then on.
+        since: Timestamp,
+    },
+    /// Names of a path and below it whose values conflict. Items: lists of `Conflict`. Reply: nothing.
+    Conflicts {
+        /// In which space.
+        space: SpaceName,
+        /// Of what.
+        path: Path,
+    },
+    /// End a conflict. Reply: `Settled`.
+    Settle {
+        /// In which space.
+        space: SpaceName,
+        /// One of the names that are shown.
+        path: Path,
+        /// What is to become of it.
+        how: Settling,
     },
     /// The client sends items, [`PutItem`], each file followed by data and an end (or a failure), or by a
     /// handle; then one more end.
@@ -296,6 +331,9 @@ pub(crate) struct PutFailed {
 pub(crate) struct GetItem {
     /// Which file.
     pub(crate) path: Path,
+    /// Which version of it.
+    #[serde(default)]
+    pub(crate) which: Which,
     /// Which bytes of it; all when none.
     pub(crate) range: Option<ByteRange>,
 }

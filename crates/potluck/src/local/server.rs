@@ -8,7 +8,7 @@ use super::{
     uploads,
 };
 use crate::complaint::{Complaint, Kind};
-use potluck_node::{Entry, Kind as EntryKind, Node, NodeError, PutOptions, Space};
+use potluck_node::{Entry, Kind as EntryKind, Node, NodeError, PutOptions, Space, Which};
 use potluck_spaces::{Path, TreeError};
 use rustix::net::{RecvFlags, recv};
 use serde::Serialize;
@@ -180,6 +180,10 @@ async fn answer(request: Request, service: &Service, frames: &mut Frames, replie
     | Request::Get { .. }
     | Request::List { .. }
     | Request::Stat { .. }
+    | Request::Versions { .. }
+    | Request::Log { .. }
+    | Request::Conflicts { .. }
+    | Request::Settle { .. }
     | Request::Explain { .. }
     | Request::Remove { .. }
     | Request::Trash { .. }
@@ -217,7 +221,40 @@ async fn answer(request: Request, service: &Service, frames: &mut Frames, replie
         Request::Explain { space, path, options } => {
             replies.reply(&node.space(&space)?.explain(&path, options).await?).await
         }
-        Request::Stat { space, path } => replies.reply(&stat(&node.space(&space)?, path).await?).await,
+        Request::Stat { space, path, which } => replies.reply(&stat(&node.space(&space)?, path, which).await?).await,
+        Request::Versions { space, path } => {
+            let versions = node.space(&space)?.versions(&path).await?;
+            for page in versions.chunks(PAGE_ENTRIES_MAX / 16) {
+                replies.json(FrameKind::Item, &page).await?;
+            }
+            replies.reply(&()).await
+        }
+        Request::Log { space, path, since } => {
+            let mut changes = node.space(&space)?.changes(&path, since);
+            loop {
+                let done = changes.next().await?;
+                if done.is_empty() {
+                    return replies.reply(&()).await;
+                }
+                for page in done.chunks(PAGE_ENTRIES_MAX / 16) {
+                    replies.json(FrameKind::Item, &page).await?;
+                }
+            }
+        }
+        Request::Conflicts { space, path } => {
+            let mut conflicts = node.space(&space)?.conflicts(&path);
+            loop {
+                let found = conflicts.next().await?;
+                if found.is_empty() {
+                    return replies.reply(&()).await;
+                }
+                for mut conflict in found {
+                    conflict.versions.truncate(PAGE_ENTRIES_MAX / 4);
+                    replies.json(FrameKind::Item, &[conflict]).await?;
+                }
+            }
+        }
+        Request::Settle { space, path, how } => replies.reply(&node.space(&space)?.settle(&path, how).await?).await,
         Request::Put { space, options } => uploads::put(&node.space(&space)?, options, frames, replies).await,
         Request::Get { space } => downloads::get(&node.space(&space)?, frames, replies).await,
         Request::Remove { space, path, options } => {
@@ -309,7 +346,7 @@ async fn answer(request: Request, service: &Service, frames: &mut Frames, replie
     }
 }
 
-async fn stat(space: &Space, path: Path) -> Result<FileStat, Ended> {
+async fn stat(space: &Space, path: Path, which: Which) -> Result<FileStat, Ended> {
     if path.names().is_empty() {
         return Ok(FileStat {
             path,
@@ -318,7 +355,7 @@ async fn stat(space: &Space, path: Path) -> Result<FileStat, Ended> {
             stripes: 0,
         });
     }
-    let stat = space.stat(&path).await?;
+    let stat = space.stat_of(&path, which).await?;
     let stripes = stat.stripes;
     Ok(FileStat {
         path: stat.path,

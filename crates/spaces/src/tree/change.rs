@@ -95,6 +95,11 @@ impl Fate {
         }
     }
 
+    /// Whether the values can be brought back.
+    pub fn keeps(self) -> bool {
+        self.millis().is_some()
+    }
+
     /// Whether a person loses what was there.
     pub(crate) fn counts(self) -> bool {
         matches!(self, Self::Freed | Self::Kept(_))

@@ -1,5 +1,7 @@
 //! Devices that write apart and meet: the same tree everywhere, and nothing lost.
 
+mod apart;
+
 use super::*;
 use crate::{Append, AppendError, Body, Branch, Entry, Kept, Liveness, Log, MemoryKv, Pins, Totals, Trash};
 use potluck_crypto::{Signed, SigningKey};
@@ -68,6 +70,11 @@ impl Device {
 
     /// Sets a path to a file that uses one stripe, or removes it.
     fn set(&mut self, at: &str, content: Option<u8>) -> Signed<Entry> {
+        self.set_content(at, content.map(|i| vec![i]))
+    }
+
+    fn set_content(&mut self, at: &str, content: Option<Vec<u8>>) -> Signed<Entry> {
+        let used = content.as_ref().map(|content| stripe(content[0]));
         let tree = Tree::of(SPACE);
         let (parent, leaf) = path(at).split().map(|(parent, leaf)| (parent, leaf.clone())).unwrap();
         let (mut changes, parent) = tree.make_directories(&self.kv, &parent, &SystemEntropy).unwrap();
@@ -77,15 +84,15 @@ impl Device {
             .into_iter()
             .map(|head| head.op)
             .collect();
-        let value = content.map(|i| {
+        let value = content.map(|content| {
             Value::File(File {
                 id: FileId::generate(&SystemEntropy),
                 len: 1,
                 modified: Timestamp::from_millis(0),
                 executable: false,
-                content: ByteBuf::from(vec![i]),
+                uses: vec![stripe(content[0])],
+                content: ByteBuf::from(content),
                 asked: None,
-                uses: vec![stripe(i)],
                 survives: 0,
             })
         });
@@ -96,7 +103,93 @@ impl Device {
             replaces,
             fate: self.fate,
         });
-        self.write(&changes, content.map(stripe).into_iter().collect(), Vec::new())
+        self.write(&changes, used.into_iter().collect(), Vec::new())
+    }
+
+    /// Moves what is at a path to another directory, or gives it another name, unless there is nothing, or that cannot be.
+    fn rename(&mut self, from: &str, to: &str) -> Option<Signed<Entry>> {
+        let tree = Tree::of(SPACE);
+        let (from, to) = (path(from), path(to));
+        let found = tree.find(&self.kv, &from).ok()??;
+        let (parent, name) = to.split()?;
+        let parent = tree.directory(&self.kv, &parent).ok()?;
+        if to.is_within(&from) || !tree.heads(&self.kv, parent, name).unwrap().is_empty() {
+            return None;
+        }
+        let set = |(parent, name): (DirId, &Name), value, replaces| Change::Set {
+            parent,
+            name: name.clone(),
+            value,
+            replaces,
+            fate: Fate::Carried,
+        };
+        let mut changes: Vec<_> = Head::distinct(&found.heads)
+            .map(|head| set((parent, name), Some(again(&head.value)), Vec::new()))
+            .collect();
+        let name = from.split()?.1;
+        changes.push(set(
+            (found.parent, name),
+            None,
+            tree.all_ops(&self.kv, &found.heads).unwrap(),
+        ));
+        Some(self.write(&changes, Vec::new(), Vec::new()))
+    }
+
+    /// Removes a directory with all that is in it.
+    fn remove_all(&mut self, at: &str) -> Option<Signed<Entry>> {
+        let tree = Tree::of(SPACE);
+        let at = path(at);
+        let found = tree.find(&self.kv, &at).ok()??;
+        let mut changes = Vec::new();
+        let mut left = vec![(found.parent, at.split()?.1.clone(), found.heads)];
+        while let Some((parent, name, heads)) = left.pop() {
+            for head in &heads {
+                if let Value::Directory(id) = head.value {
+                    let listed = tree.list(&self.kv, id, None, 1000).unwrap();
+                    left.extend(listed.into_iter().map(|listed| (id, listed.name, listed.heads)));
+                }
+            }
+            changes.push(Change::Set {
+                parent,
+                name,
+                value: None,
+                replaces: tree.all_ops(&self.kv, &heads).unwrap(),
+                fate: self.fate,
+            });
+        }
+        changes.reverse();
+        Some(self.write(&changes, Vec::new(), Vec::new()))
+    }
+
+    /// The paths of all directories, in order.
+    fn directories(&self) -> Vec<String> {
+        let (mut found, mut left) = (Vec::new(), vec![(Path::root(), DirId::ROOT)]);
+        while let Some((at, directory)) = left.pop() {
+            assert!(found.len() < 1000, "directories are in each other");
+            for listed in Tree::of(SPACE).list(&self.kv, directory, None, 1000).unwrap() {
+                let here = at.join(listed.name);
+                for head in Head::distinct(&listed.heads) {
+                    if let Value::Directory(id) = head.value {
+                        found.push(here.to_string());
+                        left.push((here.clone(), id));
+                    }
+                }
+            }
+        }
+        found.sort();
+        found
+    }
+
+    /// How many file versions have a name, wherever that is.
+    fn versions(&self) -> usize {
+        let rows = self.kv.scan(Table::Registers, &[], None, usize::MAX).unwrap();
+        let count = |(_, row): &(Vec<u8>, Vec<u8>)| {
+            let heads: Vec<Head> = from_canonical(row).unwrap();
+            Head::distinct(&heads)
+                .filter(|head| matches!(head.value, Value::File(_)))
+                .count()
+        };
+        rows.iter().map(count).sum()
     }
 
     /// Lets go of all that the trash has of a path.
@@ -518,6 +611,192 @@ fn files_are_counted_and_what_was_not_counted_can_be() {
     assert_eq!(Trash::of(SPACE).totals(&device.kv).unwrap(), counted);
 }
 
+/// The same as a version of its own: the old one lets go of its stripes when its name does.
+fn again(value: &Value) -> Value {
+    match value {
+        Value::File(file) => Value::File(File {
+            id: FileId::generate(&SystemEntropy),
+            ..file.clone()
+        }),
+        other => other.clone(),
+    }
+}
+
+/// Devices that do something apart, and then meet.
+fn apart(common: &[Signed<Entry>], a: impl Fn(&mut Device), b: impl Fn(&mut Device)) -> Device {
+    let (mut one, mut other) = (Device::new(1), Device::new(2));
+    for entry in common {
+        one.take(entry).unwrap();
+        other.take(entry).unwrap();
+    }
+    a(&mut one);
+    b(&mut other);
+    let log = |device: &Device| {
+        let log = Log::of(SPACE)
+            .entries_after(&device.kv, device.key.node_id(), 0, 100)
+            .unwrap();
+        let read = |bytes: Vec<u8>| Signed::<Entry>::from_bytes(&bytes).unwrap();
+        log.into_iter().map(read).collect::<Vec<_>>()
+    };
+    let (of_one, of_other) = (log(&one), log(&other));
+    of_other.iter().for_each(|entry| _ = one.take(entry).unwrap());
+    of_one.iter().for_each(|entry| _ = other.take(entry).unwrap());
+    assert!(one.state() == other.state(), "the tables differ");
+    one
+}
+
+fn before(paths: &[&str]) -> Vec<Signed<Entry>> {
+    let mut device = Device::new(9);
+    paths.iter().zip(1..).map(|(at, i)| device.set(at, Some(i))).collect()
+}
+
+#[test]
+fn directories_that_are_moved_into_each_other_hang_in_the_root() {
+    let device = apart(
+        &before(&["/a/one", "/b/two"]),
+        |one| _ = one.rename("/a", "/b/a").unwrap(),
+        |other| {
+            other.now += 10;
+            other.rename("/b", "/a/b").unwrap();
+        },
+    );
+    assert_eq!(device.directories(), ["/b", "/b/a"]);
+    assert_eq!(
+        device.files(),
+        [("/b/a/one".to_owned(), vec![1]), ("/b/two".to_owned(), vec![2])]
+    );
+    // It is moved from there as from anywhere.
+    let mut device = device;
+    device.rename("/b/a", "/c").unwrap();
+    assert_eq!(device.directories(), ["/c", "/c/b"]);
+}
+
+#[test]
+fn of_two_moves_of_a_directory_the_later_counts() {
+    let mut device = apart(
+        &before(&["/d/one", "/x/two", "/y/three"]),
+        |one| _ = one.rename("/d", "/x/d").unwrap(),
+        |other| {
+            other.now += 10;
+            other.rename("/d", "/y/e").unwrap();
+        },
+    );
+    assert_eq!(device.directories(), ["/x", "/y", "/y/e"]);
+    device.remove_all("/y/e").unwrap();
+    assert_eq!(device.directories(), ["/x", "/y"]);
+}
+
+#[test]
+fn what_is_put_into_a_directory_that_another_removes_is_not_lost() {
+    let mut device = apart(
+        &before(&["/a/b/one", "/a/two"]),
+        |one| _ = one.remove_all("/a").unwrap(),
+        |other| _ = other.set("/a/b/three", Some(3)),
+    );
+    assert_eq!(device.files(), [("/a/b/three".to_owned(), vec![3])]);
+    assert_eq!(device.directories(), ["/a", "/a/b"]);
+    // With the last that is in them they are gone.
+    device.set("/a/b/three", None);
+    assert!(device.directories().is_empty());
+    device.set("/a/b/four", Some(4));
+    assert_eq!(device.directories(), ["/a", "/a/b"]);
+    device.remove_all("/a").unwrap();
+    assert!(device.directories().is_empty() && device.files().is_empty());
+}
+
+struct Called;
+
+impl crate::Machines for Called {
+    fn called(&self, machine: NodeId) -> String {
+        let is_first = machine == SigningKey::from_seed(&[1; 32]).node_id();
+        if is_first { "laptop" } else { "a/b)c" }.to_owned()
+    }
+}
+
+/// The names of the root, as a person sees them.
+fn names(device: &Device) -> Vec<String> {
+    let view = View::of(Tree::of(SPACE), &Called);
+    let listed = Tree::of(SPACE).list(&device.kv, DirId::ROOT, None, 100).unwrap();
+    let seen = listed.iter().flat_map(|listed| view.seen(&listed.name, &listed.heads));
+    seen.map(|seen| seen.name.to_string()).collect()
+}
+
+#[test]
+fn each_value_of_a_name_is_found_under_a_name_of_its_own() {
+    let long = format!("/{}.odt", "ü".repeat(125));
+    for (at, copy) in [
+        (
+            "/report.odt",
+            "report (conflict, laptop, 1970-01-01 00:00).odt".to_owned(),
+        ),
+        ("/.profile", ".profile (conflict, laptop, 1970-01-01 00:00)".to_owned()),
+        (
+            "/one.two three",
+            "one (conflict, laptop, 1970-01-01 00:00).two three".to_owned(),
+        ),
+        (
+            &long[..],
+            format!("{} (conflict, laptop, 1970-01-01 00:00).odt", "ü".repeat(107)),
+        ),
+    ] {
+        let device = apart(
+            &[],
+            |one| _ = one.set(at, Some(1)),
+            |other| {
+                other.now += 1;
+                other.set(at, Some(2));
+            },
+        );
+        assert_eq!(names(&device), [copy.clone(), at[1..].to_owned()]);
+        let view = View::of(Tree::of(SPACE), &Called);
+        let content = |name: &str| match &view.find(&device.kv, &path(name)).unwrap().unwrap().heads[0].value {
+            Value::File(file) => file.content[0],
+            _ => 0,
+        };
+        assert_eq!((content(at), content(&format!("/{copy}"))), (2, 1));
+        let found = view.find(&device.kv, &path(&format!("/{copy}"))).unwrap().unwrap();
+        assert_eq!(
+            (found.is_copy, found.heads.len(), found.name.as_str()),
+            (true, 1, &at[1..])
+        );
+        for wrong in ["desk", "lap, x", "a-b-c"] {
+            let other = copy.replace("laptop", wrong);
+            assert!(view.find(&device.kv, &path(&format!("/{other}"))).is_err(), "{other}");
+        }
+    }
+    // Machines are called what their people like.
+    let device = apart(
+        &[],
+        |one| {
+            one.now += 1;
+            one.set("/f", Some(1));
+        },
+        |other| _ = other.set("/f", Some(2)),
+    );
+    assert_eq!(names(&device), ["f (conflict, a-b-c, 1970-01-01 00:00)", "f"]);
+    // What two moved together conflicts like anything, and by one machine in one minute.
+    let mut device = device;
+    device.rename("/f", "/g").unwrap();
+    device.rename("/g", "/h").unwrap();
+    assert_eq!(names(&device), ["h (conflict, laptop, 1970-01-01 00:00)", "h"]);
+}
+
+#[test]
+fn what_is_in_a_directory_beside_a_file_is_found() {
+    let device = apart(
+        &[],
+        |one| _ = one.set("/x/f", Some(1)),
+        |other| {
+            other.now += 10;
+            other.set("/x", Some(2));
+        },
+    );
+    assert_eq!(names(&device), ["x (conflict, laptop, 1970-01-01 00:00)", "x"]);
+    let view = View::of(Tree::of(SPACE), &Called);
+    let below = path("/x (conflict, laptop, 1970-01-01 00:00)/f");
+    assert!(!view.find(&device.kv, &below).unwrap().unwrap().is_copy);
+}
+
 fn fates() -> impl Strategy<Value = Fate> {
     prop_oneof![
         Just(Fate::Carried),
@@ -649,6 +928,49 @@ proptest! {
         let totals = Trash::of(SPACE).totals(&devices[0].kv).unwrap();
         let versions: usize = devices[0].files().iter().map(|(_, contents)| contents.len()).sum();
         prop_assert_eq!((totals.files >= versions as u64, totals.kept), (true, devices[0].trash().len() as u64));
+    }
+
+    /// Four devices put files into directories, move these, and remove them, apart: in the end each directory is in one place, and each file in one.
+    #[test]
+    fn directories_stand_in_one_place_each(
+        steps in prop::collection::vec((0usize..4, 0u8..4, 0u8..16, 0u8..16, fates(), prop::option::of(0usize..4)), 1..60)
+    ) {
+        // Directories in directories, up to two deep.
+        let name = |i: u8| match i % 16 {
+            i @ 0..4 => format!("/{i}"),
+            i => format!("/{}/{}", i / 4, i % 4),
+        };
+        let mut devices = [1, 2, 3, 4].map(Device::new);
+        let mut logs: [Vec<Signed<Entry>>; 4] = Default::default();
+        for (who, what, at, to, fate, meets) in steps {
+            let device = &mut devices[who];
+            device.fate = fate;
+            let there = device.directories();
+            let one_of = |i: u8| there.get(usize::from(i) % there.len().max(1)).map_or("/0", String::as_str);
+            let entry = match what {
+                0 => device.remove_all(one_of(at)),
+                1 | 2 => {
+                    let (from, into) = (one_of(at), if to == 0 { "" } else { one_of(to) });
+                    let (_, leaf) = from.rsplit_once('/').unwrap();
+                    device.rename(from, &format!("{into}/{leaf}"))
+                }
+                _ => Some(device.set(&format!("{}/f{}", name(at), to % 2), Some(to))),
+            };
+            logs[who].extend(entry);
+            if let Some(with) = meets {
+                logs[who].iter().for_each(|entry| _ = devices[with].take(entry).unwrap());
+            }
+        }
+        for device in &mut devices {
+            logs.iter().flatten().for_each(|entry| _ = device.take(entry).unwrap());
+        }
+        let directories = devices[0].directories();
+        let shown: usize = devices[0].files().iter().map(|(_, contents)| contents.len()).sum();
+        prop_assert_eq!(shown, devices[0].versions(), "a file is in no directory, or in several: {:?}", directories);
+        for device in &devices[1..] {
+            prop_assert_eq!(&device.directories(), &directories);
+            prop_assert!(device.state() == devices[0].state(), "the tables differ");
+        }
     }
 
     /// Three devices edit apart and exchange logs at random; in the end all have all entries, and the same tables.

@@ -1,0 +1,161 @@
+//! Names that machines gave several values, since they did not know of each other: finding them, and saying what is to become of them.
+
+use crate::{
+    api::{Conflict, Settled, Settling, VersionState},
+    edit::{self, Editor},
+    error::NodeError,
+    names,
+    shared::Shared,
+    space::OpenSpace,
+    versions,
+};
+use potluck_spaces::{DirId, Found, Head, Name, Path, Tree, TreeError, Value};
+use potluck_types::Timestamp;
+
+/// Names that are read at once.
+const PAGE: usize = 64;
+
+/// A walk through the names of a space that conflict.
+pub struct Conflicts {
+    space: OpenSpace,
+    below: Path,
+    after: Option<(DirId, Name)>,
+}
+
+impl std::fmt::Debug for Conflicts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Conflicts")
+            .field("below", &self.below)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Conflicts {
+    pub(crate) fn of(space: &OpenSpace, below: Path) -> Self {
+        Self {
+            space: space.clone(),
+            below,
+            after: None,
+        }
+    }
+
+    /// The next of them; none at the end.
+    pub async fn next(&mut self) -> Result<Vec<Conflict>, NodeError> {
+        loop {
+            let (task, after) = (self.space.clone(), self.after.take());
+            let (page, conflicts) = Shared::blocking(move || {
+                let kv = task.read()?;
+                let after = after.as_ref().map(|(parent, name)| (*parent, name));
+                let page = Tree::of(task.id()).conflicts(&kv, after, PAGE)?;
+                let conflicts = page.iter().map(|(parent, name)| conflict(&task, *parent, name));
+                let conflicts = conflicts.collect::<Result<Vec<_>, _>>()?;
+                Ok::<_, NodeError>((page, conflicts))
+            })
+            .await?;
+            self.after = page.last().cloned();
+            let mut conflicts: Vec<Conflict> = conflicts.into_iter().flatten().collect();
+            conflicts.retain(|conflict| conflict.path.is_within(&self.below));
+            if !conflicts.is_empty() || self.after.is_none() {
+                return Ok(conflicts);
+            }
+        }
+    }
+}
+
+fn conflict(space: &OpenSpace, parent: DirId, name: &Name) -> Result<Option<Conflict>, NodeError> {
+    let (kv, view) = (space.read()?, space.view());
+    let Some(directory) = view.path_of(&kv, parent)? else {
+        return Ok(None);
+    };
+    let heads = Tree::of(space.id()).heads(&kv, parent, name)?;
+    let mut versions = Vec::new();
+    for seen in view.seen(name, &heads).iter().rev() {
+        let state = match seen.copy_of {
+            None => VersionState::Latest,
+            Some(_) => VersionState::Conflict {
+                name: seen.name.clone(),
+            },
+        };
+        versions.extend(
+            seen.heads
+                .first()
+                .and_then(|head| versions::version(space, head, state)),
+        );
+    }
+    Ok((versions.len() > 1).then(|| Conflict {
+        path: directory.join(name.clone()),
+        versions,
+    }))
+}
+
+/// Ends the conflict that a path is part of.
+pub(crate) async fn settle(space: &OpenSpace, path: &Path, how: Settling) -> Result<Settled, NodeError> {
+    let (found, heads) = {
+        let kv = space.read()?;
+        let found = space.view().find(&kv, path)?;
+        let found = found.ok_or_else(|| NodeError::NoConflict(path.clone()))?;
+        let heads = Tree::of(space.id()).heads(&kv, found.parent, &found.name)?;
+        (found, heads)
+    };
+    if Head::distinct(&heads).nth(1).is_none() {
+        return Err(NodeError::NoConflict(path.clone()));
+    }
+    match how {
+        Settling::KeepThis => keep_this(space, &found, heads).await,
+        Settling::KeepAll => keep_all(space, path, &found, &heads).await,
+    }
+}
+
+/// What the path leads to has the name alone; the others go to the trash.
+async fn keep_this(space: &OpenSpace, found: &Found, mut heads: Vec<Head>) -> Result<Settled, NodeError> {
+    let kept = &found.heads[0];
+    heads.retain(|head| !head.is_same(kept));
+    let fate = space.usual_fate();
+    let mut editor = Editor::of(space, fate);
+    for head in Head::distinct(&heads) {
+        if let Value::Directory(id) = head.value {
+            editor.empty(id).await?;
+        }
+    }
+    editor.unset(found.parent, &found.name, &heads).await?;
+    let files = editor.finish().await?;
+    Ok(Settled {
+        names: vec![found.name.clone()],
+        removed: files,
+        until: (fate.keeps() && files > 0).then(|| until(space)),
+    })
+}
+
+fn until(space: &OpenSpace) -> Timestamp {
+    space.now() + space.rails.retention
+}
+
+/// Each value has a name of its own: the one that it is shown under.
+async fn keep_all(space: &OpenSpace, path: &Path, found: &Found, heads: &[Head]) -> Result<Settled, NodeError> {
+    let mut names = Vec::new();
+    for seen in space.view().seen(&found.name, heads) {
+        if seen.copy_of.is_some() {
+            let is_taken = !Tree::of(space.id())
+                .heads(&space.read()?, found.parent, &seen.name)?
+                .is_empty();
+            if is_taken {
+                let (parent, _) = path.split().expect("what conflicts has a name");
+                return Err(TreeError::Exists(parent.join(seen.name)).into());
+            }
+            let copy = Found {
+                heads: seen.heads,
+                is_copy: true,
+                ..found.clone()
+            };
+            edit::move_values(space, &copy, found.parent, &seen.name).await?;
+        }
+        names.push(seen.name);
+    }
+    names::replicate(space).await?;
+    names.reverse();
+    Ok(Settled {
+        names,
+        removed: 0,
+        until: None,
+    })
+}

@@ -1,0 +1,167 @@
+//! What a file was: the versions that a name has, those that conflict with it, and those that it had and that the trash still keeps.
+
+use crate::{
+    api::{Kind, Stat, Version, VersionId, VersionState, Which},
+    edit,
+    error::NodeError,
+    space::OpenSpace,
+    trash::{self, is_missing},
+};
+use potluck_dag::Content;
+use potluck_spaces::{File, Found, Head, Kept, Machines, OpId, Path, Seen, Tree, TreeError, Value};
+use potluck_types::{Hash, from_canonical, to_canonical};
+
+/// Bytes of the hash of the operation that set a version, which name it.
+const ID_BYTES: usize = 6;
+
+impl VersionId {
+    pub(crate) fn of(op: OpId) -> Self {
+        let hash = Hash::of(&to_canonical(&op));
+        let bytes: [u8; ID_BYTES] = hash.as_bytes()[..ID_BYTES].try_into().expect("a hash is longer");
+        Self(bytes)
+    }
+}
+
+/// All versions of a path, the latest first: what has the name, what conflicts with it, and what was there before.
+pub(crate) fn list(space: &OpenSpace, path: &Path) -> Result<Vec<Version>, NodeError> {
+    let History { found, kept, .. } = History::of(space, path)?;
+    let mut versions = Vec::new();
+    if let Some(found) = &found {
+        for seen in space.view().seen(&found.name, &found.heads) {
+            let state = match seen.copy_of {
+                None => VersionState::Latest,
+                Some(_) => VersionState::Conflict {
+                    name: seen.name.clone(),
+                },
+            };
+            versions.extend(seen.heads.first().and_then(|head| version(space, head, state)));
+        }
+    }
+    // The same again under one name: what was brought back was there before.
+    versions.extend(kept.iter().filter_map(|kept| {
+        let state = VersionState::Replaced {
+            at: kept.removal.clock,
+            machine: space.called(kept.removal.op.device),
+            overwritten: kept.removal.overwrites,
+            until: kept.removal.until,
+        };
+        version(space, &kept.head, state)
+    }));
+    versions.sort_by_key(|version| std::cmp::Reverse((version.state == VersionState::Latest, version.stored)));
+    Ok(versions)
+}
+
+pub(crate) fn version(space: &OpenSpace, head: &Head, state: VersionState) -> Option<Version> {
+    let (kind, len, modified) = match &head.value {
+        Value::File(file) => (Kind::File, file.len, file.modified),
+        Value::Directory(_) => (Kind::Directory, 0, head.clock),
+        Value::Space(_) => return None,
+    };
+    Some(Version {
+        id: VersionId::of(head.op),
+        kind,
+        len,
+        modified,
+        stored: head.clock,
+        machine: space.called(head.op.device),
+        person: space.author(head.op.device),
+        state,
+    })
+}
+
+/// What is known of one path.
+struct History {
+    found: Option<Found>,
+    kept: Vec<Kept>,
+    path: Path,
+}
+
+impl History {
+    fn of(space: &OpenSpace, path: &Path) -> Result<Self, NodeError> {
+        if path.names().is_empty() {
+            return Err(TreeError::IsADirectory(path.clone()).into());
+        }
+        let kv = space.read()?;
+        let found = space.view().find(&kv, path);
+        let kept = trash::at(space, &kv, path)?;
+        let found = match found {
+            found if is_missing(&found) && !kept.is_empty() => None,
+            found => found?,
+        };
+        Ok(Self {
+            found,
+            kept,
+            path: path.clone(),
+        })
+    }
+
+    fn heads(&self) -> impl Iterator<Item = &Head> {
+        self.found.iter().flat_map(|found| &found.heads)
+    }
+
+    /// The value that is meant.
+    fn which(&self, which: Which) -> Result<&Head, NodeError> {
+        let chosen = match which {
+            Which::Latest => self.heads().next(),
+            Which::Version(id) => self
+                .heads()
+                .chain(self.kept.iter().map(|kept| &kept.head))
+                .find(|head| VersionId::of(head.op) == id),
+            Which::At(at) => {
+                let had = self.kept.iter().filter(|kept| at < kept.removal.clock);
+                let all = self.heads().chain(had.map(|kept| &kept.head));
+                all.filter(|head| head.clock <= at).max_by_key(|head| head.clock)
+            }
+        };
+        chosen.ok_or_else(|| NodeError::NoSuchVersion {
+            path: self.path.clone(),
+            which,
+        })
+    }
+}
+
+/// The operation that set a version of a path, among those in the trash; none when that is what the path has.
+pub(crate) fn kept(space: &OpenSpace, path: &Path, id: VersionId) -> Result<Option<OpId>, NodeError> {
+    let history = History::of(space, path)?;
+    let op = history.which(Which::Version(id))?.op;
+    Ok(history.kept.iter().any(|kept| kept.head.op == op).then_some(op))
+}
+
+/// The file at a path as it was, and where its content is.
+pub(crate) fn content(space: &OpenSpace, path: &Path, which: Which) -> Result<(File, Content), NodeError> {
+    if which == Which::Latest {
+        return edit::content(space, path);
+    }
+    match &History::of(space, path)?.which(which)?.value {
+        Value::File(file) => Ok((file.clone(), from_canonical(&file.content).map_err(TreeError::from)?)),
+        Value::Directory(_) | Value::Space(_) => Err(TreeError::IsADirectory(path.clone()).into()),
+    }
+}
+
+/// A version in detail.
+pub(crate) fn stat(space: &OpenSpace, path: &Path, which: Which) -> Result<Stat, NodeError> {
+    if which == Which::Latest {
+        return edit::stat(space, path);
+    }
+    let history = History::of(space, path)?;
+    let head = history.which(which)?.clone();
+    let (survives, stripes) = match &head.value {
+        Value::File(file) => (
+            file.survives,
+            Tree::of(space.id()).count_stripes(&space.read()?, file.id)?,
+        ),
+        Value::Directory(_) | Value::Space(_) => (0, 0),
+    };
+    let (_, name) = path.split().ok_or_else(|| TreeError::IsADirectory(path.clone()))?;
+    let seen = Seen {
+        name: name.clone(),
+        copy_of: None,
+        heads: vec![head],
+    };
+    Ok(Stat {
+        path: path.clone(),
+        entry: edit::entry(seen).ok_or_else(|| TreeError::NotFound(path.clone()))?,
+        survives,
+        stripes,
+    })
+}
