@@ -14,6 +14,8 @@ use potluck_types::Timestamp;
 
 /// Names that are read at once.
 const PAGE: usize = 64;
+/// More are not counted.
+const COUNTED_MAX: usize = 1000;
 
 /// A walk through the names of a space that conflict.
 pub struct Conflicts {
@@ -58,6 +60,19 @@ impl Conflicts {
             if !conflicts.is_empty() || self.after.is_none() {
                 return Ok(conflicts);
             }
+        }
+    }
+}
+
+/// How many names of a space conflict, up to a bound.
+pub(crate) async fn count(space: &OpenSpace) -> Result<u64, NodeError> {
+    let mut walk = Conflicts::of(space, Path::root());
+    let mut count = 0;
+    loop {
+        let page = walk.next().await?;
+        count += page.len();
+        if page.is_empty() || count >= COUNTED_MAX {
+            return Ok(count.min(COUNTED_MAX) as u64);
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::{
         Access, Held, Identity, Invitation, InviteOptions, LeaveProgress, MassIn, Member, NodeStatus, Person, Probe,
         PutOptions, RemoveOptions, SpaceInfo, SpacePath, SpaceRemoval, Status, TrashInfo, Unshared,
     },
-    audit, branch, collect,
+    audit, branch, collect, conflicts,
     control::AtHand,
     driver,
     error::NodeError,
@@ -123,11 +123,12 @@ impl Node {
         }
         let geometry = geometry_now(shared, PutOptions::default())?;
         let (mut trash, mut masses) = (TrashInfo::default(), Vec::new());
-        let (mut unreadable_files, mut unreadable_paths) = (0, Vec::new());
+        let (mut unreadable_files, mut unreadable_paths, mut in_conflict) = (0, Vec::new(), 0);
         for space in shared.open_spaces() {
             let (kept, lately) = rails::look(&space).await?;
             trash.files += kept.files;
             trash.bytes += kept.bytes;
+            in_conflict += conflicts::count(&space).await?;
             let Some(name) = shared.spaces.name(space.id()) else {
                 continue;
             };
@@ -166,6 +167,7 @@ impl Node {
             unreadable_files,
             unreadable_paths,
             trash,
+            conflicts: in_conflict,
             masses,
             default_survive: geometry.m(),
             survivable: survivable(domains),

@@ -53,6 +53,8 @@ pub(crate) struct Plan {
     pub(crate) name: &'static str,
     /// How many nodes.
     pub(crate) nodes: usize,
+    /// What they are called; those that have no name here by this machine's.
+    pub(crate) machines: &'static [&'static str],
     /// Whether all of them are one person's; else each is another's.
     pub(crate) are_one_person: bool,
     /// What each offers.
@@ -176,6 +178,9 @@ impl Pool {
             &format!("--grace={}", self.plan.grace),
         ]);
         command.arg(format!("--capacity={}", self.plan.capacity.0));
+        if let Some(name) = self.plan.machines.get(number - 1) {
+            command.arg(format!("--machine={name}"));
+        }
         command.arg(if self.kept { "--session" } else { "--tied" });
         command
             .stdin(if self.kept { Stdio::null() } else { Stdio::piped() })
@@ -233,11 +238,17 @@ impl Pool {
         Ok(())
     }
 
-    /// Where a node listens.
+    /// Where a node listens, `IP:PORT`.
     pub(crate) fn address(&self, number: usize) -> Result<String, Complaint> {
         let about: About = client::call(&self.home(number), &Request::About)?;
-        let address = about.identity.addresses.into_iter().next();
-        address.ok_or_else(|| Complaint::failed(format!("node {number} listens nowhere")))
+        let of = |address: &String| {
+            let (ip, port) = address.strip_prefix("/ip4/")?.split_once("/tcp/")?;
+            Some(format!("{ip}:{port}"))
+        };
+        let mut addresses = about.identity.addresses.iter().filter_map(of);
+        addresses
+            .next()
+            .ok_or_else(|| Complaint::failed(format!("node {number} listens nowhere")))
     }
 
     /// The id of a node.

@@ -454,13 +454,13 @@ fn what_a_file_was_is_listed_read_and_brought_back() {
     assert_eq!(lens, [5, 12, 3]);
     assert_eq!(versions[0]["state"], "latest");
     let second = versions[1]["id"].as_str().unwrap();
-    let read = |args: &[&str]| text(&node.run(&[&["cat", "home:/d/report.txt"], args].concat()).stdout).to_owned();
+    let read = |args: &[&str]| text(&node.run(&[&["cat", "home:/d/report.txt"], args].concat()).stdout);
     assert_eq!(read(&["--version", second]), "two and more");
     assert_eq!(read(&["--at", "0s"]), "three");
     let copy = folder.path().join("copy.txt");
     node.run(&["get", "--version", second, "home:/d/report.txt", copy.to_str().unwrap()]);
     assert_eq!(fs::read_to_string(&copy).unwrap(), "two and more");
-    let listed = text(&node.run(&["versions", "home:/d/report.txt"]).stdout).to_owned();
+    let listed = text(&node.run(&["versions", "home:/d/report.txt"]).stdout);
     assert!(
         listed.contains("the latest") && listed.matches("overwritten by").count() == 2,
         "{listed}"
@@ -488,7 +488,7 @@ fn what_a_file_was_is_listed_read_and_brought_back() {
             "potluck restore home:/d --at TIME",
         ),
         (&["versions", "home:/none"], 3, "there is no"),
-        (&["versions", "home:/"], 2, "is a directory"),
+        (&["versions", "home:/"], 1, "is a directory"),
         (
             &["conflicts", "--keep", "home:/d/report.txt"],
             1,

@@ -115,6 +115,7 @@ pub(crate) fn run(options: Options, terminal: Terminal) -> Result<(), Complaint>
         folder,
         name: "bench",
         nodes: usize::from(options.nodes),
+        machines: &[],
         are_one_person: true,
         capacity: ByteSize(options.size.0 * 4 + (8 << 30)),
         grace: "15m",

@@ -60,6 +60,12 @@ fn report(status: &Status, now: Timestamp) -> String {
     if status.unreadable_files > 0 {
         text.push_str(&unreadable(status));
     }
+    if status.conflicts > 0 {
+        text.push_str(&format!(
+            "{} in conflict: `potluck conflicts` shows which.\n",
+            count(status.conflicts, "name")
+        ));
+    }
     if status.trash.files > 0 {
         text.push_str(&format!(
             "The trash holds {} ({}) that can be brought back: `potluck trash` shows them.\n",

@@ -87,6 +87,7 @@ pub(crate) fn run(input: Option<&Path>, keep: bool, terminal: Terminal) -> Resul
         folder,
         name: "demo",
         nodes: NODES,
+        machines: &[],
         are_one_person: true,
         capacity: ByteSize(bytes * 3 + (1 << 30)),
         grace: GRACE,

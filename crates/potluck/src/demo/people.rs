@@ -34,6 +34,7 @@ impl Demo {
             folder: self.pool.folder().join("people"),
             name: "two-people",
             nodes: 2,
+            machines: &["annas-laptop", "bobs-desktop"],
             are_one_person: false,
             capacity: ByteSize(1 << 30),
             grace: "1h",
