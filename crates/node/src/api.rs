@@ -479,6 +479,45 @@ pub struct SpaceInfo {
     pub until: Option<Timestamp>,
     /// Whether its keys are here.
     pub is_here: bool,
+    /// How many losses what is put there is to survive, if that was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub survive: Option<u8>,
+    /// How long what is removed and overwritten there can be brought back, if that was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Duration>,
+}
+
+/// What is to become of something that can be set.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Setting<T> {
+    /// It stays as it is.
+    #[default]
+    Unchanged,
+    /// It is what it is where nothing was said.
+    Usual,
+    /// It is this.
+    To(T),
+}
+
+impl<T> Setting<T> {
+    /// What it was, changed like that.
+    pub(crate) fn or(self, before: Option<T>) -> Option<T> {
+        match self {
+            Self::Unchanged => before,
+            Self::Usual => None,
+            Self::To(value) => Some(value),
+        }
+    }
+}
+
+/// What is to hold for all that is in a space.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub struct SpaceOptions {
+    /// How many losses what is put there is to survive, as far as the pool can give that.
+    pub survive: Setting<u8>,
+    /// How long what is removed and overwritten there can be brought back.
+    pub retention: Setting<Duration>,
 }
 
 /// A person of the pool.

@@ -125,7 +125,7 @@ fn take_latest(
 fn told(space: &OpenSpace, kv: &impl Kv, device: NodeId, entry: &Entry, below: &Path) -> Result<Vec<Did>, NodeError> {
     let changes = match Tree::of(space.id()).open(&space.ring().keys, entry) {
         Ok(changes) => changes,
-        Err(TreeError::NoKey) => return Ok(Vec::new()),
+        Err(TreeError::NoKey | TreeError::Sealed) => return Ok(Vec::new()),
         Err(error) => return Err(error.into()),
     };
     let mut directories = BTreeMap::new();

@@ -10,7 +10,6 @@ use crate::{
     versions,
 };
 use potluck_spaces::{DirId, Found, Head, Name, Path, Tree, TreeError, Value};
-use potluck_types::Timestamp;
 
 /// Names that are read at once.
 const PAGE: usize = 64;
@@ -125,7 +124,8 @@ pub(crate) async fn settle(space: &OpenSpace, path: &Path, how: Settling) -> Res
 async fn keep_this(space: &OpenSpace, found: &Found, mut heads: Vec<Head>) -> Result<Settled, NodeError> {
     let kept = &found.heads[0];
     heads.retain(|head| !head.is_same(kept));
-    let fate = space.usual_fate();
+    let fate = space.usual_fate()?;
+    let until = space.now() + space.retention()?;
     let mut editor = Editor::of(space, fate);
     for head in Head::distinct(&heads) {
         if let Value::Directory(id) = head.value {
@@ -137,12 +137,8 @@ async fn keep_this(space: &OpenSpace, found: &Found, mut heads: Vec<Head>) -> Re
     Ok(Settled {
         names: vec![found.name.clone()],
         removed: files,
-        until: (fate.keeps() && files > 0).then(|| until(space)),
+        until: (fate.keeps() && files > 0).then_some(until),
     })
-}
-
-fn until(space: &OpenSpace) -> Timestamp {
-    space.now() + space.rails.retention
 }
 
 /// Each value has a name of its own: the one that it is shown under.

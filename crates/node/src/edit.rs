@@ -120,7 +120,7 @@ pub(crate) async fn remove(space: &OpenSpace, path: &Path, options: RemoveOption
         });
     }
     let found = found?;
-    let fate = if options.now { Fate::Freed } else { space.usual_fate() };
+    let fate = if options.now { Fate::Freed } else { space.usual_fate()? };
     refuse_removal(space, path, found.as_ref(), options).await?;
     // First, while what was below is found by its path.
     let emptied = match options.now {
@@ -144,9 +144,10 @@ pub(crate) async fn remove(space: &OpenSpace, path: &Path, options: RemoveOption
         rails::answer(space, fate).await?;
     }
     let is_kept = fate != Fate::Freed && files > 0;
+    let retention = space.retention()?;
     Ok(RemoveReport {
         files,
-        until: is_kept.then(|| space.now() + space.rails.retention),
+        until: is_kept.then(|| space.now() + retention),
         emptied,
     })
 }

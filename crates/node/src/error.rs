@@ -386,6 +386,9 @@ pub enum NodeError {
         /// Which version.
         which: Which,
     },
+    /// What is to hold in a space cannot.
+    #[error("{0}")]
+    Setting(String),
     /// Nothing conflicts.
     #[error("nothing conflicts with {0}")]
     NoConflict(Path),

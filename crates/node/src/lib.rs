@@ -72,8 +72,8 @@ pub use api::{
     Access, AuditInfo, Conflict, Did, Doing, Emptied, Entry, ExplainOptions, Explanation, FileMeta, HealthInfo, Held,
     Identity, Invitation, InviteOptions, Kind, LeaveProgress, MachineShare, MassIn, Member, NodeConfig, NodeInfo,
     NodeStatus, Person, Probe, PutOptions, PutReport, RemoveOptions, RemoveReport, RestoreOptions, RestoreReport,
-    Settled, Settling, ShardInfo, SpaceInfo, SpacePath, SpaceRemoval, Stat, Status, StripeInfo, StripeWork, TrashInfo,
-    Trashed, Unshared, Version, VersionId, VersionIdError, VersionState, Which,
+    Setting, Settled, Settling, ShardInfo, SpaceInfo, SpaceOptions, SpacePath, SpaceRemoval, Stat, Status, StripeInfo,
+    StripeWork, TrashInfo, Trashed, Unshared, Version, VersionId, VersionIdError, VersionState, Which,
 };
 pub use changes::Changes;
 pub use conflicts::Conflicts;

@@ -58,6 +58,7 @@ const fn space_table(table: Table) -> TableDefinition<'static, Bytes, Bytes> {
         Table::KeptAt => "space-kept-at",
         Table::KeptUntil => "space-kept-until",
         Table::Totals => "space-totals",
+        Table::Settings => "space-settings",
         Table::Turnover => "space-turnover",
         Table::Aside => "space-aside",
         Table::GivenUp => "space-given-up",

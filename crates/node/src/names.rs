@@ -182,7 +182,7 @@ fn note_uploads(kv: &mut WriteKv<'_>, space: SpaceId, changes: &[Change], now: T
                 ..
             } if file.uses.is_empty() => kv.end_upload(space, file.id)?,
             Change::Recode { file, .. } => kv.end_upload(space, file.id)?,
-            Change::Set { .. } | Change::Accept { .. } => {}
+            Change::Set { .. } | Change::Settings(_) | Change::Accept { .. } => {}
         }
     }
     Ok(())

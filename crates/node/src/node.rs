@@ -9,7 +9,7 @@ pub use space::Space;
 use crate::{
     api::{
         Access, Held, Identity, Invitation, InviteOptions, LeaveProgress, MassIn, Member, NodeStatus, Person, Probe,
-        PutOptions, RemoveOptions, SpaceInfo, SpacePath, SpaceRemoval, Status, TrashInfo, Unshared,
+        PutOptions, RemoveOptions, SpaceInfo, SpaceOptions, SpacePath, SpaceRemoval, Status, TrashInfo, Unshared,
     },
     audit, branch, collect, conflicts,
     control::AtHand,
@@ -121,7 +121,7 @@ impl Node {
         for node in &mut nodes {
             node.used = used_now.get(&node.id).copied().unwrap_or(node.used);
         }
-        let geometry = geometry_now(shared, PutOptions::default())?;
+        let geometry = geometry_now(shared, PutOptions::default(), None)?;
         let (mut trash, mut masses) = (TrashInfo::default(), Vec::new());
         let (mut unreadable_files, mut unreadable_paths, mut in_conflict) = (0, Vec::new(), 0);
         for space in shared.open_spaces() {
@@ -236,7 +236,17 @@ impl Node {
 
     /// Founds a space.
     pub async fn create_space(&self, name: SpaceName) -> Result<SpaceInfo, NodeError> {
-        spaces::create(&self.shared, name).await
+        self.create_space_with(name, SpaceOptions::default()).await
+    }
+
+    /// Founds a space in which this is to hold.
+    pub async fn create_space_with(&self, name: SpaceName, options: SpaceOptions) -> Result<SpaceInfo, NodeError> {
+        spaces::create(&self.shared, name, options).await
+    }
+
+    /// Says what is to hold in a space of this node's person from now on.
+    pub async fn set_space(&self, name: &SpaceName, options: SpaceOptions) -> Result<SpaceInfo, NodeError> {
+        spaces::set(&self.shared, name, options).await
     }
 
     /// The spaces of this person, with those that were removed and can be brought back if that is asked for.
@@ -472,5 +482,98 @@ impl Node {
             self.shared.lose(damaged);
         }
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::{FileMeta, NodeConfig},
+        error::MetaError,
+        world::World,
+    };
+    use potluck_spaces::{Kv, Path, Share, Table};
+    use potluck_types::{ByteSize, Timestamp};
+
+    /// Tables of version 2, which knew neither where directories are nor what conflicts.
+    fn forget(node: &Node) {
+        let failed = |source| MetaError {
+            action: "writing",
+            source,
+        };
+        node.shared
+            .meta
+            .write(|kv| {
+                for table in [Table::Placed, Table::Conflicts] {
+                    for (key, _) in kv.scan(table, &[], None, usize::MAX).map_err(failed)? {
+                        kv.delete(table, &key).map_err(failed)?;
+                    }
+                }
+                for (key, _) in kv.scan(Table::Directories, &[], None, usize::MAX).map_err(failed)? {
+                    kv.put(Table::Directories, &key, &[]).map_err(failed)?;
+                }
+                Ok::<_, MetaError>(())
+            })
+            .unwrap();
+        node.shared.meta.set_setting("version", &2u32).unwrap();
+    }
+
+    fn tables(node: &Node) -> Vec<(Table, Vec<u8>, Vec<u8>)> {
+        let kv = node.shared.read().unwrap();
+        let compared = Table::DERIVED.into_iter().filter(|table| *table != Table::KeptUntil);
+        let rows = compared.flat_map(|table| {
+            let rows = kv.scan(table, &[], None, usize::MAX).unwrap();
+            rows.into_iter().map(move |(key, value)| (table, key, value))
+        });
+        rows.collect()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn tables_of_an_older_version_are_made_anew() {
+        let home = tempfile::tempdir().unwrap();
+        let config = NodeConfig {
+            home: home.path().to_owned(),
+            listen: vec!["127.0.0.1:0".to_owned()],
+            announce: Vec::new(),
+            capacity: ByteSize(2_000_000_000),
+            zone: None,
+            name: None,
+            mdns: false,
+            grace: Duration::from_secs(3600),
+            world: World::default(),
+            retention: Duration::from_secs(3600),
+            mass_change_share: Share::HALF,
+        };
+        let node = Node::found(config, "test").await.unwrap();
+        let path = |text: &str| -> Path { text.parse().unwrap() };
+        node.create_space("work".parse().unwrap()).await.unwrap();
+        for space in [node.private(), node.space(&"work".parse().unwrap()).unwrap()] {
+            for (at, content) in [("/a/b/one", "1"), ("/a/two", "2"), ("/a/two", "3"), ("/c/three", "4")] {
+                let mut upload = space.upload(PutOptions::default()).unwrap();
+                let meta = FileMeta {
+                    modified: Timestamp::from_millis(1),
+                    executable: false,
+                };
+                upload.put_file(path(at), meta, content.as_bytes()).await.unwrap();
+                upload.finish().await.unwrap();
+            }
+            space.rename(&path("/a"), &path("/c/a")).await.unwrap();
+            space
+                .remove(&path("/c/a/b/one"), RemoveOptions::default())
+                .await
+                .unwrap();
+        }
+        let before = tables(&node);
+        forget(&node);
+        assert!(!node.shared.meta.is_current().unwrap() && tables(&node) != before);
+        spaces::make_current(&node.shared).await.unwrap();
+        assert!(node.shared.meta.is_current().unwrap() && tables(&node) == before);
+        // A directory is moved by what is known of its place.
+        let space = node.private();
+        space.rename(&path("/c/a"), &path("/d")).await.unwrap();
+        let listed = space.list(&path("/"), None, 10).await.unwrap();
+        assert_eq!(listed.len(), 2);
+        node.stop().await;
     }
 }

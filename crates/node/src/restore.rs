@@ -211,7 +211,7 @@ impl Restorer<'_> {
         } else {
             self.batch.pins.extend(&stripes);
         }
-        let fate = Fate::shelved_for(self.space.rails.retention);
+        let fate = Fate::shelved_for(self.space.retention()?);
         self.report.files += 1;
         self.report.replaced += heads.len() as u64;
         self.batch.bytes += 400 + name.as_str().len() + file.content.len() + 60 * heads.len();
@@ -321,7 +321,7 @@ impl Restorer<'_> {
         if !self.given_up.is_empty() {
             sweep::announce(self.space, self.given_up);
         }
-        let retention = self.space.rails.retention;
+        let retention = self.space.retention()?;
         if self.report.replaced > 0 && !retention.is_zero() {
             self.report.until = Some(self.space.now() + retention);
         }

@@ -150,7 +150,7 @@ async fn due(
         };
         let mut over = Vec::new();
         // Most of it lies between what is past its end and what is ahead of its time, and is not looked at.
-        let ahead = moment.now + AHEAD_MAX + task.rails.retention;
+        let ahead = moment.now + AHEAD_MAX + task.retention()?;
         let may_be_over = |expiring: &Expiring| expiring.until <= moment.now || expiring.until > ahead;
         if !may_be_over(&last) {
             last.until = ahead;

@@ -1,12 +1,17 @@
 //! A space whose key this node has: what belongs to it in memory, and the handle that everything about its files goes through.
 
-use crate::{error::NodeError, shared::Shared, upload::Recoding};
+use crate::{
+    error::{MetaError, NodeError},
+    shared::Shared,
+    upload::Recoding,
+};
 use potluck_crypto::{DedupKey, SigningKey, derive};
-use potluck_spaces::{Body, Change, Charter, EpochId, Keys, Machines, Tree, View};
+use potluck_spaces::{Body, Change, Charter, EpochId, Fate, Keys, Machines, Settings, Tree, View};
 use potluck_types::{NodeId, SpaceId, Timestamp};
 use std::{
     ops::Deref,
     sync::{Arc, Mutex, PoisonError, RwLock, atomic::AtomicBool},
+    time::Duration,
 };
 
 /// The keys of a space that a person has, and the epoch that they write under; none in a space that has but one key.
@@ -122,6 +127,23 @@ impl OpenSpace {
     /// The files as a person of this node sees them.
     pub(crate) fn view(&self) -> View<'_> {
         View::of(Tree::of(self.id()), self)
+    }
+
+    /// What holds for all that is in the space.
+    pub(crate) fn settings(&self) -> Result<Settings, NodeError> {
+        Ok(Tree::of(self.id())
+            .settings(&self.read()?)
+            .map_err(MetaError::reading)?)
+    }
+
+    /// How long what is removed and overwritten here can be brought back.
+    pub(crate) fn retention(&self) -> Result<Duration, NodeError> {
+        Ok(self.settings()?.retention().unwrap_or(self.rails.retention))
+    }
+
+    /// What becomes of what a person removes or overwrites.
+    pub(crate) fn usual_fate(&self) -> Result<Fate, NodeError> {
+        Ok(Fate::kept_for(self.retention()?))
     }
 
     /// Whose machine that is, if it is another person's.

@@ -2,7 +2,7 @@
 //! on all of the person's machines, in their recovery kit, and in the trash for a while after it was removed.
 
 use crate::{
-    api::{RemoveOptions, SpaceInfo, SpaceRemoval, TrashInfo},
+    api::{RemoveOptions, Setting, SpaceInfo, SpaceOptions, SpaceRemoval, TrashInfo},
     branch, charters, collect, edit,
     error::{MetaError, NodeError},
     files::Files,
@@ -15,7 +15,8 @@ use crate::{
 };
 use potluck_crypto::derive;
 use potluck_spaces::{
-    Change, Charter, DirId, Fate, Head, Kept, Keys, Kv, Name, OpId, Path, Table, Trash, Tree, Value, make_anew,
+    Change, Charter, DirId, Fate, Head, Kept, Keys, Kv, Name, OpId, Path, RETENTION_MAX, Settings, Table, Trash, Tree,
+    Value, make_anew,
 };
 use potluck_types::{SpaceId, SpaceName, StripeId, Timestamp, limits};
 use std::{
@@ -325,14 +326,19 @@ pub(crate) fn find(shared: &Arc<Shared>, name: &SpaceName) -> Result<OpenSpace, 
 }
 
 /// Founds a space.
-pub(crate) async fn create(shared: &Arc<Shared>, name: SpaceName) -> Result<SpaceInfo, NodeError> {
+pub(crate) async fn create(
+    shared: &Arc<Shared>,
+    name: SpaceName,
+    options: SpaceOptions,
+) -> Result<SpaceInfo, NodeError> {
+    let settings = changed(Settings::default(), options)?;
     let private = shared.private();
     // Another machine of the person's may have given the name away.
     settle(&private).await;
     let id = {
         let _one_at_a_time = private.opened().names.lock().await;
         let (task, called) = (private.clone(), name.clone());
-        Shared::blocking(move || found(&task, &called)).await?
+        Shared::blocking(move || found(&task, &called, settings)).await?
     };
     refresh(shared).await?;
     // What nobody else knows of, nobody has to be asked about.
@@ -345,7 +351,7 @@ pub(crate) async fn create(shared: &Arc<Shared>, name: SpaceName) -> Result<Spac
 }
 
 /// All of it is written down in one transaction: the charter, the first entry of the log, and the name.
-fn found(private: &OpenSpace, name: &SpaceName) -> Result<SpaceId, NodeError> {
+fn found(private: &OpenSpace, name: &SpaceName, settings: Settings) -> Result<SpaceId, NodeError> {
     let entry = entry_of(name)?;
     let claimed = private.claims.lock();
     private.meta.write(|kv| {
@@ -366,10 +372,57 @@ fn found(private: &OpenSpace, name: &SpaceName) -> Result<SpaceId, NodeError> {
         // Before it is written down: the first entry is its founder's.
         charters::learn(private, charter.clone());
         let space = OpenSpace::new(private.shared(), &Arc::new(opened));
-        names::write_in(&space, kv, &claimed, &Batch::default())?;
+        let mut first = Batch::default();
+        if settings != Settings::default() {
+            first.changes.push(Change::Settings(settings));
+        }
+        names::write_in(&space, kv, &claimed, &first)?;
         names::write_in(private, kv, &claimed, &naming(entry, charter.space(), Vec::new()))?;
         Ok(charter.space())
     })
+}
+
+/// What holds then. Refused when nothing can make it hold.
+fn changed(settings: Settings, options: SpaceOptions) -> Result<Settings, NodeError> {
+    let SpaceOptions { survive, retention } = options;
+    let changed = Settings {
+        survive: survive.or(settings.survive),
+        keep_ms: match retention {
+            Setting::To(span) => Some(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
+            Setting::Usual => None,
+            Setting::Unchanged => settings.keep_ms,
+        },
+    };
+    let most = potluck_placement::survivable(usize::MAX);
+    if changed.survive.is_some_and(|survive| survive > most) {
+        return Err(NodeError::Setting(format!("no pool survives more than {most} losses")));
+    }
+    if changed.retention().is_some_and(|retention| retention > RETENTION_MAX) {
+        let days = RETENTION_MAX.as_secs() / 86_400;
+        return Err(NodeError::Setting(format!("nothing is kept for more than {days} days")));
+    }
+    Ok(changed)
+}
+
+/// Says what is to hold in a space from now on. Only its owner does.
+pub(crate) async fn set(shared: &Arc<Shared>, name: &SpaceName, options: SpaceOptions) -> Result<SpaceInfo, NodeError> {
+    let space = find(shared, name)?;
+    let before = info_of(shared, space.id(), name).await?;
+    if !before.is_mine {
+        return Err(NodeError::NotYourSpace(name.clone()));
+    }
+    if let Err(error) = names::catch_up(&space).await {
+        tracing::info!(%error, "what holds in the space is what is known here");
+    }
+    let settings = space.settings()?;
+    let changed = changed(settings, options)?;
+    if changed != settings {
+        let mut batch = Batch::default();
+        batch.changes.push(Change::Settings(changed));
+        names::write(&space, batch).await?;
+        names::replicate(&space).await?;
+    }
+    info_of(shared, space.id(), name).await
 }
 
 fn entry_of(name: &SpaceName) -> Result<Name, NodeError> {
@@ -468,6 +521,8 @@ fn described(shared: &Shared, name: SpaceName, charter: &Charter) -> SpaceInfo {
         created: charter.created(),
         until: None,
         is_here: true,
+        survive: None,
+        retention: None,
     }
 }
 
@@ -609,6 +664,8 @@ pub(crate) async fn list(shared: &Arc<Shared>, with_removed: bool) -> Result<Vec
             created: None,
             until: None,
             is_here: true,
+            survive: None,
+            retention: None,
         }];
         let others: Vec<Mounted> = task.spaces.lock().values().cloned().collect();
         for Mounted { space, opened } in others {
@@ -627,6 +684,8 @@ pub(crate) async fn list(shared: &Arc<Shared>, with_removed: bool) -> Result<Vec
             info.files = totals.files;
             info.trash.files = totals.kept;
             info.trash.bytes = totals.kept_bytes;
+            let settings = Tree::of(info.id).settings(&kv).map_err(MetaError::reading)?;
+            (info.survive, info.retention) = (settings.survive, settings.retention());
         }
         infos.sort_by_cached_key(|info| (!info.name.is_home(), info.until.is_some(), info.name.clone()));
         Ok(infos)

@@ -63,6 +63,8 @@ const USES_INLINE_MAX: usize = 16;
 pub struct Upload {
     space: OpenSpace,
     options: PutOptions,
+    /// What its space is to survive, where the options say nothing, as far as the pool can give that.
+    wish: Option<u8>,
     geometry: Geometry,
     /// Stripes under way at once: fewer where they take long, so that each is whole soon.
     window: Arc<Window>,
@@ -105,21 +107,23 @@ impl Upload {
     pub(crate) fn begin(space: OpenSpace, options: PutOptions) -> Result<Self, NodeError> {
         space.refuse_when_full()?;
         space.refuse_reader()?;
+        let wish = space.settings()?.survive;
         if options.strict {
-            refuse_degraded(&space, options)?;
+            refuse_degraded(&space, options, wish)?;
         }
-        let geometry = geometry_now(&space, options)?;
-        Ok(Self::new(space, options, geometry))
+        let geometry = geometry_now(&space, options, wish)?;
+        Ok(Self::new(space, (options, wish), geometry))
     }
 
     /// For pieces that are coded in this way.
-    fn new(space: OpenSpace, options: PutOptions, geometry: Geometry) -> Self {
+    fn new(space: OpenSpace, (options, wish): (PutOptions, Option<u8>), geometry: Geometry) -> Self {
         let now = space.steady();
         let usual = || default_survive(space.with_control(|control| control.expected_if_all_stay(now)));
-        let wanted = options.survive.unwrap_or_else(usual);
+        let wanted = options.survive.or(wish).unwrap_or_else(usual);
         Self {
             space,
             options,
+            wish,
             geometry,
             window: Arc::new(Window::adapting(Pace::new(
                 limits::WRITE_WINDOW_STRIPES,
@@ -249,7 +253,7 @@ impl Upload {
         // What could not be read may have been put again.
         self.space.watch.lock().expect("never poisoned").call_again();
         if std::mem::take(&mut self.is_answered) {
-            rails::answer(&self.space, self.space.usual_fate()).await?;
+            rails::answer(&self.space, self.space.usual_fate()?).await?;
         }
         if let Some(losses) = names::replicate(&self.space).await? {
             self.report.survives = self.report.survives.min(losses);
@@ -366,7 +370,7 @@ impl Upload {
 
     /// Begins to store a chunk, unless the space has it already. Waits until there is room for it among the bytes under way.
     async fn begin_piece(&mut self, chunk: Bytes, dedup: bool) -> Result<PieceUnderWay, NodeError> {
-        let (space, options, geometry) = (self.space.clone(), self.options, self.geometry_now());
+        let (space, options, geometry) = (self.space.clone(), (self.options, self.wish), self.geometry_now());
         let (fingerprint, known) = if dedup {
             look_up(&space, chunk.clone(), geometry).await?
         } else {
@@ -379,7 +383,7 @@ impl Upload {
         Ok(tokio::spawn(async move {
             if let Some((piece, claim)) = known
                 && let Some(survives) = stripes::survival(space.shared(), piece.stripe(), piece.geometry()).await
-                && (survives >= geometry.m() || !options.strict)
+                && (survives >= geometry.m() || !options.0.strict)
             {
                 return Ok(Finished {
                     piece,
@@ -432,7 +436,7 @@ impl Upload {
 
     /// How what comes next is coded: machines come and go while a large file is put.
     fn geometry_now(&self) -> Geometry {
-        geometry_now(&self.space, self.options).unwrap_or(self.geometry)
+        geometry_now(&self.space, self.options, self.wish).unwrap_or(self.geometry)
     }
 
     async fn close_pack(&mut self) -> Result<(), NodeError> {
@@ -503,7 +507,7 @@ impl Upload {
             content: ByteBuf::from(to_canonical(content)),
             uses,
             survives: self.geometry.m(),
-            asked: self.options.survive,
+            asked: self.options.survive.or(self.wish),
         };
         self.batch.bytes += 200 + name.as_str().len() + file.content.len() + 34 * file.uses.len();
         let mut replaces = heads.into_iter().map(|head| head.op).collect();
@@ -553,14 +557,14 @@ impl Upload {
         }
         // It may lie in other stripes since.
         if others().all(|file| file.len == content.len() && file.modified == meta.modified) {
-            return Ok(Fate::shelved_for(self.space.rails.retention));
+            return Ok(Fate::shelved_for(self.space.retention()?));
         }
         self.overwriting += others().count() as u64;
         match rails::refuse_mass(&self.space, kv, Loss::Overwrite, self.overwriting) {
             Err(NodeError::Mass(_)) if self.options.confirmed => self.is_answered = true,
             refused => refused?,
         }
-        Ok(self.space.usual_fate())
+        self.space.usual_fate()
     }
 
     async fn directory(&mut self, path: &Path) -> Result<DirId, NodeError> {

@@ -5,7 +5,7 @@
 mod common;
 
 use common::{Pool, bytes, config, eventually, name, put_into, read, read_when_named, sees};
-use potluck_node::{Node, NodeError, RemoveOptions, Space, SpaceInfo};
+use potluck_node::{Node, NodeError, RemoveOptions, Setting, Space, SpaceInfo, SpaceOptions};
 use std::time::Duration;
 
 const GRACE: Duration = Duration::from_secs(3600);
@@ -77,6 +77,64 @@ async fn a_space_is_on_all_machines_of_its_person_and_outlasts_them() {
         assert!(read_when_named(&space, "/written-elsewhere").await == small);
         assert_eq!(info(pool.node(i), "photos").await.unwrap().files, 3);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_said_of_a_space_holds_on_all_machines() {
+    const DAY: Duration = Duration::from_secs(86_400);
+    let pool = Pool::of(3, GRACE).await;
+    let options = |survive, retention| SpaceOptions { survive, retention };
+    let wished = options(Setting::To(9), Setting::To(2 * DAY));
+    let founded = pool.node(0).create_space_with(name("photos"), wished).await.unwrap();
+    assert_eq!((founded.survive, founded.retention), (Some(9), Some(2 * DAY)));
+    let space = arrived(pool.node(1), "photos").await;
+    eventually("the other machine knows what holds", || async {
+        info(pool.node(1), "photos").await.unwrap().survive == Some(9)
+    })
+    .await;
+    // As much as three machines can give; a put that says otherwise is what it says.
+    put_into(&space, "/file", &bytes(1, 300_000)).await.unwrap();
+    let stat = |at: &'static str| {
+        let space = space.clone();
+        async move { space.stat(&at.parse().unwrap()).await.unwrap() }
+    };
+    assert_eq!(stat("/file").await.survives, 2);
+    put_into(&pool.node(1).private(), "/usual", &bytes(2, 300_000))
+        .await
+        .unwrap();
+    let usual = pool.node(1).private().stat(&"/usual".parse().unwrap()).await.unwrap();
+    assert_eq!(usual.survives, 1);
+
+    put_into(&space, "/file", &bytes(3, 300_000)).await.unwrap();
+    let trash = space.trash(&"/".parse().unwrap()).await.unwrap().next().await.unwrap();
+    assert_eq!(trash.len(), 1);
+    assert_eq!(trash[0].until.since(trash[0].removed), 2 * DAY);
+
+    // What is said anew holds from then on; what is not said stays.
+    let no_trash = options(Setting::Unchanged, Setting::To(Duration::ZERO));
+    let set = pool.node(1).set_space(&name("photos"), no_trash).await.unwrap();
+    assert_eq!((set.survive, set.retention), (Some(9), Some(Duration::ZERO)));
+    put_into(&space, "/file", &bytes(4, 300_000)).await.unwrap();
+    let trash = space.trash(&"/".parse().unwrap()).await.unwrap().next().await.unwrap();
+    assert_eq!(trash.len(), 1, "what was overwritten now is gone");
+    let usual = options(Setting::Usual, Setting::Usual);
+    let set = pool.node(1).set_space(&name("photos"), usual).await.unwrap();
+    assert_eq!((set.survive, set.retention), (None, None));
+
+    for wrong in [
+        options(Setting::To(20), Setting::Unchanged),
+        options(Setting::Unchanged, Setting::To(366 * DAY)),
+    ] {
+        let refused = pool.node(0).set_space(&name("photos"), wrong).await;
+        assert!(matches!(refused, Err(NodeError::Setting(_))), "{refused:?}");
+        let refused = pool.node(0).create_space_with(name("other"), wrong).await;
+        assert!(matches!(refused, Err(NodeError::Setting(_))), "{refused:?}");
+    }
+    assert!(info(pool.node(0), "other").await.is_none());
+    // The private space, too.
+    let home = potluck_types::SpaceName::home();
+    let set = pool.node(0).set_space(&home, wished).await.unwrap();
+    assert_eq!(set.survive, Some(9));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,10 +6,10 @@ use crate::{
     place::{ByteRange, Place},
     span::Span,
 };
-use clap::{Args, Parser, Subcommand, ValueHint};
-use potluck_node::{VersionId, Which};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueHint};
+use potluck_node::{Setting, VersionId, Which};
 use potluck_types::{ByteSize, MachineName, SpaceName, Timestamp, UserName, Zone};
-use std::{error::Error, path::PathBuf};
+use std::{error::Error, path::PathBuf, str::FromStr};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -502,6 +502,16 @@ pub(crate) struct Put {
     pub(crate) exact: bool,
 }
 
+/// Something that can be set, or left to what is usual.
+fn setting<T: FromStr<Err: Error + Send + Sync + 'static>>(
+    text: &str,
+) -> Result<Setting<T>, Box<dyn Error + Send + Sync>> {
+    match text {
+        "default" => Ok(Setting::Usual),
+        _ => Ok(Setting::To(text.parse()?)),
+    }
+}
+
 /// What to do with spaces.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Space {
@@ -510,6 +520,27 @@ pub(crate) enum Space {
         /// What it is to be called
         #[arg(value_name = "SPACE")]
         name: SpaceName,
+        /// How many lost machines what is put there is to survive, as far as the pool can give that [default: 2, and fewer in a small pool]
+        #[arg(long, value_name = "LOSSES")]
+        survive: Option<u8>,
+        /// How long what is removed and overwritten there can be brought back: `90d` [default: `retention` in the configuration, 30 days]
+        #[arg(long, value_name = "SPAN")]
+        keep_versions: Option<Span>,
+    },
+    /// Say what is to hold in a space from now on, on all machines: how much it is to survive, and how long what is removed is kept
+    ///
+    /// What was put before keeps the safety that it was put with, and what was removed before the time that it had.
+    #[command(group(ArgGroup::new("what").required(true).multiple(true).args(["survive", "keep_versions"])))]
+    Set {
+        /// Which
+        #[arg(value_name = "SPACE")]
+        name: SpaceName,
+        /// How many lost machines what is put there is to survive, as far as the pool can give that; or `default`
+        #[arg(long, value_name = "LOSSES", value_parser = setting::<u8>)]
+        survive: Option<Setting<u8>>,
+        /// How long what is removed and overwritten there can be brought back; or `default`
+        #[arg(long, value_name = "SPAN", value_parser = setting::<Span>)]
+        keep_versions: Option<Setting<Span>>,
     },
     /// List your spaces
     Ls {

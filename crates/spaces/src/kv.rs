@@ -42,6 +42,8 @@ pub enum Table {
     KeptUntil,
     /// Space → its [`Totals`](crate::Totals).
     Totals,
+    /// Space → its [`Settings`](crate::Settings), when that was said, and by which operation.
+    Settings,
     /// Space, minute → how many files were removed and overwritten then.
     Turnover,
     /// Space, device, sequence number → an entry that was set aside for another, see [`Aside`](crate::Aside).
@@ -56,7 +58,7 @@ pub enum Table {
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Log,
         Self::Frontier,
         Self::Registers,
@@ -72,6 +74,7 @@ impl Table {
         Self::KeptAt,
         Self::KeptUntil,
         Self::Totals,
+        Self::Settings,
         Self::Turnover,
         Self::Aside,
         Self::GivenUp,
@@ -80,7 +83,7 @@ impl Table {
     ];
 
     /// Those that follow from the logs, and can be made anew from them.
-    pub const DERIVED: [Self; 16] = [
+    pub const DERIVED: [Self; 17] = [
         Self::Frontier,
         Self::Registers,
         Self::Conflicts,
@@ -95,6 +98,7 @@ impl Table {
         Self::KeptAt,
         Self::KeptUntil,
         Self::Totals,
+        Self::Settings,
         Self::Turnover,
         Self::Sealed,
     ];

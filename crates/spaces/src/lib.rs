@@ -9,6 +9,7 @@
 //! - `charter`: whose a space is, and the keys of its epochs: signed records.
 //! - `branch`: a device that has signed two histories, and how it comes to have one again.
 //! - `pins`: what stripes are live, from the public half of the entries.
+//! - `settings`: what its people have said of all that is in a space.
 //! - `trash`: values that were replaced and can be brought back, in the order in which their time is over.
 //! - `turnover`: how much was removed and overwritten when, and whether that is more than a person may have meant.
 //!
@@ -21,6 +22,7 @@ mod kv;
 mod log;
 mod path;
 mod pins;
+mod settings;
 mod trash;
 mod tree;
 mod turnover;
@@ -35,6 +37,7 @@ pub use kv::{Kv, KvError, MemoryKv, Rows, Table};
 pub use log::{Append, AppendError, Body, Entry, Frontier, Log, OpId, Position};
 pub use path::{Name, Path, PathError};
 pub use pins::{Liveness, PinState, Pins};
+pub use settings::Settings;
 pub use trash::{Expiring, Kept, Removal, Totals, Trash};
 pub use tree::{Change, DirId, Fate, File, FileId, Found, Head, Listed, RETENTION_MAX, Tree, TreeError, Value};
 pub use turnover::{FILES_MIN, Mass, Minute, Share, ShareError, Turnover, WINDOW};

@@ -22,7 +22,7 @@ const ENTRIES: usize = 64;
 const ROWS: usize = 1024;
 /// Tables that are the same for the same entries, in whatever order these came. The others remember what came before what it rests on, and who was first, which
 /// another order leaves out or makes another.
-const COMPARED: [Table; 12] = [
+const COMPARED: [Table; 13] = [
     Table::Frontier,
     Table::Registers,
     Table::Conflicts,
@@ -35,6 +35,7 @@ const COMPARED: [Table; 12] = [
     Table::KeptAt,
     Table::KeptUntil,
     Table::Totals,
+    Table::Settings,
 ];
 /// The log of a device in a space.
 type LogId = (SpaceId, NodeId);

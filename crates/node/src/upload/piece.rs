@@ -69,19 +69,20 @@ pub(super) fn building(error: impl std::fmt::Display) -> NodeError {
     NodeError::Store(format!("the manifest cannot be built: {error}"))
 }
 
-/// How a stripe is to be coded for the machines that there are. Some may be away for a moment: then for those that are here, and anew when
+/// How a stripe is to be coded for the machines that there are, and for what its space is to survive. Some may be away for a moment: then for those that are here, and anew when
 /// they are back.
-pub(crate) fn geometry_now(shared: &Shared, options: PutOptions) -> Result<Geometry, GeometryError> {
+pub(crate) fn geometry_now(shared: &Shared, options: PutOptions, wish: Option<u8>) -> Result<Geometry, GeometryError> {
     let AtHand {
         expected,
         eligible,
         here,
     } = shared.at_hand();
     // What is usual is promised also while some are away, as far as it goes without them; what was asked for, or is to be strict, without a but.
+    let usual = wish.unwrap_or_else(|| default_survive(expected));
     let survive = match options.survive {
         Some(asked) => asked,
-        None if options.strict => default_survive(expected),
-        None => default_survive(expected).min(survivable(eligible)),
+        None if options.strict => usual,
+        None => usual.min(survivable(eligible)),
     };
     let wanted = potluck_placement::geometry(eligible, survive)?;
     if options.strict || here >= usize::from(wanted.k() + wanted.m().min(1)) {
@@ -92,13 +93,13 @@ pub(crate) fn geometry_now(shared: &Shared, options: PutOptions) -> Result<Geome
 }
 
 /// Refuses to begin what a strict upload would fail at, or survives less than it is to.
-pub(super) fn refuse_degraded(shared: &Shared, options: PutOptions) -> Result<(), NodeError> {
+pub(super) fn refuse_degraded(shared: &Shared, options: PutOptions, wish: Option<u8>) -> Result<(), NodeError> {
     let AtHand {
         expected,
         eligible,
         here,
     } = shared.at_hand();
-    let survive = options.survive.unwrap_or_else(|| default_survive(expected));
+    let survive = options.survive.or(wish).unwrap_or_else(|| default_survive(expected));
     let wanted = potluck_placement::geometry(expected, survive)?.n();
     let fits = || Ok::<_, GeometryError>(here >= potluck_placement::geometry(eligible, survive)?.n().into());
     if survivable(here) >= survive && fits()? {
@@ -115,7 +116,7 @@ pub(super) async fn store_piece(
     space: &OpenSpace,
     chunk: Bytes,
     mut geometry: Geometry,
-    options: PutOptions,
+    (options, wish): (PutOptions, Option<u8>),
     _under_way: OwnedSemaphorePermit,
 ) -> Result<(Piece, Stored), NodeError> {
     let mut attempts = 0;
@@ -129,7 +130,7 @@ pub(super) async fn store_piece(
             Ok(stored) => return Ok((sealed.piece, stored)),
             // One that does not answer was taken for being here: once more, for those that are.
             Err(ShardsError::TooFewDomains { .. }) if !options.strict && attempts < STORE_ATTEMPTS => {
-                geometry = geometry_now(space, options)?;
+                geometry = geometry_now(space, options, wish)?;
             }
             Err(error) => return Err(error.into()),
         }

@@ -124,7 +124,7 @@ async fn all(space: &OpenSpace, domains: Domains) -> Result<bool, NodeError> {
         strict: true,
         ..PutOptions::default()
     };
-    let mut upload = Upload::new(space.clone(), options, geometry(domains.here, 0)?);
+    let mut upload = Upload::new(space.clone(), (options, None), geometry(domains.here, 0)?);
     let mut failed = false;
     let mut search = Search::new(space, domains);
     set_left(space, left);

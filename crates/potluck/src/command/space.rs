@@ -5,23 +5,46 @@ use crate::{
     cli::Space,
     complaint::Complaint,
     local::{client, message::Request},
+    span::Span,
     terminal::{Terminal, count, table},
 };
-use potluck_node::{Member, RemoveOptions, SpaceInfo, SpaceRemoval};
+use potluck_node::{Member, RemoveOptions, Setting, SpaceInfo, SpaceOptions, SpaceRemoval};
 use potluck_types::{ByteSize, SpaceName};
 use serde::Serialize;
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 /// `potluck space`.
 pub(super) fn run(home: &Path, wish: Space, terminal: Terminal) -> Result<(), Complaint> {
     match wish {
-        Space::Create { name } => {
-            let info: SpaceInfo = client::call(home, &Request::CreateSpace { name })?;
+        Space::Create {
+            name,
+            survive,
+            keep_versions,
+        } => {
+            let options = SpaceOptions {
+                survive: survive.map_or(Setting::Unchanged, Setting::To),
+                retention: retention(keep_versions.map(Setting::To)),
+            };
+            let info: SpaceInfo = client::call(home, &Request::CreateSpace { name, options })?;
             say(terminal, &info, || {
                 let name = &info.name;
                 format!(
                     "The space {name} is there, on all machines of yours. Put something into it: potluck put FOLDER {name}:/"
                 )
+            });
+        }
+        Space::Set {
+            name,
+            survive,
+            keep_versions,
+        } => {
+            let options = SpaceOptions {
+                survive: survive.unwrap_or_default(),
+                retention: retention(keep_versions),
+            };
+            let info: SpaceInfo = client::call(home, &Request::SetSpace { name, options })?;
+            say(terminal, &info, || {
+                format!("{}: {}.", info.name, held(&info).join("; "))
             });
         }
         Space::Ls { removed } => {
@@ -61,6 +84,34 @@ pub(super) fn run(home: &Path, wish: Space, terminal: Terminal) -> Result<(), Co
         }
     }
     Ok(())
+}
+
+fn retention(keep_versions: Option<Setting<Span>>) -> Setting<Duration> {
+    match keep_versions {
+        Some(Setting::To(span)) => Setting::To(span.duration()),
+        Some(Setting::Usual) => Setting::Usual,
+        Some(Setting::Unchanged) | None => Setting::Unchanged,
+    }
+}
+
+/// What holds in a space.
+fn held(info: &SpaceInfo) -> [String; 2] {
+    let survive = match info.survive {
+        Some(survive) => format!(
+            "what is put there is to survive {}",
+            count(survive.into(), "lost machine")
+        ),
+        None => "what is put there survives what is usual in the pool".to_owned(),
+    };
+    let keep = match info.retention {
+        Some(Duration::ZERO) => "what is removed is gone at once".to_owned(),
+        Some(retention) => format!(
+            "what is removed can be brought back for {}",
+            Span::seconds(retention.as_secs())
+        ),
+        None => "what is removed can be brought back for as long as the configuration says".to_owned(),
+    };
+    [survive, keep]
 }
 
 pub(super) fn say(terminal: Terminal, value: &impl Serialize, text: impl FnOnce() -> String) {
@@ -162,6 +213,9 @@ fn described(info: &SpaceInfo, members: &[Member]) -> String {
     ));
     if let Some(created) = info.created {
         text.push_str(&format!("\nFounded: {created}."));
+    }
+    if info.survive.is_some() || info.retention.is_some() {
+        text.push_str(&format!("\nWhat holds there: {}.", held(info).join("; ")));
     }
     text.push_str(&format!("\nId: {}", info.id));
     if members.len() > 1 {

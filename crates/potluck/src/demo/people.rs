@@ -12,7 +12,7 @@ use crate::{
     machines::{POLL, Plan, Pool},
     place::Place,
 };
-use potluck_node::{Access, Member, Person, PutOptions, SpaceInfo, Which};
+use potluck_node::{Access, Member, Person, PutOptions, SpaceInfo, SpaceOptions, Which};
 use potluck_spaces::Path as SpacePath;
 use potluck_types::{ByteSize, SpaceName};
 use std::{fs, time::Duration};
@@ -70,7 +70,13 @@ impl Stage<'_> {
             client::call::<()>(home, &Request::CallMe { name })?;
         }
         let name = self.space.clone();
-        let _: SpaceInfo = client::call(&anna, &Request::CreateSpace { name })?;
+        let _: SpaceInfo = client::call(
+            &anna,
+            &Request::CreateSpace {
+                name,
+                options: SpaceOptions::default(),
+            },
+        )?;
         self.put(ANNA, AT_FIRST)?;
         self.pool.until(TIMEOUT, POLL, "Anna's node does not hear of Bob", || {
             let people: Vec<Person> = client::call(&anna, &Request::People)?;

@@ -3,7 +3,7 @@
 use crate::place::ByteRange;
 use potluck_node::{
     Access, Entry, ExplainOptions, FileMeta, Identity, InviteOptions, PutOptions, PutReport, RemoveOptions,
-    RestoreOptions, Settling, Which,
+    RestoreOptions, Settling, SpaceOptions, Which,
 };
 use potluck_spaces::Path;
 use potluck_types::{ByteSize, NodeId, SpaceName, Timestamp, UserName};
@@ -193,6 +193,16 @@ pub(crate) enum Request {
     CreateSpace {
         /// What it is to be called.
         name: SpaceName,
+        /// What is to hold in it.
+        #[serde(default)]
+        options: SpaceOptions,
+    },
+    /// Say what is to hold in a space. Reply: `SpaceInfo`.
+    SetSpace {
+        /// Which.
+        name: SpaceName,
+        /// What is to hold.
+        options: SpaceOptions,
     },
     /// Reply: a list of `SpaceInfo`.
     Spaces {

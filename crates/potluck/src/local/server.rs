@@ -192,6 +192,7 @@ async fn answer(request: Request, service: &Service, frames: &mut Frames, replie
     | Request::Restore { .. }
     | Request::Rename { .. }
     | Request::CreateSpace { .. }
+    | Request::SetSpace { .. }
     | Request::Spaces { .. }
     | Request::SpaceInfo { .. }
     | Request::RemoveSpace { .. }
@@ -289,7 +290,8 @@ async fn answer(request: Request, service: &Service, frames: &mut Frames, replie
             space.rename(&from, &to).await?;
             replies.reply(&()).await
         }
-        Request::CreateSpace { name } => replies.reply(&node.create_space(name).await?).await,
+        Request::CreateSpace { name, options } => replies.reply(&node.create_space_with(name, options).await?).await,
+        Request::SetSpace { name, options } => replies.reply(&node.set_space(&name, options).await?).await,
         Request::Spaces { removed } => {
             let mut spaces = node.spaces(removed).await?;
             spaces.extend(node.offers().await?);

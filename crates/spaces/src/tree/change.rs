@@ -1,7 +1,7 @@
 //! What an entry says about names, and how that is encoded: version 2, and the migration from version 1.
 
 use super::{DirId, File, FileId, Value};
-use crate::{Name, OpId};
+use crate::{Name, OpId, Settings};
 use potluck_types::{CodecError, StripeId, Timestamp, from_canonical, to_canonical};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -9,8 +9,10 @@ use std::time::Duration;
 /// What is removed is kept for a year at most: a wrong number would fill the pool for ever.
 pub const RETENTION_MAX: Duration = Duration::from_secs(365 * 86_400);
 const RETENTION_MS_MAX: u64 = RETENTION_MAX.as_secs() * 1000;
-/// The version that is written.
-const VERSION: u8 = 2;
+/// The version that is written when something is said that version 2 has no word for.
+const VERSION: u8 = 3;
+/// The version of everything else: who knows no later one reads it.
+const VERSION_BEFORE: u8 = 2;
 /// The first byte of a list in CBOR has these upper three bits. Version 1 was a bare list, and every later one is a map.
 const LIST: u8 = 4;
 
@@ -50,6 +52,8 @@ pub enum Change {
         /// Where it lies now.
         file: File,
     },
+    /// What is to hold for all that is in the space. What is said last holds.
+    Settings(Settings),
     /// A person knows that so much was removed and overwritten, and wants it so.
     Accept {
         /// What was done up to this clock.
@@ -114,8 +118,9 @@ struct Changes {
 }
 
 pub(super) fn encode(changes: &[Change]) -> Vec<u8> {
+    let is_new = changes.iter().any(|change| matches!(change, Change::Settings(_)));
     to_canonical(&Changes {
-        version: VERSION,
+        version: if is_new { VERSION } else { VERSION_BEFORE },
         changes: changes.to_vec(),
     })
 }
@@ -127,7 +132,7 @@ pub(super) fn decode(plain: &[u8]) -> Result<Vec<Change>, CodecError> {
         return Ok(changes.into_iter().map(Change::from).collect());
     }
     let Changes { version, changes } = from_canonical(plain)?;
-    if version == VERSION {
+    if (VERSION_BEFORE..=VERSION).contains(&version) {
         return Ok(changes);
     }
     Err(CodecError::Malformed {
@@ -210,8 +215,18 @@ mod tests {
                 until: Timestamp::from_millis(3),
             },
         ];
-        assert_eq!(decode(&encode(&changes)).unwrap(), changes);
+        let encoded = encode(&changes);
+        assert_eq!(decode(&encoded).unwrap(), changes);
         assert_eq!(decode(&encode(&[])).unwrap(), []);
+        // Who knows no later version reads what has nothing of one.
+        let version = |bytes: &[u8]| from_canonical::<Changes>(bytes).unwrap().version;
+        assert_eq!(version(&encoded), 2);
+        let settings = [Change::Settings(Settings {
+            survive: Some(2),
+            keep_ms: None,
+        })];
+        assert_eq!(version(&encode(&settings)), 3);
+        assert_eq!(decode(&encode(&settings)).unwrap(), settings);
     }
 
     /// What the version before wrote for a removal: `[{"Set": {"name": "a", "value": null, "parent": 0…, "replaces": []}}]`.

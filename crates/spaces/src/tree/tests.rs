@@ -3,7 +3,7 @@
 mod apart;
 
 use super::*;
-use crate::{Append, AppendError, Body, Branch, Entry, Kept, Liveness, Log, MemoryKv, Pins, Totals, Trash};
+use crate::{Append, AppendError, Body, Branch, Charter, Entry, Kept, Liveness, Log, MemoryKv, Pins, Totals, Trash};
 use potluck_crypto::{Signed, SigningKey};
 use potluck_types::{SystemEntropy, Timestamp};
 use proptest::prelude::*;
@@ -620,6 +620,55 @@ fn again(value: &Value) -> Value {
         }),
         other => other.clone(),
     }
+}
+
+#[test]
+fn what_its_author_sealed_wrongly_keeps_nobody_from_the_rest() {
+    let (user, now) = (SigningKey::from_seed(&[1; 32]), Timestamp::from_millis(1));
+    let recipient = potluck_crypto::derive::recipient_key(&user);
+    let charter = Charter::found(&user, recipient.recipient(), now, &SystemEntropy).unwrap();
+    let (space, epoch) = (charter.space(), charter.current());
+    let keys = charter.keys(user.user_id(), &recipient);
+    let (mut writer, mut reader) = (MemoryKv::default(), MemoryKv::default());
+    let change = Change::Accept {
+        until: Timestamp::from_millis(7),
+    };
+    let good = Tree::of(space).seal(keys.of(epoch).unwrap(), &[change], &SystemEntropy);
+    for sealed in [vec![5; 100], Vec::new(), good] {
+        let body = Body {
+            sealed,
+            epoch,
+            ..Body::default()
+        };
+        let signed = Log::of(space).next_entry(&writer, &user, now, body).unwrap();
+        for kv in [&mut writer, &mut reader] {
+            let (_, entry, device) = Log::of(space).append(kv, &signed).unwrap();
+            Tree::of(space).apply(kv, &keys, device, &entry).unwrap();
+        }
+    }
+    let totals = Trash::of(space).totals(&reader).unwrap();
+    assert_eq!(totals.accepted, Timestamp::from_millis(7));
+}
+
+#[test]
+fn of_two_settings_that_were_said_apart_the_later_holds() {
+    let set = |device: &mut Device, survive| {
+        let settings = Settings {
+            survive,
+            keep_ms: Some(1),
+        };
+        device.write(&[Change::Settings(settings)], Vec::new(), Vec::new());
+    };
+    let settings = |device: &Device| Tree::of(SPACE).settings(&device.kv).unwrap();
+    assert_eq!(settings(&Device::new(1)), Settings::default());
+    let later = |other: &mut Device| {
+        other.now += 10;
+        set(other, Some(2));
+    };
+    let device = apart(&[], |one| set(one, Some(1)), later);
+    assert_eq!(settings(&device).survive, Some(2));
+    let device = apart(&[], later, |other| set(other, None));
+    assert_eq!(settings(&device).survive, Some(2));
 }
 
 /// Devices that do something apart, and then meet.

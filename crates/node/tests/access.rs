@@ -1,0 +1,478 @@
+//! Who may do what in a space of several people: by the program as it is, and by one that does not obey and says on the wire whatever it likes, with all the keys that its
+//! person has.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod common;
+
+use common::{Pool, bytes, config, eventually, name, put_into, read, read_when_named, sees, started, within};
+use potluck_crypto::{BoxKey, RecipientKey, SigningKey, derive};
+use potluck_net::{Endpoint, Message, NetworkConfig, Protocol};
+use potluck_node::{Access, Node, NodeError, RemoveOptions, Space, Which};
+use potluck_spaces::{
+    Append, Body, Change, Charter, CharterRecord, DirId, Entry, Fate, File, FileId, GrantTo, Keys, Log, MemoryKv, Name,
+    Path, Position, Tree, Value,
+};
+use potluck_types::{Hash, NodeId, SpaceId, StripeId, SystemEntropy, Timestamp, from_canonical, to_canonical};
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+use std::{collections::BTreeSet, time::Duration};
+use tempfile::TempDir;
+
+const GRACE: Duration = Duration::from_secs(3600);
+const READ: Access = Access {
+    may_write: false,
+    since: None,
+    until: None,
+};
+const WRITE: Access = Access {
+    may_write: true,
+    ..READ
+};
+
+/// As `docs/protocol.md` has them.
+#[derive(Serialize)]
+enum PoolRequest {
+    Append { space: SpaceId, entries: Vec<ByteBuf> },
+    Frontier { space: SpaceId, is_chartered: bool },
+    Charter { space: SpaceId, records: Vec<ByteBuf> },
+    Fetch { space: SpaceId, device: NodeId, after: u64 },
+    Released { space: SpaceId, stripes: Vec<StripeId> },
+}
+
+#[derive(Serialize, Deserialize, Debug)]
+enum PoolReply {
+    Done,
+    Frontier(Vec<(NodeId, Position)>),
+    Logs {
+        known: Vec<(NodeId, Position)>,
+        #[allow(dead_code, reason = "it is read, and of no matter here")]
+        charter: Option<Hash>,
+    },
+    Charter(Vec<ByteBuf>),
+    Entries(Vec<ByteBuf>),
+    Failed(String),
+}
+
+fn path(text: &str) -> Path {
+    text.parse().unwrap()
+}
+
+struct Guest {
+    node: Node,
+    home: TempDir,
+}
+
+/// Anna, who has two machines and a space with `/before` in it, and four others: Bob may write, Carol read, Dave could write and was taken out, and
+/// Eve is nobody.
+struct Party {
+    pool: Pool,
+    bob: Guest,
+    carol: Guest,
+    dave: Guest,
+    eve: Guest,
+    before: Vec<u8>,
+}
+
+async fn accepted(node: &Node) -> Space {
+    eventually("the offer arrives", || async {
+        !node.offers().await.unwrap().is_empty()
+    })
+    .await;
+    node.accept("work", None).await.unwrap();
+    node.space(&name("work")).unwrap()
+}
+
+impl Party {
+    async fn of() -> Self {
+        let pool = Pool::of(2, GRACE).await;
+        let mut guests = Vec::new();
+        for called in ["bob", "carol", "dave", "eve"] {
+            let (node, home) = pool.guest().await;
+            node.call_me(called.parse().unwrap()).await;
+            guests.push(Guest { node, home });
+        }
+        let nodes = pool.running().into_iter().chain(guests.iter().map(|guest| &guest.node));
+        for node in nodes {
+            eventually("all know each other", || async {
+                let people = node.people();
+                let named = people
+                    .iter()
+                    .filter(|person| person.name.is_some() && person.can_be_let_in);
+                let nodes = node.status().await.unwrap().nodes;
+                named.count() >= 4 && nodes.iter().filter(|node| node.away_since.is_none()).count() == 6
+            })
+            .await;
+        }
+        let [bob, carol, dave, eve] = guests.try_into().unwrap_or_else(|_| panic!("four guests"));
+        let owner = pool.node(0);
+        owner.create_space(name("work")).await.unwrap();
+        let space = owner.space(&name("work")).unwrap();
+        let before = bytes(1, 600_000);
+        put_into(&space, "/before", &bytes(2, 600_000)).await.unwrap();
+        put_into(&space, "/before", &before).await.unwrap();
+        for (guest, called, access) in [(&bob, "bob", WRITE), (&carol, "carol", READ), (&dave, "dave", WRITE)] {
+            owner.share(&name("work"), called, access).await.unwrap();
+            let theirs = accepted(&guest.node).await;
+            assert!(read_when_named(&theirs, "/before").await == before);
+        }
+        let daves = dave.node.space(&name("work")).unwrap();
+        put_into(&daves, "/by-dave", &before).await.unwrap();
+        assert!(read_when_named(&space, "/by-dave").await == before);
+        owner.unshare(&name("work"), "dave").await.unwrap();
+        put_into(&space, "/after", &before).await.unwrap();
+        Self {
+            pool,
+            bob,
+            carol,
+            dave,
+            eve,
+            before,
+        }
+    }
+
+    fn owners(&self) -> Space {
+        self.pool.node(0).space(&name("work")).unwrap()
+    }
+}
+
+fn is_refused<T>(done: &Result<T, NodeError>) -> bool {
+    matches!(
+        done,
+        Err(NodeError::ReadOnly | NodeError::NotIn | NodeError::NotYourSpace(_))
+    )
+}
+
+/// What one can do by the program as it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_program_does_what_its_person_may() {
+    let party = Party::of().await;
+    let owner = party.pool.node(0);
+    for (node, writes, sees_after, is_owner) in [
+        (owner, true, true, true),
+        (&party.bob.node, true, true, false),
+        (&party.carol.node, false, true, false),
+        (&party.dave.node, false, false, false),
+    ] {
+        let space = node.space(&name("work")).unwrap();
+        // List, read, and read the past.
+        if sees_after {
+            assert!(read_when_named(&space, "/after").await == party.before);
+        }
+        let listed = space.list(&path("/"), None, 100).await.unwrap();
+        let listed: Vec<&str> = listed.iter().map(|entry| entry.name.as_str()).collect();
+        assert!(
+            listed.contains(&"before") && listed.contains(&"after") == sees_after,
+            "{listed:?}"
+        );
+        assert!(read(&space, "/before").await.unwrap() == party.before);
+        let past = space.versions(&path("/before")).await.unwrap();
+        let which = Which::Version(past.last().unwrap().id);
+        let first = space.download_of(&path("/before"), which, None).await.unwrap();
+        assert!(first.read_to_end().await.unwrap() == bytes(2, 600_000));
+        assert!(
+            !space
+                .changes(&path("/"), Timestamp::default())
+                .next()
+                .await
+                .unwrap()
+                .is_empty()
+        );
+        // Write and delete.
+        let file = if writes { "/put" } else { "/by-dave" };
+        let put = put_into(&space, "/put", b"put").await.map(drop);
+        let moved = space.rename(&path(file), &path("/moved")).await;
+        let file = if writes { "/moved" } else { "/by-dave" };
+        let removed = space.remove(&path(file), RemoveOptions::default()).await.map(drop);
+        for done in [put, moved, removed] {
+            assert_eq!((done.is_ok(), is_refused(&done)), (writes, !writes), "{done:?}");
+        }
+        // Share and revoke.
+        let shared = node.share(&name("work"), "eve", READ).await;
+        let unshared = node.unshare(&name("work"), "eve").await;
+        if is_owner {
+            assert!(shared.is_ok() && unshared.is_ok());
+        } else {
+            assert!(is_refused(&shared) && is_refused(&unshared), "{shared:?} {unshared:?}");
+            assert!(is_refused(&node.unshare(&name("work"), "bob").await));
+        }
+    }
+    // Who was never let in does not know that there is anything, though their machine keeps shards of it.
+    let eve = &party.eve.node;
+    assert!(matches!(eve.space(&name("work")), Err(NodeError::NoSuchSpace(_))));
+    assert!(eve.offers().await.unwrap().is_empty());
+    assert!(matches!(eve.accept("work", None).await, Err(NodeError::NoSuchOffer(_))));
+    let content = read(&party.owners(), "/before").await.unwrap();
+    assert!(content == party.before, "nothing of this has harmed it");
+}
+
+/// The secret key in a file of a home.
+fn key_in(home: &TempDir, file: &str) -> SigningKey {
+    let text = std::fs::read_to_string(home.path().join(file)).unwrap();
+    let hex = text.trim().rsplit(' ').next().unwrap();
+    let seed: Vec<u8> = (0..32)
+        .map(|at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap())
+        .collect();
+    SigningKey::from_seed(&seed.try_into().unwrap())
+}
+
+/// A program that does not obey, in the place of a person's machine.
+struct Modified {
+    endpoint: Endpoint,
+    node: SigningKey,
+    user: SigningKey,
+    recipient: RecipientKey,
+    space: SpaceId,
+    /// The space's log of this machine, and its charter, as others told.
+    kv: MemoryKv,
+    charter: Charter,
+}
+
+impl Modified {
+    /// Of a machine that has ended, and whose home this is.
+    async fn in_place_of(home: &TempDir, honest: &[&Node], space: SpaceId) -> Self {
+        let (node, user) = (key_in(home, "node.key"), key_in(home, "user.key"));
+        let network = NetworkConfig {
+            listen: vec!["127.0.0.1:0".parse().unwrap()],
+            mdns: false,
+        };
+        let (endpoint, mut inbox) = potluck_net::start(&node, &network).await.unwrap();
+        endpoint.set_members(honest.iter().map(|node| node.identity().node).collect::<BTreeSet<_>>());
+        tokio::spawn(async move {
+            // It answers nobody.
+            loop {
+                tokio::select! {
+                    event = inbox.events.recv() => if event.is_none() { return },
+                    incoming = inbox.requests.recv() => if incoming.is_none() { return },
+                }
+            }
+        });
+        for node in honest {
+            let identity = node.identity();
+            let addresses = identity.addresses.iter().map(|text| text.parse().unwrap()).collect();
+            within("it connects", endpoint.connect(identity.node, addresses))
+                .await
+                .unwrap();
+        }
+        let recipient = derive::recipient_key(&user);
+        let mut modified = Self {
+            endpoint,
+            node,
+            user,
+            recipient,
+            space,
+            kv: MemoryKv::default(),
+            charter: Charter::of(space),
+        };
+        modified.learn(honest[0].identity().node).await;
+        modified
+    }
+
+    async fn ask(&self, victim: NodeId, request: &PoolRequest) -> PoolReply {
+        let message = Message::new(to_canonical(request));
+        let reply = self.endpoint.request(victim, Protocol::Pool, &message);
+        from_canonical(&within("an answer", reply).await.unwrap().header).unwrap()
+    }
+
+    /// Everybody tells a member what they keep: it is sealed, or signed by who may say it.
+    async fn learn(&mut self, from: NodeId) {
+        let (space, device) = (self.space, self.node.node_id());
+        let records = Vec::new();
+        let PoolReply::Charter(records) = self.ask(from, &PoolRequest::Charter { space, records }).await else {
+            panic!("no charter");
+        };
+        let mut left: Vec<_> = records
+            .iter()
+            .map(|record| CharterRecord::from_bytes(record).unwrap())
+            .collect();
+        // Those first on which others rest.
+        while !left.is_empty() {
+            let before = left.len();
+            left.retain(|record| self.charter.join(record).is_err());
+            assert!(left.len() < before, "the charter does not add up");
+        }
+        let after = 0;
+        if let PoolReply::Entries(entries) = self.ask(from, &PoolRequest::Fetch { space, device, after }).await {
+            for entry in entries {
+                let entry = potluck_crypto::Signed::<Entry>::from_bytes(&entry).unwrap();
+                let (append, _, _) = Log::of(space).append(&mut self.kv, &entry).unwrap();
+                assert_eq!(append, Append::New);
+            }
+        }
+    }
+
+    fn keys(&self) -> Keys {
+        self.charter.keys(self.user.user_id(), &self.recipient)
+    }
+
+    /// An entry that puts `/forged`, and removes what is named, as good as this person can make it, at this time.
+    fn forged(&mut self, removes: &[(&str, potluck_spaces::OpId)], clock: u64) -> ByteBuf {
+        let keys = self.keys();
+        let epoch = self.charter.current().filter(|epoch| keys.of(Some(*epoch)).is_some());
+        // Who was taken out has the key of the epoch before.
+        let epoch = epoch.or(self.charter.first());
+        let key = keys.of(epoch).cloned().unwrap_or(BoxKey::from_bytes([7; 32]));
+        let named = |text: &str| Name::try_from(text.to_owned()).unwrap();
+        let file = File {
+            id: FileId::generate(&SystemEntropy),
+            len: 6,
+            modified: Timestamp::from_millis(1),
+            executable: false,
+            content: ByteBuf::from(vec![1; 6]),
+            uses: Vec::new(),
+            survives: 0,
+            asked: None,
+        };
+        let mut changes = vec![Change::Set {
+            parent: DirId::ROOT,
+            name: named("forged"),
+            value: Some(Value::File(file)),
+            replaces: Vec::new(),
+            fate: Fate::Carried,
+        }];
+        changes.extend(removes.iter().map(|(name, op)| Change::Set {
+            parent: DirId::ROOT,
+            name: named(name),
+            value: None,
+            replaces: vec![*op],
+            fate: Fate::Freed,
+        }));
+        let body = Body {
+            sealed: Tree::of(self.space).seal(&key, &changes, &SystemEntropy),
+            epoch,
+            ..Body::default()
+        };
+        let entry = Log::of(self.space).next_entry(&self.kv, &self.node, Timestamp::from_millis(clock), body);
+        ByteBuf::from(entry.unwrap().to_bytes())
+    }
+
+    /// How far a node knows the log of this machine.
+    async fn known(&self, at: NodeId) -> u64 {
+        let request = PoolRequest::Frontier {
+            space: self.space,
+            is_chartered: true,
+        };
+        let known = match self.ask(at, &request).await {
+            PoolReply::Logs { known, .. } | PoolReply::Frontier(known) => known,
+            other => panic!("{other:?}"),
+        };
+        let own = known.into_iter().find(|(device, _)| *device == self.node.node_id());
+        own.map_or(0, |(_, position)| position.seq)
+    }
+}
+
+/// What one can do who obeys nothing, with all that their person has: nobody takes it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_does_not_obey_does_no_more_than_its_person_may() {
+    let Party {
+        pool,
+        bob,
+        carol,
+        dave,
+        eve,
+        before,
+    } = Party::of().await;
+    let space = pool.node(0).space(&name("work")).unwrap();
+    let bobs = bob.node.space(&name("work")).unwrap();
+    assert!(read_when_named(&bobs, "/after").await == before);
+    let honest = [pool.node(0), pool.node(1), &bob.node];
+    let eve_key = derive::recipient_key(&key_in(&eve.home, "user.key")).recipient();
+    let eve_id = key_in(&eve.home, "user.key").user_id();
+    let now = u64::try_from(std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap();
+    let mut back = Vec::new();
+    for (guest, is_reader) in [(carol, true), (dave, false), (eve, false)] {
+        let Guest { node, home } = guest;
+        node.stop().await;
+        drop(node);
+        let mut modified = Modified::in_place_of(&home, &honest, space.id()).await;
+        assert_eq!(modified.keys().of(modified.charter.current()).is_some(), is_reader);
+        let known = modified.known(honest[0].identity().node).await;
+        for victim in honest.map(|node| node.identity().node) {
+            // Write and delete, now, and with the clock of a time when one of them might have.
+            for clock in [now, 1, now - 60_000, now + 86_400_000 * 365 * 74] {
+                let entries = vec![modified.forged(&[], clock)];
+                let reply = modified
+                    .ask(
+                        victim,
+                        &PoolRequest::Append {
+                            space: space.id(),
+                            entries,
+                        },
+                    )
+                    .await;
+                assert!(matches!(reply, PoolReply::Failed(_)), "{reply:?}");
+                assert_eq!(modified.known(victim).await, known, "it was taken");
+            }
+            // Share with another, and with oneself: in one's own name.
+            let to = GrantTo {
+                user: eve_id,
+                recipient: eve_key,
+                may_write: true,
+                until: None,
+                called: "work".to_owned(),
+            };
+            let (keys, at) = (modified.keys(), Timestamp::from_millis(now));
+            let grant = modified
+                .charter
+                .next_grant(&modified.user, &to, &keys, at, &SystemEntropy);
+            let revocation = modified.charter.next_revocation(
+                &modified.user,
+                key_in(&bob.home, "user.key").user_id(),
+                Vec::new(),
+                at,
+            );
+            let forged: Vec<_> = [grant, revocation].into_iter().flatten().collect();
+            assert_eq!(forged.len(), 1 + usize::from(is_reader));
+            for record in &forged {
+                assert!(modified.charter.clone().join(record).is_err());
+            }
+            let records = forged.iter().map(|record| ByteBuf::from(record.to_bytes())).collect();
+            modified
+                .ask(
+                    victim,
+                    &PoolRequest::Charter {
+                        space: space.id(),
+                        records,
+                    },
+                )
+                .await;
+            // Say that what is in use is not.
+            let held = pool.node(0).held(None, 1000).await.unwrap();
+            let of_it = held.into_iter().filter(|held| held.space == space.id());
+            let stripes: Vec<_> = of_it.map(|held| held.shard.stripe).collect();
+            assert!(!stripes.is_empty());
+            let reply = modified
+                .ask(
+                    victim,
+                    &PoolRequest::Released {
+                        space: space.id(),
+                        stripes,
+                    },
+                )
+                .await;
+            assert!(matches!(reply, PoolReply::Done | PoolReply::Failed(_)), "{reply:?}");
+        }
+        drop(modified);
+        // With more than two machines gone there would be something that cannot be read.
+        back.push((started(config(&home, GRACE)).await, home));
+        sees(pool.node(0), 6).await;
+    }
+    // Nothing has changed for anybody.
+    for node in honest {
+        let space = node.space(&name("work")).unwrap();
+        let listed = space.list(&path("/"), None, 100).await.unwrap();
+        let names: Vec<&str> = listed.iter().map(|entry| entry.name.as_str()).collect();
+        assert_eq!(names, ["after", "before", "by-dave"]);
+        for file in ["/after", "/before", "/by-dave"] {
+            assert!(within("a read", read(&space, file)).await.unwrap() == before);
+        }
+        let members = node.members(&name("work")).await.unwrap();
+        let mut called: Vec<String> = members.iter().map(|member| member.person.called()).collect();
+        called.sort();
+        assert_eq!(called.len(), 3, "{called:?}");
+        assert!(called.contains(&"bob".to_owned()) && called.contains(&"carol".to_owned()));
+    }
+    // Who may write still does.
+    put_into(&bobs, "/more", b"more").await.unwrap();
+    assert_eq!(read_when_named(&space, "/more").await, b"more");
+}
