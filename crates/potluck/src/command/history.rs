@@ -3,35 +3,14 @@
 use super::trash::{day, roots};
 use crate::{
     complaint::Complaint,
-    local::{client, frame::FrameKind, message::Request},
+    local::{client, message::Request},
     place::{Place, escape},
     terminal::{Terminal, count, table},
 };
 use potluck_node::{Conflict, Did, Doing, Kind, Settled, Settling, Version, VersionState};
 use potluck_types::{ByteSize, SpaceName, Timestamp};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
 use std::{ops::ControlFlow, path::Path};
-
-/// Asks for a list, some of it at a time.
-fn pages<T: DeserializeOwned>(
-    home: &Path,
-    request: &Request,
-    mut each: impl FnMut(Vec<T>) -> ControlFlow<()>,
-) -> Result<(), Complaint> {
-    let (_sender, mut receiver) = client::open(home, request)?;
-    loop {
-        let frame = receiver.frame()?;
-        match frame.kind {
-            FrameKind::Item => {
-                if each(frame.json().map_err(|error| client::lost(&error))?).is_break() {
-                    return Ok(());
-                }
-            }
-            FrameKind::Reply => return Ok(()),
-            other => return Err(client::unexpected(other)),
-        }
-    }
-}
 
 /// `potluck versions`.
 pub(super) fn versions(home: &Path, place: &Place, terminal: Terminal) -> Result<(), Complaint> {
@@ -43,7 +22,7 @@ pub(super) fn versions(home: &Path, place: &Place, terminal: Terminal) -> Result
         .map(str::to_owned)
         .to_vec();
     let mut rows = vec![heading];
-    pages::<Version>(home, &request, |page| {
+    client::pages::<Version>(home, &request, |page| {
         match terminal.json {
             true => page.iter().for_each(|version| terminal.value(version)),
             false => rows.extend(page.iter().map(row)),
@@ -116,7 +95,7 @@ pub(super) fn log(
             path: place.path.clone(),
             since,
         };
-        pages::<Did>(home, &request, |mut page| {
+        client::pages::<Did>(home, &request, |mut page| {
             page.truncate(usize::try_from(left).unwrap_or(usize::MAX));
             left -= page.len() as u64;
             match terminal.json {
@@ -193,7 +172,7 @@ pub(super) fn conflicts(home: &Path, place: Option<&Place>, terminal: Terminal) 
             space: place.space.clone(),
             path: place.path.clone(),
         };
-        pages::<Conflict>(home, &request, |page| {
+        client::pages::<Conflict>(home, &request, |page| {
             for conflict in &page {
                 found += 1;
                 let space = &place.space;

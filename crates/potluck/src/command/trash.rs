@@ -2,7 +2,7 @@
 
 use crate::{
     complaint::Complaint,
-    local::{client, frame::FrameKind, message::Request},
+    local::{client, message::Request},
     moment::Moment,
     place::{Place, escape},
     terminal::{Terminal, count, table},
@@ -11,7 +11,7 @@ use potluck_node::{Emptied, RestoreOptions, RestoreReport, SpaceInfo, Status, Tr
 use potluck_spaces::Path as SpacePath;
 use potluck_types::{ByteSize, Clock, SpaceName, SystemClock, Timestamp};
 use serde::Serialize;
-use std::{path::Path, time::Duration};
+use std::{ops::ControlFlow, path::Path, time::Duration};
 
 /// Rows that are printed together, in columns as wide as the widest of them.
 const ROWS_TOGETHER: usize = 1000;
@@ -59,21 +59,14 @@ struct InSpace<'a> {
 
 /// Asks for what the trash has of a path and below it, some at a time.
 fn pages(home: &Path, place: &Place, mut each: impl FnMut(Vec<Trashed>)) -> Result<(), Complaint> {
-    let (_sender, mut receiver) = client::open(
-        home,
-        &Request::Trash {
-            space: place.space.clone(),
-            path: place.path.clone(),
-        },
-    )?;
-    loop {
-        let frame = receiver.frame()?;
-        match frame.kind {
-            FrameKind::Item => each(frame.json().map_err(|error| client::lost(&error))?),
-            FrameKind::Reply => return Ok(()),
-            other => return Err(client::unexpected(other)),
-        }
-    }
+    let request = Request::Trash {
+        space: place.space.clone(),
+        path: place.path.clone(),
+    };
+    client::pages(home, &request, |page| {
+        each(page);
+        ControlFlow::Continue(())
+    })
 }
 
 fn list(home: &Path, places: &[Place], terminal: Terminal) -> Result<(), Complaint> {

@@ -16,6 +16,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use std::{
     fs::File,
     io::{self, BufReader, BufWriter, Read, Write},
+    ops::ControlFlow,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     time::Duration,
@@ -64,6 +65,27 @@ pub(crate) fn open(home: &Path, request: &Request) -> Result<(Sender, Receiver),
 pub(crate) fn call<T: DeserializeOwned>(home: &Path, request: &Request) -> Result<T, Complaint> {
     let (_sender, mut receiver) = open(home, request)?;
     receiver.reply()
+}
+
+/// Asks for a list that has no end but the last of it, some of it at a time, until that is enough.
+pub(crate) fn pages<T: DeserializeOwned>(
+    home: &Path,
+    request: &Request,
+    mut each: impl FnMut(Vec<T>) -> ControlFlow<()>,
+) -> Result<(), Complaint> {
+    let (_sender, mut receiver) = open(home, request)?;
+    loop {
+        let frame = receiver.frame()?;
+        match frame.kind {
+            FrameKind::Item => {
+                if each(frame.json().map_err(|error| lost(&error))?).is_break() {
+                    return Ok(());
+                }
+            }
+            FrameKind::Reply => return Ok(()),
+            other => return Err(unexpected(other)),
+        }
+    }
 }
 
 /// A connection to the daemon of a home, which lives. From then on it may take its time: there are long requests. Reading
