@@ -140,32 +140,38 @@ fn told(space: &OpenSpace, kv: &impl Kv, device: NodeId, entry: &Entry, below: &
         };
         Ok::<_, NodeError>(directory.map(|directory| directory.join(name.clone())))
     };
-    // What an entry takes from one name and gives another, without that anything is replaced there, is moved.
-    let is_moved = |change: &Change| matches!(change, Change::Set { value: None, fate: Fate::Carried, replaces, .. } if !replaces.is_empty());
-    let from = match changes.iter().find(|change| is_moved(change)) {
-        Some(Change::Set { parent, name, .. }) => Some(path_of(*parent, name)?),
-        _ => None,
-    };
-    let mut done = Vec::new();
-    for change in changes.iter().rev().filter(|change| !is_moved(change)) {
+    // The place that the next change behind it takes something from, and keeps nothing of: that was moved, or brought back.
+    let (mut done, mut taken_from) = (Vec::new(), None);
+    for change in changes.iter().rev() {
         let Change::Set {
             parent,
             name,
             value,
             replaces,
-            ..
+            fate,
         } = change
         else {
             continue;
         };
-        let doing = match (value, &from) {
-            (None, _) if replaces.is_empty() => continue,
-            (None, _) => Doing::Remove,
-            (Some(_), Some(from)) if replaces.is_empty() => Doing::Move { from: from.clone() },
-            (Some(Value::File(_)), _) if replaces.is_empty() => Doing::Add,
-            (Some(Value::File(_)), _) => Doing::Change,
-            (Some(Value::Directory(_)), _) => Doing::Add,
-            (Some(Value::Space(_)), _) => continue,
+        let place = (*parent, name);
+        let doing = match value {
+            None if replaces.is_empty() => continue,
+            None => match fate {
+                Fate::Carried => {
+                    taken_from = Some(place);
+                    continue;
+                }
+                Fate::Freed => Doing::Free,
+                Fate::Kept(_) | Fate::Shelved(_) => Doing::Remove,
+            },
+            Some(Value::Space(_)) => continue,
+            Some(Value::File(_)) if !replaces.is_empty() => Doing::Change,
+            Some(Value::File(_) | Value::Directory(_)) => match taken_from.filter(|from| *from != place) {
+                Some((parent, name)) => Doing::Move {
+                    from: path_of(parent, name)?,
+                },
+                None => Doing::Add,
+            },
         };
         let Some(path) = path_of(*parent, name)? else { continue };
         let is_below = |path: &Path| path.is_within(below);

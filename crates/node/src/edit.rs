@@ -33,8 +33,11 @@ pub(crate) fn list(
     let mut entries = Vec::new();
     for listed in listed {
         let mut seen = view.seen(&listed.name, &listed.heads);
-        // More than fit a page are found by `potluck conflicts`.
-        seen.drain(..seen.len().saturating_sub(limit.max(1)));
+        // Of more than fit a page the oldest are not shown, until others have gone.
+        if let Some(latest) = seen.pop() {
+            seen.truncate(limit.saturating_sub(1));
+            seen.push(latest);
+        }
         if !entries.is_empty() && entries.len() + seen.len() > limit {
             break;
         }

@@ -38,11 +38,6 @@ impl Shared {
     pub(crate) fn elapsed(&self) -> Duration {
         self.rails.elapsed_before + self.started.elapsed()
     }
-
-    /// What becomes of what a person removes or overwrites.
-    pub(crate) fn usual_fate(&self) -> Fate {
-        Fate::kept_for(self.rails.retention)
-    }
 }
 
 /// More would go than a person may have meant.

@@ -13,7 +13,7 @@ use crate::{
     upload::claim_live,
     versions,
 };
-use potluck_spaces::{Change, DirId, Fate, File, FileId, Head, Kept, OpId, Path, Trash, Tree, TreeError, Value};
+use potluck_spaces::{Change, DirId, Fate, File, FileId, Found, Head, Kept, OpId, Path, Trash, Tree, TreeError, Value};
 use potluck_types::{StripeId, Timestamp};
 use std::collections::HashMap;
 
@@ -186,10 +186,14 @@ impl Restorer<'_> {
             return Err(TreeError::Exists(to.clone()).into());
         };
         let parent = self.directory(&parent).await?;
-        let heads = Tree::of(self.space.id()).heads(&self.space.read()?, parent, name)?;
-        if is_chosen && !heads.is_empty() {
+        let found = self.space.view().named(&self.space.read()?, parent, name)?;
+        if is_chosen && found.is_some() {
             return Err(TreeError::Exists(to.clone()).into());
         }
+        // What conflicts with it stays until a person says what is to become of it, and so does a copy that is only shown under this name.
+        let heads = found
+            .filter(|found| !found.is_copy)
+            .map_or_else(Vec::new, Found::into_latest);
         let is_directory = heads.iter().any(|head| matches!(head.value, Value::Directory(_)));
         let stripes = {
             let kv = self.space.read()?;
@@ -295,8 +299,7 @@ impl Restorer<'_> {
                 Some(next) => next,
                 None => {
                     let kv = self.space.read()?;
-                    let (changes, next) =
-                        Tree::of(self.space.id()).make_directories(&kv, &here, &*self.space.entropy)?;
+                    let (changes, next) = self.space.view().make_directories(&kv, &here, &*self.space.entropy)?;
                     self.batch.changes.extend(changes);
                     next
                 }

@@ -259,29 +259,30 @@ async fn begin_reading(space: &OpenSpace) -> Result<(), NodeError> {
     Ok(())
 }
 
-/// Makes the tables of a database of an older version anew from the logs, where the person has the keys.
-pub(crate) async fn make_current(shared: &Arc<Shared>) -> Result<(), NodeError> {
+/// Makes the tables of a database of an older version anew from the logs, where the person has the keys. Each space at once, or not at all: what is left is done at the
+/// next start.
+pub(crate) async fn make_current(shared: &Arc<Shared>) -> Result<(), MetaError> {
     if shared.meta.is_current()? {
         return Ok(());
     }
     let task = Arc::clone(shared);
     Shared::blocking(move || {
         let (user, private) = (task.user_key.user_id(), task.private().id());
-        for space in Table::Frontier.spaces(&task.read()?).map_err(MetaError::reading)? {
+        for space in Table::Frontier.spaces(&task.meta.read()?).map_err(MetaError::reading)? {
             let keys = match space == private {
                 true => Keys::private(derive::private_space_key(&task.user_key)),
                 false => {
-                    let charter = Charter::load(&task.read()?, space).map_err(MetaError::reading)?;
+                    let charter = Charter::load(&task.meta.read()?, space).map_err(MetaError::reading)?;
                     charter.keys(user, &derive::recipient_key(&task.user_key))
                 }
             };
             if !keys.is_empty() {
                 let tree = Tree::of(space).learning_at(task.elapsed());
                 task.meta
-                    .write(|kv| make_anew(space, kv, &keys, tree).map_err(NodeError::from))?;
+                    .write(|kv| make_anew(space, kv, &keys, tree).map_err(|error| MetaError::writing(error.into())))?;
             }
         }
-        Ok(task.meta.made_current()?)
+        task.meta.made_current()
     })
     .await
 }
@@ -576,7 +577,12 @@ pub(crate) async fn remove(
             of: files,
         }));
     }
-    let fate = if options.now { Fate::Freed } else { shared.usual_fate() };
+    let fate = if options.now {
+        Fate::Freed
+    } else {
+        private.usual_fate()?
+    };
+    let until = shared.now() + private.retention()?;
     if fate == Fate::Freed {
         end(shared, id).await?;
     }
@@ -586,7 +592,7 @@ pub(crate) async fn remove(
     Ok(SpaceRemoval {
         files,
         is_mine,
-        until: (fate != Fate::Freed).then(|| shared.now() + shared.rails.retention),
+        until: fate.keeps().then_some(until),
     })
 }
 

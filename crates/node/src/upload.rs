@@ -491,10 +491,9 @@ impl Upload {
         }
         // What conflicts with it stays until a person says what is to become of it.
         let (heads, copy_of) = match found {
-            Some(mut found) => {
-                let latest = found.heads[0].clone();
-                found.heads.retain(|head| head.is_same(&latest));
-                (found.heads, found.is_copy.then_some(found.name))
+            Some(found) => {
+                let copy_of = found.is_copy.then(|| found.name.clone());
+                (found.into_latest(), copy_of)
             }
             None => (Vec::new(), None),
         };

@@ -21,6 +21,18 @@ async fn names(space: &Space, at: &str) -> Vec<String> {
     listed.into_iter().map(|entry| entry.name.to_string()).collect()
 }
 
+/// The names of `/d`, read in pages of this size, as whoever lists a directory does.
+async fn paged(space: &Space, limit: usize) -> Vec<String> {
+    let (mut all, mut after) = (Vec::new(), None);
+    loop {
+        let page = space.list(&path("/d"), after.as_ref(), limit).await.unwrap();
+        assert!(page.len() <= limit);
+        let Some(last) = page.last() else { return all };
+        after = Some(last.name.clone());
+        all.extend(page.into_iter().map(|entry| entry.name.to_string()));
+    }
+}
+
 async fn conflicts(space: &Space) -> Vec<Conflict> {
     space.conflicts(&path("/")).next().await.unwrap()
 }
@@ -85,14 +97,24 @@ async fn both_versions_of_a_file_that_was_changed_apart_are_there() {
             copies.filter(|version| matches!(&version.state, VersionState::Conflict { name } if name.as_str() == copy));
         assert_eq!((copies.count(), found[0].versions.len()), (1, 2));
     }
-    // A page ends with a name, whatever is shown beside it.
-    let mut paged = Vec::new();
-    let mut after = None;
-    while let Some(last) = one.list(&path("/d"), after.as_ref(), 1).await.unwrap().pop() {
-        paged.push(last.name.to_string());
-        after = Some(last.name);
+    // A page ends with a name, whatever is shown beside it, and none is left out.
+    for i in 0..3 {
+        put_into(&one, &format!("/d/before-{i}"), b"").await.unwrap();
+        put_into(&one, &format!("/d/sooner-{i}"), b"").await.unwrap();
     }
-    assert_eq!(paged, ["report.odt"]);
+    let all = names(&one, "/d").await;
+    assert_eq!(all.len(), 8);
+    for limit in 2..=8 {
+        assert_eq!(paged(&one, limit).await, all, "in pages of {limit}");
+    }
+    // Where not even two fit, the latest is shown.
+    assert_eq!(paged(&one, 1).await.len(), 7);
+    for i in 0..3 {
+        for at in ["before", "sooner"] {
+            let at = path(&format!("/d/{at}-{i}"));
+            one.remove(&at, RemoveOptions::default()).await.unwrap();
+        }
+    }
     // A put over the file is about what has the name; the other stays.
     let third = bytes(3, 1_000);
     put_into(&one, "/d/report.odt", &third).await.unwrap();

@@ -522,5 +522,21 @@ fn what_a_file_was_is_listed_read_and_brought_back() {
         ]
     );
     assert_eq!(documents(&["log", "-n", "2", "home:/"]).len(), 2);
+    // What is brought back is there again, each at its place; what is let go of is no removal like any other.
+    let tree = folder.path().join("tree");
+    fs::create_dir(&tree).unwrap();
+    for name in ["one", "two"] {
+        fs::write(tree.join(name), name).unwrap();
+    }
+    node.run(&["put", tree.to_str().unwrap(), "home:/"]);
+    node.run(&["rm", "-r", "--yes", "home:/tree"]);
+    node.run(&["restore", "home:/tree"]);
+    node.run(&["rm", "--now", "--yes", "home:/tree/one"]);
+    let mut did: Vec<String> = documents(&["log", "-n", "4", "home:/tree"])
+        .iter()
+        .map(|did| format!("{} {}", did["did"].as_str().unwrap(), did["path"].as_str().unwrap()))
+        .collect();
+    did.sort();
+    assert_eq!(did, ["add /tree", "add /tree/one", "add /tree/two", "free /tree/one"]);
     assert!(documents(&["log", "home:/", "--since", "2099-01-01"]).is_empty());
 }

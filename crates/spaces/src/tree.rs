@@ -150,6 +150,17 @@ pub struct Found {
     pub is_copy: bool,
 }
 
+impl Found {
+    /// The values that are the latest; what conflicts with it is left out.
+    pub fn into_latest(self) -> Vec<Head> {
+        let Self { mut heads, .. } = self;
+        if let Some(latest) = heads.first().cloned() {
+            heads.retain(|head| head.is_same(&latest));
+        }
+        heads
+    }
+}
+
 /// One name of a directory.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Listed {

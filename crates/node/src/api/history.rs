@@ -150,8 +150,10 @@ pub enum Doing {
     Add,
     /// A file got another content.
     Change,
-    /// It was removed.
+    /// It was removed, and can be brought back for a time.
     Remove,
+    /// It was let go of for good: removed at once, or its time in the trash was over.
+    Free,
     /// It came from another path.
     Move {
         /// From where; nowhere when the directory that it was in is gone.

@@ -39,7 +39,8 @@ impl Space {
         self.space.id()
     }
 
-    /// One directory, in order of names, after a name, up to a number.
+    /// One directory, in order of names, after a name, up to a number. Values that conflict come together, so there may be fewer before the end; there are none only at
+    /// the end.
     pub async fn list(&self, path: &Path, after: Option<&Name>, limit: usize) -> Result<Vec<Entry>, NodeError> {
         let (space, path, after) = (self.space.clone(), path.clone(), after.cloned());
         Shared::blocking(move || edit::list(&space, &path, after.as_ref(), limit)).await

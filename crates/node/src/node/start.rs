@@ -312,9 +312,7 @@ impl Node {
             handled: Notify::new(),
             home,
         });
-        if let Err(error) = spaces::make_current(&shared).await {
-            tracing::error!(%error, "the tables of spaces cannot be brought to this version");
-        }
+        spaces::make_current(&shared).await?;
         charters::look_again(&shared)?;
         if let Err(error) = spaces::refresh(&shared).await {
             tracing::error!(%error, "the catalogue of spaces cannot be read");

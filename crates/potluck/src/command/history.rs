@@ -130,6 +130,7 @@ fn done(place: &Place, did: &Did) -> Vec<String> {
         Doing::Add => "added",
         Doing::Change => "changed",
         Doing::Remove => "removed",
+        Doing::Free => "let go of",
         Doing::Move { .. } => "moved",
     };
     let slash = match did.kind {
@@ -139,7 +140,7 @@ fn done(place: &Place, did: &Did) -> Vec<String> {
     let mut path = format!("{}{slash}", place.at(&did.path));
     match &did.doing {
         Doing::Move { from: Some(from) } => path.push_str(&format!(", from {}", place.at(from))),
-        Doing::Add | Doing::Change | Doing::Remove | Doing::Move { from: None } => {}
+        Doing::Add | Doing::Change | Doing::Remove | Doing::Free | Doing::Move { from: None } => {}
     }
     if let Some(len) = did.len {
         path.push_str(&format!("  ({})", ByteSize(len)));

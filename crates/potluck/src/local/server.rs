@@ -412,7 +412,6 @@ async fn list(space: &Space, path: Path, recursive: bool, replies: &mut Replies)
             let entries: Vec<Entry> = space.list(&directory, after.as_ref(), PAGE_ENTRIES_MAX).await?;
             let Some(last) = entries.last() else { break };
             after = Some(last.name.clone());
-            let is_last = entries.len() < PAGE_ENTRIES_MAX;
             if recursive {
                 let directories = entries.iter().filter(|entry| entry.kind == EntryKind::Directory);
                 below.extend(directories.map(|entry| directory.join(entry.name.clone())));
@@ -423,9 +422,6 @@ async fn list(space: &Space, path: Path, recursive: bool, replies: &mut Replies)
                     entries,
                 })
                 .await?;
-            if is_last {
-                break;
-            }
         }
         waiting.extend(below.into_iter().rev());
     }
