@@ -166,16 +166,17 @@ fn told(space: &OpenSpace, kv: &impl Kv, device: NodeId, entry: &Entry, below: &
             },
             Some(Value::Space(_)) => continue,
             Some(Value::File(_)) if !replaces.is_empty() => Doing::Change,
-            Some(Value::File(_) | Value::Directory(_)) => match taken_from.filter(|from| *from != place) {
-                Some((parent, name)) => Doing::Move {
-                    from: path_of(parent, name)?,
-                },
-                None => Doing::Add,
-            },
+            Some(Value::File(_) | Value::Directory(_)) => {
+                let from = match taken_from.filter(|from| *from != place) {
+                    Some((parent, name)) => path_of(parent, name)?,
+                    None => None,
+                };
+                from.map_or(Doing::Add, |from| Doing::Move { from })
+            }
         };
         let Some(path) = path_of(*parent, name)? else { continue };
         let is_below = |path: &Path| path.is_within(below);
-        let is_from_below = matches!(&doing, Doing::Move { from: Some(from) } if is_below(from));
+        let is_from_below = matches!(&doing, Doing::Move { from } if is_below(from));
         if !is_below(&path) && !is_from_below {
             continue;
         }

@@ -146,7 +146,7 @@ pub struct Did {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "did", rename_all = "kebab-case")]
 pub enum Doing {
-    /// A file or directory was put where nothing was, or brought back.
+    /// A file or directory was put where nothing was, was brought back, or came from a directory that is gone.
     Add,
     /// A file got another content.
     Change,
@@ -156,8 +156,8 @@ pub enum Doing {
     Free,
     /// It came from another path.
     Move {
-        /// From where; nowhere when the directory that it was in is gone.
-        from: Option<Path>,
+        /// From where.
+        from: Path,
     },
 }
 

@@ -138,9 +138,8 @@ fn done(place: &Place, did: &Did) -> Vec<String> {
         _ => "",
     };
     let mut path = format!("{}{slash}", place.at(&did.path));
-    match &did.doing {
-        Doing::Move { from: Some(from) } => path.push_str(&format!(", from {}", place.at(from))),
-        Doing::Add | Doing::Change | Doing::Remove | Doing::Free | Doing::Move { from: None } => {}
+    if let Doing::Move { from } = &did.doing {
+        path.push_str(&format!(", from {}", place.at(from)));
     }
     if let Some(len) = did.len {
         path.push_str(&format!("  ({})", ByteSize(len)));
