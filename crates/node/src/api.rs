@@ -501,6 +501,15 @@ pub enum Setting<T> {
 }
 
 impl<T> Setting<T> {
+    /// The same in other words.
+    pub fn map<U>(self, word: impl FnOnce(T) -> U) -> Setting<U> {
+        match self {
+            Self::Unchanged => Setting::Unchanged,
+            Self::Usual => Setting::Usual,
+            Self::To(value) => Setting::To(word(value)),
+        }
+    }
+
     /// What it was, changed like that.
     pub(crate) fn or(self, before: Option<T>) -> Option<T> {
         match self {

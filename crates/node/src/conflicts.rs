@@ -1,7 +1,7 @@
 //! Names that machines gave several values, since they did not know of each other: finding them, and saying what is to become of them.
 
 use crate::{
-    api::{Conflict, Settled, Settling, VersionState},
+    api::{Conflict, Settled, Settling},
     edit::{self, Editor},
     error::NodeError,
     names,
@@ -9,7 +9,7 @@ use crate::{
     space::OpenSpace,
     versions,
 };
-use potluck_spaces::{DirId, Found, Head, Name, Path, Tree, TreeError, Value};
+use potluck_spaces::{DirId, Found, Head, Kv, Name, Path, Tree, TreeError, Value};
 
 /// Names that are read at once.
 const PAGE: usize = 64;
@@ -48,7 +48,7 @@ impl Conflicts {
                 let kv = task.read()?;
                 let after = after.as_ref().map(|(parent, name)| (*parent, name));
                 let page = Tree::of(task.id()).conflicts(&kv, after, PAGE)?;
-                let conflicts = page.iter().map(|(parent, name)| conflict(&task, *parent, name));
+                let conflicts = page.iter().map(|(parent, name)| conflict(&task, &kv, *parent, name));
                 let conflicts = conflicts.collect::<Result<Vec<_>, _>>()?;
                 Ok::<_, NodeError>((page, conflicts))
             })
@@ -76,29 +76,14 @@ pub(crate) async fn count(space: &OpenSpace) -> Result<u64, NodeError> {
     }
 }
 
-fn conflict(space: &OpenSpace, parent: DirId, name: &Name) -> Result<Option<Conflict>, NodeError> {
-    let (kv, view) = (space.read()?, space.view());
-    let Some(directory) = view.path_of(&kv, parent)? else {
+fn conflict(space: &OpenSpace, kv: &impl Kv, parent: DirId, name: &Name) -> Result<Option<Conflict>, NodeError> {
+    let Some(directory) = space.view().path_of(kv, parent)? else {
         return Ok(None);
     };
-    let heads = Tree::of(space.id()).heads(&kv, parent, name)?;
-    let mut versions = Vec::new();
-    for seen in view.seen(name, &heads).iter().rev() {
-        let state = match seen.copy_of {
-            None => VersionState::Latest,
-            Some(_) => VersionState::Conflict {
-                name: seen.name.clone(),
-            },
-        };
-        versions.extend(
-            seen.heads
-                .first()
-                .and_then(|head| versions::version(space, head, state)),
-        );
-    }
-    Ok((versions.len() > 1).then(|| Conflict {
+    let heads = Tree::of(space.id()).heads(kv, parent, name)?;
+    Ok(Some(Conflict {
         path: directory.join(name.clone()),
-        versions,
+        versions: versions::named(space, name, &heads),
     }))
 }
 
@@ -124,20 +109,18 @@ pub(crate) async fn settle(space: &OpenSpace, path: &Path, how: Settling) -> Res
 async fn keep_this(space: &OpenSpace, found: &Found, mut heads: Vec<Head>) -> Result<Settled, NodeError> {
     let kept = &found.heads[0];
     heads.retain(|head| !head.is_same(kept));
-    let fate = space.usual_fate()?;
-    let until = space.now() + space.retention()?;
-    let mut editor = Editor::of(space, fate);
+    let mut editor = Editor::of(space, space.usual_fate()?);
     for head in Head::distinct(&heads) {
         if let Value::Directory(id) = head.value {
             editor.empty(id).await?;
         }
     }
     editor.unset(found.parent, &found.name, &heads).await?;
-    let files = editor.finish().await?;
+    let (removed, until) = editor.finish().await?;
     Ok(Settled {
         names: vec![found.name.clone()],
-        removed: files,
-        until: (fate.keeps() && files > 0).then_some(until),
+        removed,
+        until,
     })
 }
 

@@ -11,8 +11,8 @@ use crate::{
     trash::{self, is_missing},
 };
 use potluck_dag::Content;
-use potluck_spaces::{Change, DirId, Fate, File, FileId, Found, Head, Kv, Name, Path, Seen, Tree, TreeError, Value};
-use potluck_types::{StripeId, from_canonical};
+use potluck_spaces::{Change, DirId, Fate, File, FileId, Found, Head, Kv, Name, Path, Tree, TreeError, Value};
+use potluck_types::{StripeId, Timestamp, from_canonical};
 
 /// Names that one step of a walk reads.
 const PAGE: usize = 256;
@@ -41,50 +41,49 @@ pub(crate) fn list(
         if !entries.is_empty() && entries.len() + seen.len() > limit {
             break;
         }
-        entries.extend(seen.into_iter().filter_map(entry));
+        let shown = seen.into_iter();
+        entries.extend(shown.filter_map(|seen| entry(seen.name, seen.heads.first()?, seen.copy_of)));
     }
     Ok(entries)
 }
 
-/// What a person sees of a name.
-pub(crate) fn entry(seen: Seen) -> Option<Entry> {
-    let head = seen.heads.into_iter().next()?;
+/// What a person sees of a value.
+fn entry(name: Name, head: &Head, copy_of: Option<Name>) -> Option<Entry> {
     let (kind, len, modified, executable) = match &head.value {
         Value::File(file) => (Kind::File, file.len, file.modified, file.executable),
         Value::Directory(_) => (Kind::Directory, 0, head.clock, false),
         Value::Space(_) => return None,
     };
     Some(Entry {
-        name: seen.name,
+        name,
         kind,
         len,
         modified,
         executable,
-        copy_of: seen.copy_of,
+        copy_of,
     })
 }
 
 /// A file or directory in detail.
 pub(crate) fn stat(space: &OpenSpace, path: &Path) -> Result<Stat, NodeError> {
-    let kv = space.read()?;
-    let found = space
-        .view()
-        .find(&kv, path)?
-        .ok_or_else(|| TreeError::IsADirectory(path.clone()))?;
-    let (survives, stripes) = match &found.heads[0].value {
-        Value::File(file) => (file.survives, Tree::of(space.id()).count_stripes(&kv, file.id)?),
+    let found = space.view().find(&space.read()?, path)?;
+    let found = found.ok_or_else(|| TreeError::IsADirectory(path.clone()))?;
+    stat_of(space, path, &found.heads[0], found.is_copy.then_some(found.name))
+}
+
+/// A value that a path has or had in detail.
+pub(crate) fn stat_of(space: &OpenSpace, path: &Path, head: &Head, copy_of: Option<Name>) -> Result<Stat, NodeError> {
+    let (survives, stripes) = match &head.value {
+        Value::File(file) => (
+            file.survives,
+            Tree::of(space.id()).count_stripes(&space.read()?, file.id)?,
+        ),
         Value::Directory(_) | Value::Space(_) => (0, 0),
     };
-    let (_, name) = path.split().expect("what is found has a name");
-    let seen = Seen {
-        name: name.clone(),
-        copy_of: found.is_copy.then_some(found.name),
-        heads: found.heads,
-    };
-    let entry = entry(seen).ok_or_else(|| TreeError::NotFound(path.clone()))?;
+    let (_, name) = path.split().ok_or_else(|| TreeError::IsADirectory(path.clone()))?;
     Ok(Stat {
         path: path.clone(),
-        entry,
+        entry: entry(name.clone(), head, copy_of).ok_or_else(|| TreeError::NotFound(path.clone()))?,
         survives,
         stripes,
     })
@@ -92,17 +91,16 @@ pub(crate) fn stat(space: &OpenSpace, path: &Path) -> Result<Stat, NodeError> {
 
 /// The file at a path, and where its content is.
 pub(crate) fn content(space: &OpenSpace, path: &Path) -> Result<(File, Content), NodeError> {
-    let kv = space.read()?;
-    let found = space.view().find(&kv, path)?;
-    match found
-        .and_then(|found| found.heads.into_iter().next())
-        .map(|head| head.value)
-    {
-        Some(Value::File(file)) => {
-            let content = from_canonical(&file.content).map_err(TreeError::from)?;
-            Ok((file, content))
-        }
-        _ => Err(TreeError::IsADirectory(path.clone()).into()),
+    let found = space.view().find(&space.read()?, path)?;
+    let found = found.ok_or_else(|| TreeError::IsADirectory(path.clone()))?;
+    content_of(path, &found.heads[0].value)
+}
+
+/// The file that a value of a path is, and where its content is.
+pub(crate) fn content_of(path: &Path, value: &Value) -> Result<(File, Content), NodeError> {
+    match value {
+        Value::File(file) => Ok((file.clone(), from_canonical(&file.content).map_err(TreeError::from)?)),
+        Value::Directory(_) | Value::Space(_) => Err(TreeError::IsADirectory(path.clone()).into()),
     }
 }
 
@@ -142,17 +140,11 @@ pub(crate) async fn remove(space: &OpenSpace, path: &Path, options: RemoveOption
         }
         None => editor.empty(DirId::ROOT).await?,
     }
-    let files = editor.finish().await?;
+    let (files, until) = editor.finish().await?;
     if options.confirmed {
         rails::answer(space, fate).await?;
     }
-    let is_kept = fate != Fate::Freed && files > 0;
-    let retention = space.retention()?;
-    Ok(RemoveReport {
-        files,
-        until: is_kept.then(|| space.now() + retention),
-        emptied,
-    })
+    Ok(RemoveReport { files, until, emptied })
 }
 
 /// Refuses what is a directory where a file is meant, and what is more than the person may have meant.
@@ -288,8 +280,8 @@ impl<'a> Editor<'a> {
         Ok(())
     }
 
-    /// Ends it; gives the number of files.
-    pub(crate) async fn finish(mut self) -> Result<u64, NodeError> {
+    /// Ends it. Gives the number of files, and until when they can be brought back.
+    pub(crate) async fn finish(mut self) -> Result<(u64, Option<Timestamp>), NodeError> {
         self.write().await?;
         // What could not be read may be gone.
         self.space.watch.lock().expect("never poisoned").call_again();
@@ -297,7 +289,8 @@ impl<'a> Editor<'a> {
         if !self.unpinned.is_empty() {
             sweep::announce(self.space, std::mem::take(&mut self.unpinned));
         }
-        Ok(self.files)
+        let until = self.space.now() + self.space.retention()?;
+        Ok((self.files, (self.fate.keeps() && self.files > 0).then_some(until)))
     }
 }
 

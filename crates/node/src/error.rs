@@ -386,9 +386,12 @@ pub enum NodeError {
         /// Which version.
         which: Which,
     },
-    /// What is to hold in a space cannot.
-    #[error("{0}")]
-    Setting(String),
+    /// A space cannot be as safe as that.
+    #[error("no pool survives more than {0} losses")]
+    SurvivesTooMany(u8),
+    /// A space cannot keep what is removed for so long; this many days at most.
+    #[error("nothing is kept for more than {0} days")]
+    KeptTooLong(u64),
     /// Nothing conflicts.
     #[error("nothing conflicts with {0}")]
     NoConflict(Path),

@@ -9,7 +9,7 @@ pub use space::Space;
 use crate::{
     api::{
         Access, Held, Identity, Invitation, InviteOptions, LeaveProgress, MassIn, Member, NodeStatus, Person, Probe,
-        PutOptions, RemoveOptions, SpaceInfo, SpaceOptions, SpacePath, SpaceRemoval, Status, TrashInfo, Unshared,
+        RemoveOptions, SpaceInfo, SpaceOptions, SpacePath, SpaceRemoval, Status, TrashInfo, Unshared,
     },
     audit, branch, collect, conflicts,
     control::AtHand,
@@ -23,7 +23,7 @@ use crate::{
     serve, share,
     shared::Shared,
     spaces, sweep,
-    upload::geometry_now,
+    upload::{Safety, geometry_now},
 };
 use advice::{Facts, advice};
 use potluck_crypto::{Kit, KitMember, Ticket};
@@ -121,7 +121,7 @@ impl Node {
         for node in &mut nodes {
             node.used = used_now.get(&node.id).copied().unwrap_or(node.used);
         }
-        let geometry = geometry_now(shared, PutOptions::default(), None)?;
+        let geometry = geometry_now(shared, Safety::default())?;
         let (mut trash, mut masses) = (TrashInfo::default(), Vec::new());
         let (mut unreadable_files, mut unreadable_paths, mut in_conflict) = (0, Vec::new(), 0);
         for space in shared.open_spaces() {
@@ -489,7 +489,7 @@ impl Node {
 mod tests {
     use super::*;
     use crate::{
-        api::{FileMeta, NodeConfig},
+        api::{FileMeta, NodeConfig, PutOptions},
         error::MetaError,
         world::World,
     };

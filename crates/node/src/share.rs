@@ -213,11 +213,7 @@ async fn own(shared: &Arc<Shared>, name: &SpaceName) -> Result<OpenSpace, NodeEr
     if name.is_home() {
         return Err(NodeError::HomeIsPrivate);
     }
-    let space = spaces::find(shared, name)?;
-    if charters::known(shared, space.id()).await?.owner() != Some(shared.user_key.user_id()) {
-        return Err(NodeError::NotYourSpace(name.clone()));
-    }
-    Ok(space)
+    spaces::own(shared, name).await
 }
 
 /// Adds records to a charter, all or none.

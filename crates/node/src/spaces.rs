@@ -2,7 +2,7 @@
 //! on all of the person's machines, in their recovery kit, and in the trash for a while after it was removed.
 
 use crate::{
-    api::{RemoveOptions, Setting, SpaceInfo, SpaceOptions, SpaceRemoval, TrashInfo},
+    api::{RemoveOptions, SpaceInfo, SpaceOptions, SpaceRemoval, TrashInfo},
     branch, charters, collect, edit,
     error::{MetaError, NodeError},
     files::Files,
@@ -326,6 +326,16 @@ pub(crate) fn find(shared: &Arc<Shared>, name: &SpaceName) -> Result<OpenSpace, 
     Ok(OpenSpace::new(shared, &opened))
 }
 
+/// A space of which this person is the owner.
+pub(crate) async fn own(shared: &Arc<Shared>, name: &SpaceName) -> Result<OpenSpace, NodeError> {
+    let space = find(shared, name)?;
+    let me = shared.user_key.user_id();
+    if !name.is_home() && charters::known(shared, space.id()).await?.owner() != Some(me) {
+        return Err(NodeError::NotYourSpace(name.clone()));
+    }
+    Ok(space)
+}
+
 /// Founds a space.
 pub(crate) async fn create(
     shared: &Arc<Shared>,
@@ -385,33 +395,24 @@ fn found(private: &OpenSpace, name: &SpaceName, settings: Settings) -> Result<Sp
 
 /// What holds then. Refused when nothing can make it hold.
 fn changed(settings: Settings, options: SpaceOptions) -> Result<Settings, NodeError> {
-    let SpaceOptions { survive, retention } = options;
+    let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
     let changed = Settings {
-        survive: survive.or(settings.survive),
-        keep_ms: match retention {
-            Setting::To(span) => Some(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
-            Setting::Usual => None,
-            Setting::Unchanged => settings.keep_ms,
-        },
+        survive: options.survive.or(settings.survive),
+        keep_ms: options.retention.map(millis).or(settings.keep_ms),
     };
     let most = potluck_placement::survivable(usize::MAX);
     if changed.survive.is_some_and(|survive| survive > most) {
-        return Err(NodeError::Setting(format!("no pool survives more than {most} losses")));
+        return Err(NodeError::SurvivesTooMany(most));
     }
     if changed.retention().is_some_and(|retention| retention > RETENTION_MAX) {
-        let days = RETENTION_MAX.as_secs() / 86_400;
-        return Err(NodeError::Setting(format!("nothing is kept for more than {days} days")));
+        return Err(NodeError::KeptTooLong(RETENTION_MAX.as_secs() / 86_400));
     }
     Ok(changed)
 }
 
 /// Says what is to hold in a space from now on. Only its owner does.
 pub(crate) async fn set(shared: &Arc<Shared>, name: &SpaceName, options: SpaceOptions) -> Result<SpaceInfo, NodeError> {
-    let space = find(shared, name)?;
-    let before = info_of(shared, space.id(), name).await?;
-    if !before.is_mine {
-        return Err(NodeError::NotYourSpace(name.clone()));
-    }
+    let space = own(shared, name).await?;
     if let Err(error) = names::catch_up(&space).await {
         tracing::info!(%error, "what holds in the space is what is known here");
     }
@@ -423,7 +424,7 @@ pub(crate) async fn set(shared: &Arc<Shared>, name: &SpaceName, options: SpaceOp
         names::write(&space, batch).await?;
         names::replicate(&space).await?;
     }
-    info_of(shared, space.id(), name).await
+    listed(shared, space.id(), name).await
 }
 
 fn entry_of(name: &SpaceName) -> Result<Name, NodeError> {
@@ -637,9 +638,7 @@ pub(crate) async fn info(shared: &Arc<Shared>, name: &SpaceName) -> Result<Space
 
 /// The same for one that was founded or brought back just now, under this name or one that tells it apart.
 async fn info_of(shared: &Arc<Shared>, id: SpaceId, name: &SpaceName) -> Result<SpaceInfo, NodeError> {
-    let all = list(shared, true).await?;
-    let info = all.into_iter().find(|space| space.id == id);
-    let mut info = info.ok_or_else(|| NodeError::NoSuchSpace(name.clone()))?;
+    let mut info = listed(shared, id, name).await?;
     if let Some(space) = shared.open_space(id) {
         let (mut files, mut bytes) = (Files::of(&space), 0);
         while let Some(found) = files.next().await? {
@@ -648,6 +647,13 @@ async fn info_of(shared: &Arc<Shared>, id: SpaceId, name: &SpaceName) -> Result<
         info.bytes = Some(bytes);
     }
     Ok(info)
+}
+
+/// A space as it is listed.
+async fn listed(shared: &Arc<Shared>, id: SpaceId, name: &SpaceName) -> Result<SpaceInfo, NodeError> {
+    let all = list(shared, true).await?;
+    let info = all.into_iter().find(|space| space.id == id);
+    info.ok_or_else(|| NodeError::NoSuchSpace(name.clone()))
 }
 
 /// All spaces of this person, by name; with those that were removed and can be brought back.

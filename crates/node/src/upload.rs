@@ -20,7 +20,7 @@ use crate::{
 };
 use bytes::Bytes;
 use piece::{Became, Finished, PieceUnderWay, building, look_up, refuse_degraded, seal_node, store_piece};
-pub(crate) use piece::{claim_live, geometry_now};
+pub(crate) use piece::{Safety, claim_live, geometry_now};
 use potluck_dag::{Chunks, Content, ManifestBuilder, Packer, Slot, Stripe, manifest};
 use potluck_net::{Pace, Window};
 use potluck_placement::default_survive;
@@ -63,8 +63,7 @@ const USES_INLINE_MAX: usize = 16;
 pub struct Upload {
     space: OpenSpace,
     options: PutOptions,
-    /// What its space is to survive, where the options say nothing, as far as the pool can give that.
-    wish: Option<u8>,
+    safety: Safety,
     geometry: Geometry,
     /// Stripes under way at once: fewer where they take long, so that each is whole soon.
     window: Arc<Window>,
@@ -107,23 +106,23 @@ impl Upload {
     pub(crate) fn begin(space: OpenSpace, options: PutOptions) -> Result<Self, NodeError> {
         space.refuse_when_full()?;
         space.refuse_reader()?;
-        let wish = space.settings()?.survive;
+        let safety = Safety::of(options, space.settings()?);
         if options.strict {
-            refuse_degraded(&space, options, wish)?;
+            refuse_degraded(&space, safety)?;
         }
-        let geometry = geometry_now(&space, options, wish)?;
-        Ok(Self::new(space, (options, wish), geometry))
+        let geometry = geometry_now(&space, safety)?;
+        Ok(Self::new(space, options, safety, geometry))
     }
 
     /// For pieces that are coded in this way.
-    fn new(space: OpenSpace, (options, wish): (PutOptions, Option<u8>), geometry: Geometry) -> Self {
+    fn new(space: OpenSpace, options: PutOptions, safety: Safety, geometry: Geometry) -> Self {
         let now = space.steady();
         let usual = || default_survive(space.with_control(|control| control.expected_if_all_stay(now)));
-        let wanted = options.survive.or(wish).unwrap_or_else(usual);
+        let wanted = safety.said().unwrap_or_else(usual);
         Self {
             space,
             options,
-            wish,
+            safety,
             geometry,
             window: Arc::new(Window::adapting(Pace::new(
                 limits::WRITE_WINDOW_STRIPES,
@@ -370,7 +369,7 @@ impl Upload {
 
     /// Begins to store a chunk, unless the space has it already. Waits until there is room for it among the bytes under way.
     async fn begin_piece(&mut self, chunk: Bytes, dedup: bool) -> Result<PieceUnderWay, NodeError> {
-        let (space, options, geometry) = (self.space.clone(), (self.options, self.wish), self.geometry_now());
+        let (space, safety, geometry) = (self.space.clone(), self.safety, self.geometry_now());
         let (fingerprint, known) = if dedup {
             look_up(&space, chunk.clone(), geometry).await?
         } else {
@@ -383,7 +382,7 @@ impl Upload {
         Ok(tokio::spawn(async move {
             if let Some((piece, claim)) = known
                 && let Some(survives) = stripes::survival(space.shared(), piece.stripe(), piece.geometry()).await
-                && (survives >= geometry.m() || !options.0.strict)
+                && (survives >= geometry.m() || !safety.strict)
             {
                 return Ok(Finished {
                     piece,
@@ -391,7 +390,7 @@ impl Upload {
                     became: Became::Found { survives, claim },
                 });
             }
-            let (piece, stored) = store_piece(&space, chunk, geometry, options, permit).await?;
+            let (piece, stored) = store_piece(&space, chunk, geometry, safety, permit).await?;
             place.done();
             Ok(Finished {
                 piece,
@@ -436,7 +435,7 @@ impl Upload {
 
     /// How what comes next is coded: machines come and go while a large file is put.
     fn geometry_now(&self) -> Geometry {
-        geometry_now(&self.space, self.options, self.wish).unwrap_or(self.geometry)
+        geometry_now(&self.space, self.safety).unwrap_or(self.geometry)
     }
 
     async fn close_pack(&mut self) -> Result<(), NodeError> {
@@ -506,7 +505,7 @@ impl Upload {
             content: ByteBuf::from(to_canonical(content)),
             uses,
             survives: self.geometry.m(),
-            asked: self.options.survive.or(self.wish),
+            asked: self.safety.said(),
         };
         self.batch.bytes += 200 + name.as_str().len() + file.content.len() + 34 * file.uses.len();
         let mut replaces = heads.into_iter().map(|head| head.op).collect();

@@ -8,8 +8,8 @@ use crate::{
     trash::{self, is_missing},
 };
 use potluck_dag::Content;
-use potluck_spaces::{File, Found, Head, Kept, Machines, OpId, Path, Seen, Tree, TreeError, Value};
-use potluck_types::{Hash, from_canonical, to_canonical};
+use potluck_spaces::{File, Found, Head, Kept, Machines, Name, OpId, Path, TreeError, Value};
+use potluck_types::{Hash, to_canonical};
 
 /// Bytes of the hash of the operation that set a version, which name it.
 const ID_BYTES: usize = 6;
@@ -25,19 +25,7 @@ impl VersionId {
 /// All versions of a path, the latest first: what has the name, what conflicts with it, and what was there before.
 pub(crate) fn list(space: &OpenSpace, path: &Path) -> Result<Vec<Version>, NodeError> {
     let History { found, kept, .. } = History::of(space, path)?;
-    let mut versions = Vec::new();
-    if let Some(found) = &found {
-        for seen in space.view().seen(&found.name, &found.heads) {
-            let state = match seen.copy_of {
-                None => VersionState::Latest,
-                Some(_) => VersionState::Conflict {
-                    name: seen.name.clone(),
-                },
-            };
-            versions.extend(seen.heads.first().and_then(|head| version(space, head, state)));
-        }
-    }
-    // The same again under one name: what was brought back was there before.
+    let mut versions = found.map_or_else(Vec::new, |found| named(space, &found.name, &found.heads));
     versions.extend(kept.iter().filter_map(|kept| {
         let state = VersionState::Replaced {
             at: kept.removal.clock,
@@ -51,7 +39,22 @@ pub(crate) fn list(space: &OpenSpace, path: &Path) -> Result<Vec<Version>, NodeE
     Ok(versions)
 }
 
-pub(crate) fn version(space: &OpenSpace, head: &Head, state: VersionState) -> Option<Version> {
+/// The versions that a name has, the latest first.
+pub(crate) fn named(space: &OpenSpace, name: &Name, heads: &[Head]) -> Vec<Version> {
+    let mut seen = space.view().seen(name, heads);
+    seen.rotate_right(1);
+    seen.into_iter()
+        .filter_map(|seen| {
+            let state = match seen.copy_of {
+                None => VersionState::Latest,
+                Some(_) => VersionState::Conflict { name: seen.name },
+            };
+            version(space, seen.heads.first()?, state)
+        })
+        .collect()
+}
+
+fn version(space: &OpenSpace, head: &Head, state: VersionState) -> Option<Version> {
     let (kind, len, modified) = match &head.value {
         Value::File(file) => (Kind::File, file.len, file.modified),
         Value::Directory(_) => (Kind::Directory, 0, head.clock),
@@ -127,41 +130,18 @@ pub(crate) fn kept(space: &OpenSpace, path: &Path, id: VersionId) -> Result<Opti
     Ok(history.kept.iter().any(|kept| kept.head.op == op).then_some(op))
 }
 
-/// The file at a path as it was, and where its content is.
+/// The file at a path as it was, and where its content is. Of the latest nothing but its name is looked at.
 pub(crate) fn content(space: &OpenSpace, path: &Path, which: Which) -> Result<(File, Content), NodeError> {
-    if which == Which::Latest {
-        return edit::content(space, path);
-    }
-    match &History::of(space, path)?.which(which)?.value {
-        Value::File(file) => Ok((file.clone(), from_canonical(&file.content).map_err(TreeError::from)?)),
-        Value::Directory(_) | Value::Space(_) => Err(TreeError::IsADirectory(path.clone()).into()),
+    match which {
+        Which::Latest => edit::content(space, path),
+        which => edit::content_of(path, &History::of(space, path)?.which(which)?.value),
     }
 }
 
 /// A version in detail.
 pub(crate) fn stat(space: &OpenSpace, path: &Path, which: Which) -> Result<Stat, NodeError> {
-    if which == Which::Latest {
-        return edit::stat(space, path);
+    match which {
+        Which::Latest => edit::stat(space, path),
+        which => edit::stat_of(space, path, History::of(space, path)?.which(which)?, None),
     }
-    let history = History::of(space, path)?;
-    let head = history.which(which)?.clone();
-    let (survives, stripes) = match &head.value {
-        Value::File(file) => (
-            file.survives,
-            Tree::of(space.id()).count_stripes(&space.read()?, file.id)?,
-        ),
-        Value::Directory(_) | Value::Space(_) => (0, 0),
-    };
-    let (_, name) = path.split().ok_or_else(|| TreeError::IsADirectory(path.clone()))?;
-    let seen = Seen {
-        name: name.clone(),
-        copy_of: None,
-        heads: vec![head],
-    };
-    Ok(Stat {
-        path: path.clone(),
-        entry: edit::entry(seen).ok_or_else(|| TreeError::NotFound(path.clone()))?,
-        survives,
-        stripes,
-    })
 }

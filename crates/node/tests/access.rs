@@ -5,10 +5,13 @@
 
 mod common;
 
-use common::{Pool, bytes, config, eventually, name, put_into, read, read_when_named, sees, started, within};
+use common::{
+    Pool, READ, WRITE, bytes, config, connect, eventually, key_in, name, put_into, read, read_when_named, sees,
+    started, within,
+};
 use potluck_crypto::{BoxKey, RecipientKey, SigningKey, derive};
 use potluck_net::{Endpoint, Message, NetworkConfig, Protocol};
-use potluck_node::{Access, Node, NodeError, RemoveOptions, Space, Which};
+use potluck_node::{Node, NodeError, RemoveOptions, Space, Which};
 use potluck_spaces::{
     Append, Body, Change, Charter, CharterRecord, DirId, Entry, Fate, File, FileId, GrantTo, Keys, Log, MemoryKv, Name,
     Path, Position, Tree, Value,
@@ -20,15 +23,6 @@ use std::{collections::BTreeSet, time::Duration};
 use tempfile::TempDir;
 
 const GRACE: Duration = Duration::from_secs(3600);
-const READ: Access = Access {
-    may_write: false,
-    since: None,
-    until: None,
-};
-const WRITE: Access = Access {
-    may_write: true,
-    ..READ
-};
 
 /// As `docs/protocol.md` has them.
 #[derive(Serialize)]
@@ -72,6 +66,11 @@ struct Party {
     dave: Guest,
     eve: Guest,
     before: Vec<u8>,
+}
+
+async fn names(space: &Space) -> Vec<String> {
+    let listed = space.list(&path("/"), None, 100).await.unwrap();
+    listed.into_iter().map(|entry| entry.name.to_string()).collect()
 }
 
 async fn accepted(node: &Node) -> Space {
@@ -159,10 +158,9 @@ async fn the_program_does_what_its_person_may() {
         if sees_after {
             assert!(read_when_named(&space, "/after").await == party.before);
         }
-        let listed = space.list(&path("/"), None, 100).await.unwrap();
-        let listed: Vec<&str> = listed.iter().map(|entry| entry.name.as_str()).collect();
+        let listed = names(&space).await;
         assert!(
-            listed.contains(&"before") && listed.contains(&"after") == sees_after,
+            listed.contains(&"before".to_owned()) && listed.contains(&"after".to_owned()) == sees_after,
             "{listed:?}"
         );
         assert!(read(&space, "/before").await.unwrap() == party.before);
@@ -206,16 +204,6 @@ async fn the_program_does_what_its_person_may() {
     assert!(content == party.before, "nothing of this has harmed it");
 }
 
-/// The secret key in a file of a home.
-fn key_in(home: &TempDir, file: &str) -> SigningKey {
-    let text = std::fs::read_to_string(home.path().join(file)).unwrap();
-    let hex = text.trim().rsplit(' ').next().unwrap();
-    let seed: Vec<u8> = (0..32)
-        .map(|at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap())
-        .collect();
-    SigningKey::from_seed(&seed.try_into().unwrap())
-}
-
 /// A program that does not obey, in the place of a person's machine.
 struct Modified {
     endpoint: Endpoint,
@@ -247,13 +235,7 @@ impl Modified {
                 }
             }
         });
-        for node in honest {
-            let identity = node.identity();
-            let addresses = identity.addresses.iter().map(|text| text.parse().unwrap()).collect();
-            within("it connects", endpoint.connect(identity.node, addresses))
-                .await
-                .unwrap();
-        }
+        connect(&endpoint, honest).await;
         let recipient = derive::recipient_key(&user);
         let mut modified = Self {
             endpoint,
@@ -460,9 +442,7 @@ async fn a_program_that_does_not_obey_does_no_more_than_its_person_may() {
     // Nothing has changed for anybody.
     for node in honest {
         let space = node.space(&name("work")).unwrap();
-        let listed = space.list(&path("/"), None, 100).await.unwrap();
-        let names: Vec<&str> = listed.iter().map(|entry| entry.name.as_str()).collect();
-        assert_eq!(names, ["after", "before", "by-dave"]);
+        assert_eq!(names(&space).await, ["after", "before", "by-dave"]);
         for file in ["/after", "/before", "/by-dave"] {
             assert!(within("a read", read(&space, file)).await.unwrap() == before);
         }

@@ -6,7 +6,7 @@
 mod common;
 
 use bytes::Bytes;
-use common::{Pool, bytes, eventually, within};
+use common::{Pool, bytes, connect, eventually, key_in, within};
 use potluck_crypto::SigningKey;
 use potluck_net::{Endpoint, Message, NetworkConfig, Protocol};
 use potluck_node::{Node, NodeStatus};
@@ -21,7 +21,6 @@ use std::{
     },
     time::Duration,
 };
-use tempfile::TempDir;
 
 /// As `docs/protocol.md` has them.
 #[derive(Serialize)]
@@ -57,16 +56,6 @@ enum Manner {
     HugeShard,
     Silence,
     NoAnswer,
-}
-
-/// The key of a node, from its home.
-fn key_of(home: &TempDir) -> SigningKey {
-    let text = std::fs::read_to_string(home.path().join("node.key")).unwrap();
-    let hex = text.trim().rsplit(' ').next().unwrap();
-    let seed: Vec<u8> = (0..32)
-        .map(|at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap())
-        .collect();
-    SigningKey::from_seed(&seed.try_into().unwrap())
 }
 
 /// Takes the place of a node. Gives its end of the network, and how often it was asked for shards.
@@ -112,13 +101,7 @@ async fn turn(key: &SigningKey, honest: &[&Node], manner: Manner) -> (Endpoint, 
             }
         }
     });
-    for node in honest {
-        let identity = node.identity();
-        let addresses = identity.addresses.iter().map(|text| text.parse().unwrap()).collect();
-        within("it connects", endpoint.connect(identity.node, addresses))
-            .await
-            .unwrap();
-    }
+    connect(&endpoint, honest).await;
     (endpoint, asked)
 }
 
@@ -155,7 +138,7 @@ async fn who_cannot_prove_what_it_claims_is_doubted_and_drained() {
     })
     .await;
     pool.kill(5).await;
-    let key = key_of(&pool.members[5].home);
+    let key = key_in(&pool.members[5].home, "node.key");
     let honest = pool.running();
     let (endpoint, asked) = turn(&key, &honest, Manner::WrongShard).await;
     let id = endpoint.id();
@@ -213,7 +196,7 @@ async fn a_member_that_turns_costs_only_itself() {
         .await;
     }
     pool.kill(4).await;
-    let key = key_of(&pool.members[4].home);
+    let key = key_in(&pool.members[4].home, "node.key");
     let honest = pool.running();
     let mut asked_in_all = 0;
     for manner in [

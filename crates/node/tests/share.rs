@@ -4,22 +4,15 @@
 
 mod common;
 
-use common::{Pool, bytes, config, eventually, listens_at, name, put_into, read, read_when_named, sees, started};
+use common::{
+    Pool, READ, WRITE, bytes, config, eventually, listens_at, name, put_into, read, read_when_named, sees, started,
+};
 use potluck_node::{Access, Node, NodeConfig, NodeError, Space};
 use potluck_types::{SpaceName, Timestamp};
 use std::time::Duration;
 use tempfile::TempDir;
 
 const GRACE: Duration = Duration::from_secs(3600);
-const READ: Access = Access {
-    may_write: false,
-    since: None,
-    until: None,
-};
-const WRITE: Access = Access {
-    may_write: true,
-    ..READ
-};
 
 /// A pool of two machines of one person, and one of each of these others.
 async fn with_guests(guests: &[&str]) -> (Pool, Vec<(Node, TempDir)>) {

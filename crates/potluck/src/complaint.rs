@@ -270,7 +270,7 @@ impl From<NodeError> for Complaint {
             NodeError::NoSuchVersion { .. } => {
                 Self::new(Kind::NotFound, message).hint("`potluck versions` shows those that there are")
             }
-            NodeError::Setting(_) => Self::usage(message),
+            NodeError::SurvivesTooMany(_) | NodeError::KeptTooLong(_) => Self::usage(message),
             NodeError::NoConflict(_) => Self::failed(message).hint("`potluck conflicts` shows what does"),
             NodeError::NoSuchSpace(_) => Self::new(Kind::NotFound, message)
                 .hint("`potluck space ls --removed` shows yours; `potluck space create NAME` makes one"),

@@ -41,4 +41,4 @@ pub use settings::Settings;
 pub use trash::{Expiring, Kept, Removal, Totals, Trash};
 pub use tree::{Change, DirId, Fate, File, FileId, Found, Head, Listed, RETENTION_MAX, Tree, TreeError, Value};
 pub use turnover::{FILES_MIN, Mass, Minute, Share, ShareError, Turnover, WINDOW};
-pub use view::{ById, Machines, Seen, View};
+pub use view::{Machines, Seen, View};

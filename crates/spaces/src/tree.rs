@@ -11,8 +11,8 @@ mod places;
 pub use change::{Change, Fate, RETENTION_MAX};
 
 use crate::{
-    ById, Entry, Kept, Keys, Kv, KvError, Log, Name, OpId, Path, PathError, Removal, Settings, Table, Totals, Trash,
-    Turnover, View,
+    Entry, Kept, Keys, Kv, KvError, Log, Name, OpId, Path, PathError, Removal, Settings, Table, Totals, Trash,
+    Turnover,
     trash::{Replacement, op_bytes},
 };
 use places::Placement;
@@ -846,16 +846,6 @@ impl Tree {
         row.map_or_else(|| Ok(Vec::new()), |row| Ok(from_canonical(&row)?))
     }
 
-    /// The directory at a path, where machines are called by their ids.
-    pub fn directory(self, kv: &impl Kv, path: &Path) -> Result<DirId, TreeError> {
-        View::of(self, &ById).directory(kv, path)
-    }
-
-    /// What is at a path, where machines are called by their ids; none of it for the root, which always is.
-    pub fn find(self, kv: &impl Kv, path: &Path) -> Result<Option<Found>, TreeError> {
-        View::of(self, &ById).find(kv, path)
-    }
-
     /// Names of a directory in order, after a name, up to a number.
     pub fn list(
         self,
@@ -876,16 +866,6 @@ impl Tree {
                 })
             })
             .collect()
-    }
-
-    /// See [`View::make_directories`]; machines are called by their ids.
-    pub fn make_directories(
-        self,
-        kv: &impl Kv,
-        path: &Path,
-        entropy: &dyn Entropy,
-    ) -> Result<(Vec<Change>, DirId), TreeError> {
-        View::of(self, &ById).make_directories(kv, path, entropy)
     }
 
     /// The id of a directory that is made.

@@ -23,16 +23,6 @@ pub trait Machines {
     fn called(&self, machine: NodeId) -> String;
 }
 
-/// By the ends of their ids.
-#[derive(Clone, Copy, Debug)]
-pub struct ById;
-
-impl Machines for ById {
-    fn called(&self, machine: NodeId) -> String {
-        machine.short()
-    }
-}
-
 /// See the module.
 #[derive(Clone, Copy)]
 pub struct View<'m> {

@@ -12,7 +12,7 @@ use crate::{
 use bytes::Bytes;
 use potluck_dag::{Piece, Stripe, seal_piece};
 use potluck_placement::{GeometryError, default_survive, survivable};
-use potluck_spaces::{Liveness, Pins};
+use potluck_spaces::{Liveness, Pins, Settings};
 use potluck_types::{Geometry, StripeId, from_canonical};
 use std::sync::Arc;
 use tokio::{sync::OwnedSemaphorePermit, task::JoinHandle};
@@ -69,23 +69,50 @@ pub(super) fn building(error: impl std::fmt::Display) -> NodeError {
     NodeError::Store(format!("the manifest cannot be built: {error}"))
 }
 
-/// How a stripe is to be coded for the machines that there are, and for what its space is to survive. Some may be away for a moment: then for those that are here, and anew when
+/// How safe what is put is to be.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Safety {
+    /// How many losses it was asked to survive: fewer are refused.
+    asked: Option<u8>,
+    /// How many its space is to survive, as far as the pool can give that.
+    wished: Option<u8>,
+    /// Whether all machines must be here.
+    pub(super) strict: bool,
+}
+
+impl Safety {
+    /// What these options ask for in a space of which this was said.
+    pub(super) fn of(options: PutOptions, settings: Settings) -> Self {
+        Self {
+            asked: options.survive,
+            wished: settings.survive,
+            strict: options.strict,
+        }
+    }
+
+    /// How many losses somebody said that it is to survive.
+    pub(super) fn said(self) -> Option<u8> {
+        self.asked.or(self.wished)
+    }
+}
+
+/// How a stripe is to be coded for the machines that there are. Some may be away for a moment: then for those that are here, and anew when
 /// they are back.
-pub(crate) fn geometry_now(shared: &Shared, options: PutOptions, wish: Option<u8>) -> Result<Geometry, GeometryError> {
+pub(crate) fn geometry_now(shared: &Shared, safety: Safety) -> Result<Geometry, GeometryError> {
     let AtHand {
         expected,
         eligible,
         here,
     } = shared.at_hand();
     // What is usual is promised also while some are away, as far as it goes without them; what was asked for, or is to be strict, without a but.
-    let usual = wish.unwrap_or_else(|| default_survive(expected));
-    let survive = match options.survive {
+    let usual = safety.wished.unwrap_or_else(|| default_survive(expected));
+    let survive = match safety.asked {
         Some(asked) => asked,
-        None if options.strict => usual,
+        None if safety.strict => usual,
         None => usual.min(survivable(eligible)),
     };
     let wanted = potluck_placement::geometry(eligible, survive)?;
-    if options.strict || here >= usize::from(wanted.k() + wanted.m().min(1)) {
+    if safety.strict || here >= usize::from(wanted.k() + wanted.m().min(1)) {
         Ok(wanted)
     } else {
         potluck_placement::geometry(here, survive.min(survivable(here)))
@@ -93,13 +120,13 @@ pub(crate) fn geometry_now(shared: &Shared, options: PutOptions, wish: Option<u8
 }
 
 /// Refuses to begin what a strict upload would fail at, or survives less than it is to.
-pub(super) fn refuse_degraded(shared: &Shared, options: PutOptions, wish: Option<u8>) -> Result<(), NodeError> {
+pub(super) fn refuse_degraded(shared: &Shared, safety: Safety) -> Result<(), NodeError> {
     let AtHand {
         expected,
         eligible,
         here,
     } = shared.at_hand();
-    let survive = options.survive.or(wish).unwrap_or_else(|| default_survive(expected));
+    let survive = safety.said().unwrap_or_else(|| default_survive(expected));
     let wanted = potluck_placement::geometry(expected, survive)?.n();
     let fits = || Ok::<_, GeometryError>(here >= potluck_placement::geometry(eligible, survive)?.n().into());
     if survivable(here) >= survive && fits()? {
@@ -116,7 +143,7 @@ pub(super) async fn store_piece(
     space: &OpenSpace,
     chunk: Bytes,
     mut geometry: Geometry,
-    (options, wish): (PutOptions, Option<u8>),
+    safety: Safety,
     _under_way: OwnedSemaphorePermit,
 ) -> Result<(Piece, Stored), NodeError> {
     let mut attempts = 0;
@@ -126,11 +153,11 @@ pub(super) async fn store_piece(
             .await
             .map_err(building)?;
         attempts += 1;
-        match stripes::store(space.shared(), space.id(), sealed.stripe, options.strict).await {
+        match stripes::store(space.shared(), space.id(), sealed.stripe, safety.strict).await {
             Ok(stored) => return Ok((sealed.piece, stored)),
             // One that does not answer was taken for being here: once more, for those that are.
-            Err(ShardsError::TooFewDomains { .. }) if !options.strict && attempts < STORE_ATTEMPTS => {
-                geometry = geometry_now(space, options, wish)?;
+            Err(ShardsError::TooFewDomains { .. }) if !safety.strict && attempts < STORE_ATTEMPTS => {
+                geometry = geometry_now(space, safety)?;
             }
             Err(error) => return Err(error.into()),
         }

@@ -6,7 +6,7 @@
 
 use super::{
     Upload, Uses,
-    piece::{Became, Finished, PieceUnderWay, building, claim_live, known_piece},
+    piece::{Became, Finished, PieceUnderWay, Safety, building, claim_live, known_piece},
 };
 use crate::{
     api::PutOptions,
@@ -21,7 +21,7 @@ use crate::{
 };
 use potluck_dag::{Content, ManifestBuilder, Piece, Tree as Manifest, Walk, stripe};
 use potluck_placement::{default_survive, geometry, survivable};
-use potluck_spaces::{Change, File, FileId, TreeError};
+use potluck_spaces::{Change, File, FileId, Settings, TreeError};
 use potluck_types::{Geometry, Timestamp, from_canonical, limits, to_canonical};
 use serde_bytes::ByteBuf;
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -124,7 +124,8 @@ async fn all(space: &OpenSpace, domains: Domains) -> Result<bool, NodeError> {
         strict: true,
         ..PutOptions::default()
     };
-    let mut upload = Upload::new(space.clone(), (options, None), geometry(domains.here, 0)?);
+    let safety = Safety::of(options, Settings::default());
+    let mut upload = Upload::new(space.clone(), options, safety, geometry(domains.here, 0)?);
     let mut failed = false;
     let mut search = Search::new(space, domains);
     set_left(space, left);

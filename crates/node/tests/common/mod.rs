@@ -4,9 +4,11 @@
 #![allow(dead_code, reason = "each test program uses its own part")]
 #![allow(unreachable_pub, reason = "a module of test programs")]
 
+use potluck_crypto::SigningKey;
+use potluck_net::Endpoint;
 use potluck_node::{
-    FileMeta, HealthInfo, InviteOptions, Node, NodeConfig, NodeError, PutOptions, PutReport, RemoveOptions, Share,
-    Space, World,
+    Access, FileMeta, HealthInfo, InviteOptions, Node, NodeConfig, NodeError, PutOptions, PutReport, RemoveOptions,
+    Share, Space, World,
 };
 use potluck_types::{ByteSize, SpaceName, Timestamp};
 use std::{future::Future, time::Duration};
@@ -321,4 +323,37 @@ pub async fn put_into(space: &Space, path: &str, content: &[u8]) -> Result<PutRe
         .put_file(path.parse().unwrap(), meta, std::io::Cursor::new(content.to_vec()))
         .await?;
     upload.finish().await
+}
+
+/// What a person may do who is let in to read.
+pub const READ: Access = Access {
+    may_write: false,
+    since: None,
+    until: None,
+};
+/// And to write.
+pub const WRITE: Access = Access {
+    may_write: true,
+    ..READ
+};
+
+/// The secret key in a file of a home.
+pub fn key_in(home: &TempDir, file: &str) -> SigningKey {
+    let text = std::fs::read_to_string(home.path().join(file)).unwrap();
+    let hex = text.trim().rsplit(' ').next().unwrap();
+    let seed: Vec<u8> = (0..32)
+        .map(|at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap())
+        .collect();
+    SigningKey::from_seed(&seed.try_into().unwrap())
+}
+
+/// Connects an end of the network that is no node to these.
+pub async fn connect(endpoint: &Endpoint, nodes: &[&Node]) {
+    for node in nodes {
+        let identity = node.identity();
+        let addresses = identity.addresses.iter().map(|text| text.parse().unwrap()).collect();
+        within("it connects", endpoint.connect(identity.node, addresses))
+            .await
+            .unwrap();
+    }
 }

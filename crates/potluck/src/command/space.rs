@@ -23,7 +23,7 @@ pub(super) fn run(home: &Path, wish: Space, terminal: Terminal) -> Result<(), Co
         } => {
             let options = SpaceOptions {
                 survive: survive.map_or(Setting::Unchanged, Setting::To),
-                retention: retention(keep_versions.map(Setting::To)),
+                retention: keep_versions.map_or(Setting::Unchanged, |span| Setting::To(span.duration())),
             };
             let info: SpaceInfo = client::call(home, &Request::CreateSpace { name, options })?;
             say(terminal, &info, || {
@@ -40,7 +40,7 @@ pub(super) fn run(home: &Path, wish: Space, terminal: Terminal) -> Result<(), Co
         } => {
             let options = SpaceOptions {
                 survive: survive.unwrap_or_default(),
-                retention: retention(keep_versions),
+                retention: keep_versions.unwrap_or_default().map(Span::duration),
             };
             let info: SpaceInfo = client::call(home, &Request::SetSpace { name, options })?;
             say(terminal, &info, || {
@@ -84,14 +84,6 @@ pub(super) fn run(home: &Path, wish: Space, terminal: Terminal) -> Result<(), Co
         }
     }
     Ok(())
-}
-
-fn retention(keep_versions: Option<Setting<Span>>) -> Setting<Duration> {
-    match keep_versions {
-        Some(Setting::To(span)) => Setting::To(span.duration()),
-        Some(Setting::Usual) => Setting::Usual,
-        Some(Setting::Unchanged) | None => Setting::Unchanged,
-    }
 }
 
 /// What holds in a space.

@@ -3,7 +3,9 @@
 mod apart;
 
 use super::*;
-use crate::{Append, AppendError, Body, Branch, Charter, Entry, Kept, Liveness, Log, MemoryKv, Pins, Totals, Trash};
+use crate::{
+    Append, AppendError, Body, Branch, Charter, Entry, Kept, Liveness, Log, MemoryKv, Pins, Totals, Trash, View,
+};
 use potluck_crypto::{Signed, SigningKey};
 use potluck_types::{SystemEntropy, Timestamp};
 use proptest::prelude::*;
@@ -77,7 +79,7 @@ impl Device {
         let used = content.as_ref().map(|content| stripe(content[0]));
         let tree = Tree::of(SPACE);
         let (parent, leaf) = path(at).split().map(|(parent, leaf)| (parent, leaf.clone())).unwrap();
-        let (mut changes, parent) = tree.make_directories(&self.kv, &parent, &SystemEntropy).unwrap();
+        let (mut changes, parent) = view().make_directories(&self.kv, &parent, &SystemEntropy).unwrap();
         let replaces = tree
             .heads(&self.kv, parent, &leaf)
             .unwrap()
@@ -110,9 +112,9 @@ impl Device {
     fn rename(&mut self, from: &str, to: &str) -> Option<Signed<Entry>> {
         let tree = Tree::of(SPACE);
         let (from, to) = (path(from), path(to));
-        let found = tree.find(&self.kv, &from).ok()??;
+        let found = view().find(&self.kv, &from).ok()??;
         let (parent, name) = to.split()?;
-        let parent = tree.directory(&self.kv, &parent).ok()?;
+        let parent = view().directory(&self.kv, &parent).ok()?;
         if to.is_within(&from) || !tree.heads(&self.kv, parent, name).unwrap().is_empty() {
             return None;
         }
@@ -139,7 +141,7 @@ impl Device {
     fn remove_all(&mut self, at: &str) -> Option<Signed<Entry>> {
         let tree = Tree::of(SPACE);
         let at = path(at);
-        let found = tree.find(&self.kv, &at).ok()??;
+        let found = view().find(&self.kv, &at).ok()??;
         let mut changes = Vec::new();
         let mut left = vec![(found.parent, at.split()?.1.clone(), found.heads)];
         while let Some((parent, name, heads)) = left.pop() {
@@ -196,7 +198,7 @@ impl Device {
     fn empty_trash(&mut self, at: &str) -> Signed<Entry> {
         let at = path(at);
         let (parent, name) = at.split().unwrap();
-        let parent = Tree::of(SPACE).directory(&self.kv, &parent).unwrap_or(DirId::ROOT);
+        let parent = view().directory(&self.kv, &parent).unwrap_or(DirId::ROOT);
         let kept = Trash::of(SPACE).at(&self.kv, parent, name).unwrap();
         let change = Change::Set {
             parent,
@@ -269,13 +271,12 @@ fn files_are_found_listed_replaced_and_removed() {
     );
     device.set("/a/b/two", None);
     assert_eq!(device.files(), [("/a/b/one".to_owned(), vec![3])]);
-    let tree = Tree::of(SPACE);
     assert!(matches!(
-        tree.find(&device.kv, &path("/a/x")),
+        view().find(&device.kv, &path("/a/x")),
         Err(TreeError::NotFound(_))
     ));
     assert!(matches!(
-        tree.directory(&device.kv, &path("/a/b/one")),
+        view().directory(&device.kv, &path("/a/b/one")),
         Err(TreeError::NotADirectory(_))
     ));
 }
@@ -312,7 +313,7 @@ fn stripes_are_used_until_the_last_file_lets_go() {
     device.set("/b", Some(7));
     let tree = Tree::of(SPACE);
     let removal = |device: &Device, at: &str| {
-        let found = tree.find(&device.kv, &path(at)).unwrap().unwrap();
+        let found = view().find(&device.kv, &path(at)).unwrap().unwrap();
         Change::Set {
             parent: found.parent,
             name: path(at).split().unwrap().1.clone(),
@@ -359,7 +360,7 @@ fn an_upload_that_never_ends_lets_go_of_its_stripes() {
 
 /// The change that says that the only version of a path lies in another stripe now.
 fn recode(device: &Device, at: &str, i: u8) -> Change {
-    let found = Tree::of(SPACE).find(&device.kv, &path(at)).unwrap().unwrap();
+    let found = view().find(&device.kv, &path(at)).unwrap().unwrap();
     let Value::File(file) = &found.heads[0].value else {
         unreachable!()
     };
@@ -762,11 +763,17 @@ impl crate::Machines for Called {
     }
 }
 
+/// The space as a person sees it.
+fn view() -> View<'static> {
+    View::of(Tree::of(SPACE), &Called)
+}
+
 /// The names of the root, as a person sees them.
 fn names(device: &Device) -> Vec<String> {
-    let view = View::of(Tree::of(SPACE), &Called);
     let listed = Tree::of(SPACE).list(&device.kv, DirId::ROOT, None, 100).unwrap();
-    let seen = listed.iter().flat_map(|listed| view.seen(&listed.name, &listed.heads));
+    let seen = listed
+        .iter()
+        .flat_map(|listed| view().seen(&listed.name, &listed.heads));
     seen.map(|seen| seen.name.to_string()).collect()
 }
 
@@ -797,7 +804,7 @@ fn each_value_of_a_name_is_found_under_a_name_of_its_own() {
             },
         );
         assert_eq!(names(&device), [copy.clone(), at[1..].to_owned()]);
-        let view = View::of(Tree::of(SPACE), &Called);
+        let view = view();
         let content = |name: &str| match &view.find(&device.kv, &path(name)).unwrap().unwrap().heads[0].value {
             Value::File(file) => file.content[0],
             _ => 0,
@@ -841,7 +848,7 @@ fn what_is_in_a_directory_beside_a_file_is_found() {
         },
     );
     assert_eq!(names(&device), ["x (conflict, laptop, 1970-01-01 00:00)", "x"]);
-    let view = View::of(Tree::of(SPACE), &Called);
+    let view = view();
     let below = path("/x (conflict, laptop, 1970-01-01 00:00)/f");
     assert!(!view.find(&device.kv, &below).unwrap().unwrap().is_copy);
 }
