@@ -3,8 +3,8 @@
 use potluck::fuzzing::Daemon;
 use potluck_crypto::{SigningKey, derive::recipient_key};
 use potluck_node::fuzzing::Server;
-use potluck_spaces::Charter;
-use potluck_types::{Entropy, Timestamp};
+use potluck_spaces::{Charter, Machines};
+use potluck_types::{Entropy, NodeId, Timestamp};
 use std::sync::OnceLock;
 use tempfile::TempDir;
 
@@ -30,6 +30,15 @@ pub struct Sevens;
 impl Entropy for Sevens {
     fn fill(&self, buffer: &mut [u8]) {
         buffer.fill(7);
+    }
+}
+
+/// Machines that have no names.
+pub struct Nameless;
+
+impl Machines for Nameless {
+    fn called(&self, machine: NodeId) -> String {
+        machine.short()
     }
 }
 

@@ -2,9 +2,10 @@
 
 // Built with coverage as all else here is, it needs what counts that.
 use libfuzzer_sys as _;
-use potluck_crypto::{BoxKey, Purpose, SigningKey, Ticket, TicketSecret, seal};
+use potluck_crypto::{BoxKey, Link, LinkId, Purpose, SigningKey, Ticket, TicketSecret, seal};
 use potluck_dag::{Content, ManifestBuilder, Tree, seal_piece};
-use potluck_spaces::{Body, Change, CharterRecord, Log, MemoryKv, Tree as Names};
+use potluck_fuzz::Nameless;
+use potluck_spaces::{Body, Change, CharterRecord, Log, MemoryKv, Publication, Tree as Names, View};
 use potluck_types::{Entropy, Geometry, NodeId, PoolId, SpaceId, StripeId, Timestamp, to_canonical};
 use std::{
     cell::Cell,
@@ -142,12 +143,15 @@ fn main() -> io::Result<()> {
         mine: false,
     };
     write("ticket", "ticket", ticket.to_string().as_bytes())?;
+    let link = Link::generate(PoolId::from_bytes([5; 32]), space, true, &entropy);
+    write("link", "link", link.to_string().as_bytes())?;
+    write("link", "listing", &potluck_node::fuzzing::listing_seed())?;
     let header = "age-encryption.org/v1\n-> scrypt AAAAAAAAAAAAAAAAAAAAAA 1\nAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n\
                   --- AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n";
     write("kit", "header", header.as_bytes())?;
 
     let path: potluck_spaces::Path = "/photos/2026".parse().expect("a path");
-    let changes = Names::of(space)
+    let changes = View::of(Names::of(space), &Nameless)
         .make_directories(&MemoryKv::default(), &path, &entropy)
         .expect("nothing is there")
         .0;
@@ -157,7 +161,15 @@ fn main() -> io::Result<()> {
         pins: vec![StripeId::from_bytes([8; 32])],
         unpins: Vec::new(),
         sealed: vec![0; 48],
-        epoch: None,
+        links: vec![Publication {
+            link: LinkId::from_bytes([9; 16]),
+            shown: Some(vec![0; 48].into()),
+            about: vec![0; 48].into(),
+            key: vec![0; 48].into(),
+            until: Some(Timestamp::from_millis(2)),
+            counted_by: Some(NodeId::from_bytes([6; 32])),
+        }],
+        ..Body::default()
     };
     let entry = Log::of(space).next_entry(&MemoryKv::default(), &device, Timestamp::from_millis(1), body);
     let entry = entry.expect("a first entry").to_bytes();

@@ -5,8 +5,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use potluck_crypto::{BoxKey, SigningKey};
-use potluck_fuzz::Sevens;
-use potluck_spaces::{Body, Change, DirId, Keys, Log, MemoryKv, Path, Tree};
+use potluck_fuzz::{Nameless, Sevens};
+use potluck_spaces::{Body, Change, DirId, Keys, Log, MemoryKv, Path, Tree, View};
 use potluck_types::{SpaceId, Timestamp, from_canonical, to_canonical};
 
 fuzz_target!(|bytes: &[u8]| {
@@ -22,7 +22,8 @@ fuzz_target!(|bytes: &[u8]| {
     let keys = Keys::private(key.clone());
     let (log, tree, mut kv) = (Log::of(space), Tree::of(space), MemoryKv::default());
     let path: Path = "/a/b".parse().expect("a path");
-    let good = |kv: &MemoryKv| tree.make_directories(kv, &path, &Sevens).map(|(changes, _)| changes);
+    let view = View::of(tree, &Nameless);
+    let good = |kv: &MemoryKv| view.make_directories(kv, &path, &Sevens).map(|(changes, _)| changes);
     let apply = |kv: &mut MemoryKv, changes: &[Change]| {
         let body = Body {
             sealed: tree.seal(&key, changes, &Sevens),
@@ -39,6 +40,6 @@ fuzz_target!(|bytes: &[u8]| {
         .expect("a tree that can be read");
     if let Ok(changes) = good(&kv) {
         apply(&mut kv, &changes);
-        tree.directory(&kv, &path).expect("the directory that was made");
+        view.directory(&kv, &path).expect("the directory that was made");
     }
 });

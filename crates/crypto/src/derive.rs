@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 const PRIVATE_SPACE_ID: &str = "potluck 2026-11 private space id v1";
 const PRIVATE_SPACE_KEY: &str = "potluck 2026-11 private space key v1";
 const RECIPIENT_KEY: &str = "potluck 2026-11 recipient key v1";
+const LINK_KEY: &str = "potluck 2026-11 link keeper key v1";
 const DEDUP_KEY: &str = "potluck 2026-11 dedup key v1";
 pub(crate) const CHUNKING_SEED: &str = "potluck 2026-11 chunking seed v1";
 
@@ -26,6 +27,11 @@ pub fn private_space_key(user: &SigningKey) -> BoxKey {
 /// What opens the messages that others wrap for a user.
 pub fn recipient_key(user: &SigningKey) -> RecipientKey {
     RecipientKey::derive(&Zeroizing::new(blake3::derive_key(RECIPIENT_KEY, user.seed())))
+}
+
+/// What the keys of the links are sealed under that a user has made.
+pub fn link_key(user: &SigningKey) -> BoxKey {
+    BoxKey::from_bytes(blake3::derive_key(LINK_KEY, user.seed()))
 }
 
 /// The dedup key of a space, from the key of its *first* epoch: it stays the same when the epoch changes, as

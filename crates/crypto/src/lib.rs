@@ -7,6 +7,7 @@
 //! - [`recipient`]: messages that one person alone can open.
 //! - [`mod@derive`]: what follows from a user's secret.
 //! - [`Ticket`], [`Kit`]: an invitation into a pool, and the way back after losing every device.
+//! - [`Link`]: what lets whoever has it read one file or directory.
 //!
 //! Nothing here does I/O or knows of files and peers. Secrets are erased when dropped, and never printed.
 
@@ -15,15 +16,18 @@ pub mod derive;
 pub mod fuzzing;
 mod keys;
 mod kit;
+mod link;
 pub mod recipient;
 pub mod seal;
 mod secret;
 pub mod secret_box;
 mod signed;
+mod text;
 mod ticket;
 
 pub use keys::{BadSignature, PublicKey, Signature, SigningKey};
 pub use kit::{Kit, KitError, KitMember};
+pub use link::{KeyShare, Link, LinkId, ParseLinkError};
 pub use recipient::{Recipient, RecipientKey};
 pub use secret::{BoxKey, DedupKey, Fingerprint, PieceKey};
 pub use secret_box::Purpose;

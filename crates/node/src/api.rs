@@ -1,8 +1,10 @@
 //! What the façade takes and gives: plain data, so that command line, web page, S3 and tests all speak it alike.
 
 mod history;
+mod link;
 
 pub use history::{Conflict, Did, Doing, Settled, Settling, Version, VersionId, VersionIdError, VersionState, Which};
+pub use link::{LinkContent, LinkInfo, LinkMade, LinkOptions};
 
 use crate::world::World;
 use potluck_spaces::{Mass, Name, Path, Share};
@@ -582,6 +584,9 @@ pub struct Unshared {
     pub person: Person,
     /// How many of their machines are not here: these learn of it when they are.
     pub away: u64,
+    /// How many links into the space that they had made were ended.
+    #[serde(default)]
+    pub links: u64,
 }
 
 /// What the removal of a space has done.

@@ -6,6 +6,7 @@
 
 use crate::{
     error::{MetaError, NodeError},
+    links::Draft,
     names::{self, Batch},
     protocol::{PoolReply, PoolRequest},
     shared::Shared,
@@ -216,9 +217,12 @@ fn say_one_again(space: &OpenSpace) -> Result<Option<Vec<StripeId>>, NodeError> 
     let claimed = space.claims.lock();
     space.meta.write(|kv| {
         let changes = Tree::of(space.id()).open(&space.ring().keys, &again.entry)?;
+        let links = again.entry.links.iter();
+        let links = links.filter_map(|publication| Draft::again(space, again.entry.epoch, publication));
         let batch = Batch {
             changes: again.changes(space.me(), changes),
             pins: again.entry.pins.clone(),
+            links: links.collect(),
             ..Batch::default()
         };
         let written = names::write_in(space, kv, &claimed, &batch)?;

@@ -7,6 +7,7 @@ use crate::{
 };
 use bytes::Bytes;
 use potluck_dag::{Content, Part, Piece, Walk, stripe};
+use potluck_spaces::Path;
 use potluck_types::{StripeId, limits};
 use std::{
     collections::VecDeque,
@@ -72,7 +73,30 @@ impl Download {
         Ok(all)
     }
 
-    pub(crate) fn begin(shared: Arc<Shared>, content: Content, range: Range<u64>) -> Self {
+    /// Of a file at a path, or of a range of it; a range that goes beyond its end ends there.
+    pub(crate) fn of_file(
+        shared: &Arc<Shared>,
+        content: Content,
+        path: &Path,
+        range: Option<Range<u64>>,
+    ) -> Result<Self, NodeError> {
+        let len = content.len();
+        let range = range.unwrap_or(0..len);
+        if range.start > len || (range.start == len && len > 0) || range.start > range.end {
+            return Err(NodeError::Range {
+                path: path.clone(),
+                len,
+                start: range.start,
+            });
+        }
+        Ok(Self::begin(
+            Arc::clone(shared),
+            content,
+            range.start..range.end.min(len),
+        ))
+    }
+
+    fn begin(shared: Arc<Shared>, content: Content, range: Range<u64>) -> Self {
         let len = range.end - range.start;
         let (sender, bytes) = mpsc::channel(2);
         tokio::spawn(async move {

@@ -12,7 +12,7 @@ use crate::{
     control::{Action, Event},
     due::Due,
     error::MetaError,
-    names,
+    links, names,
     protocol::{self, BATCH_MAX, Credential, JoinReply, JoinRequest, PoolReply, PoolRequest},
     records::PoolRecord,
     serve, share,
@@ -58,6 +58,7 @@ pub(crate) async fn run(shared: Arc<Shared>, mut inbox: Inbox, mut events: mpsc:
         (Work::Recode, LOOK_DELAY),
         (Work::Audit, audit::FIRST_ROUND),
         (Work::CatchUp, CATCH_UP_INTERVAL),
+        (Work::Links, LOOK_DELAY),
     ] {
         tokio::spawn(again_and_again(Arc::clone(&shared), work, first));
     }
@@ -196,6 +197,7 @@ enum Work {
     Recode,
     Audit,
     CatchUp,
+    Links,
 }
 
 async fn again_and_again(shared: Arc<Shared>, work: Work, first: Duration) {
@@ -206,6 +208,7 @@ async fn again_and_again(shared: Arc<Shared>, work: Work, first: Duration) {
         Work::Watch => &shared.watch_due,
         Work::Recode => &shared.recode_due,
         Work::CatchUp => &shared.catch_up_due,
+        Work::Links => &shared.links.due,
     };
     due.within(first);
     let mut quiet = 0;
@@ -227,6 +230,7 @@ async fn again_and_again(shared: Arc<Shared>, work: Work, first: Duration) {
             Work::Recode => recode(&shared).await,
             Work::Audit => audit::round(&shared).await,
             Work::CatchUp => catch_up(&shared).await,
+            Work::Links => links::look(&shared).await,
         };
         due.within(next);
     }

@@ -3,7 +3,7 @@
 use crate::api::Which;
 use potluck_crypto::SignedError;
 use potluck_spaces::{AppendError, CharterError, Path, TreeError};
-use potluck_types::{CodecError, NodeId, SpaceName, StripeId};
+use potluck_types::{CodecError, NodeId, SpaceName, StripeId, Timestamp};
 use std::{io, path::PathBuf};
 
 /// Why a record of the pool is not taken.
@@ -251,10 +251,69 @@ pub enum ShardsError {
     },
 }
 
+/// Why a link cannot be made, opened or ended.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum LinkError {
+    /// It leads elsewhere.
+    #[error("the link leads into another pool")]
+    OtherPool,
+    /// Nobody who is here knows of it.
+    #[error("nobody who is here knows this link: it was withdrawn long ago, or who keeps it is away")]
+    Unknown,
+    /// It was ended.
+    #[error("the link was withdrawn")]
+    Revoked,
+    /// Its time is over.
+    #[error("the link ended at {0}")]
+    Expired(Timestamp),
+    /// It has a password.
+    #[error("the link needs a password")]
+    NeedsPassword,
+    /// It has another password.
+    #[error("the password is wrong")]
+    WrongPassword,
+    /// As many machines have read by it as may.
+    #[error("the link was used on as many machines as it may be")]
+    UsedUp,
+    /// The machine that counts does not answer.
+    #[error("{machine}, which counts who uses this link, does not answer: {reason}")]
+    NotCounted {
+        /// Which machine.
+        machine: String,
+        /// What came instead.
+        reason: String,
+    },
+    /// What it leads to was removed.
+    #[error("`{0}`, which the link leads to, was removed")]
+    Gone(String),
+    /// It shows more than a link may.
+    #[error(
+        "a link shows up to {} files, and there are more",
+        potluck_types::limits::LINK_ENTRIES_MAX
+    )]
+    TooLarge,
+    /// What is published of it is wrong.
+    #[error("what is published of the link cannot be read: it was made by a later version, or is damaged")]
+    Damaged,
+    /// One of several versions of a file.
+    #[error("{0} is one of several versions that conflict: give it a name of its own first")]
+    Conflict(Path),
+    /// This person has none like that.
+    #[error("there is no link `{0}`")]
+    NoSuchLink(String),
+    /// This person has several like that.
+    #[error("several links have ids that begin with `{0}`")]
+    SeveralLinks(String),
+}
+
 /// Why a request of a person fails.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NodeError {
+    /// Something about a link.
+    #[error(transparent)]
+    Link(#[from] LinkError),
     /// No such file, a directory instead of a file, and so on.
     #[error(transparent)]
     Tree(#[from] TreeError),

@@ -82,6 +82,16 @@ pub fn key(text: &str) {
     let _ = text.trim().parse::<PoolId>();
 }
 
+/// What a link shows.
+///
+/// # Panics
+/// When what is taken has another encoding.
+pub fn listing(bytes: &[u8]) {
+    if let Some(files) = crate::links::read_listing(bytes) {
+        assert_eq!(crate::links::listing_of(files), bytes);
+    }
+}
+
 /// A value of the metadata database, of any kind.
 ///
 /// # Panics
@@ -96,6 +106,8 @@ pub fn value(bytes: &[u8]) {
     check::<Layouts>(bytes);
     check::<(Timestamp, Vec<(NodeId, Timestamp)>)>(bytes);
     check::<Invite>(bytes);
+    check::<crate::links::Readers>(bytes);
+    check::<potluck_spaces::Published>(bytes);
     check::<Position>(bytes);
     check::<Vec<Head>>(bytes);
     check::<Vec<StripeId>>(bytes);
@@ -231,6 +243,22 @@ fn values() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("database", "one", vec![0, 32, 0, 0, 1]),
         ("database", "sound", Vec::new()),
     ]
+}
+
+/// What a link shows: one file.
+pub fn listing_seed() -> Vec<u8> {
+    let file = potluck_spaces::File {
+        id: potluck_spaces::FileId::from_bytes([1; 16]),
+        len: 4,
+        modified: Timestamp::from_millis(5),
+        executable: false,
+        content: vec![0; 8].into(),
+        uses: Vec::new(),
+        survives: 1,
+        asked: None,
+    };
+    let path = "/photos/a".parse().expect("a path");
+    crate::links::listing_of([(path, file)].into())
 }
 
 /// Messages that are taken, with names, which a stream may carry, too.

@@ -39,6 +39,7 @@ mod fsck;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod home;
+mod links;
 mod mend;
 mod meta;
 mod names;
@@ -70,16 +71,18 @@ pub mod yardstick;
 
 pub use api::{
     Access, AuditInfo, Conflict, Did, Doing, Emptied, Entry, ExplainOptions, Explanation, FileMeta, HealthInfo, Held,
-    Identity, Invitation, InviteOptions, Kind, LeaveProgress, MachineShare, MassIn, Member, NodeConfig, NodeInfo,
-    NodeStatus, Person, Probe, PutOptions, PutReport, RemoveOptions, RemoveReport, RestoreOptions, RestoreReport,
-    Setting, Settled, Settling, ShardInfo, SpaceInfo, SpaceOptions, SpacePath, SpaceRemoval, Stat, Status, StripeInfo,
-    StripeWork, TrashInfo, Trashed, Unshared, Version, VersionId, VersionIdError, VersionState, Which,
+    Identity, Invitation, InviteOptions, Kind, LeaveProgress, LinkContent, LinkInfo, LinkMade, LinkOptions,
+    MachineShare, MassIn, Member, NodeConfig, NodeInfo, NodeStatus, Person, Probe, PutOptions, PutReport,
+    RemoveOptions, RemoveReport, RestoreOptions, RestoreReport, Setting, Settled, Settling, ShardInfo, SpaceInfo,
+    SpaceOptions, SpacePath, SpaceRemoval, Stat, Status, StripeInfo, StripeWork, TrashInfo, Trashed, Unshared, Version,
+    VersionId, VersionIdError, VersionState, Which,
 };
 pub use changes::Changes;
 pub use conflicts::Conflicts;
 pub use download::Download;
-pub use error::{HomeError, JoinError, MetaError, NodeError, RecordError, Refusal, ShardsError, StartError};
+pub use error::{HomeError, JoinError, LinkError, MetaError, NodeError, RecordError, Refusal, ShardsError, StartError};
 pub use fsck::{Fault, Finding, FsckOptions, FsckProgress, FsckReport, fsck};
+pub use links::Linked;
 pub use node::{Node, Space};
 pub use potluck_spaces::{Mass, Name, Path, PathError, Share, ShareError, TreeError};
 pub use rails::{Loss, MassChange};

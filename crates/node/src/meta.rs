@@ -4,11 +4,13 @@ use crate::{
     control::{Absences, Remembered},
     error::MetaError,
     home::{META, META_RESERVE},
+    links::Readers,
     records::PoolRecord,
     retention::Elapsed,
     spare::{Reserve, Spared},
     standing::Standing,
 };
+use potluck_crypto::LinkId;
 use potluck_dag::Piece;
 use potluck_placement::Layouts;
 use potluck_spaces::{FileId, Kv, KvError, Rows, Table, Tree};
@@ -30,12 +32,15 @@ type Bytes = &'static [u8];
 const RECORDS: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("records");
 const INVITES: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("invites");
 const SETTINGS: TableDefinition<'_, &'static str, Bytes> = TableDefinition::new("settings");
+/// Who reads by the links whose readers this node counts.
+const READERS: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("link-readers");
 const DEDUP: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("dedup");
 /// File versions that this node began to write and has not named yet, and when it last wrote of them.
 const UPLOADS: TableDefinition<'_, Bytes, u64> = TableDefinition::new("uploads");
 
-/// The version of the tables' layout. Version 1 had no trash, and nobody counted files; version 2 did not know where directories are, and what conflicts.
-const VERSION: u32 = 3;
+/// The version of the tables' layout. Version 1 had no trash, and nobody counted files; version 2 did not know where directories are, and what
+/// conflicts; version 3 knew of no links.
+const VERSION: u32 = 4;
 /// Pages that stay in memory. The hot part of the index of a million files fits.
 const CACHE_BYTES: usize = 16 << 20;
 const REWRITE_BYTES: usize = 1 << 20;
@@ -54,6 +59,7 @@ const fn space_table(table: Table) -> TableDefinition<'static, Bytes, Bytes> {
         Table::Users => "space-users",
         Table::Recoded => "space-recoded",
         Table::Pins => "space-pins",
+        Table::Links => "space-links",
         Table::Kept => "space-kept",
         Table::KeptAt => "space-kept-at",
         Table::KeptUntil => "space-kept-until",
@@ -83,6 +89,7 @@ pub(crate) enum RowTable {
     Settings,
     Records,
     Invites,
+    Readers,
     Dedup,
     Uploads,
 }
@@ -94,6 +101,7 @@ impl RowTable {
             Self::Settings => "settings",
             Self::Records => "records",
             Self::Invites => "invites",
+            Self::Readers => "link-readers",
             Self::Dedup => "dedup",
             Self::Uploads => "uploads",
         }
@@ -297,7 +305,7 @@ impl Meta {
             for table in Table::ALL {
                 transaction.open_table(space_table(table)).map_err(failed("writing"))?;
             }
-            for table in [RECORDS, INVITES, DEDUP] {
+            for table in [RECORDS, INVITES, READERS, DEDUP] {
                 transaction.open_table(table).map_err(failed("writing"))?;
             }
             transaction.open_table(UPLOADS).map_err(failed("writing"))?;
@@ -410,6 +418,10 @@ impl Meta {
                 key.len() == 32 && is_value::<Invite>(value),
             );
         })?;
+        each(&transaction, READERS, |key, value| {
+            let is_right = key.len() == 16 && is_value::<Readers>(value);
+            note(RowTable::Readers, key, value, is_right);
+        })?;
         each(&transaction, DEDUP, |key, value| {
             note(RowTable::Dedup, key, value, key.len() == 32 && is_value::<Piece>(value));
         })?;
@@ -425,6 +437,7 @@ impl Meta {
         {
             let open = |table| transaction.open_table(table).map_err(failed("writing"));
             let (mut records, mut invites, mut dedup) = (open(RECORDS)?, open(INVITES)?, open(DEDUP)?);
+            let mut readers = open(READERS)?;
             let mut settings = transaction.open_table(SETTINGS).map_err(failed("writing"))?;
             let mut uploads = transaction.open_table(UPLOADS).map_err(failed("writing"))?;
             for WrongRow { table, key, .. } in rows {
@@ -432,6 +445,7 @@ impl Meta {
                     RowTable::Settings => settings.remove(&*String::from_utf8_lossy(key)).map(drop),
                     RowTable::Records => records.remove(&**key).map(drop),
                     RowTable::Invites => invites.remove(&**key).map(drop),
+                    RowTable::Readers => readers.remove(&**key).map(drop),
                     RowTable::Dedup => dedup.remove(&**key).map(drop),
                     RowTable::Uploads => uploads.remove(&**key).map(drop),
                 };
@@ -447,17 +461,47 @@ impl Meta {
         secret_hash: Hash,
         change: impl FnOnce(&mut Option<Invite>) -> R,
     ) -> Result<R, MetaError> {
+        self.with_row(INVITES, secret_hash.as_bytes(), change)
+    }
+
+    /// Who reads by a link, if this node counts them.
+    pub(crate) fn readers(&self, link: LinkId) -> Result<Option<Readers>, MetaError> {
+        let transaction = self.begin_read()?;
+        let table = match transaction.open_table(READERS) {
+            Ok(table) => table,
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+            Err(error) => return Err(failed("reading")(error)),
+        };
+        let row = table.get(&link.as_bytes()[..]).map_err(failed("reading"))?;
+        row.map(|row| from_canonical(row.value()).map_err(failed("reading")))
+            .transpose()
+    }
+
+    /// Reads and writes who reads by a link, in one transaction.
+    pub(crate) fn with_readers<R>(
+        &self,
+        link: LinkId,
+        change: impl FnOnce(&mut Option<Readers>) -> R,
+    ) -> Result<R, MetaError> {
+        self.with_row(READERS, link.as_bytes(), change)
+    }
+
+    fn with_row<T: Serialize + serde::de::DeserializeOwned, R>(
+        &self,
+        table: TableDefinition<'static, Bytes, Bytes>,
+        key: &[u8],
+        change: impl FnOnce(&mut Option<T>) -> R,
+    ) -> Result<R, MetaError> {
         let transaction = self.begin_write()?;
         let result = {
-            let mut table = transaction.open_table(INVITES).map_err(failed("writing"))?;
-            let key = &secret_hash.as_bytes()[..];
-            let mut invite: Option<Invite> = match table.get(key).map_err(failed("reading"))? {
+            let mut table = transaction.open_table(table).map_err(failed("writing"))?;
+            let mut row: Option<T> = match table.get(key).map_err(failed("reading"))? {
                 Some(value) => Some(from_canonical(value.value()).map_err(failed("reading"))?),
                 None => None,
             };
-            let result = change(&mut invite);
-            match invite {
-                Some(invite) => table.insert(key, &*to_canonical(&invite)).map_err(failed("writing"))?,
+            let result = change(&mut row);
+            match row {
+                Some(row) => table.insert(key, &*to_canonical(&row)).map_err(failed("writing"))?,
                 None => table.remove(key).map_err(failed("writing"))?,
             };
             result

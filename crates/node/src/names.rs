@@ -4,6 +4,7 @@ use crate::{
     branch, charters,
     claims::{Claim, Held},
     error::{MetaError, NodeError},
+    links::{self, Draft},
     meta::WriteKv,
     protocol::{PoolReply, PoolRequest},
     shared::Shared,
@@ -34,6 +35,8 @@ pub(crate) struct Batch {
     pub(crate) dedup: Vec<([u8; 32], Vec<u8>)>,
     /// Let go once the batch is written: what it names is in the log then.
     pub(crate) claims: Vec<Claim<StripeId>>,
+    /// What links show from now on.
+    pub(crate) links: Vec<Draft>,
     /// About how many bytes the changes take once encoded.
     pub(crate) bytes: usize,
 }
@@ -68,7 +71,7 @@ impl Batch {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.changes.is_empty() && self.pins.is_empty()
+        self.changes.is_empty() && self.pins.is_empty() && self.links.is_empty()
     }
 
     /// Whether it should be written now: the next addition may not fit an entry.
@@ -116,6 +119,7 @@ pub(crate) async fn write(space: &OpenSpace, batch: Batch) -> Result<Vec<StripeI
         let claimed = task.claims.lock();
         let written = task.meta.write(|kv| write_in(&task, kv, &claimed, &batch));
         drop(claimed);
+        links::changed(&task);
         drop(batch.claims);
         Ok(written?.given_up)
     })
@@ -146,11 +150,10 @@ pub(crate) fn write_in(
         .map(|changes| space.body(changes))
         .collect::<Result<Vec<_>, _>>()?;
     let (mut unpins, mut first) = (given_up.chunks(UNPINS_PER_ENTRY), None);
-    bodies
-        .first_mut()
-        .expect("at least one part")
-        .pins
-        .clone_from(&batch.pins);
+    let body = bodies.first_mut().expect("at least one part");
+    body.pins.clone_from(&batch.pins);
+    let links = batch.links.iter().map(|draft| draft.seal(space, body.epoch));
+    body.links = links.collect::<Result<_, _>>()?;
     // After the last change: until then some of the stripes are used. A large file gives up more than fits with its change.
     bodies.last_mut().expect("at least one part").unpins = unpins.next().unwrap_or_default().to_vec();
     for unpins in unpins {
@@ -336,6 +339,9 @@ pub(crate) async fn take_entries(
         *space.opened().lacking.lock().expect("never poisoned") = Some(error.to_string());
     }
     let Appended { unpinned, contested } = taken?;
+    if open.is_some() {
+        links::changed(shared);
+    }
     if let Some(space) = &open
         && space.may_write()
         && !contested.is_empty()

@@ -8,13 +8,15 @@ pub use space::Space;
 
 use crate::{
     api::{
-        Access, Held, Identity, Invitation, InviteOptions, LeaveProgress, MassIn, Member, NodeStatus, Person, Probe,
-        RemoveOptions, SpaceInfo, SpaceOptions, SpacePath, SpaceRemoval, Status, TrashInfo, Unshared,
+        Access, Held, Identity, Invitation, InviteOptions, LeaveProgress, LinkInfo, LinkMade, LinkOptions, MassIn,
+        Member, NodeStatus, Person, Probe, RemoveOptions, SpaceInfo, SpaceOptions, SpacePath, SpaceRemoval, Status,
+        TrashInfo, Unshared,
     },
     audit, branch, collect, conflicts,
     control::AtHand,
     driver,
     error::NodeError,
+    links::{self, Linked},
     meta::Invite,
     names, probe,
     protocol::{PoolReply, PoolRequest},
@@ -26,9 +28,9 @@ use crate::{
     upload::{Safety, geometry_now},
 };
 use advice::{Facts, advice};
-use potluck_crypto::{Kit, KitMember, Ticket};
+use potluck_crypto::{Kit, KitMember, Link, Ticket};
 use potluck_placement::survivable;
-use potluck_spaces::Liveness;
+use potluck_spaces::{Liveness, Path};
 use potluck_types::{NodeId, ShardId, SpaceId, SpaceName, StripeId, UserName};
 use std::{
     collections::BTreeMap,
@@ -309,6 +311,28 @@ impl Node {
         share::accept(&self.shared, offer, called).await
     }
 
+    /// Makes a link to a file or directory of a space: whoever has it may read that, and what comes to be there.
+    pub async fn link(&self, space: &SpaceName, path: &Path, options: LinkOptions) -> Result<LinkMade, NodeError> {
+        let open = spaces::find(&self.shared, space)?;
+        links::make(&open, space, path, options).await
+    }
+
+    /// The links into a space, the latest first.
+    pub async fn links(&self, space: &SpaceName) -> Result<Vec<LinkInfo>, NodeError> {
+        let (open, called) = (spaces::find(&self.shared, space)?, space.clone());
+        Shared::blocking(move || links::list(&open, &called)).await
+    }
+
+    /// Ends a link: by its text, or by the start of its id. What was read by it may have been kept.
+    pub async fn revoke_link(&self, which: &str) -> Result<LinkInfo, NodeError> {
+        links::revoke(&self.shared, which).await
+    }
+
+    /// Opens a link of another member, with its password where it has one.
+    pub async fn open_link(&self, link: &Link, password: Option<&str>) -> Result<Linked, NodeError> {
+        links::open(&self.shared, link, password).await
+    }
+
     /// Says that all that was removed and overwritten up to now was meant, in every space.
     pub async fn accept_losses(&self) -> Result<(), NodeError> {
         for space in self.shared.written_spaces() {
@@ -493,7 +517,7 @@ mod tests {
         error::MetaError,
         world::World,
     };
-    use potluck_spaces::{Kv, Path, Share, Table};
+    use potluck_spaces::{Kv, Share, Table};
     use potluck_types::{ByteSize, Timestamp};
 
     /// Tables of version 2, which knew neither where directories are nor what conflicts.

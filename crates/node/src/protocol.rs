@@ -6,7 +6,7 @@ use crate::{
     records::PoolRecord,
 };
 use bytes::Bytes;
-use potluck_crypto::Signed;
+use potluck_crypto::{KeyShare, LinkId, Signed};
 use potluck_net::Message;
 use potluck_spaces::{PinState, Position};
 use potluck_types::{
@@ -119,6 +119,10 @@ pub(crate) enum PoolRequest {
     Holders { stripes: Vec<StripeId> },
     /// Which shards of these does the other hold, and when did it check each last?
     Inspect { stripes: Vec<StripeId> },
+    /// What was published last of this link? Reply: [`PoolReply::Link`].
+    Link { space: SpaceId, link: LinkId },
+    /// The share of the link's key that the other gives to who may read by it. Reply: [`PoolReply::LinkShare`].
+    LinkShare { space: SpaceId, link: LinkId },
     /// The other denies shards that it has reported: it should compare its reports again.
     Recount,
 }
@@ -167,6 +171,10 @@ pub(crate) enum PoolReply {
     Holders(Vec<Option<Known>>),
     /// To `Inspect`: for each stripe, the shards held.
     Inspected(Vec<Vec<Inspected>>),
+    /// To `Link`: a [`Published`](potluck_spaces::Published), without what is for those who read its space; none when the other knows of none.
+    Link(Option<ByteBuf>),
+    /// To `LinkShare`: none when as many have it as may.
+    LinkShare(Option<KeyShare>),
     /// The request cannot be fulfilled.
     Failed(String),
 }

@@ -5,7 +5,7 @@ use crate::{
     control::{Check, Event, ReportSum},
     error::NodeError,
     error::Refusal,
-    mend, names, probe,
+    links, mend, names, probe,
     protocol::{
         self, BATCH_MAX, Credential, HOLDERS_MAX, Inspected, JoinReply, JoinRequest, PoolReply, PoolRequest,
         ShardReply, ShardRequest,
@@ -277,6 +277,8 @@ async fn pool(shared: &Arc<Shared>, peer: NodeId, request: PoolRequest) -> PoolR
             let store = shared.store.clone();
             PoolReply::Inspected(Shared::blocking(move || inspect(&store, &stripes)).await)
         }
+        PoolRequest::Link { space, link } => links::tell(shared, space, link).await,
+        PoolRequest::LinkShare { space, link } => links::give_share(shared, space, link, peer).await,
         PoolRequest::Recount => {
             shared.tell(Event::Unreported);
             PoolReply::Done

@@ -4,7 +4,7 @@ use crate::{
     api::{Access, Member, Person, SpaceInfo, Unshared},
     charters,
     error::{MetaError, NodeError},
-    names,
+    links, names,
     protocol::PoolRequest,
     records::{Called, Certificate, PoolRecord, sign},
     shared::Shared,
@@ -150,12 +150,13 @@ pub(crate) async fn unshare(shared: &Arc<Shared>, name: &SpaceName, with: &str) 
     })
     .await?;
     spread(&space, person.user).await?;
+    let links = links::withdraw_all_of(&space, person.user).await?;
     let away = shared.with_control(|control| {
         let live = control.live_peers();
         let nodes = control.roster.nodes().filter(|(_, of)| *of == person.user);
         nodes.filter(|(node, _)| !live.contains(node)).count() as u64
     });
-    Ok(Unshared { person, away })
+    Ok(Unshared { person, away, links })
 }
 
 /// How far the logs of a person's devices are known here.

@@ -10,6 +10,7 @@ use crate::{
     error::{MetaError, NodeError},
     freeing::Freeing,
     home::Home,
+    links::LinkState,
     meta::Meta,
     protocol::{self, PoolReply, PoolRequest, ShardReply, ShardRequest},
     rails::Rails,
@@ -72,6 +73,7 @@ pub(crate) struct Shared {
     pub(crate) writing: Claims<FileId>,
     pub(crate) watch: Mutex<Watch>,
     pub(crate) cache: PieceCache,
+    pub(crate) links: LinkState,
     /// Nodes that lately kept a reader waiting, and until when others are asked first.
     pub(crate) suspects: Mutex<BTreeMap<NodeId, Timestamp>>,
     /// Held while what the core knows is written down.

@@ -6,6 +6,7 @@ use crate::{
     branch, charters, collect, edit,
     error::{MetaError, NodeError},
     files::Files,
+    links,
     names::{self, Batch},
     rails::{Loss, MassChange},
     share,
@@ -427,7 +428,8 @@ pub(crate) async fn set(shared: &Arc<Shared>, name: &SpaceName, options: SpaceOp
     listed(shared, space.id(), name).await
 }
 
-fn entry_of(name: &SpaceName) -> Result<Name, NodeError> {
+/// The name that a space has as an entry of a directory.
+pub(crate) fn entry_of(name: &SpaceName) -> Result<Name, NodeError> {
     Ok(Name::try_from(name.to_string()).map_err(potluck_spaces::TreeError::from)?)
 }
 
@@ -626,6 +628,7 @@ pub(crate) async fn end(shared: &Arc<Shared>, space: SpaceId) -> Result<(), Node
         confirmed: true,
     };
     edit::remove(&space, &Path::root(), all).await?;
+    links::withdraw_all(&space).await?;
     let given_up: Vec<StripeId> = collect::give_up(&space, Duration::ZERO).await?;
     sweep::announce(&space, given_up);
     Ok(())

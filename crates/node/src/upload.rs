@@ -73,6 +73,8 @@ pub struct Upload {
     batch: Batch,
     written_at: Instant,
     directories: HashMap<Path, DirId>,
+    /// No person sees what is put, or misses what it takes the place of.
+    is_hidden: bool,
     /// Versions that the batch takes the names of.
     overwriting: u64,
     /// More was overwritten than is without a question, and the person has said yes.
@@ -114,6 +116,14 @@ impl Upload {
         Ok(Self::new(space, options, safety, geometry))
     }
 
+    /// For what is kept in a directory that no path leads to: paths begin there. It takes the place of what is there, and nothing is kept of that.
+    pub(crate) fn hidden(space: OpenSpace, options: PutOptions, directory: DirId) -> Result<Self, NodeError> {
+        let mut upload = Self::begin(space, options)?;
+        upload.directories.insert(Path::root(), directory);
+        upload.is_hidden = true;
+        Ok(upload)
+    }
+
     /// For pieces that are coded in this way.
     fn new(space: OpenSpace, options: PutOptions, safety: Safety, geometry: Geometry) -> Self {
         let now = space.steady();
@@ -135,6 +145,7 @@ impl Upload {
             batch: Batch::default(),
             written_at: Instant::now(),
             directories: HashMap::new(),
+            is_hidden: false,
             overwriting: 0,
             is_answered: false,
             replicating: None,
@@ -538,6 +549,9 @@ impl Upload {
         content: &Content,
         stripes: (FileId, &[StripeId]),
     ) -> Result<Fate, NodeError> {
+        if self.is_hidden {
+            return Ok(Fate::Carried);
+        }
         let encoded = to_canonical(content);
         let others = || {
             heads.iter().filter_map(|head| match &head.value {

@@ -3,12 +3,12 @@
 use crate::{
     config::Settings,
     moment::Moment,
-    place::{ByteRange, Place},
+    place::{ByteRange, Place, Spot},
     span::Span,
 };
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueHint};
 use potluck_node::{Setting, VersionId, Which};
-use potluck_types::{ByteSize, MachineName, SpaceName, Timestamp, UserName, Zone};
+use potluck_types::{ByteSize, MachineName, SpaceName, Timestamp, UserName, Zone, limits::LINK_READERS_MAX};
 use std::{error::Error, path::PathBuf, str::FromStr};
 
 const EXIT_CODES: &str = "\
@@ -28,7 +28,7 @@ Files:
   HOME/log/potluck.log  the log of a daemon started with --detach
 
 Environment:
-  POTLUCK_HOME, POTLUCK_TICKET, POTLUCK_PASSPHRASE; POTLUCK_LISTEN and so on for each key of the configuration; RUST_LOG";
+  POTLUCK_HOME, POTLUCK_TICKET, POTLUCK_PASSPHRASE, POTLUCK_LINK_PASSWORD; POTLUCK_LISTEN and so on for each key of the configuration; RUST_LOG";
 
 const START: &str = "\
 Start here:
@@ -111,9 +111,9 @@ pub(crate) enum Command {
     Put(Put),
     /// Fetch a file or a tree
     Get {
-        /// What: `home:/photos`
+        /// What: `home:/photos`, or a link
         #[arg(value_name = "SPACE:/PATH")]
-        place: Place,
+        place: Spot,
         /// Where to: a file, a folder, or `-` for standard output. A tree's content comes into it; files that are
         /// there already, with the same size and time, are left alone [default: its name, here]
         #[arg(value_hint = ValueHint::AnyPath)]
@@ -123,26 +123,32 @@ pub(crate) enum Command {
         range: Option<ByteRange>,
         #[command(flatten)]
         which: OfVersion,
+        #[command(flatten)]
+        password: LinkPassword,
     },
     /// List a directory; with `--json`, each name as a document on a line of its own
     Ls {
-        /// Which
+        /// Which: a place, or a link and a path below it
         #[arg(value_name = "SPACE:/PATH", default_value = "home:/")]
-        place: Place,
+        place: Spot,
         /// With size and time
         #[arg(short, long)]
         long: bool,
         /// And all below it
         #[arg(short, long)]
         recursive: bool,
+        #[command(flatten)]
+        password: LinkPassword,
     },
     /// Print files
     Cat {
-        /// Which
+        /// Which; also links, and paths below them
         #[arg(value_name = "SPACE:/PATH", required = true)]
-        places: Vec<Place>,
+        places: Vec<Spot>,
         #[command(flatten)]
         which: OfVersion,
+        #[command(flatten)]
+        password: LinkPassword,
     },
     /// List the versions of a file: the one that it has, those that conflict with it, and those that can be brought back
     ///
@@ -181,7 +187,7 @@ pub(crate) enum Command {
         #[arg(long, requires = "place", conflicts_with = "keep")]
         keep_all: bool,
     },
-    /// Remove files; they can be brought back for 30 days, or as long as `retention` in the configuration says
+    /// Remove files; they can be brought back for 30 days, or as long as the space says, or `retention` in the configuration
     Rm {
         /// Which
         #[arg(value_name = "SPACE:/PATH", required = true)]
@@ -262,6 +268,11 @@ pub(crate) enum Command {
         #[arg(long = "as", value_name = "NAME")]
         called: Option<SpaceName>,
     },
+    /// Make a link: whoever of the pool has it may read a file or directory, without being let into the space
+    ///
+    /// It shows what is there when it is opened, also what came later: the machines of who made it see to that, when they are on.
+    #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+    Link(Link),
     /// Show who you are: your name, your id, and your machines
     Whoami,
     /// Say what others of the pool should call you
@@ -274,9 +285,11 @@ pub(crate) enum Command {
     People,
     /// Show what is known of a file
     Stat {
-        /// Which
+        /// Which; also below a link
         #[arg(value_name = "SPACE:/PATH")]
-        place: Place,
+        place: Spot,
+        #[command(flatten)]
+        password: LinkPassword,
     },
     /// Show where a file is, how many losses it survives, and what is being done for it; in a directory, all files below it
     Explain {
@@ -563,7 +576,7 @@ pub(crate) enum Space {
         #[arg(value_name = "NAME")]
         to: SpaceName,
     },
-    /// Remove a space with all that is in it; it can be brought back for 30 days, or as long as `retention` in the configuration says
+    /// Remove a space with all that is in it; it can be brought back for 30 days, or as long as `space set home` or `retention` in the configuration says
     Rm {
         /// Which
         #[arg(value_name = "SPACE")]
@@ -578,6 +591,63 @@ pub(crate) enum Space {
         #[arg(value_name = "SPACE")]
         name: SpaceName,
     },
+}
+
+/// A link to make, or what to do with those that there are.
+#[derive(Debug, Args)]
+pub(crate) struct Link {
+    #[command(subcommand)]
+    pub(crate) wish: Option<LinkWish>,
+    /// What it leads to
+    #[arg(value_name = "SPACE:/PATH", required = true)]
+    pub(crate) place: Option<Place>,
+    #[command(flatten)]
+    pub(crate) options: LinkOptions,
+}
+
+/// What is to hold for a link.
+#[derive(Debug, Args)]
+pub(crate) struct LinkOptions {
+    /// For so long: `7d` [default: until you end it]
+    #[arg(long, value_name = "SPAN")]
+    pub(crate) expires: Option<Span>,
+    /// With a password, which is asked for, and which whoever opens the link must know, too
+    #[arg(long)]
+    pub(crate) password: bool,
+    /// The file whose first line is that password, or `-` for standard input
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) password_file: Option<PathBuf>,
+    /// On so many machines at most; this one counts them, and must be on when another opens the link for the first time
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(LINK_READERS_MAX)))]
+    pub(crate) max_downloads: Option<u32>,
+}
+
+/// What to do with links.
+#[derive(Debug, Subcommand)]
+pub(crate) enum LinkWish {
+    /// List the links into your spaces
+    Ls {
+        /// Only into this one
+        #[arg(value_name = "SPACE")]
+        space: Option<SpaceName>,
+        /// With the links themselves, those that you made
+        #[arg(long)]
+        show: bool,
+    },
+    /// End a link: it opens nothing any more
+    Revoke {
+        /// The link, or the start of its id as `potluck link ls` shows it
+        #[arg(value_name = "LINK")]
+        link: String,
+    },
+}
+
+/// Where the password of a link comes from: this file, else `POTLUCK_LINK_PASSWORD`, else a prompt.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct LinkPassword {
+    /// For a link with a password: the file whose first line it is, or `-` for standard input [default: asks, or POTLUCK_LINK_PASSWORD]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) password_file: Option<PathBuf>,
 }
 
 /// What to do with keys.

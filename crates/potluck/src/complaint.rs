@@ -3,7 +3,7 @@
 //! Every error of the libraries becomes a [`Complaint`] here, and nowhere else. A complaint crosses the local socket
 //! as it is, so the daemon's errors read like the command's own.
 
-use potluck_node::{HomeError, JoinError, NodeError, Refusal, ShardsError, StartError};
+use potluck_node::{HomeError, JoinError, LinkError, NodeError, Refusal, ShardsError, StartError};
 use potluck_spaces::TreeError;
 use serde::{Deserialize, Serialize};
 use std::{fmt, io, path::Path};
@@ -211,6 +211,50 @@ impl From<potluck_crypto::ParseTicketError> for Complaint {
     }
 }
 
+impl From<potluck_crypto::ParseLinkError> for Complaint {
+    fn from(error: potluck_crypto::ParseLinkError) -> Self {
+        use potluck_crypto::ParseLinkError as E;
+        let complaint = Self::usage(sentence(&error));
+        match error {
+            E::NotALink | E::TooLong { .. } => complaint.hint("a link is what `potluck link SPACE:/PATH` prints"),
+            E::Typo => complaint.hint("copy the whole text again, from `potlink1` to its end"),
+            _ => complaint,
+        }
+    }
+}
+
+impl From<LinkError> for Complaint {
+    fn from(error: LinkError) -> Self {
+        let message = sentence(&error);
+        let another = "whoever made it can make another: `potluck link SPACE:/PATH`";
+        match error {
+            LinkError::OtherPool => {
+                Self::new(Kind::Refused, message).hint("open it on a machine of that pool: links are for its members")
+            }
+            LinkError::Unknown => Self::new(Kind::NotFound, message)
+                .hint("`potluck status` shows who is away; again when they are here")
+                .hint(another),
+            LinkError::Revoked | LinkError::Expired(_) | LinkError::UsedUp | LinkError::Gone(_) => {
+                Self::new(Kind::Refused, message).hint(another)
+            }
+            LinkError::NeedsPassword => Self::usage(message)
+                .hint("it is asked for; or give it with `--password-file FILE` or in POTLUCK_LINK_PASSWORD"),
+            LinkError::WrongPassword => Self::new(Kind::Refused, message).hint("try again; capitals and spaces count"),
+            LinkError::NotCounted { .. } => {
+                Self::new(Kind::Unreachable, message).hint("again when that machine is here")
+            }
+            LinkError::TooLarge => Self::usage(message)
+                .hint("link directories below it, or let people into the space: `potluck share SPACE --with PERSON`"),
+            LinkError::Conflict(_) => Self::usage(message).hint("`potluck conflicts` shows them, and settles it"),
+            LinkError::NoSuchLink(_) => Self::new(Kind::NotFound, message).hint("`potluck link ls` lists them"),
+            LinkError::SeveralLinks(_) => {
+                Self::usage(message).hint("type more of its id: `potluck link ls --json` has all of it")
+            }
+            _ => Self::failed(message),
+        }
+    }
+}
+
 impl From<potluck_crypto::KitError> for Complaint {
     fn from(error: potluck_crypto::KitError) -> Self {
         use potluck_crypto::KitError as E;
@@ -298,6 +342,7 @@ impl From<NodeError> for Complaint {
             NodeError::TooManySpaces(_) => Self::failed(message).hint("one space takes any number of directories"),
             NodeError::ForgetSelf => Self::usage(message).hint("`potluck leave` moves its data to the others first"),
             NodeError::Kit(error) => error.into(),
+            NodeError::Link(error) => error.into(),
             NodeError::Stopping => Self::new(Kind::NoDaemon, message).hint("start it again: `potluck up --detach`"),
             _ if message.contains("No space left") => {
                 Self::failed(message).hint("make room on the disk of the home; `potluck rm --now` works on a full disk too")

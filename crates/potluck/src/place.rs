@@ -1,6 +1,7 @@
 //! Places as people type them: `home:/photos/a.jpg` in a space, `0-99` in a file; and names as terminals can show them.
 
-use crate::complaint::Complaint;
+use crate::{complaint::Complaint, local::message::Source};
+use potluck_crypto::{Link, ParseLinkError};
 use potluck_spaces::Path;
 use potluck_types::SpaceName;
 use serde::{Deserialize, Serialize};
@@ -9,12 +10,18 @@ use std::{fmt, str::FromStr};
 /// Why text is no place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ParsePlaceError {
+    /// It is a link, where a place in a space is needed.
+    #[error("this is a link: it can be listed and read (`ls`, `get`, `cat`, `stat`), and nothing else")]
+    IsLink,
     /// There is no space name in it.
     #[error("`{0}` names no space")]
     NoSpace(String),
     /// What comes before the colon is no name of a space.
     #[error(transparent)]
     Space(#[from] potluck_types::ParseUnitError),
+    /// It begins as a link, and is none.
+    #[error(transparent)]
+    Link(#[from] ParseLinkError),
     /// The path is impossible.
     #[error(transparent)]
     Path(#[from] potluck_spaces::PathError),
@@ -22,6 +29,9 @@ pub(crate) enum ParsePlaceError {
 
 impl From<ParsePlaceError> for Complaint {
     fn from(error: ParsePlaceError) -> Self {
+        if let ParsePlaceError::Link(error) = error {
+            return error.into();
+        }
         Self::usage(error.to_string()).hint("a place is written `home:/PATH`; `potluck space ls` names your spaces")
     }
 }
@@ -41,6 +51,9 @@ impl FromStr for Place {
     type Err = ParsePlaceError;
 
     fn from_str(text: &str) -> Result<Self, ParsePlaceError> {
+        if is_link(text) {
+            return Err(ParsePlaceError::IsLink);
+        }
         let Some((space, path)) = text.split_once(':') else {
             return Err(ParsePlaceError::NoSpace(text.to_owned()));
         };
@@ -79,6 +92,79 @@ impl Place {
             space: self.space.clone(),
             path: path.clone(),
             is_directory: false,
+        }
+    }
+}
+
+/// What a link's text starts with.
+const LINK: &str = "potlink1";
+/// So much of a link is shown where it is mentioned: the rest of it is a secret.
+const LINK_CHARS_SHOWN: usize = 14;
+
+/// Whether text begins as a link does.
+fn is_link(text: &str) -> bool {
+    let start = text.trim_start().get(..LINK.len());
+    start.is_some_and(|start| start.eq_ignore_ascii_case(LINK))
+}
+
+/// What can be listed and read: a path in a space, or below what a link shows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Spot {
+    /// What the path begins in.
+    pub(crate) from: Source,
+    /// The path.
+    pub(crate) path: Path,
+    /// Whether a password is needed that is not there yet.
+    pub(crate) needs_password: bool,
+}
+
+impl From<Place> for Spot {
+    fn from(place: Place) -> Self {
+        Self {
+            from: Source::Space(place.space),
+            path: place.path,
+            needs_password: false,
+        }
+    }
+}
+
+impl FromStr for Spot {
+    type Err = ParsePlaceError;
+
+    fn from_str(text: &str) -> Result<Self, ParsePlaceError> {
+        if !is_link(text) {
+            return Ok(text.parse::<Place>()?.into());
+        }
+        let (link, path) = text.split_at(text.find('/').unwrap_or(text.len()));
+        let parsed: Link = link.parse()?;
+        Ok(Self {
+            from: Source::Link {
+                link: parsed.to_string(),
+                password: None,
+            },
+            path: path.parse()?,
+            needs_password: parsed.needs_password,
+        })
+    }
+}
+
+impl fmt::Display for Spot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = escape(&self.path.to_string());
+        match &self.from {
+            Source::Space(space) => write!(f, "{space}:{path}"),
+            Source::Link { link, .. } if self.path.names().is_empty() => write!(f, "{:.LINK_CHARS_SHOWN$}…", link),
+            Source::Link { link, .. } => write!(f, "{:.LINK_CHARS_SHOWN$}…{path}", link),
+        }
+    }
+}
+
+impl Spot {
+    /// What it is called when nothing else has a name.
+    pub(crate) fn root_name(&self) -> &str {
+        match &self.from {
+            Source::Space(space) => space.as_str(),
+            Source::Link { .. } => "link",
         }
     }
 }

@@ -31,6 +31,17 @@ pub(crate) struct Terminal {
     pub(crate) yes: bool,
 }
 
+/// A secret that a person may be asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Secret {
+    /// What it is called.
+    pub(crate) name: &'static str,
+    /// The variable of the environment that may have it.
+    pub(crate) variable: &'static str,
+    /// The option that names a file with it.
+    pub(crate) option: &'static str,
+}
+
 impl Terminal {
     /// A line of the result.
     pub(crate) fn line(self, text: &str) {
@@ -113,20 +124,23 @@ impl Terminal {
         }
     }
 
-    /// Asks for a passphrase, twice if it is a new one.
-    pub(crate) fn passphrase(self, is_new: bool) -> Result<Zeroizing<String>, Complaint> {
+    /// Asks for a secret, twice if it is a new one.
+    pub(crate) fn secret(self, what: Secret, is_new: bool) -> Result<Zeroizing<String>, Complaint> {
+        let Secret { name, variable, option } = what;
         let failed = |error: io::Error| {
-            Complaint::usage(format!("the passphrase cannot be asked for: {error}"))
-                .hint("give it with `--passphrase-file FILE` or in POTLUCK_PASSPHRASE")
+            Complaint::usage(format!("the {name} cannot be asked for: {error}"))
+                .hint(format!("give it with `{option}` or in {variable}"))
         };
-        let passphrase = Zeroizing::new(rpassword::prompt_password("Passphrase: ").map_err(failed)?);
+        let (first, rest) = name.split_at(1);
+        let prompt = format!("{}{rest}: ", first.to_uppercase());
+        let secret = Zeroizing::new(rpassword::prompt_password(prompt).map_err(failed)?);
         if is_new {
             let again = Zeroizing::new(rpassword::prompt_password("The same again: ").map_err(failed)?);
-            if *again != *passphrase {
-                return Err(Complaint::usage("the two passphrases differ"));
+            if *again != *secret {
+                return Err(Complaint::usage(format!("the two {name}s differ")));
             }
         }
-        Ok(passphrase)
+        Ok(secret)
     }
 
     /// Draws over what the last call drew, on a terminal; appends elsewhere.

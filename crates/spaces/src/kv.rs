@@ -34,6 +34,8 @@ pub enum Table {
     Recoded,
     /// Space, stripe → when it was last pinned and unpinned.
     Pins,
+    /// Space, link → what was [`Published`](crate::Published) of it last.
+    Links,
     /// Space, operation → its value, which is in the trash.
     Kept,
     /// Space, directory, name, operation → nothing: a value of that name is in the trash.
@@ -58,7 +60,7 @@ pub enum Table {
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Log,
         Self::Frontier,
         Self::Registers,
@@ -70,6 +72,7 @@ impl Table {
         Self::Users,
         Self::Recoded,
         Self::Pins,
+        Self::Links,
         Self::Kept,
         Self::KeptAt,
         Self::KeptUntil,
@@ -83,7 +86,7 @@ impl Table {
     ];
 
     /// Those that follow from the logs, and can be made anew from them.
-    pub const DERIVED: [Self; 17] = [
+    pub const DERIVED: [Self; 18] = [
         Self::Frontier,
         Self::Registers,
         Self::Conflicts,
@@ -94,6 +97,7 @@ impl Table {
         Self::Users,
         Self::Recoded,
         Self::Pins,
+        Self::Links,
         Self::Kept,
         Self::KeptAt,
         Self::KeptUntil,

@@ -8,6 +8,7 @@
 //! - `view`: the tree as a person sees it: what conflicts has names of its own.
 //! - `charter`: whose a space is, and the keys of its epochs: signed records.
 //! - `branch`: a device that has signed two histories, and how it comes to have one again.
+//! - `link`: what links show to who has them.
 //! - `pins`: what stripes are live, from the public half of the entries.
 //! - `settings`: what its people have said of all that is in a space.
 //! - `trash`: values that were replaced and can be brought back, in the order in which their time is over.
@@ -19,6 +20,7 @@
 mod branch;
 mod charter;
 mod kv;
+mod link;
 mod log;
 mod path;
 mod pins;
@@ -34,6 +36,7 @@ pub use charter::{
     Revocation, Wrap,
 };
 pub use kv::{Kv, KvError, MemoryKv, Rows, Table};
+pub use link::{Links, Publication, Published};
 pub use log::{Append, AppendError, Body, Entry, Frontier, Log, OpId, Position};
 pub use path::{Name, Path, PathError};
 pub use pins::{Liveness, PinState, Pins};

@@ -1,9 +1,9 @@
 //! The log of one device in a space: signed entries, each naming the hash of the one before.
 //!
-//! An entry's changes are sealed; public are its place in the log, its clock, and the stripes that it pins and
-//! unpins. So a custodian that cannot read the space still checks, keeps and serves it, and knows what is live.
+//! An entry's changes are sealed; public are its place in the log, its clock, the stripes that it pins and
+//! unpins, and what links show, which is sealed for who has them. So a custodian that cannot read the space still checks, keeps and serves it, and knows what is live.
 
-use crate::{EpochId, Kv, KvError, Pins, Table};
+use crate::{EpochId, Kv, KvError, Links, Pins, Publication, Table};
 use potluck_crypto::{Record, Signed, SignedError, SigningKey};
 use potluck_types::{Hash, NodeId, SpaceId, StripeId, Timestamp, from_canonical, limits, to_canonical};
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,9 @@ pub struct Entry {
     /// Under which key they are sealed; none in a space that has but one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<EpochId>,
+    /// What links show from now on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<Publication>,
 }
 
 impl Record for Entry {
@@ -182,6 +185,7 @@ impl Log {
             unpins: body.unpins,
             sealed: ByteBuf::from(body.sealed),
             epoch: body.epoch,
+            links: body.links,
         };
         Ok(Signed::sign(key, &entry)?)
     }
@@ -236,6 +240,7 @@ impl Log {
         let key = [&self.space.as_bytes()[..], device.as_bytes()].concat();
         kv.put(Table::Frontier, &key, &to_canonical(&position))?;
         Pins::of(self.space).apply(kv, &entry)?;
+        Links::of(self.space).apply(kv, &entry, device)?;
         Ok((Append::New, entry, device))
     }
 
@@ -281,4 +286,6 @@ pub struct Body {
     pub sealed: Vec<u8>,
     /// See [`Entry::epoch`].
     pub epoch: Option<EpochId>,
+    /// See [`Entry::links`].
+    pub links: Vec<Publication>,
 }

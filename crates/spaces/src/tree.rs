@@ -39,6 +39,8 @@ impl DirId {
     pub const ROOT: Self = Self([0; 16]);
     /// Where a person's private space has their other spaces, by the names that they gave them. No path leads there.
     pub const SPACES: Self = Self([1; 16]);
+    /// Where the listings lie that links show. No path leads there, and what is there counts as no file.
+    pub const LINKS: Self = Self([2; 16]);
 
     /// Its bytes.
     pub const fn as_bytes(&self) -> &[u8; 16] {
@@ -432,7 +434,9 @@ impl Tree {
             match heads.iter().position(is_it) {
                 Some(at) => {
                     let head = heads.remove(at);
-                    totals.unnamed(&head.value);
+                    if place.0 != DirId::LINKS {
+                        totals.unnamed(&head.value);
+                    }
                     self.part_with(kv, place, head, replacement, totals)?;
                 }
                 None => others.push(*replaced),
@@ -541,7 +545,9 @@ impl Tree {
         if matches!(head.value, Value::Directory(_)) {
             return Ok(());
         }
-        totals.named(&head.value);
+        if place.0 != DirId::LINKS {
+            totals.named(&head.value);
+        }
         let mut heads = self.register(kv, place.0, place.1)?;
         heads.push(head);
         self.set_register(kv, place, &places::sorted(heads))?;
@@ -556,8 +562,8 @@ impl Tree {
             kv.put(Table::Registers, &key, &to_canonical(&heads))?;
         }
         match Head::distinct(heads).nth(1) {
-            Some(_) => kv.put(Table::Conflicts, &key, &[])?,
-            None => kv.delete(Table::Conflicts, &key)?,
+            Some(_) if parent != DirId::LINKS => kv.put(Table::Conflicts, &key, &[])?,
+            _ => kv.delete(Table::Conflicts, &key)?,
         }
         Ok(())
     }

@@ -78,6 +78,12 @@ pub const DOUBTS_MAX: usize = 32;
 pub const POOL_NAME_BYTES_MAX: usize = 64;
 /// Characters of a ticket as typed or pasted: 16 of the longest addresses in base32 have 6,700, the rest is white space.
 pub const TICKET_TEXT_BYTES_MAX: usize = 16 * KIB;
+/// Characters of a link as typed or pasted: it has 106, the rest is white space.
+pub const LINK_TEXT_BYTES_MAX: usize = KIB;
+/// Files and directories that one link shows: with their names and references, up to 100 MB in the memory of who opens it.
+pub const LINK_ENTRIES_MAX: usize = 100_000;
+/// Machines that may read by a link whose readers are counted.
+pub const LINK_READERS_MAX: u32 = 1000;
 /// Members whose addresses a recovery kit keeps: enough that one is still there years later.
 pub const KIT_MEMBERS_MAX: usize = 64;
 /// Bytes of a recovery kit's file: 64 members with 16 of the longest addresses, in base64, have 360 KiB.

@@ -19,7 +19,7 @@ use crate::{
 };
 use potluck_spaces::{Name, Path};
 use potluck_types::{SpaceId, Timestamp};
-use std::{ops::Range, sync::Arc};
+use std::ops::Range;
 
 /// A space of this node's person. Cheap to clone.
 #[derive(Clone)]
@@ -101,20 +101,8 @@ impl Space {
         range: Option<Range<u64>>,
     ) -> Result<Download, NodeError> {
         let (space, at) = (self.space.clone(), path.clone());
-        let (file, content) = Shared::blocking(move || versions::content(&space, &at, which)).await?;
-        let range = range.unwrap_or(0..file.len);
-        if range.start > file.len || (range.start == file.len && file.len > 0) || range.start > range.end {
-            return Err(NodeError::Range {
-                path: path.clone(),
-                len: file.len,
-                start: range.start,
-            });
-        }
-        Ok(Download::begin(
-            Arc::clone(self.space.shared()),
-            content,
-            range.start..range.end.min(file.len),
-        ))
+        let (_, content) = Shared::blocking(move || versions::content(&space, &at, which)).await?;
+        Download::of_file(self.space.shared(), content, path, range)
     }
 
     /// Removes a file, or a directory with all that is in it. It can be brought back for as long as was configured, unless it is to go now.

@@ -21,7 +21,7 @@ use crate::{
 };
 use potluck_dag::{Content, ManifestBuilder, Piece, Tree as Manifest, Walk, stripe};
 use potluck_placement::{default_survive, geometry, survivable};
-use potluck_spaces::{Change, File, FileId, Settings, TreeError};
+use potluck_spaces::{Change, DirId, File, FileId, Settings, TreeError};
 use potluck_types::{Geometry, Timestamp, from_canonical, limits, to_canonical};
 use serde_bytes::ByteBuf;
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -163,7 +163,8 @@ impl Search {
         Self {
             space: space.clone(),
             domains,
-            files: Files::of(space).and_trash(),
+            // With what links show, which no path leads to.
+            files: Files::below(space, vec![DirId::ROOT, DirId::LINKS]).and_trash(),
         }
     }
 

@@ -232,10 +232,15 @@ impl Bench {
         self.put("put, small files", &source, "small", None)?;
         let begun = self.begin();
         let mut names = 0;
-        files::pages(&self.pool.home(1), &Place::root().at(&path("small")?), false, |page| {
-            names += page.entries.len() as u64;
-            Ok(())
-        })?;
+        files::pages(
+            &self.pool.home(1),
+            &Place::root().at(&path("small")?).into(),
+            false,
+            |page| {
+                names += page.entries.len() as u64;
+                Ok(())
+            },
+        )?;
         self.end(&begun, "list them", 0, names, None);
         self.get("get, small files", "small", &source, None)
     }
@@ -270,7 +275,7 @@ impl Bench {
         let fetched = self.folder("fetched")?;
         let local = fetched.join(name);
         let target = Target {
-            place: Place::root().at(&path(name)?),
+            place: Place::root().at(&path(name)?).into(),
             local: local.clone(),
             which: Which::Latest,
             range: None,

@@ -9,9 +9,9 @@ use crate::{
     local::{
         client,
         frame::FrameKind,
-        message::{FileStat, Page, Request},
+        message::{FileStat, Page, Request, Source},
     },
-    place::{Place, escape},
+    place::{Place, Spot, escape},
     terminal::{Terminal, count, table},
 };
 use potluck_node::{Entry, Kind, RemoveOptions, RemoveReport, Which};
@@ -20,14 +20,14 @@ use std::path::Path;
 /// Asks for the names of a directory, a page at a time. Tells why there may be more of them, if so.
 pub(crate) fn pages(
     home: &Path,
-    place: &Place,
+    place: &Spot,
     recursive: bool,
     mut each: impl FnMut(Page) -> Result<(), Complaint>,
 ) -> Result<Option<Complaint>, Complaint> {
     let (_sender, mut receiver) = client::open(
         home,
         &Request::List {
-            space: place.space.clone(),
+            from: place.from.clone(),
             path: place.path.clone(),
             recursive,
         },
@@ -45,7 +45,7 @@ pub(crate) fn pages(
 /// `potluck ls`.
 pub(super) fn list(
     home: &Path,
-    place: &Place,
+    place: &Spot,
     long: bool,
     recursive: bool,
     terminal: Terminal,
@@ -170,7 +170,7 @@ fn removed(done: RemoveReport, places: &[Place]) -> String {
 pub(super) fn rename(home: &Path, from: &Place, to: &Place, terminal: Terminal) -> Result<(), Complaint> {
     trash::same_space(from, to, "moved")?;
     let stat = Request::Stat {
-        space: to.space.clone(),
+        from: Source::Space(to.space.clone()),
         path: to.path.clone(),
         which: Which::Latest,
     };
@@ -208,11 +208,11 @@ pub(super) fn rename(home: &Path, from: &Place, to: &Place, terminal: Terminal) 
 }
 
 /// `potluck stat`.
-pub(super) fn stat(home: &Path, place: &Place, terminal: Terminal) -> Result<(), Complaint> {
+pub(super) fn stat(home: &Path, place: &Spot, terminal: Terminal) -> Result<(), Complaint> {
     let stat: FileStat = client::call(
         home,
         &Request::Stat {
-            space: place.space.clone(),
+            from: place.from.clone(),
             path: place.path.clone(),
             which: Which::Latest,
         },
@@ -221,7 +221,7 @@ pub(super) fn stat(home: &Path, place: &Place, terminal: Terminal) -> Result<(),
     Ok(())
 }
 
-fn describe(place: &Place, stat: &FileStat) -> String {
+fn describe(place: &Spot, stat: &FileStat) -> String {
     let row = |name: &str, value: String| vec![name.to_owned(), value];
     let mut rows = vec![row("name", place.to_string())];
     let file = stat.entry.as_ref().filter(|entry| entry.kind == Kind::File);

@@ -17,7 +17,7 @@ use crate::{
         frame::FrameKind,
         message::{FileStat, GetFile, GetItem, Page, Request},
     },
-    place::{ByteRange, Place, escape},
+    place::{ByteRange, Spot, escape},
     terminal::{Progress, Terminal, count, rate, seconds},
 };
 use potluck_node::{Entry, Kind, Which};
@@ -65,8 +65,8 @@ pub(crate) struct Outcome {
 /// What to get, and where to.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
-    /// A file or directory of a space.
-    pub(crate) place: Place,
+    /// A file or directory.
+    pub(crate) place: Spot,
     /// Its local place: the file itself, or the folder that gets the directory's content.
     pub(crate) local: PathBuf,
     /// Which version of a file.
@@ -80,7 +80,7 @@ pub(crate) struct Target {
 /// `potluck get`.
 pub(super) fn run(
     home: &Path,
-    place: &Place,
+    place: &Spot,
     dest: Option<&Path>,
     (which, range): (Which, Option<ByteRange>),
     terminal: Terminal,
@@ -91,7 +91,7 @@ pub(super) fn run(
     let stat: FileStat = client::call(
         home,
         &Request::Stat {
-            space: place.space.clone(),
+            from: place.from.clone(),
             path: place.path.clone(),
             which,
         },
@@ -113,7 +113,7 @@ pub(super) fn run(
     let name = stat
         .entry
         .as_ref()
-        .map_or(place.space.as_str(), |entry| entry.name.as_str());
+        .map_or(place.root_name(), |entry| entry.name.as_str());
     let local = match dest {
         None => PathBuf::from(name),
         Some(dest) if is_file && (dest.is_dir() || dest.as_os_str().as_encoded_bytes().ends_with(b"/")) => {
@@ -155,7 +155,7 @@ pub(super) fn run(
 
 /// Makes the folder that a file goes into. Refuses what it cannot be written to, and what it would replace although that is more than a
 /// file: a link, a pipe, a device.
-fn make_room(place: &Place, local: &Path) -> Result<(), Complaint> {
+fn make_room(place: &Spot, local: &Path) -> Result<(), Complaint> {
     let folder = local.parent().filter(|folder| !folder.as_os_str().is_empty());
     if let Some(folder) = folder {
         fs::create_dir_all(folder).map_err(|error| Complaint::io("cannot make the folder", folder, &error))?;
@@ -177,7 +177,7 @@ fn make_room(place: &Place, local: &Path) -> Result<(), Complaint> {
 }
 
 /// `potluck cat`. One that is not there does not keep the others.
-pub(super) fn cat(home: &Path, places: &[Place], which: Which, terminal: Terminal) -> Result<(), Complaint> {
+pub(super) fn cat(home: &Path, places: &[Spot], which: Which, terminal: Terminal) -> Result<(), Complaint> {
     let mut failed = Vec::new();
     for place in places {
         match print(home, place, which, None) {
@@ -217,11 +217,11 @@ fn summary(outcome: &Outcome, local: &Path) -> String {
 }
 
 /// To standard output.
-fn print(home: &Path, place: &Place, which: Which, range: Option<ByteRange>) -> Result<(), Complaint> {
+fn print(home: &Path, place: &Spot, which: Which, range: Option<ByteRange>) -> Result<(), Complaint> {
     let (mut sender, mut receiver) = client::open(
         home,
         &Request::Get {
-            space: place.space.clone(),
+            from: place.from.clone(),
         },
     )?;
     let asked = sender.json(
@@ -302,7 +302,7 @@ pub(crate) fn fetch(home: &Path, target: &Target, parts: &Parts, terminal: Termi
     let (sender, mut receiver) = client::open(
         home,
         &Request::Get {
-            space: target.place.space.clone(),
+            from: target.place.from.clone(),
         },
     )?;
     let shared = Shared {
@@ -361,7 +361,7 @@ impl Shared<'_> {
         let stat: FileStat = client::call(
             home,
             &Request::Stat {
-                space: target.place.space.clone(),
+                from: target.place.from.clone(),
                 path: target.place.path.clone(),
                 which: target.which,
             },

@@ -6,7 +6,7 @@ use crate::{
     daemon,
     local::{client, message::Request},
     place::escape,
-    terminal::{Terminal, count},
+    terminal::{Secret, Terminal, count},
 };
 use potluck_crypto::Kit;
 use potluck_types::limits::KIT_BYTES_MAX;
@@ -18,6 +18,18 @@ use std::{
 };
 use zeroize::Zeroizing;
 
+/// What opens a recovery kit.
+const PASSPHRASE: Secret = Secret {
+    name: "passphrase",
+    variable: "POTLUCK_PASSPHRASE",
+    option: "--passphrase-file FILE",
+};
+/// What some links need.
+pub(super) const LINK_PASSWORD: Secret = Secret {
+    name: "password",
+    variable: "POTLUCK_LINK_PASSWORD",
+    option: "--password-file FILE",
+};
 /// Shorter passphrases are remarked on: a person's own choice of fewer characters is within reach of guessing, scrypt or not.
 const PASSPHRASE_CHARS: usize = 12;
 
@@ -88,16 +100,30 @@ pub(super) fn open(
 }
 
 fn passphrase(source: &Passphrase, is_new: bool, terminal: Terminal) -> Result<Zeroizing<String>, Complaint> {
+    secret(PASSPHRASE, source.passphrase_file.as_deref(), is_new, terminal)
+}
+
+/// A secret that a person has: from the first line of a file or of standard input (`-`), from the environment, or as they type it. Never from the command line, which
+/// others can see.
+pub(super) fn secret(
+    what: Secret,
+    file: Option<&Path>,
+    is_new: bool,
+    terminal: Terminal,
+) -> Result<Zeroizing<String>, Complaint> {
     let first_line = |text: &str| Zeroizing::new(text.lines().next().unwrap_or_default().to_owned());
-    match &source.passphrase_file {
-        Some(file) if file == Path::new("-") => Ok(first_line(&Zeroizing::new(super::read_input("the passphrase")?))),
+    match file {
+        Some(file) if file == Path::new("-") => {
+            let text = super::read_input(&format!("the {}", what.name))?;
+            Ok(first_line(&Zeroizing::new(text)))
+        }
         Some(file) => {
             let text = fs::read_to_string(file).map_err(|error| Complaint::io("cannot read", file, &error))?;
             Ok(first_line(&Zeroizing::new(text)))
         }
-        None => match std::env::var("POTLUCK_PASSPHRASE") {
-            Ok(passphrase) => Ok(Zeroizing::new(passphrase)),
-            Err(_) => terminal.passphrase(is_new),
+        None => match std::env::var(what.variable) {
+            Ok(secret) => Ok(Zeroizing::new(secret)),
+            Err(_) => terminal.secret(what, is_new),
         },
     }
 }

@@ -9,6 +9,7 @@ mod fsck;
 pub(crate) mod get;
 mod history;
 mod keys;
+mod link;
 mod people;
 mod pool;
 pub(crate) mod put;
@@ -59,12 +60,14 @@ pub(crate) fn run(cli: Cli, terminal: Terminal) -> Result<(), Complaint> {
         Command::Invite { uses, expires, mine } => pool::invite(&home()?, uses, expires, mine, terminal),
         Command::Put(put) => put::run(&home()?, &put, terminal),
         Command::Get {
-            place,
+            mut place,
             dest,
             range,
             which,
+            password,
         } => {
             let which = which.resolve(SystemClock.now());
+            link::unlock(&mut place, &password, terminal)?;
             get::run(&home()?, &place, dest.as_deref(), (which, range), terminal)
         }
         Command::Versions { place } => history::versions(&home()?, &place, terminal),
@@ -83,8 +86,26 @@ pub(crate) fn run(cli: Cli, terminal: Terminal) -> Result<(), Complaint> {
                 (place, _) => history::conflicts(&home()?, place.as_ref(), terminal),
             }
         }
-        Command::Ls { place, long, recursive } => files::list(&home()?, &place, long, recursive, terminal),
-        Command::Cat { places, which } => get::cat(&home()?, &places, which.resolve(SystemClock.now()), terminal),
+        Command::Ls {
+            mut place,
+            long,
+            recursive,
+            password,
+        } => {
+            link::unlock(&mut place, &password, terminal)?;
+            files::list(&home()?, &place, long, recursive, terminal)
+        }
+        Command::Cat {
+            mut places,
+            which,
+            password,
+        } => {
+            for place in &mut places {
+                link::unlock(place, &password, terminal)?;
+            }
+            get::cat(&home()?, &places, which.resolve(SystemClock.now()), terminal)
+        }
+        Command::Link(wish) => link::run(&home()?, wish, terminal),
         Command::Rm { places, recursive, now } => {
             let options = RemoveOptions {
                 recursive,
@@ -123,7 +144,10 @@ pub(crate) fn run(cli: Cli, terminal: Terminal) -> Result<(), Complaint> {
         Command::Whoami => people::whoami(&home()?, terminal),
         Command::Id { name } => people::call_me(&home()?, &name, terminal),
         Command::People => people::list(&home()?, terminal),
-        Command::Stat { place } => files::stat(&home()?, &place, terminal),
+        Command::Stat { mut place, password } => {
+            link::unlock(&mut place, &password, terminal)?;
+            files::stat(&home()?, &place, terminal)
+        }
         Command::Explain { place, check } => explain::run(&home()?, &place, check, terminal),
         Command::Mv { from, to } => files::rename(&home()?, &from, &to, terminal),
         Command::Status { watch } => status::run(&home()?, watch, terminal),

@@ -325,7 +325,7 @@ impl Demo {
         self.say(&format!("Fetching everything through node {number}."));
         let local = self.pool.folder().join("fetched");
         let target = Target {
-            place: Place::root(),
+            place: Place::root().into(),
             local: local.clone(),
             which: Which::Latest,
             range: None,

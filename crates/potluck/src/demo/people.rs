@@ -157,7 +157,7 @@ impl Stage<'_> {
 
     fn names(&self, number: usize) -> Result<Vec<String>, Complaint> {
         let mut names = Vec::new();
-        let root = Place::root_of(self.space.clone());
+        let root = Place::root_of(self.space.clone()).into();
         files::pages(&self.pool.home(number), &root, false, |page| {
             names.extend(page.entries.iter().map(|entry| entry.name.to_string()));
             Ok(())
@@ -190,7 +190,7 @@ impl Stage<'_> {
     fn read(&self, number: usize, name: &str) -> Result<String, Complaint> {
         let local = self.pool.folder().join("read");
         let target = Target {
-            place: Place::root_of(self.space.clone()).at(&path(name)?),
+            place: Place::root_of(self.space.clone()).at(&path(name)?).into(),
             local: local.clone(),
             which: Which::Latest,
             range: None,

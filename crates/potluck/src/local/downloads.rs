@@ -5,10 +5,11 @@
 use super::{
     frame::FrameKind,
     message::{GetFile, GetItem},
+    readable::Readable,
     server::{Ended, Frames, Replies, gone},
 };
 use crate::complaint::Complaint;
-use potluck_node::{Download, Kind, NodeError, Space, Stat, Which};
+use potluck_node::{Download, Kind, NodeError, Stat, Which};
 use potluck_spaces::TreeError;
 use potluck_types::limits;
 use std::{collections::VecDeque, ops::Range};
@@ -35,14 +36,14 @@ struct Ahead {
 }
 
 /// Serves a get.
-pub(super) async fn get(space: &Space, frames: &mut Frames, replies: &mut Replies) -> Result<(), Ended> {
+pub(super) async fn get(from: &Readable, frames: &mut Frames, replies: &mut Replies) -> Result<(), Ended> {
     let (sender, wanted) = mpsc::channel(NAMES_AHEAD_MAX);
     let reading = read_names(frames, sender);
-    let sending = send_files(space, wanted, replies);
+    let sending = send_files(from, wanted, replies);
     tokio::try_join!(reading, sending).map(drop)
 }
 
-async fn send_files(space: &Space, mut wanted: mpsc::Receiver<GetItem>, replies: &mut Replies) -> Result<(), Ended> {
+async fn send_files(from: &Readable, mut wanted: mpsc::Receiver<GetItem>, replies: &mut Replies) -> Result<(), Ended> {
     let mut ahead = Ahead::default();
     let mut held = None;
     loop {
@@ -50,11 +51,11 @@ async fn send_files(space: &Space, mut wanted: mpsc::Receiver<GetItem>, replies:
             let next = match held.take() {
                 Some(looked_up) => looked_up,
                 None if ahead.begun.is_empty() => match wanted.recv().await {
-                    Some(item) => look_up(space, item).await,
+                    Some(item) => look_up(from, item).await,
                     None => break,
                 },
                 None => match wanted.try_recv() {
-                    Ok(item) => look_up(space, item).await,
+                    Ok(item) => look_up(from, item).await,
                     Err(_) => break,
                 },
             };
@@ -62,7 +63,7 @@ async fn send_files(space: &Space, mut wanted: mpsc::Receiver<GetItem>, replies:
                 held = Some(next);
                 break;
             }
-            ahead.begin(space, next).await;
+            ahead.begin(from, next).await;
         }
         match ahead.next() {
             Some(Ok(begun)) => send(begun, replies).await?,
@@ -82,14 +83,11 @@ struct LookedUp {
     range: Option<Range<u64>>,
 }
 
-async fn look_up(space: &Space, item: GetItem) -> Result<LookedUp, Complaint> {
-    if item.path.names().is_empty() {
+async fn look_up(from: &Readable, item: GetItem) -> Result<LookedUp, Complaint> {
+    let stat = from.stat(&item.path, item.which).await?;
+    let Some(Stat { entry, .. }) = stat.filter(|stat| stat.entry.kind == Kind::File) else {
         return Err(NodeError::Tree(TreeError::IsADirectory(item.path)).into());
-    }
-    let Stat { entry, .. } = space.stat_of(&item.path, item.which).await?;
-    if entry.kind == Kind::Directory {
-        return Err(NodeError::Tree(TreeError::IsADirectory(item.path)).into());
-    }
+    };
     let range = item.range.map(|range| range.of(entry.len));
     let len = range.as_ref().map_or(entry.len, |range| range.end - range.start);
     Ok(LookedUp {
@@ -108,9 +106,9 @@ impl Ahead {
         self.begun.is_empty() || self.bytes + next.file.len <= BYTES_AHEAD_MAX
     }
 
-    async fn begin(&mut self, space: &Space, next: Result<LookedUp, Complaint>) {
+    async fn begin(&mut self, from: &Readable, next: Result<LookedUp, Complaint>) {
         let begun = match next {
-            Ok(LookedUp { file, which, range }) => match space.download_of(&file.path, which, range).await {
+            Ok(LookedUp { file, which, range }) => match from.download(&file.path, which, range).await {
                 Ok(download) => Ok(Begun {
                     file: GetFile {
                         len: download.len,
@@ -118,7 +116,7 @@ impl Ahead {
                     },
                     download,
                 }),
-                Err(error) => Err(error.into()),
+                Err(complaint) => Err(complaint),
             },
             Err(complaint) => Err(complaint),
         };

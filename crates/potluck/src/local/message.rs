@@ -2,8 +2,8 @@
 
 use crate::place::ByteRange;
 use potluck_node::{
-    Access, Entry, ExplainOptions, FileMeta, Identity, InviteOptions, PutOptions, PutReport, RemoveOptions,
-    RestoreOptions, Settling, SpaceOptions, Which,
+    Access, Entry, ExplainOptions, FileMeta, Identity, InviteOptions, LinkOptions, PutOptions, PutReport,
+    RemoveOptions, RestoreOptions, Settling, SpaceOptions, Which,
 };
 use potluck_spaces::Path;
 use potluck_types::{ByteSize, NodeId, SpaceName, Timestamp, UserName};
@@ -33,8 +33,8 @@ pub(crate) enum Request {
     },
     /// Items: [`Page`]. Reply: why there may be more names than those, if so.
     List {
-        /// In which space.
-        space: SpaceName,
+        /// Of what.
+        from: Source,
         /// A directory, or a file, which is then listed alone.
         path: Path,
         /// Whether directories below are listed too.
@@ -51,8 +51,8 @@ pub(crate) enum Request {
     },
     /// Reply: [`FileStat`].
     Stat {
-        /// In which space.
-        space: SpaceName,
+        /// Of what.
+        from: Source,
         /// Of what.
         path: Path,
         /// Which version of it.
@@ -103,8 +103,8 @@ pub(crate) enum Request {
     /// The client sends items, [`GetItem`], and an end. Answer, for each and in order: an item [`GetFile`], data and an end;
     /// or a failure. Reply: nothing.
     Get {
-        /// In which space.
-        space: SpaceName,
+        /// Of what.
+        from: Source,
     },
     /// Reply: `RemoveReport`.
     Remove {
@@ -189,6 +189,32 @@ pub(crate) enum Request {
         /// What it is to be called here.
         called: Option<SpaceName>,
     },
+    /// Make a link. Reply: `LinkMade`.
+    Link {
+        /// Into which space.
+        space: SpaceName,
+        /// To what.
+        path: Path,
+        /// What is to hold for it.
+        options: LinkOptions,
+    },
+    /// The links into a space, the latest first. Items: lists of `LinkInfo`. Reply: nothing.
+    Links {
+        /// Which.
+        space: SpaceName,
+    },
+    /// End a link. Reply: `LinkInfo`.
+    RevokeLink {
+        /// Its text, or the start of its id.
+        link: String,
+    },
+    /// What a link shows. Reply: `LinkContent`.
+    LinkContent {
+        /// Its text.
+        link: String,
+        /// Its password.
+        password: Option<String>,
+    },
     /// Found a space. Reply: `SpaceInfo`.
     CreateSpace {
         /// What it is to be called.
@@ -255,6 +281,22 @@ pub(crate) enum Request {
     Part,
     /// End the daemon. Reply: nothing.
     Stop,
+}
+
+/// What names are looked up in.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) enum Source {
+    /// A space of this person's.
+    Space(SpaceName),
+    /// What a link shows.
+    Link {
+        /// Its text.
+        link: String,
+        /// Its password.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        password: Option<String>,
+    },
 }
 
 /// Which daemon answers.

@@ -12,6 +12,7 @@ mod downloads;
 pub(crate) mod frame;
 mod handles;
 pub(crate) mod message;
+mod readable;
 pub(crate) mod server;
 pub(crate) mod socket;
 mod uploads;

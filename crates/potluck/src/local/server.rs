@@ -5,9 +5,11 @@ use super::{
     frame::{Frame, FrameKind, HEADER_BYTES, Header, PAYLOAD_BYTES_MAX},
     handles::{Handles, Inbound},
     message::{About, FileStat, PAGE_ENTRIES_MAX, Page, Request},
+    readable::Readable,
     uploads,
 };
 use crate::complaint::{Complaint, Kind};
+use potluck_crypto::Link;
 use potluck_node::{Entry, Kind as EntryKind, Node, NodeError, PutOptions, Space, Which};
 use potluck_spaces::{Path, TreeError};
 use rustix::net::{RecvFlags, recv};
@@ -191,6 +193,10 @@ async fn answer(request: Request, service: &Service, frames: &mut Frames, replie
     | Request::AcceptLosses
     | Request::Restore { .. }
     | Request::Rename { .. }
+    | Request::Link { .. }
+    | Request::Links { .. }
+    | Request::RevokeLink { .. }
+    | Request::LinkContent { .. }
     | Request::CreateSpace { .. }
     | Request::SetSpace { .. }
     | Request::Spaces { .. }
@@ -215,14 +221,17 @@ async fn answer(request: Request, service: &Service, frames: &mut Frames, replie
         }
         Request::Status => replies.reply(&node.status().await?).await,
         Request::Invite { options } => replies.reply(&node.invite(options).await?).await,
-        Request::List { space, path, recursive } => {
-            let lacking = list(&node.space(&space)?, path, recursive, replies).await?;
+        Request::List { from, path, recursive } => {
+            let lacking = list(&Readable::of(node, &from).await?, path, recursive, replies).await?;
             replies.reply(&lacking).await
         }
         Request::Explain { space, path, options } => {
             replies.reply(&node.space(&space)?.explain(&path, options).await?).await
         }
-        Request::Stat { space, path, which } => replies.reply(&stat(&node.space(&space)?, path, which).await?).await,
+        Request::Stat { from, path, which } => {
+            let stat = stat(&Readable::of(node, &from).await?, path, which).await?;
+            replies.reply(&stat).await
+        }
         Request::Versions { space, path } => {
             let versions = node.space(&space)?.versions(&path).await?;
             for page in versions.chunks(PAGE_ENTRIES_MAX / 16) {
@@ -257,7 +266,7 @@ async fn answer(request: Request, service: &Service, frames: &mut Frames, replie
         }
         Request::Settle { space, path, how } => replies.reply(&node.space(&space)?.settle(&path, how).await?).await,
         Request::Put { space, options } => uploads::put(&node.space(&space)?, options, frames, replies).await,
-        Request::Get { space } => downloads::get(&node.space(&space)?, frames, replies).await,
+        Request::Get { from } => downloads::get(&Readable::of(node, &from).await?, frames, replies).await,
         Request::Remove { space, path, options } => {
             replies.reply(&node.space(&space)?.remove(&path, options).await?).await
         }
@@ -289,6 +298,19 @@ async fn answer(request: Request, service: &Service, frames: &mut Frames, replie
             make_parent(&space, &from, &to).await?;
             space.rename(&from, &to).await?;
             replies.reply(&()).await
+        }
+        Request::Link { space, path, options } => replies.reply(&node.link(&space, &path, options).await?).await,
+        Request::Links { space } => {
+            for page in node.links(&space).await?.chunks(PAGE_ENTRIES_MAX / 16) {
+                replies.json(FrameKind::Item, &page).await?;
+            }
+            replies.reply(&()).await
+        }
+        Request::RevokeLink { link } => replies.reply(&node.revoke_link(&link).await?).await,
+        Request::LinkContent { link, password } => {
+            let link: Link = link.parse()?;
+            let linked = node.open_link(&link, password.as_deref()).await?;
+            replies.reply(linked.content()).await
         }
         Request::CreateSpace { name, options } => replies.reply(&node.create_space_with(name, options).await?).await,
         Request::SetSpace { name, options } => replies.reply(&node.set_space(&name, options).await?).await,
@@ -348,22 +370,13 @@ async fn answer(request: Request, service: &Service, frames: &mut Frames, replie
     }
 }
 
-async fn stat(space: &Space, path: Path, which: Which) -> Result<FileStat, Ended> {
-    if path.names().is_empty() {
-        return Ok(FileStat {
-            path,
-            entry: None,
-            survives: 0,
-            stripes: 0,
-        });
-    }
-    let stat = space.stat_of(&path, which).await?;
-    let stripes = stat.stripes;
+async fn stat(from: &Readable, path: Path, which: Which) -> Result<FileStat, Ended> {
+    let stat = from.stat(&path, which).await?;
     Ok(FileStat {
-        path: stat.path,
-        entry: Some(stat.entry),
-        survives: stat.survives,
-        stripes,
+        path,
+        survives: stat.as_ref().map_or(0, |stat| stat.survives),
+        stripes: stat.as_ref().map_or(0, |stat| stat.stripes),
+        entry: stat.map(|stat| stat.entry),
     })
 }
 
@@ -385,31 +398,32 @@ async fn make_parent(space: &Space, from: &Path, to: &Path) -> Result<(), NodeEr
 
 /// Sends the names of a directory, and of those below it when that is asked for, each directory whole before the next. Tells
 /// why there may be more, if so.
-async fn list(space: &Space, path: Path, recursive: bool, replies: &mut Replies) -> Result<Option<Complaint>, Ended> {
-    let lacking = space.lacking().await.map(|reason| {
+async fn list(from: &Readable, path: Path, recursive: bool, replies: &mut Replies) -> Result<Option<Complaint>, Ended> {
+    let lacking = from.lacking().await.map(|reason| {
         Complaint::failed(format!(
             "this machine may not know all names, as it could not write them down: {reason}"
         ))
         .hint("make room on its disk; other machines of yours list them all")
     });
-    if let Some((parent, _)) = path.split() {
-        let entry = space.stat(&path).await?.entry;
-        if entry.kind == EntryKind::File {
-            replies
-                .item(&Page {
-                    directory: parent,
-                    entries: vec![entry],
-                })
-                .await?;
-            return Ok(lacking);
-        }
+    let stat = from.stat(&path, Which::Latest).await?;
+    if let Some(entry) = stat
+        .map(|stat| stat.entry)
+        .filter(|entry| entry.kind == EntryKind::File)
+    {
+        replies
+            .item(&Page {
+                directory: path.split().map_or(path.clone(), |(parent, _)| parent),
+                entries: vec![entry],
+            })
+            .await?;
+        return Ok(lacking);
     }
     let mut waiting = vec![path];
     while let Some(directory) = waiting.pop() {
         let mut below = Vec::new();
         let mut after = None;
         loop {
-            let entries: Vec<Entry> = space.list(&directory, after.as_ref(), PAGE_ENTRIES_MAX).await?;
+            let entries: Vec<Entry> = from.list(&directory, after.as_ref(), PAGE_ENTRIES_MAX).await?;
             let Some(last) = entries.last() else { break };
             after = Some(last.name.clone());
             if recursive {

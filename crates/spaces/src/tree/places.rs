@@ -76,7 +76,7 @@ impl Places {
 impl DirId {
     /// Whether everything else is below it, and it below nothing.
     const fn is_top(self) -> bool {
-        matches!(self, Self::ROOT | Self::SPACES)
+        matches!(self, Self::ROOT | Self::SPACES | Self::LINKS)
     }
 }
 

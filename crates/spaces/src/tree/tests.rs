@@ -54,7 +54,7 @@ impl Device {
                     pins,
                     unpins,
                     sealed,
-                    epoch: None,
+                    ..Body::default()
                 },
             )
             .unwrap();
