@@ -2,9 +2,11 @@
 
 mod history;
 mod link;
+mod snapshot;
 
 pub use history::{Conflict, Did, Doing, Settled, Settling, Version, VersionId, VersionIdError, VersionState, Which};
 pub use link::{LinkContent, LinkInfo, LinkMade, LinkOptions};
+pub use snapshot::SnapshotInfo;
 
 use crate::world::World;
 use potluck_spaces::{Mass, Name, Path, Share};
@@ -636,6 +638,9 @@ pub struct Trashed {
     pub machine: String,
     /// Until when it can be brought back.
     pub until: Timestamp,
+    /// The snapshot that holds it beyond that, if there is one: the latest of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<Name>,
 }
 
 /// How to remove.
@@ -658,6 +663,9 @@ pub struct RemoveReport {
     pub until: Option<Timestamp>,
     /// What went from the trash.
     pub emptied: Emptied,
+    /// Of those that were to go for good, how many went to the trash: snapshots hold them.
+    #[serde(default)]
+    pub held: u64,
 }
 
 /// What was let go of that was in the trash.
@@ -667,6 +675,9 @@ pub struct Emptied {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// File versions that stay: snapshots hold them.
+    #[serde(default)]
+    pub held: u64,
 }
 
 /// What to bring back.

@@ -11,7 +11,9 @@ use crate::{
     trash::{self, is_missing},
 };
 use potluck_dag::Content;
-use potluck_spaces::{Change, DirId, Fate, File, FileId, Found, Head, Kv, Name, Path, Tree, TreeError, Value};
+use potluck_spaces::{
+    Change, DirId, Fate, File, FileId, Found, Head, Kv, Name, Path, Snapshots, Tree, TreeError, Value,
+};
 use potluck_types::{StripeId, Timestamp, from_canonical};
 
 /// Names that one step of a walk reads.
@@ -140,11 +142,17 @@ pub(crate) async fn remove(space: &OpenSpace, path: &Path, options: RemoveOption
         }
         None => editor.empty(DirId::ROOT).await?,
     }
+    let held = editor.held;
     let (files, until) = editor.finish().await?;
     if options.confirmed {
         rails::answer(space, fate).await?;
     }
-    Ok(RemoveReport { files, until, emptied })
+    Ok(RemoveReport {
+        files,
+        until,
+        emptied,
+        held,
+    })
 }
 
 /// Refuses what is a directory where a file is meant, and what is more than the person may have meant.
@@ -211,6 +219,8 @@ pub(crate) struct Editor<'a> {
     batch: Batch,
     unpinned: Vec<StripeId>,
     files: u64,
+    /// Of those that were to go at once, how many a snapshot holds.
+    pub(crate) held: u64,
 }
 
 impl<'a> Editor<'a> {
@@ -222,6 +232,7 @@ impl<'a> Editor<'a> {
             batch: Batch::default(),
             unpinned: Vec::new(),
             files: 0,
+            held: 0,
         }
     }
 
@@ -251,11 +262,16 @@ impl<'a> Editor<'a> {
 
     /// Removes values of a name.
     pub(crate) async fn unset(&mut self, parent: DirId, name: &Name, heads: &[Head]) -> Result<(), NodeError> {
+        let kv = self.space.read()?;
         self.files += heads.iter().filter(|head| is_file(head)).count() as u64;
+        if !self.fate.keeps() {
+            let held = Snapshots::of(self.space.id()).held(&kv).map_err(TreeError::from)?;
+            let is_held = |head: &&Head| is_file(head) && held.holds_since(head);
+            self.held += heads.iter().filter(is_held).count() as u64;
+        }
         self.batch.bytes += 100 + name.as_str().len() + 60 * heads.len();
-        let replaces = Tree::of(self.space.id())
-            .all_ops(&self.space.read()?, heads)
-            .map_err(TreeError::from)?;
+        let replaces = Tree::of(self.space.id()).all_ops(&kv, heads).map_err(TreeError::from)?;
+        drop(kv);
         self.batch.changes.push(Change::Set {
             parent,
             name: name.clone(),

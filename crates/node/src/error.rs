@@ -2,7 +2,7 @@
 
 use crate::api::Which;
 use potluck_crypto::SignedError;
-use potluck_spaces::{AppendError, CharterError, Path, TreeError};
+use potluck_spaces::{AppendError, CharterError, Name, Path, TreeError};
 use potluck_types::{CodecError, NodeId, SpaceName, StripeId, Timestamp};
 use std::{io, path::PathBuf};
 
@@ -451,6 +451,15 @@ pub enum NodeError {
     /// A space cannot keep what is removed for so long; this many days at most.
     #[error("nothing is kept for more than {0} days")]
     KeptTooLong(u64),
+    /// The name is taken.
+    #[error("there is a snapshot `{0}` already")]
+    SnapshotExists(Name),
+    /// The space has none of that name.
+    #[error("there is no snapshot `{0}`")]
+    NoSuchSnapshot(Name),
+    /// There is a limit.
+    #[error("the space has {0} snapshots, and can have no more")]
+    TooManySnapshots(usize),
     /// Nothing conflicts.
     #[error("nothing conflicts with {0}")]
     NoConflict(Path),

@@ -55,6 +55,7 @@ mod roster;
 mod serve;
 mod share;
 mod shared;
+mod snapshots;
 mod space;
 mod spaces;
 mod spare;
@@ -73,9 +74,9 @@ pub use api::{
     Access, AuditInfo, Conflict, Did, Doing, Emptied, Entry, ExplainOptions, Explanation, FileMeta, HealthInfo, Held,
     Identity, Invitation, InviteOptions, Kind, LeaveProgress, LinkContent, LinkInfo, LinkMade, LinkOptions,
     MachineShare, MassIn, Member, NodeConfig, NodeInfo, NodeStatus, Person, Probe, PutOptions, PutReport,
-    RemoveOptions, RemoveReport, RestoreOptions, RestoreReport, Setting, Settled, Settling, ShardInfo, SpaceInfo,
-    SpaceOptions, SpacePath, SpaceRemoval, Stat, Status, StripeInfo, StripeWork, TrashInfo, Trashed, Unshared, Version,
-    VersionId, VersionIdError, VersionState, Which,
+    RemoveOptions, RemoveReport, RestoreOptions, RestoreReport, Setting, Settled, Settling, ShardInfo, SnapshotInfo,
+    SpaceInfo, SpaceOptions, SpacePath, SpaceRemoval, Stat, Status, StripeInfo, StripeWork, TrashInfo, Trashed,
+    Unshared, Version, VersionId, VersionIdError, VersionState, Which,
 };
 pub use changes::Changes;
 pub use conflicts::Conflicts;

@@ -65,6 +65,7 @@ const fn space_table(table: Table) -> TableDefinition<'static, Bytes, Bytes> {
         Table::KeptUntil => "space-kept-until",
         Table::Totals => "space-totals",
         Table::Settings => "space-settings",
+        Table::Snapshots => "space-snapshots",
         Table::Turnover => "space-turnover",
         Table::Aside => "space-aside",
         Table::GivenUp => "space-given-up",

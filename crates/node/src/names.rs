@@ -8,6 +8,7 @@ use crate::{
     meta::WriteKv,
     protocol::{PoolReply, PoolRequest},
     shared::Shared,
+    snapshots,
     space::OpenSpace,
     spaces,
     spare::RESERVE_BYTES,
@@ -43,13 +44,13 @@ pub(crate) struct Batch {
 
 impl Batch {
     /// The changes of each entry. What only removes goes into entries so short that who keeps the log takes them on a full disk, too.
-    fn parts(&self) -> impl Iterator<Item = &[Change]> {
+    fn parts<'a>(&self, changes: &'a [Change]) -> impl Iterator<Item = &'a [Change]> {
         let only_removes = |change: &Change| matches!(change, Change::Set { value: None, .. });
-        let entry_bytes = match self.pins.is_empty() && self.changes.iter().all(only_removes) {
+        let entry_bytes = match self.pins.is_empty() && changes.iter().all(only_removes) {
             true => REMOVAL_BYTES,
             false => usize::MAX,
         };
-        let (mut left, mut is_first) = (&self.changes[..], true);
+        let (mut left, mut is_first) = (changes, true);
         std::iter::from_fn(move || {
             if left.is_empty() && !is_first {
                 return None;
@@ -140,13 +141,14 @@ pub(crate) fn write_in(
     claimed: &Held<StripeId>,
     batch: &Batch,
 ) -> Result<Written, NodeError> {
-    let tree = Tree::of(space.id());
-    let mut given_up = tree.given_up(kv, &batch.changes)?;
+    let spared = snapshots::spare(space, kv, &batch.changes)?;
+    let changes = spared.as_deref().unwrap_or(&batch.changes);
+    let mut given_up = Tree::of(space.id()).given_up(kv, changes)?;
     given_up.retain(|stripe| !claimed.contains_key(stripe));
     let now = space.now();
-    note_uploads(kv, space.id(), &batch.changes, now)?;
+    note_uploads(kv, space.id(), changes, now)?;
     let mut bodies = batch
-        .parts()
+        .parts(changes)
         .map(|changes| space.body(changes))
         .collect::<Result<Vec<_>, _>>()?;
     let (mut unpins, mut first) = (given_up.chunks(UNPINS_PER_ENTRY), None);
@@ -185,7 +187,7 @@ fn note_uploads(kv: &mut WriteKv<'_>, space: SpaceId, changes: &[Change], now: T
                 ..
             } if file.uses.is_empty() => kv.end_upload(space, file.id)?,
             Change::Recode { file, .. } => kv.end_upload(space, file.id)?,
-            Change::Set { .. } | Change::Settings(_) | Change::Accept { .. } => {}
+            Change::Set { .. } | Change::Settings(_) | Change::Snapshot { .. } | Change::Accept { .. } => {}
         }
     }
     Ok(())

@@ -194,6 +194,10 @@ impl Restorer<'_> {
         let heads = found
             .filter(|found| !found.is_copy)
             .map_or_else(Vec::new, Found::into_latest);
+        if heads.first().is_some_and(|head| head.is_same(&kept.head)) {
+            // It is there already: it was brought back before, and a snapshot holds on to it.
+            return Ok(());
+        }
         let is_directory = heads.iter().any(|head| matches!(head.value, Value::Directory(_)));
         let stripes = {
             let kv = self.space.read()?;

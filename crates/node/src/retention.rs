@@ -14,7 +14,7 @@ use crate::{
     space::OpenSpace,
     spaces,
 };
-use potluck_spaces::{Change, Expiring, Fate, Kept, Mass, Removal, Trash, Turnover, Value};
+use potluck_spaces::{Change, Expiring, Fate, Kept, Mass, Removal, Snapshots, Trash, Turnover, Value};
 use potluck_types::{StripeId, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -149,6 +149,7 @@ async fn due(
             return Ok(None);
         };
         let mut over = Vec::new();
+        let held = Snapshots::of(task.id()).held(&kv).map_err(MetaError::reading)?;
         // Most of it lies between what is past its end and what is ahead of its time, and is not looked at.
         let ahead = moment.now + AHEAD_MAX + task.retention()?;
         let may_be_over = |expiring: &Expiring| expiring.until <= moment.now || expiring.until > ahead;
@@ -157,7 +158,7 @@ async fn due(
         }
         for expiring in page.into_iter().filter(may_be_over) {
             let kept = trash.get(&kv, expiring.op).map_err(MetaError::reading)?;
-            over.extend(kept.filter(|kept| moment.is_over(kept.removal, expiring.learned)));
+            over.extend(kept.filter(|kept| moment.is_over(kept.removal, expiring.learned) && !held.holds(kept)));
         }
         Ok(Some((last, over)))
     })

@@ -5,10 +5,13 @@ use crate::{
     error::{MetaError, NodeError},
     names::{self, Batch},
     shared::Shared,
+    snapshots,
     space::OpenSpace,
     sweep,
 };
-use potluck_spaces::{DirId, Fate, Head, Kept, Kv, Machines, Name, Path, Trash, Tree, TreeError, Value};
+use potluck_spaces::{
+    DirId, Fate, Head, Held, Kept, Kv, Machines, Name, Path, Snapshots, Trash, Tree, TreeError, Value,
+};
 use std::collections::VecDeque;
 
 /// Names that one step of a walk reads.
@@ -201,10 +204,19 @@ impl Listing {
             let Some(Place { path, kept }) = place else {
                 return Ok(Vec::new());
             };
-            let files: Vec<Trashed> = kept
-                .iter()
-                .filter_map(|kept| trashed(&self.walk.space, &path, kept))
-                .collect();
+            let task = self.walk.space.clone();
+            let files = Shared::blocking(move || {
+                let kv = task.read()?;
+                let files = kept.iter().map(|kept| trashed(&task, &kv, &path, kept));
+                Ok::<_, NodeError>(
+                    files
+                        .collect::<Result<Vec<_>, _>>()?
+                        .into_iter()
+                        .flatten()
+                        .collect::<Vec<_>>(),
+                )
+            })
+            .await?;
             if !files.is_empty() {
                 return Ok(files);
             }
@@ -212,11 +224,11 @@ impl Listing {
     }
 }
 
-fn trashed(space: &OpenSpace, path: &Path, kept: &Kept) -> Option<Trashed> {
+fn trashed(space: &OpenSpace, kv: &impl Kv, path: &Path, kept: &Kept) -> Result<Option<Trashed>, NodeError> {
     let Value::File(file) = &kept.head.value else {
-        return None;
+        return Ok(None);
     };
-    Some(Trashed {
+    Ok(Some(Trashed {
         path: path.clone(),
         len: file.len,
         stored: kept.head.clock,
@@ -224,19 +236,22 @@ fn trashed(space: &OpenSpace, path: &Path, kept: &Kept) -> Option<Trashed> {
         overwritten: kept.removal.overwrites,
         machine: space.called(kept.removal.op.device),
         until: kept.removal.until,
-    })
+        snapshot: snapshots::holder(space, kv, kept)?,
+    }))
 }
 
 /// Lets go now of what the trash has of a path and below it.
 pub(crate) async fn empty(space: &OpenSpace, path: &Path) -> Result<Emptied, NodeError> {
     let (task, of) = (space.clone(), path.clone());
-    let (first, directories) = Shared::blocking(move || {
+    let (first, directories, held) = Shared::blocking(move || {
         let kv = task.read()?;
-        Ok::<_, NodeError>((at(&task, &kv, &of)?, directories(&task, &kv, &of)?))
+        let held = Snapshots::of(task.id()).held(&kv).map_err(MetaError::reading)?;
+        Ok::<_, NodeError>((at(&task, &kv, &of)?, directories(&task, &kv, &of)?, held))
     })
     .await?;
     let mut letting_go = LettingGo {
         space,
+        held,
         batch: Batch::default(),
         given_up: Vec::new(),
         emptied: Emptied::default(),
@@ -261,6 +276,8 @@ pub(crate) async fn empty(space: &OpenSpace, path: &Path) -> Result<Emptied, Nod
 /// Values that are let go of over many entries of the log.
 struct LettingGo<'a> {
     space: &'a OpenSpace,
+    /// What snapshots hold stays.
+    held: Held,
     batch: Batch,
     given_up: Vec<potluck_types::StripeId>,
     emptied: Emptied,
@@ -268,6 +285,10 @@ struct LettingGo<'a> {
 
 impl LettingGo<'_> {
     async fn take(&mut self, kept: &Kept) -> Result<(), NodeError> {
+        if self.held.holds(kept) {
+            self.emptied.held += u64::from(matches!(kept.head.value, Value::File(_)));
+            return Ok(());
+        }
         if let Value::File(file) = &kept.head.value {
             self.emptied.files += 1;
             self.emptied.bytes += file.len;

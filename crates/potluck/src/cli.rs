@@ -268,6 +268,11 @@ pub(crate) enum Command {
         #[arg(long = "as", value_name = "NAME")]
         called: Option<SpaceName>,
     },
+    /// Name what a space is now, so that it can be brought back whatever becomes of it
+    ///
+    /// A snapshot takes no time and no room. What is removed and overwritten while it is there takes room for as long as it is.
+    #[command(subcommand)]
+    Snapshot(Snapshot),
     /// Make a link: whoever of the pool has it may read a file or directory, without being let into the space
     ///
     /// It shows what is there when it is opened, also what came later: the machines of who made it see to that, when they are on.
@@ -591,6 +596,55 @@ pub(crate) enum Space {
         #[arg(value_name = "SPACE")]
         name: SpaceName,
     },
+}
+
+/// What to do with snapshots.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Snapshot {
+    /// Take one
+    Create {
+        /// Of which space
+        #[arg(value_name = "SPACE")]
+        space: SpaceName,
+        /// What it is to be called [default: the time]
+        #[arg(value_name = "NAME")]
+        name: Option<String>,
+    },
+    /// List them, and what they hold that is not there any more
+    Ls {
+        /// Only those of this space
+        #[arg(value_name = "SPACE")]
+        space: Option<SpaceName>,
+    },
+    /// Bring back what was removed and overwritten since; what came since stays
+    Restore {
+        /// The space, or only this and below it
+        #[arg(value_name = "SPACE[:/PATH]", value_parser = place_or_space)]
+        place: Place,
+        /// Which snapshot
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// To another place of the space
+        #[arg(long, value_name = "SPACE:/PATH")]
+        to: Option<Place>,
+    },
+    /// Remove one: what it alone holds goes with what else is in the trash for its time
+    Rm {
+        /// Of which space
+        #[arg(value_name = "SPACE")]
+        space: SpaceName,
+        /// Which
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+}
+
+/// A place, or a space for its root.
+fn place_or_space(text: &str) -> Result<Place, Box<dyn Error + Send + Sync>> {
+    match text.parse::<SpaceName>() {
+        Ok(space) => Ok(Place::root_of(space)),
+        Err(_) => Ok(text.parse()?),
+    }
 }
 
 /// A link to make, or what to do with those that there are.

@@ -168,7 +168,7 @@ impl Again {
             match change {
                 Change::Set { replaces, .. } => replaces.iter_mut().for_each(moved),
                 Change::Recode { of, .. } => moved(of),
-                Change::Uses { .. } | Change::Settings(_) | Change::Accept { .. } => {}
+                Change::Uses { .. } | Change::Settings(_) | Change::Snapshot { .. } | Change::Accept { .. } => {}
             }
         }
         changes

@@ -46,6 +46,8 @@ pub enum Table {
     Totals,
     /// Space → its [`Settings`](crate::Settings), when that was said, and by which operation.
     Settings,
+    /// Space, name → what was said last of a snapshot: [`Taken`](crate::Taken).
+    Snapshots,
     /// Space, minute → how many files were removed and overwritten then.
     Turnover,
     /// Space, device, sequence number → an entry that was set aside for another, see [`Aside`](crate::Aside).
@@ -60,7 +62,7 @@ pub enum Table {
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Log,
         Self::Frontier,
         Self::Registers,
@@ -78,6 +80,7 @@ impl Table {
         Self::KeptUntil,
         Self::Totals,
         Self::Settings,
+        Self::Snapshots,
         Self::Turnover,
         Self::Aside,
         Self::GivenUp,
@@ -86,7 +89,7 @@ impl Table {
     ];
 
     /// Those that follow from the logs, and can be made anew from them.
-    pub const DERIVED: [Self; 18] = [
+    pub const DERIVED: [Self; 19] = [
         Self::Frontier,
         Self::Registers,
         Self::Conflicts,
@@ -103,6 +106,7 @@ impl Table {
         Self::KeptUntil,
         Self::Totals,
         Self::Settings,
+        Self::Snapshots,
         Self::Turnover,
         Self::Sealed,
     ];

@@ -11,6 +11,7 @@
 //! - `link`: what links show to who has them.
 //! - `pins`: what stripes are live, from the public half of the entries.
 //! - `settings`: what its people have said of all that is in a space.
+//! - `snapshot`: names for what was at a moment.
 //! - `trash`: values that were replaced and can be brought back, in the order in which their time is over.
 //! - `turnover`: how much was removed and overwritten when, and whether that is more than a person may have meant.
 //!
@@ -25,6 +26,7 @@ mod log;
 mod path;
 mod pins;
 mod settings;
+mod snapshot;
 mod trash;
 mod tree;
 mod turnover;
@@ -41,6 +43,7 @@ pub use log::{Append, AppendError, Body, Entry, Frontier, Log, OpId, Position};
 pub use path::{Name, Path, PathError};
 pub use pins::{Liveness, PinState, Pins};
 pub use settings::Settings;
+pub use snapshot::{Held, Snapshots, Taken};
 pub use trash::{Expiring, Kept, Removal, Totals, Trash};
 pub use tree::{Change, DirId, Fate, File, FileId, Found, Head, Listed, RETENTION_MAX, Tree, TreeError, Value};
 pub use turnover::{FILES_MIN, Mass, Minute, Share, ShareError, Turnover, WINDOW};

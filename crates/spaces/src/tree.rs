@@ -11,8 +11,8 @@ mod places;
 pub use change::{Change, Fate, RETENTION_MAX};
 
 use crate::{
-    Entry, Kept, Keys, Kv, KvError, Log, Name, OpId, Path, PathError, Removal, Settings, Table, Totals, Trash,
-    Turnover,
+    Entry, Kept, Keys, Kv, KvError, Log, Name, OpId, Path, PathError, Removal, Settings, Snapshots, Table, Taken,
+    Totals, Trash, Turnover,
     trash::{Replacement, op_bytes},
 };
 use places::Placement;
@@ -404,6 +404,10 @@ impl Tree {
                         kv.put(Table::Settings, self.space.as_bytes(), &to_canonical(&said))?;
                     }
                 }
+                Change::Snapshot { name, is_there } => {
+                    let clock = entry.clock;
+                    Snapshots::of(self.space).say(kv, &name, Taken { clock, op, is_there })?;
+                }
                 Change::Accept { until } => {
                     effect.totals.accepted = effect.totals.accepted.max(until);
                 }
@@ -760,7 +764,7 @@ impl Tree {
                     released.extend(self.versions(kv, (*parent, name), std::slice::from_ref(of))?);
                     used.extend(&file.uses);
                 }
-                Change::Settings(_) | Change::Accept { .. } => {}
+                Change::Settings(_) | Change::Snapshot { .. } | Change::Accept { .. } => {}
             }
         }
         let (mut given_up, mut seen) = (Vec::new(), BTreeSet::new());

@@ -3,7 +3,7 @@
 use crate::{
     api::{
         Emptied, Entry, ExplainOptions, Explanation, PutOptions, RemoveOptions, RemoveReport, RestoreOptions,
-        RestoreReport, Settled, Settling, Stat, Version, Which,
+        RestoreReport, Settled, Settling, SnapshotInfo, Stat, Version, Which,
     },
     changes::Changes,
     conflicts::{self, Conflicts},
@@ -12,6 +12,7 @@ use crate::{
     error::NodeError,
     explain, names, rails, restore,
     shared::Shared,
+    snapshots,
     space::OpenSpace,
     trash::{self, Listing},
     upload::Upload,
@@ -122,6 +123,36 @@ impl Space {
 
     /// Brings back what was removed or overwritten: a file, or a directory with all below it. What has a name meanwhile goes to the trash.
     pub async fn bring_back(&self, path: &Path, options: RestoreOptions) -> Result<RestoreReport, NodeError> {
+        restore::restore(&self.space, path, options).await
+    }
+
+    /// Names what is there now, so that it can be brought back for as long as the snapshot is there; after the time when no name is given.
+    pub async fn take_snapshot(&self, name: Option<Name>) -> Result<SnapshotInfo, NodeError> {
+        snapshots::create(&self.space, name).await
+    }
+
+    /// The snapshots of the space, the latest first.
+    pub async fn snapshots(&self) -> Result<Vec<SnapshotInfo>, NodeError> {
+        snapshots::list(&self.space).await
+    }
+
+    /// Removes a snapshot. What it alone holds is let go of with what else is in the trash for its time.
+    pub async fn remove_snapshot(&self, name: &Name) -> Result<SnapshotInfo, NodeError> {
+        snapshots::remove(&self.space, name).await
+    }
+
+    /// Brings back what a snapshot has of a path and below it, and what is removed or overwritten since. What came since stays.
+    pub async fn restore_snapshot(
+        &self,
+        name: &Name,
+        path: &Path,
+        to: Option<Path>,
+    ) -> Result<RestoreReport, NodeError> {
+        let options = RestoreOptions {
+            at: Some(snapshots::get(&self.space, name).await?.clock),
+            to,
+            ..RestoreOptions::default()
+        };
         restore::restore(&self.space, path, options).await
     }
 

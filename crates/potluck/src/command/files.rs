@@ -120,6 +120,7 @@ pub(super) fn remove(
                 done.until = done.until.max(removed.until);
                 done.emptied.files += removed.emptied.files;
                 done.emptied.bytes += removed.emptied.bytes;
+                done.held += removed.held + removed.emptied.held;
             }
             Err(complaint) if places.len() == 1 || complaint.kind == ComplaintKind::NoDaemon => return Err(complaint),
             Err(complaint) => failed.push(Failure {
@@ -130,7 +131,7 @@ pub(super) fn remove(
     }
     failure::tell(&failed, terminal);
     let value = serde_json::json!({
-        "removed": done.files, "until": done.until, "emptied": done.emptied, "failed": failed,
+        "removed": done.files, "until": done.until, "emptied": done.emptied, "held": done.held, "failed": failed,
     });
     terminal.result(&value, || {
         if terminal.quiet {
@@ -151,6 +152,13 @@ fn removed(done: RemoveReport, places: &[Place]) -> String {
             count(done.files, "file"),
             count(done.emptied.files, "version")
         );
+    }
+    match done.held {
+        0 => {}
+        1 => text.push_str(" 1 stays in the trash: a snapshot holds it (`potluck snapshot ls`)."),
+        held => text.push_str(&format!(
+            " {held} stay in the trash: snapshots hold them (`potluck snapshot ls`)."
+        )),
     }
     if let Some(until) = done.until {
         let they = if done.files == 1 { "It" } else { "They" };

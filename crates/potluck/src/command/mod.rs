@@ -13,6 +13,7 @@ mod link;
 mod people;
 mod pool;
 pub(crate) mod put;
+mod snapshot;
 mod space;
 pub(crate) mod status;
 mod trash;
@@ -105,6 +106,7 @@ pub(crate) fn run(cli: Cli, terminal: Terminal) -> Result<(), Complaint> {
             }
             get::cat(&home()?, &places, which.resolve(SystemClock.now()), terminal)
         }
+        Command::Snapshot(wish) => snapshot::run(&home()?, wish, terminal),
         Command::Link(wish) => link::run(&home()?, wish, terminal),
         Command::Rm { places, recursive, now } => {
             let options = RemoveOptions {

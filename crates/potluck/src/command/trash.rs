@@ -107,21 +107,26 @@ fn row(place: &Place, trashed: &Trashed) -> Vec<String> {
         format!("{:>10}", ByteSize(trashed.len).to_string()),
         trashed.removed.to_string(),
         escape(&trashed.machine),
-        trashed.until.to_string(),
+        match &trashed.snapshot {
+            Some(name) => format!("held by the snapshot {}", escape(name.as_str())),
+            None => trashed.until.to_string(),
+        },
         format!("{}{overwritten}", place.at(&trashed.path)),
     ]
 }
 
 fn empty(home: &Path, places: &[Place], terminal: Terminal) -> Result<(), Complaint> {
-    let mut held = TrashInfo::default();
+    let mut loose = TrashInfo::default();
     for place in places {
         pages(home, place, |page| {
-            held.files += page.len() as u64;
-            held.bytes += page.iter().map(|trashed| trashed.len).sum::<u64>();
+            for trashed in page.iter().filter(|trashed| trashed.snapshot.is_none()) {
+                loose.files += 1;
+                loose.bytes += trashed.len;
+            }
         })?;
     }
-    if held.files > 0 {
-        let (files, bytes) = (count(held.files, "file"), ByteSize(held.bytes));
+    if loose.files > 0 {
+        let (files, bytes) = (count(loose.files, "file"), ByteSize(loose.bytes));
         terminal.confirm(&format!(
             "Let go of {files} ({bytes}) for good? Nobody can bring them back then."
         ))?;
@@ -135,13 +140,19 @@ fn empty(home: &Path, places: &[Place], terminal: Terminal) -> Result<(), Compla
         let of_it: Emptied = client::call(home, &request)?;
         emptied.files += of_it.files;
         emptied.bytes += of_it.bytes;
+        emptied.held += of_it.held;
     }
     terminal.result(&emptied, || {
         if terminal.quiet {
             String::new()
         } else {
+            let held = match emptied.held {
+                0 => String::new(),
+                1 => " 1 stays: a snapshot holds it (`potluck snapshot ls`).".to_owned(),
+                held => format!(" {held} stay: snapshots hold them (`potluck snapshot ls`)."),
+            };
             format!(
-                "{} ({}) gone from the trash.",
+                "{} ({}) gone from the trash.{held}",
                 count(emptied.files, "file"),
                 ByteSize(emptied.bytes)
             )
@@ -198,13 +209,30 @@ pub(super) fn restore(
         path: place.path.clone(),
         options: options.clone(),
     };
-    let report: RestoreReport = client::call(home, &request)?;
-    terminal.result(&report, || {
-        if terminal.quiet {
-            String::new()
-        } else {
-            told(&report, &place.at(options.to.as_ref().unwrap_or(&place.path)), &options)
-        }
+    let shown = place.at(options.to.as_ref().unwrap_or(&place.path));
+    let unchanged = match options.at.or(options.since) {
+        _ if options.version.is_some() => format!("{shown} has this version already."),
+        Some(at) => format!("{shown} is as it was on {at} already."),
+        None => format!(
+            "Nothing of {shown} is missing. What was overwritten comes back by its own name, or with `--at TIME`."
+        ),
+    };
+    bring_back(home, &request, &shown, &unchanged, terminal)
+}
+
+/// Asks for what is to be brought back, and says what was; or else that nothing changed.
+pub(super) fn bring_back(
+    home: &Path,
+    request: &Request,
+    shown: &Place,
+    unchanged: &str,
+    terminal: Terminal,
+) -> Result<(), Complaint> {
+    let report: RestoreReport = client::call(home, request)?;
+    terminal.result(&report, || match (terminal.quiet, report.files + report.skipped) {
+        (true, _) => String::new(),
+        (false, 0) => unchanged.to_owned(),
+        (false, _) => told(&report, shown),
     });
     match report.skipped {
         0 => Ok(()),
@@ -216,7 +244,7 @@ pub(super) fn restore(
 }
 
 /// A place that is typed as a directory is what it comes into.
-fn target(from: &Place, to: &Place) -> Result<SpacePath, Complaint> {
+pub(super) fn target(from: &Place, to: &Place) -> Result<SpacePath, Complaint> {
     same_space(from, to, "brought back")?;
     Ok(match from.path.split() {
         Some((_, name)) if to.is_directory => to.path.join(name.clone()),
@@ -242,16 +270,7 @@ pub(super) fn same_space(from: &Place, to: &Place, done: &str) -> Result<(), Com
     )))
 }
 
-fn told(report: &RestoreReport, place: &Place, options: &RestoreOptions) -> String {
-    if report.files == 0 && report.skipped == 0 {
-        return match options.at.or(options.since) {
-            _ if options.version.is_some() => format!("{place} has this version already."),
-            Some(at) => format!("{place} is as it was on {at} already."),
-            None => format!(
-                "Nothing of {place} is missing. What was overwritten comes back by its own name, or with `--at TIME`."
-            ),
-        };
-    }
+fn told(report: &RestoreReport, place: &Place) -> String {
     let mut text = format!("Brought back {}: {place}.", count(report.files, "file"));
     if report.replaced > 0 {
         let replaced = count(report.replaced, "file");

@@ -5,7 +5,7 @@ use potluck_node::{
     Access, Entry, ExplainOptions, FileMeta, Identity, InviteOptions, LinkOptions, PutOptions, PutReport,
     RemoveOptions, RestoreOptions, Settling, SpaceOptions, Which,
 };
-use potluck_spaces::Path;
+use potluck_spaces::{Name, Path};
 use potluck_types::{ByteSize, NodeId, SpaceName, Timestamp, UserName};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -188,6 +188,36 @@ pub(crate) enum Request {
         offer: String,
         /// What it is to be called here.
         called: Option<SpaceName>,
+    },
+    /// Name what is in a space now. Reply: `SnapshotInfo`.
+    TakeSnapshot {
+        /// Which.
+        space: SpaceName,
+        /// What it is to be called; after the time when none.
+        name: Option<Name>,
+    },
+    /// The snapshots of a space, the latest first. Items: lists of `SnapshotInfo`. Reply: nothing.
+    Snapshots {
+        /// Which.
+        space: SpaceName,
+    },
+    /// Bring back what a snapshot has. Reply: `RestoreReport`.
+    RestoreSnapshot {
+        /// Of which space.
+        space: SpaceName,
+        /// Which.
+        name: Name,
+        /// What of it.
+        path: Path,
+        /// Where to; else where it was.
+        to: Option<Path>,
+    },
+    /// Remove a snapshot. Reply: `SnapshotInfo`.
+    RemoveSnapshot {
+        /// Of which space.
+        space: SpaceName,
+        /// Which.
+        name: Name,
     },
     /// Make a link. Reply: `LinkMade`.
     Link {

@@ -193,6 +193,10 @@ async fn answer(request: Request, service: &Service, frames: &mut Frames, replie
     | Request::AcceptLosses
     | Request::Restore { .. }
     | Request::Rename { .. }
+    | Request::TakeSnapshot { .. }
+    | Request::Snapshots { .. }
+    | Request::RestoreSnapshot { .. }
+    | Request::RemoveSnapshot { .. }
     | Request::Link { .. }
     | Request::Links { .. }
     | Request::RevokeLink { .. }
@@ -298,6 +302,20 @@ async fn answer(request: Request, service: &Service, frames: &mut Frames, replie
             make_parent(&space, &from, &to).await?;
             space.rename(&from, &to).await?;
             replies.reply(&()).await
+        }
+        Request::TakeSnapshot { space, name } => replies.reply(&node.space(&space)?.take_snapshot(name).await?).await,
+        Request::Snapshots { space } => {
+            for page in node.space(&space)?.snapshots().await?.chunks(PAGE_ENTRIES_MAX / 16) {
+                replies.json(FrameKind::Item, &page).await?;
+            }
+            replies.reply(&()).await
+        }
+        Request::RestoreSnapshot { space, name, path, to } => {
+            let report = node.space(&space)?.restore_snapshot(&name, &path, to).await?;
+            replies.reply(&report).await
+        }
+        Request::RemoveSnapshot { space, name } => {
+            replies.reply(&node.space(&space)?.remove_snapshot(&name).await?).await
         }
         Request::Link { space, path, options } => replies.reply(&node.link(&space, &path, options).await?).await,
         Request::Links { space } => {

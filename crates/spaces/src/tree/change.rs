@@ -9,8 +9,10 @@ use std::time::Duration;
 /// What is removed is kept for a year at most: a wrong number would fill the pool for ever.
 pub const RETENTION_MAX: Duration = Duration::from_secs(365 * 86_400);
 const RETENTION_MS_MAX: u64 = RETENTION_MAX.as_secs() * 1000;
-/// The version that is written when something is said that version 2 has no word for.
-const VERSION: u8 = 3;
+/// The version that is written where there is a snapshot.
+const VERSION: u8 = 4;
+/// The version that is written where there are settings: version 2 has no word for them.
+const VERSION_SETTINGS: u8 = 3;
 /// The version of everything else: who knows no later one reads it.
 const VERSION_BEFORE: u8 = 2;
 /// The first byte of a list in CBOR has these upper three bits. Version 1 was a bare list, and every later one is a map.
@@ -54,6 +56,13 @@ pub enum Change {
     },
     /// What is to hold for all that is in the space. What is said last holds.
     Settings(Settings),
+    /// What there is at this entry's clock has a name from now on, or has it no more. What is said last of a name holds.
+    Snapshot {
+        /// The name.
+        name: Name,
+        /// Whether it has it.
+        is_there: bool,
+    },
     /// A person knows that so much was removed and overwritten, and wants it so.
     Accept {
         /// What was done up to this clock.
@@ -118,9 +127,13 @@ struct Changes {
 }
 
 pub(super) fn encode(changes: &[Change]) -> Vec<u8> {
-    let is_new = changes.iter().any(|change| matches!(change, Change::Settings(_)));
+    let needs = |change: &Change| match change {
+        Change::Snapshot { .. } => VERSION,
+        Change::Settings(_) => VERSION_SETTINGS,
+        Change::Set { .. } | Change::Uses { .. } | Change::Recode { .. } | Change::Accept { .. } => VERSION_BEFORE,
+    };
     to_canonical(&Changes {
-        version: if is_new { VERSION } else { VERSION_BEFORE },
+        version: changes.iter().map(needs).max().unwrap_or(VERSION_BEFORE),
         changes: changes.to_vec(),
     })
 }

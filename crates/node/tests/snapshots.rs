@@ -1,0 +1,146 @@
+//! Snapshots: what was there at a moment can be brought back, whatever became of it.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod common;
+
+use common::{Pool, bytes, eventually, put_into, read};
+use potluck_node::{Node, NodeError, RemoveOptions, Space};
+use potluck_spaces::{Name, Path};
+use std::time::Duration;
+
+const GRACE: Duration = Duration::from_secs(3600);
+
+fn path(text: &str) -> Path {
+    text.parse().unwrap()
+}
+
+fn called(text: &str) -> Name {
+    text.to_owned().try_into().unwrap()
+}
+
+async fn remove(space: &Space, at: &str, now: bool) -> u64 {
+    let options = RemoveOptions {
+        recursive: true,
+        now,
+        confirmed: true,
+    };
+    space.remove(&path(at), options).await.unwrap().held
+}
+
+/// All that is over is let go of.
+async fn sweep(node: &Node) {
+    node.sweep(Duration::ZERO).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_snapshot_holds_comes_back_whatever_became_of_it() {
+    // What is removed here is let go of at once.
+    let pool = Pool::keeping(2, GRACE, Duration::ZERO).await;
+    let (node, space) = (pool.node(0), pool.node(0).private());
+    let large = bytes(1, 3_000_000);
+    let before: [(&str, &[u8]); 6] = [
+        ("/overwritten", b"old"),
+        ("/removed/deep/large", &large),
+        ("/removed/small", b"small"),
+        ("/renamed", b"renamed"),
+        ("/again", b"the same"),
+        ("/kept", b"kept"),
+    ];
+    for (at, content) in before {
+        put_into(&space, at, content).await.unwrap();
+    }
+    let info = space.take_snapshot(Some(called("before"))).await.unwrap();
+    assert_eq!((info.held, info.held_bytes), (0, 0));
+    put_into(&space, "/overwritten", b"new").await.unwrap();
+    assert_eq!(remove(&space, "/removed", true).await, 2);
+    space.rename(&path("/renamed"), &path("/elsewhere")).await.unwrap();
+    assert_eq!(remove(&space, "/elsewhere", true).await, 0);
+    put_into(&space, "/again", b"the same").await.unwrap();
+    remove(&space, "/again", true).await;
+    put_into(&space, "/since", b"since").await.unwrap();
+    // What came since, and went, is nobody's.
+    put_into(&space, "/passing", &bytes(2, 500_000)).await.unwrap();
+    assert_eq!(remove(&space, "/passing", true).await, 0);
+    sweep(node).await;
+    let emptied = space.empty_trash(&path("/")).await.unwrap();
+    assert_eq!((emptied.files, emptied.held), (0, 5));
+    sweep(node).await;
+    let info = space.snapshots().await.unwrap().remove(0);
+    assert_eq!((info.held, info.held_bytes), (5, 3_000_000 + 3 + 5 + 7 + 8));
+    let report = space
+        .restore_snapshot(&called("before"), &path("/"), None)
+        .await
+        .unwrap();
+    assert_eq!((report.files, report.skipped), (5, 0));
+    for (at, content) in before {
+        assert_eq!(read(&space, at).await.unwrap(), content, "{at}");
+    }
+    assert_eq!(read(&space, "/since").await.unwrap(), b"since");
+    // Once more brings nothing back twice.
+    let report = space
+        .restore_snapshot(&called("before"), &path("/"), None)
+        .await
+        .unwrap();
+    assert_eq!(report.files, 0);
+    // Without its snapshot nothing holds it.
+    space.remove_snapshot(&called("before")).await.unwrap();
+    sweep(node).await;
+    assert_eq!(node.status().await.unwrap().trash.files, 0);
+    for (at, content) in before {
+        assert_eq!(read(&space, at).await.unwrap(), content, "{at}");
+    }
+    let gone = space.restore_snapshot(&called("before"), &path("/"), None).await;
+    assert!(matches!(gone, Err(NodeError::NoSuchSnapshot(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_is_everywhere_and_outlasts_the_time_of_the_trash() {
+    let retention = Duration::from_secs(1);
+    let mut pool = Pool::keeping(2, GRACE, retention).await;
+    let (mine, other) = (pool.node(0).private(), pool.node(1).private());
+    put_into(&mine, "/a", b"one").await.unwrap();
+    let first = mine.take_snapshot(Some(called("first"))).await.unwrap();
+    assert!(matches!(
+        mine.take_snapshot(Some(called("first"))).await,
+        Err(NodeError::SnapshotExists(_))
+    ));
+    put_into(&mine, "/a", b"two").await.unwrap();
+    let second = mine.take_snapshot(None).await.unwrap();
+    assert!(first.at < second.at);
+    eventually("the other machine has heard of both", || async {
+        other.snapshots().await.unwrap().len() == 2
+    })
+    .await;
+    // By the other machine.
+    put_into(&other, "/a", b"three").await.unwrap();
+    // What nothing holds goes when its time is over, and that of the other versions is over then, too.
+    put_into(&other, "/b", b"x").await.unwrap();
+    remove(&other, "/b", false).await;
+    eventually("the time of the trash is over", || async {
+        sweep(pool.node(1)).await;
+        let mut listing = other.trash(&path("/b")).await.unwrap();
+        listing.next().await.unwrap().is_empty()
+    })
+    .await;
+    let mut listing = other.trash(&path("/a")).await.unwrap();
+    let kept = listing.next().await.unwrap();
+    let held_by: Vec<_> = kept.iter().map(|kept| kept.snapshot.clone().unwrap()).collect();
+    assert_eq!(held_by, [second.name.clone(), called("first")]);
+    // To another place, so that what is there now stays.
+    for (name, content) in [(called("first"), b"one"), (second.name.clone(), b"two")] {
+        let to = path(&format!("/{name}"));
+        let report = mine
+            .restore_snapshot(&name, &path("/a"), Some(to.clone()))
+            .await
+            .unwrap();
+        assert_eq!(report.files, 1);
+        assert_eq!(read(&mine, &to.to_string()).await.unwrap(), content);
+    }
+    assert_eq!(read(&mine, "/a").await.unwrap(), b"three");
+    // A crash takes nothing of it. Whoever has a handle on a space keeps its node.
+    drop(mine);
+    pool.kill(0).await;
+    pool.restart(0).await;
+    assert_eq!(pool.node(0).private().snapshots().await.unwrap().len(), 2);
+}
