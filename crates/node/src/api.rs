@@ -4,7 +4,10 @@ mod history;
 mod link;
 mod snapshot;
 
-pub use history::{Conflict, Did, Doing, Settled, Settling, Version, VersionId, VersionIdError, VersionState, Which};
+pub use history::{
+    Conflict, Did, Difference, Differing, Doing, Settled, Settling, Version, VersionId, VersionIdError, VersionState,
+    Which,
+};
 pub use link::{LinkContent, LinkInfo, LinkMade, LinkOptions};
 pub use snapshot::SnapshotInfo;
 

@@ -451,6 +451,9 @@ pub enum NodeError {
     /// A space cannot keep what is removed for so long; this many days at most.
     #[error("nothing is kept for more than {0} days")]
     KeptTooLong(u64),
+    /// There is a limit.
+    #[error("more than {} files differ", potluck_types::limits::DIFFERENCES_MAX)]
+    TooManyDiffer,
     /// The name is taken.
     #[error("there is a snapshot `{0}` already")]
     SnapshotExists(Name),

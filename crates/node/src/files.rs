@@ -14,8 +14,9 @@ pub(crate) struct FileAt {
     pub(crate) path: Path,
     pub(crate) parent: DirId,
     pub(crate) name: Name,
-    /// The operation that set it.
+    /// The operation that set it, and when.
     pub(crate) op: OpId,
+    pub(crate) clock: Timestamp,
     pub(crate) file: File,
 }
 
@@ -83,7 +84,7 @@ impl Files {
                 for seen in self.space.view().seen(&listed.name, &listed.heads) {
                     let path = path.join(seen.name);
                     let mut directory = None;
-                    for Head { op, value, .. } in seen.heads {
+                    for Head { op, value, clock, .. } in seen.heads {
                         match value {
                             Value::Directory(id) => directory = Some(id),
                             Value::Space(_) => {}
@@ -92,6 +93,7 @@ impl Files {
                                 parent,
                                 name: listed.name.clone(),
                                 op,
+                                clock,
                                 file,
                             }),
                         }
@@ -124,6 +126,7 @@ impl Files {
                     parent: kept.parent,
                     name: kept.name,
                     op: kept.head.op,
+                    clock: kept.head.clock,
                     file,
                 }),
             }));

@@ -27,6 +27,7 @@ mod claims;
 mod collect;
 mod conflicts;
 mod control;
+mod diff;
 mod download;
 mod driver;
 mod due;
@@ -71,12 +72,12 @@ mod world;
 pub mod yardstick;
 
 pub use api::{
-    Access, AuditInfo, Conflict, Did, Doing, Emptied, Entry, ExplainOptions, Explanation, FileMeta, HealthInfo, Held,
-    Identity, Invitation, InviteOptions, Kind, LeaveProgress, LinkContent, LinkInfo, LinkMade, LinkOptions,
-    MachineShare, MassIn, Member, NodeConfig, NodeInfo, NodeStatus, Person, Probe, PutOptions, PutReport,
-    RemoveOptions, RemoveReport, RestoreOptions, RestoreReport, Setting, Settled, Settling, ShardInfo, SnapshotInfo,
-    SpaceInfo, SpaceOptions, SpacePath, SpaceRemoval, Stat, Status, StripeInfo, StripeWork, TrashInfo, Trashed,
-    Unshared, Version, VersionId, VersionIdError, VersionState, Which,
+    Access, AuditInfo, Conflict, Did, Difference, Differing, Doing, Emptied, Entry, ExplainOptions, Explanation,
+    FileMeta, HealthInfo, Held, Identity, Invitation, InviteOptions, Kind, LeaveProgress, LinkContent, LinkInfo,
+    LinkMade, LinkOptions, MachineShare, MassIn, Member, NodeConfig, NodeInfo, NodeStatus, Person, Probe, PutOptions,
+    PutReport, RemoveOptions, RemoveReport, RestoreOptions, RestoreReport, Setting, Settled, Settling, ShardInfo,
+    SnapshotInfo, SpaceInfo, SpaceOptions, SpacePath, SpaceRemoval, Stat, Status, StripeInfo, StripeWork, TrashInfo,
+    Trashed, Unshared, Version, VersionId, VersionIdError, VersionState, Which,
 };
 pub use changes::Changes;
 pub use conflicts::Conflicts;

@@ -172,6 +172,10 @@ pub(crate) enum Command {
         #[arg(short = 'n', long, value_name = "LINES")]
         lines: Option<u64>,
     },
+    /// Show what has changed: of a directory which files, of a file which lines
+    ///
+    /// What was let go of for good since is not shown, and a file that was renamed counts as new, unless a snapshot of then holds on to them.
+    Diff(Diff),
     /// List files that were changed on several machines that did not know of each other, or say what is to become of them
     ///
     /// The version that was written last has the name; each other one is shown beside it, under a name that says which machine wrote it when. All of them
@@ -596,6 +600,23 @@ pub(crate) enum Space {
         #[arg(value_name = "SPACE")]
         name: SpaceName,
     },
+}
+
+/// What to compare, and with what.
+#[derive(Debug, Args)]
+pub(crate) struct Diff {
+    /// A directory, or a file
+    #[arg(value_name = "SPACE[:/PATH]", value_parser = place_or_space)]
+    pub(crate) place: Place,
+    /// With what there was then: `2026-11-26T03:00:00Z`, a day, or `2h` for two hours ago
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<Moment>,
+    /// With what a snapshot has
+    #[arg(long, value_name = "NAME", conflicts_with = "since")]
+    pub(crate) snapshot: Option<String>,
+    /// Of a file: with this version, as `potluck versions` shows them [default: the one before]
+    #[arg(long, value_name = "VERSION", conflicts_with_all = ["since", "snapshot"])]
+    pub(crate) version: Option<VersionId>,
 }
 
 /// What to do with snapshots.

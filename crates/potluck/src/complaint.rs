@@ -315,6 +315,7 @@ impl From<NodeError> for Complaint {
                 Self::new(Kind::NotFound, message).hint("`potluck versions` shows those that there are")
             }
             NodeError::SurvivesTooMany(_) | NodeError::KeptTooLong(_) => Self::usage(message),
+            NodeError::TooManyDiffer => Self::failed(message).hint("name a directory below, or a later time"),
             NodeError::SnapshotExists(_) => Self::failed(message).hint("choose another name; `potluck snapshot ls` lists them"),
             NodeError::NoSuchSnapshot(_) => Self::new(Kind::NotFound, message).hint("`potluck snapshot ls` lists them"),
             NodeError::TooManySnapshots(_) => Self::failed(message).hint("`potluck snapshot rm` removes one"),

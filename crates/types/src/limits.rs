@@ -82,6 +82,8 @@ pub const TICKET_TEXT_BYTES_MAX: usize = 16 * KIB;
 pub const LINK_TEXT_BYTES_MAX: usize = KIB;
 /// Files and directories that one link shows: with their names and references, up to 100 MB in the memory of who opens it.
 pub const LINK_ENTRIES_MAX: usize = 100_000;
+/// Files that one comparison of what there is with what there was tells of.
+pub const DIFFERENCES_MAX: usize = 100_000;
 /// Machines that may read by a link whose readers are counted.
 pub const LINK_READERS_MAX: u32 = 1000;
 /// Members whose addresses a recovery kit keeps: enough that one is still there years later.

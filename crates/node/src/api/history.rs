@@ -181,3 +181,36 @@ pub struct Settled {
     /// Until when these can be brought back.
     pub until: Option<Timestamp>,
 }
+
+/// A file that is another than it was at a moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// Where it is, or was.
+    pub path: Path,
+    /// What became of it.
+    #[serde(flatten)]
+    pub what: Differing,
+    /// When: of several changes the last.
+    pub at: Timestamp,
+    /// Its length then.
+    pub before: Option<u64>,
+    /// Its length now.
+    pub now: Option<u64>,
+}
+
+/// What became of a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "what")]
+pub enum Differing {
+    /// It was not there.
+    Added,
+    /// It is not there any more.
+    Removed,
+    /// It has other content.
+    Changed,
+    /// It was elsewhere.
+    Moved {
+        /// Where.
+        from: Path,
+    },
+}

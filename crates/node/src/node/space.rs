@@ -2,11 +2,12 @@
 
 use crate::{
     api::{
-        Emptied, Entry, ExplainOptions, Explanation, PutOptions, RemoveOptions, RemoveReport, RestoreOptions,
-        RestoreReport, Settled, Settling, SnapshotInfo, Stat, Version, Which,
+        Difference, Emptied, Entry, ExplainOptions, Explanation, PutOptions, RemoveOptions, RemoveReport,
+        RestoreOptions, RestoreReport, Settled, Settling, SnapshotInfo, Stat, Version, Which,
     },
     changes::Changes,
     conflicts::{self, Conflicts},
+    diff,
     download::Download,
     edit,
     error::NodeError,
@@ -67,6 +68,17 @@ impl Space {
     pub async fn versions(&self, path: &Path) -> Result<Vec<Version>, NodeError> {
         let (space, path) = (self.space.clone(), path.clone());
         Shared::blocking(move || versions::list(&space, &path)).await
+    }
+
+    /// What is another at a path and below it than it was then, in the order of paths. What was let go of since is not known any more; what was renamed since
+    /// counts as new, unless a snapshot of then knows its old name.
+    pub async fn differences(&self, path: &Path, since: Timestamp) -> Result<Vec<Difference>, NodeError> {
+        diff::since(&self.space, path, since).await
+    }
+
+    /// The moment that a snapshot is of.
+    pub async fn moment(&self, snapshot: &Name) -> Result<Timestamp, NodeError> {
+        Ok(snapshots::get(&self.space, snapshot).await?.clock)
     }
 
     /// What was done with a path and below it since then, the latest first.

@@ -218,6 +218,65 @@ fn summary(outcome: &Outcome, local: &Path) -> String {
 
 /// To standard output.
 fn print(home: &Path, place: &Spot, which: Which, range: Option<ByteRange>) -> Result<(), Complaint> {
+    let mut out = io::stdout().lock();
+    let failed = |error: io::Error| match error.kind() {
+        // Whoever reads has seen enough.
+        io::ErrorKind::BrokenPipe => std::process::exit(0),
+        _ => Complaint::failed(format!("cannot write to standard output: {error}")),
+    };
+    receive(home, place, (which, range), |bytes| {
+        out.write_all(bytes).map_err(failed)
+    })?;
+    out.flush().map_err(failed)
+}
+
+/// The bytes of a file, as far as they were wanted.
+pub(super) struct Bytes {
+    /// Its length.
+    pub(super) len: u64,
+    /// None when it is longer.
+    bytes: Option<Vec<u8>>,
+}
+
+impl Bytes {
+    /// The file, if it is all there and text.
+    pub(super) fn text(&self) -> Option<&str> {
+        let text = std::str::from_utf8(self.bytes.as_ref()?).ok()?;
+        (!text.contains('\0')).then_some(text)
+    }
+}
+
+/// A file in memory, unless it is longer than that.
+pub(super) fn bytes(home: &Path, place: &Spot, which: Which, max: u64) -> Result<Bytes, Complaint> {
+    let stat: FileStat = client::call(
+        home,
+        &Request::Stat {
+            from: place.from.clone(),
+            path: place.path.clone(),
+            which,
+        },
+    )?;
+    let len = stat.entry.map_or(0, |entry| entry.len);
+    if len > max {
+        return Ok(Bytes { len, bytes: None });
+    }
+    let mut all = Vec::new();
+    // It may have grown since.
+    let range = Some(ByteRange::Span(0, max)).filter(|_| len > 0);
+    receive(home, place, (which, range), |bytes| {
+        all.extend_from_slice(bytes);
+        Ok(())
+    })?;
+    Ok(Bytes { len, bytes: Some(all) })
+}
+
+/// Asks for a file, and takes its bytes as they come.
+fn receive(
+    home: &Path,
+    place: &Spot,
+    (which, range): (Which, Option<ByteRange>),
+    mut take: impl FnMut(&[u8]) -> Result<(), Complaint>,
+) -> Result<(), Complaint> {
     let (mut sender, mut receiver) = client::open(
         home,
         &Request::Get {
@@ -236,19 +295,13 @@ fn print(home: &Path, place: &Spot, which: Which, range: Option<ByteRange>) -> R
         .and_then(|()| sender.end())
         .and_then(|()| sender.flush())
         .map_err(|error| client::lost(&error))?;
-    let mut out = io::stdout().lock();
-    let failed = |error: io::Error| match error.kind() {
-        // Whoever reads has seen enough.
-        io::ErrorKind::BrokenPipe => std::process::exit(0),
-        _ => Complaint::failed(format!("cannot write to standard output: {error}")),
-    };
     loop {
         let frame = receiver.frame()?;
         match frame.kind {
-            FrameKind::Data => out.write_all(&frame.payload).map_err(failed)?,
+            FrameKind::Data => take(&frame.payload)?,
             FrameKind::Failed => return Err(frame.json().map_err(|error| client::lost(&error))?),
             FrameKind::Item | FrameKind::End => {}
-            FrameKind::Reply => return out.flush().map_err(failed),
+            FrameKind::Reply => return Ok(()),
             other @ (FrameKind::Request | FrameKind::Error | FrameKind::Handle | FrameKind::Hello) => {
                 return Err(client::unexpected(other));
             }

@@ -1,5 +1,6 @@
 //! One function a command. Each takes what was typed, and prints what came of it.
 
+mod diff;
 mod doctor;
 mod documents;
 mod explain;
@@ -71,6 +72,7 @@ pub(crate) fn run(cli: Cli, terminal: Terminal) -> Result<(), Complaint> {
             link::unlock(&mut place, &password, terminal)?;
             get::run(&home()?, &place, dest.as_deref(), (which, range), terminal)
         }
+        Command::Diff(wish) => diff::run(&home()?, &wish, terminal),
         Command::Versions { place } => history::versions(&home()?, &place, terminal),
         Command::Log { place, since, lines } => {
             let since = since.map_or_else(Timestamp::default, |since| since.resolve(SystemClock.now()));

@@ -53,7 +53,8 @@ fn create(home: &Path, space: SpaceName, name: Option<String>, terminal: Termina
     Ok(())
 }
 
-fn parsed(name: String) -> Result<potluck_node::Name, Complaint> {
+/// The name of a snapshot, as it was typed.
+pub(super) fn parsed(name: String) -> Result<potluck_node::Name, Complaint> {
     name.try_into().map_err(|error: potluck_node::PathError| {
         Complaint::usage(error.to_string()).hint("a snapshot has a name as files have")
     })
@@ -120,9 +121,12 @@ fn restore(home: &Path, place: &Place, name: String, to: Option<&Place>, termina
         space: place.space.clone(),
         name: parsed(name)?,
         path: place.path.clone(),
-        to,
+        to: to.clone(),
     };
-    let unchanged = format!("All that the snapshot has of {shown} is there as it was.");
+    let unchanged = match &to {
+        Some(_) => format!("All that the snapshot has of {place} is there as it was: nothing was brought to {shown}."),
+        None => format!("All that the snapshot has of {place} is there as it was."),
+    };
     trash::bring_back(home, &request, &shown, &unchanged, terminal)
 }
 
@@ -140,8 +144,8 @@ fn remove(home: &Path, space: SpaceName, name: String, terminal: Terminal) -> Re
         let held = match info.held {
             0 => String::new(),
             held => format!(
-                " {} in the trash that it held, {} in all, go when their time is over; `potluck trash {space}:/ --empty` lets go of them now.",
-                count(held, "file"),
+                " What it held of what is not there any more ({}, {}) goes when its time in the trash is over; `potluck trash {space}:/ --empty` lets go of it now.",
+                count(held, "file version"),
                 ByteSize(info.held_bytes)
             ),
         };

@@ -66,6 +66,15 @@ pub(crate) enum Request {
         /// Of what.
         path: Path,
     },
+    /// What is another at a path and below it than it was then. Items: lists of `Difference`. Reply: nothing.
+    Differences {
+        /// In which space.
+        space: SpaceName,
+        /// Of what.
+        path: Path,
+        /// Then.
+        since: Timestamp,
+    },
     /// What was done with a path and below it, the latest first. Items: lists of `Did`. Reply: nothing.
     Log {
         /// In which space.

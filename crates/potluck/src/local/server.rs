@@ -184,6 +184,7 @@ async fn answer(request: Request, service: &Service, frames: &mut Frames, replie
     | Request::Stat { .. }
     | Request::Versions { .. }
     | Request::Log { .. }
+    | Request::Differences { .. }
     | Request::Conflicts { .. }
     | Request::Settle { .. }
     | Request::Explain { .. }
@@ -239,6 +240,13 @@ async fn answer(request: Request, service: &Service, frames: &mut Frames, replie
         Request::Versions { space, path } => {
             let versions = node.space(&space)?.versions(&path).await?;
             for page in versions.chunks(PAGE_ENTRIES_MAX / 16) {
+                replies.json(FrameKind::Item, &page).await?;
+            }
+            replies.reply(&()).await
+        }
+        Request::Differences { space, path, since } => {
+            let differences = node.space(&space)?.differences(&path, since).await?;
+            for page in differences.chunks(PAGE_ENTRIES_MAX / 16) {
                 replies.json(FrameKind::Item, &page).await?;
             }
             replies.reply(&()).await
