@@ -31,7 +31,12 @@ use potluck_spaces::{
 use potluck_types::{Hash, NodeId, SpaceId, SpaceName, Timestamp, UserId, from_canonical, to_canonical};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
-use std::{collections::BTreeSet, io::Cursor, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Cursor,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
 
 const VERSION: u8 = 1;
 const SHOWN: &str = "potluck/link/1";
@@ -43,6 +48,8 @@ const LOOK_DELAY: Duration = Duration::from_secs(1);
 const LOOK_DELAY_OTHERS: Duration = Duration::from_secs(15);
 /// At most a twentieth of the time goes into looking.
 const PAUSE_PER_LOOK: u32 = 20;
+/// How often a link is published again at most, while what it leads to changes all the time: each time is an entry of the log.
+const PUBLISH_INTERVAL: Duration = Duration::from_secs(10);
 /// When it is tried again after something failed.
 const RETRY_AFTER: Duration = Duration::from_secs(30);
 /// A listing that nothing was said of for so long is of a link that was never made.
@@ -610,7 +617,17 @@ async fn look_in(space: &OpenSpace) -> Result<Duration, NodeError> {
             }
             next = next.min(until.since(now));
         }
-        show(space, &called, mine).await?;
+        let (link, now) = (mine.id(), space.steady());
+        let said = space.links.said().get(&link).copied();
+        let wait = said.map_or(Duration::ZERO, |said| PUBLISH_INTERVAL.saturating_sub(now.since(said)));
+        if !wait.is_zero() {
+            // It may have changed since.
+            next = next.min(wait);
+        } else if show(space, &called, mine).await? {
+            space.links.said().insert(link, now);
+        } else {
+            space.links.said().remove(&link);
+        }
     }
     Ok(next)
 }
@@ -649,11 +666,11 @@ async fn clear(space: &OpenSpace, now: Timestamp) -> Result<(), NodeError> {
     names::replicate(space).await.map(drop)
 }
 
-/// Publishes what a link shows, if that is something else than it was.
-async fn show(space: &OpenSpace, called: &SpaceName, mine: Mine) -> Result<(), NodeError> {
+/// Publishes what a link shows, if that is something else than it was. Whether it is.
+async fn show(space: &OpenSpace, called: &SpaceName, mine: Mine) -> Result<bool, NodeError> {
     let listing = match Listing::of(space, &mine.about.target).await {
         // It goes on showing what there was.
-        Err(NodeError::Link(LinkError::TooLarge)) => return Ok(()),
+        Err(NodeError::Link(LinkError::TooLarge)) => return Ok(false),
         listing => listing?,
     };
     let digest = listing.as_ref().map(Listing::digest);
@@ -669,7 +686,7 @@ async fn show(space: &OpenSpace, called: &SpaceName, mine: Mine) -> Result<(), N
         shown.listing.map(|file| file.content) == there.map(|file| file.content) && shown.name == name
     });
     if is_current && digest == mine.about.digest {
-        return Ok(());
+        return Ok(false);
     }
     publish(
         space,
@@ -679,14 +696,17 @@ async fn show(space: &OpenSpace, called: &SpaceName, mine: Mine) -> Result<(), N
         name,
         listing,
     )
-    .await
+    .await?;
+    Ok(true)
 }
 
 /// What a node keeps of links in memory.
 pub(crate) struct LinkState {
     /// When it is looked next whether they show what there is.
     pub(crate) due: crate::due::Due,
-    pause_until: std::sync::Mutex<Timestamp>,
+    pause_until: Mutex<Timestamp>,
+    /// Links that were published again lately, and when.
+    said: Mutex<BTreeMap<LinkId, Timestamp>>,
     /// Those of others that were opened lately.
     pub(crate) opened: Opened,
 }
@@ -695,13 +715,18 @@ impl Default for LinkState {
     fn default() -> Self {
         Self {
             due: crate::due::Due::after(Duration::MAX),
-            pause_until: std::sync::Mutex::default(),
+            pause_until: Mutex::default(),
+            said: Mutex::default(),
             opened: Opened::default(),
         }
     }
 }
 
 impl LinkState {
+    fn said(&self) -> MutexGuard<'_, BTreeMap<LinkId, Timestamp>> {
+        self.said.lock().expect("never poisoned")
+    }
+
     fn pause_until(&self) -> Timestamp {
         *self.pause_until.lock().expect("never poisoned")
     }

@@ -9,12 +9,12 @@ use common::{
     Pool, READ, WRITE, bytes, config, connect, eventually, key_in, name, put_into, read, read_when_named, sees,
     started, within,
 };
-use potluck_crypto::{BoxKey, RecipientKey, SigningKey, derive};
+use potluck_crypto::{BoxKey, Link, LinkId, RecipientKey, SigningKey, derive};
 use potluck_net::{Endpoint, Message, NetworkConfig, Protocol};
-use potluck_node::{Node, NodeError, RemoveOptions, Space, Which};
+use potluck_node::{LinkError, LinkOptions, Node, NodeError, RemoveOptions, Space, Which};
 use potluck_spaces::{
     Append, Body, Change, Charter, CharterRecord, DirId, Entry, Fate, File, FileId, GrantTo, Keys, Log, MemoryKv, Name,
-    Path, Position, Tree, Value,
+    Path, Position, Publication, Tree, Value,
 };
 use potluck_types::{Hash, NodeId, SpaceId, StripeId, SystemEntropy, Timestamp, from_canonical, to_canonical};
 use serde::{Deserialize, Serialize};
@@ -142,6 +142,12 @@ fn is_refused<T>(done: &Result<T, NodeError>) -> bool {
     )
 }
 
+/// A link that somebody makes.
+async fn linked_at(node: &Node, at: &str) -> Result<Link, NodeError> {
+    let made = node.link(&name("work"), &path(at), LinkOptions::default()).await?;
+    Ok(made.link.parse().unwrap())
+}
+
 /// What one can do by the program as it is.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_program_does_what_its_person_may() {
@@ -200,6 +206,39 @@ async fn the_program_does_what_its_person_may() {
     assert!(matches!(eve.space(&name("work")), Err(NodeError::NoSuchSpace(_))));
     assert!(eve.offers().await.unwrap().is_empty());
     assert!(matches!(eve.accept("work", None).await, Err(NodeError::NoSuchOffer(_))));
+    // With a link she reads what it leads to: as it is now, and nothing beside it.
+    let link = linked_at(owner, "/before").await.unwrap();
+    let linked = eve.open_link(&link, None).await.unwrap();
+    let content = linked.download(&path("/"), None).unwrap().read_to_end().await.unwrap();
+    assert!(content == party.before);
+    assert!(linked.download(&path("/after"), None).is_err() && linked.list(&path("/"), None, 9).is_err());
+    assert!(matches!(eve.space(&name("work")), Err(NodeError::NoSuchSpace(_))));
+    assert!(matches!(
+        eve.revoke_link(&link.to_string()).await,
+        Err(NodeError::Link(LinkError::NoSuchLink(_)))
+    ));
+    // Who may write may make links and end them, also those of others; who reads may not.
+    for node in [&party.carol.node, &party.dave.node] {
+        assert!(is_refused(&linked_at(node, "/before").await));
+    }
+    within("the reader hears of the link", async {
+        while party.carol.node.links(&name("work")).await.unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(is_refused(&party.carol.node.revoke_link(&link.to_string()).await));
+    within("the writer hears of the link", async {
+        while party.bob.node.links(&name("work")).await.unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    party.bob.node.revoke_link(&link.to_string()).await.unwrap();
+    assert!(matches!(
+        eve.open_link(&link, None).await,
+        Err(NodeError::Link(LinkError::Revoked))
+    ));
     let content = read(&party.owners(), "/before").await.unwrap();
     assert!(content == party.before, "nothing of this has harmed it");
 }
@@ -287,8 +326,8 @@ impl Modified {
         self.charter.keys(self.user.user_id(), &self.recipient)
     }
 
-    /// An entry that puts `/forged`, and removes what is named, as good as this person can make it, at this time.
-    fn forged(&mut self, removes: &[(&str, potluck_spaces::OpId)], clock: u64) -> ByteBuf {
+    /// An entry that puts `/forged`, removes what is named, and ends a link, as good as this person can make it, at this time.
+    fn forged(&mut self, removes: &[(&str, potluck_spaces::OpId)], link: LinkId, clock: u64) -> ByteBuf {
         let keys = self.keys();
         let epoch = self.charter.current().filter(|epoch| keys.of(Some(*epoch)).is_some());
         // Who was taken out has the key of the epoch before.
@@ -322,6 +361,14 @@ impl Modified {
         let body = Body {
             sealed: Tree::of(self.space).seal(&key, &changes, &SystemEntropy),
             epoch,
+            links: vec![Publication {
+                link,
+                shown: None,
+                about: ByteBuf::new(),
+                key: ByteBuf::new(),
+                until: None,
+                counted_by: None,
+            }],
             ..Body::default()
         };
         let entry = Log::of(self.space).next_entry(&self.kv, &self.node, Timestamp::from_millis(clock), body);
@@ -361,6 +408,7 @@ async fn a_program_that_does_not_obey_does_no_more_than_its_person_may() {
     let eve_key = derive::recipient_key(&key_in(&eve.home, "user.key")).recipient();
     let eve_id = key_in(&eve.home, "user.key").user_id();
     let now = u64::try_from(std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap();
+    let link = linked_at(pool.node(0), "/before").await.unwrap();
     let mut back = Vec::new();
     for (guest, is_reader) in [(carol, true), (dave, false), (eve, false)] {
         let Guest { node, home } = guest;
@@ -372,7 +420,7 @@ async fn a_program_that_does_not_obey_does_no_more_than_its_person_may() {
         for victim in honest.map(|node| node.identity().node) {
             // Write and delete, now, and with the clock of a time when one of them might have.
             for clock in [now, 1, now - 60_000, now + 86_400_000 * 365 * 74] {
-                let entries = vec![modified.forged(&[], clock)];
+                let entries = vec![modified.forged(&[], link.id(), clock)];
                 let reply = modified
                     .ask(
                         victim,
@@ -451,6 +499,9 @@ async fn a_program_that_does_not_obey_does_no_more_than_its_person_may() {
         called.sort();
         assert_eq!(called.len(), 3, "{called:?}");
         assert!(called.contains(&"bob".to_owned()) && called.contains(&"carol".to_owned()));
+        let linked = node.open_link(&link, None).await.unwrap();
+        let content = linked.download(&path("/"), None).unwrap().read_to_end().await.unwrap();
+        assert!(content == before, "the link shows what it did");
     }
     // Who may write still does.
     put_into(&bobs, "/more", b"more").await.unwrap();
