@@ -320,7 +320,7 @@ async fn publish(
         .as_ref()
         .map_or((0, 0), |listing| (listing.files, listing.bytes));
     let stored = match &listing {
-        Some(listing) => Some(store(space, link, listing).await?),
+        Some(listing) => Some(Box::pin(store(space, link, listing)).await?),
         None => None,
     };
     let shown = Shown {

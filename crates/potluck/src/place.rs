@@ -153,8 +153,8 @@ impl fmt::Display for Spot {
         let path = escape(&self.path.to_string());
         match &self.from {
             Source::Space(space) => write!(f, "{space}:{path}"),
-            Source::Link { link, .. } if self.path.names().is_empty() => write!(f, "{:.LINK_CHARS_SHOWN$}…", link),
-            Source::Link { link, .. } => write!(f, "{:.LINK_CHARS_SHOWN$}…{path}", link),
+            Source::Link { link, .. } if self.path.names().is_empty() => write!(f, "{link:.LINK_CHARS_SHOWN$}…"),
+            Source::Link { link, .. } => write!(f, "{link:.LINK_CHARS_SHOWN$}…{path}"),
         }
     }
 }

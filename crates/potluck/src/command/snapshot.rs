@@ -19,10 +19,10 @@ use std::{ops::ControlFlow, path::Path};
 /// `potluck snapshot`.
 pub(super) fn run(home: &Path, wish: cli::Snapshot, terminal: Terminal) -> Result<(), Complaint> {
     match wish {
-        cli::Snapshot::Create { space, name } => create(home, space, name, terminal),
+        cli::Snapshot::Create { space, name } => create(home, &space, name, terminal),
         cli::Snapshot::Ls { space } => list(home, space, terminal),
         cli::Snapshot::Restore { place, name, to } => restore(home, &place, name, to.as_ref(), terminal),
-        cli::Snapshot::Rm { space, name } => remove(home, space, name, terminal),
+        cli::Snapshot::Rm { space, name } => remove(home, &space, name, terminal),
     }
 }
 
@@ -34,16 +34,13 @@ struct InSpace<'a> {
     info: &'a SnapshotInfo,
 }
 
-fn create(home: &Path, space: SpaceName, name: Option<String>, terminal: Terminal) -> Result<(), Complaint> {
+fn create(home: &Path, space: &SpaceName, name: Option<String>, terminal: Terminal) -> Result<(), Complaint> {
     let request = Request::TakeSnapshot {
         space: space.clone(),
         name: name.map(parsed).transpose()?,
     };
     let info: SnapshotInfo = client::call(home, &request)?;
-    let value = InSpace {
-        space: &space,
-        info: &info,
-    };
+    let value = InSpace { space, info: &info };
     say(terminal, &value, || {
         let name = escape(info.name.as_str());
         format!(
@@ -130,16 +127,13 @@ fn restore(home: &Path, place: &Place, name: String, to: Option<&Place>, termina
     trash::bring_back(home, &request, &shown, &unchanged, terminal)
 }
 
-fn remove(home: &Path, space: SpaceName, name: String, terminal: Terminal) -> Result<(), Complaint> {
+fn remove(home: &Path, space: &SpaceName, name: String, terminal: Terminal) -> Result<(), Complaint> {
     let request = Request::RemoveSnapshot {
         space: space.clone(),
         name: parsed(name)?,
     };
     let info: SnapshotInfo = client::call(home, &request)?;
-    let value = InSpace {
-        space: &space,
-        info: &info,
-    };
+    let value = InSpace { space, info: &info };
     say(terminal, &value, || {
         let held = match info.held {
             0 => String::new(),
