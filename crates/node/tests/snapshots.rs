@@ -7,7 +7,7 @@ mod common;
 use common::{Pool, bytes, eventually, put_into, read};
 use potluck_node::{Node, NodeError, RemoveOptions, Space};
 use potluck_spaces::{Name, Path};
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 const GRACE: Duration = Duration::from_secs(3600);
 
@@ -143,4 +143,91 @@ async fn a_snapshot_is_everywhere_and_outlasts_the_time_of_the_trash() {
     pool.kill(0).await;
     pool.restart(0).await;
     assert_eq!(pool.node(0).private().snapshots().await.unwrap().len(), 2);
+}
+
+/// A generator of numbers (SplitMix64).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from((z ^ (z >> 31)) % bound as u64).unwrap()
+    }
+
+    /// One of few places, so that they are met again; files lie in `/d0` to `/d3`.
+    fn place(&mut self) -> String {
+        format!("/d{}/f{}", self.below(4), self.below(5))
+    }
+
+    /// Little, or so much that it has stripes of its own; and the same again now and then.
+    fn content(&mut self) -> Vec<u8> {
+        let seed = self.below(6) as u64;
+        bytes(seed, [7, 9000, 400_000][self.below(3)])
+    }
+}
+
+/// Does something, as a person may; what cannot be done is not.
+async fn do_something(node: &Node, space: &Space, random: &mut Random, now: &mut BTreeMap<String, Vec<u8>>) {
+    let (at, to) = (random.place(), random.place());
+    match random.below(8) {
+        0..=2 => {
+            let content = random.content();
+            put_into(space, &at, &content).await.unwrap();
+            now.insert(at, content);
+        }
+        3 => {
+            if space.rename(&path(&at), &path(&to)).await.is_ok() {
+                let content = now.remove(&at).unwrap();
+                now.insert(to, content);
+            }
+        }
+        4 => {
+            if now.remove(&at).is_some() {
+                remove(space, &at, random.below(2) == 0).await;
+            }
+        }
+        5 => {
+            let directory = &at[..3];
+            if now.keys().any(|at| at.starts_with(directory)) {
+                remove(space, directory, true).await;
+                now.retain(|at, _| !at.starts_with(directory));
+            }
+        }
+        6 => drop(space.empty_trash(&path("/")).await.unwrap()),
+        _ => sweep(node).await,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_is_done_after_a_snapshot_it_brings_all_of_it_back() {
+    let pool = Pool::keeping(1, GRACE, Duration::ZERO).await;
+    let node = pool.node(0);
+    for seed in 0..30 {
+        let (mut random, mut now) = (Random(seed), BTreeMap::new());
+        let space_name = common::name(&format!("s{seed}"));
+        node.create_space(space_name.clone()).await.unwrap();
+        let space = node.space(&space_name).unwrap();
+        let mut taken = Vec::new();
+        for step in 0..45 {
+            if step % 15 == 12 {
+                let name = called(&format!("at-{step}"));
+                space.take_snapshot(Some(name.clone())).await.unwrap();
+                taken.push((name, now.clone()));
+            }
+            do_something(node, &space, &mut random, &mut now).await;
+        }
+        sweep(node).await;
+        // The latest last: what each brings back is overwritten by the next.
+        for (name, then) in taken {
+            let report = space.restore_snapshot(&name, &path("/"), None).await.unwrap();
+            assert_eq!(report.skipped, 0, "seed {seed}, {name}");
+            for (at, content) in then {
+                let found = read(&space, &at).await;
+                assert!(found.unwrap() == content, "seed {seed}, {name}: {at}");
+            }
+        }
+    }
 }
