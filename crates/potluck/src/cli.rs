@@ -111,7 +111,7 @@ pub(crate) enum Command {
     Put(Put),
     /// Fetch a file or a tree
     Get {
-        /// What: `home:/photos`, or a link
+        /// What: `home:/photos`, or a link; `-` for one on standard input, where no list of commands keeps it
         #[arg(value_name = "SPACE:/PATH")]
         place: Spot,
         /// Where to: a file, a folder, or `-` for standard output. A tree's content comes into it; files that are
@@ -128,7 +128,7 @@ pub(crate) enum Command {
     },
     /// List a directory; with `--json`, each name as a document on a line of its own
     Ls {
-        /// Which: a place, or a link and a path below it
+        /// Which: a place, or a link and a path below it; `-` for one on standard input
         #[arg(value_name = "SPACE:/PATH", default_value = "home:/")]
         place: Spot,
         /// With size and time
@@ -142,7 +142,7 @@ pub(crate) enum Command {
     },
     /// Print files
     Cat {
-        /// Which; also links, and paths below them
+        /// Which; also links, and paths below them; `-` for one on standard input
         #[arg(value_name = "SPACE:/PATH", required = true)]
         places: Vec<Spot>,
         #[command(flatten)]

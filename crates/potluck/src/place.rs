@@ -98,6 +98,8 @@ impl Place {
 
 /// What a link's text starts with.
 const LINK: &str = "potlink1";
+/// A link that is on standard input.
+const INPUT: &str = "-";
 /// So much of a link is shown where it is mentioned: the rest of it is a secret.
 const LINK_CHARS_SHOWN: usize = 14;
 
@@ -132,6 +134,16 @@ impl FromStr for Spot {
     type Err = ParsePlaceError;
 
     fn from_str(text: &str) -> Result<Self, ParsePlaceError> {
+        if text == INPUT {
+            return Ok(Self {
+                from: Source::Link {
+                    link: String::new(),
+                    password: None,
+                },
+                path: Path::root(),
+                needs_password: false,
+            });
+        }
         if !is_link(text) {
             return Ok(text.parse::<Place>()?.into());
         }
@@ -160,6 +172,11 @@ impl fmt::Display for Spot {
 }
 
 impl Spot {
+    /// Whether it is still to be read from standard input.
+    pub(crate) fn is_on_input(&self) -> bool {
+        matches!(&self.from, Source::Link { link, .. } if link.is_empty())
+    }
+
     /// What it is called when nothing else has a name.
     pub(crate) fn root_name(&self) -> &str {
         match &self.from {

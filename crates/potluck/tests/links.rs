@@ -61,6 +61,11 @@ fn a_link_is_listed_read_and_ended() {
     assert_eq!(said(&bob, &["ls", "-r", &link]), "/note\n/sea/\n/sea/photo\n");
     assert_eq!(said(&bob, &["cat", &below("note")]), "a note");
     assert!(said(&bob, &["stat", &below("sea/photo")]).contains("2000000 bytes"));
+    // Where nobody who looks at the processes sees it.
+    let unseen = with_input(&bob, &["cat", "-"], &format!("{link}/note\n"));
+    assert_eq!(text(&unseen.stdout), "a note", "{}", text(&unseen.stderr));
+    let nothing = with_input(&bob, &["ls", "-"], "");
+    assert_eq!(nothing.status.code(), Some(2), "{}", text(&nothing.stderr));
     let copy = folder.path().join("copy");
     let got = said(&bob, &["get", &link, copy.to_str().unwrap()]);
     assert!(got.contains("Got 2 files"), "{got}");

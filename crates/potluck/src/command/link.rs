@@ -173,8 +173,12 @@ fn revoke(home: &Path, link: String, terminal: Terminal) -> Result<(), Complaint
     Ok(())
 }
 
-/// Asks for the password of a link, where it needs one.
+/// Reads a link from standard input where it is said to be there, and asks for the password of one that needs one.
 pub(super) fn unlock(spot: &mut Spot, source: &cli::LinkPassword, terminal: Terminal) -> Result<(), Complaint> {
+    if spot.is_on_input() {
+        let text = super::read_input("the link")?;
+        *spot = text.trim().parse::<Spot>()?;
+    }
     if let Source::Link { password, .. } = &mut spot.from
         && spot.needs_password
     {
