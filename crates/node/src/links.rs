@@ -16,6 +16,7 @@ pub(crate) use readers::{Readers, give_share};
 
 use crate::{
     api::{FileMeta, LinkInfo, LinkMade, LinkOptions, PutOptions},
+    charters,
     error::{LinkError, MetaError, NodeError},
     names::{self, Batch},
     shared::Shared,
@@ -78,8 +79,6 @@ struct Shown {
 struct About {
     version: u8,
     target: Target,
-    /// Who made it.
-    person: UserId,
     made: Timestamp,
     needs_password: bool,
     readers: Option<u32>,
@@ -255,7 +254,6 @@ pub(crate) async fn make(
     let about = About {
         version: VERSION,
         target,
-        person: space.user_key.user_id(),
         made: now,
         needs_password: link.needs_password,
         readers: options.readers,
@@ -464,11 +462,6 @@ pub(crate) fn list(space: &OpenSpace, called: &SpaceName) -> Result<Vec<LinkInfo
 fn info(space: &OpenSpace, called: &SpaceName, published: &Published) -> Option<LinkInfo> {
     let about = about(space, published)?;
     let mine = Mine::of(space, published.clone());
-    let me = space.user_key.user_id();
-    let person = (about.person != me).then(|| {
-        let called = space.with_control(|control| control.roster.called(about.person));
-        called.map_or_else(|| about.person.short(), |called| called.to_string())
-    });
     let link = published.publication.link;
     let readers = space.meta.readers(link).ok().flatten();
     let path = about.target.path(space).ok().flatten();
@@ -477,7 +470,7 @@ fn info(space: &OpenSpace, called: &SpaceName, published: &Published) -> Option<
         space: called.clone(),
         path: path.map(|path| path.to_string()),
         is_directory: !about.target.is_file(),
-        person,
+        person: space.author(published.device),
         made: about.made,
         shown: published.clock,
         until: published.publication.until,
@@ -534,20 +527,33 @@ async fn withdraw(space: &OpenSpace, link: LinkId) -> Result<(), NodeError> {
     readers::end(space, link).await
 }
 
-/// Ends the links that a person has made into a space; gives how many.
-pub(crate) async fn withdraw_all_of(space: &OpenSpace, person: UserId) -> Result<u64, NodeError> {
-    let is_theirs = |published: &Published| about(space, published).is_some_and(|about| about.person == person);
+/// Whose a link is: whoever has signed what it shows.
+fn maker(space: &OpenSpace, published: &Published) -> Option<UserId> {
+    space.with_control(|control| control.roster.owner_of(published.device))
+}
+
+/// How many links into a space a person has.
+pub(crate) fn count_of(space: &OpenSpace, person: UserId) -> Result<u64, NodeError> {
+    let links = all(space)?;
+    let theirs = links.iter().filter(|published| maker(space, published) == Some(person));
+    Ok(theirs.count() as u64)
+}
+
+/// Ends the links into a space of those who may not read it any more.
+pub(crate) async fn withdraw_of_leavers(space: &OpenSpace) -> Result<(), NodeError> {
+    let readers = charters::known(space.shared(), space.id()).await?.readers(space.now());
     let mut theirs = all(space)?;
-    theirs.retain(is_theirs);
-    for published in &theirs {
-        withdraw(space, published.publication.link).await?;
-    }
-    Ok(theirs.len() as u64)
+    theirs.retain(|published| maker(space, published).is_some_and(|maker| !readers.contains(&maker)));
+    withdraw_these(space, &theirs).await
 }
 
 /// Ends all links into a space.
 pub(crate) async fn withdraw_all(space: &OpenSpace) -> Result<(), NodeError> {
-    for published in all(space)? {
+    withdraw_these(space, &all(space)?).await
+}
+
+async fn withdraw_these(space: &OpenSpace, links: &[Published]) -> Result<(), NodeError> {
+    for published in links {
         withdraw(space, published.publication.link).await?;
     }
     Ok(())

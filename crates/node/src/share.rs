@@ -140,6 +140,7 @@ pub(crate) async fn unshare(shared: &Arc<Shared>, name: &SpaceName, with: &str) 
     if let Err(error) = names::catch_up(&space).await {
         tracing::info!(%error, "what counts of who is taken out is what is known here");
     }
+    let links = links::count_of(&space, person.user)?;
     let (task, user, now) = (space.clone(), person.user, shared.now());
     change(&space, move |charter, keys| {
         let revocation = charter.next_revocation(&task.user_key, user, ends(&task, user)?, now)?;
@@ -150,7 +151,7 @@ pub(crate) async fn unshare(shared: &Arc<Shared>, name: &SpaceName, with: &str) 
     })
     .await?;
     spread(&space, person.user).await?;
-    let links = links::withdraw_all_of(&space, person.user).await?;
+    links::withdraw_of_leavers(&space).await?;
     let away = shared.with_control(|control| {
         let live = control.live_peers();
         let nodes = control.roster.nodes().filter(|(_, of)| *of == person.user);
@@ -179,7 +180,7 @@ fn readers(shared: &Shared, charter: &Charter) -> Vec<(UserId, Recipient)> {
     readers.filter_map(|user| Some((user, recipient(user)?))).collect()
 }
 
-/// Begins another epoch of a space of this person's, where others have the key that is in use than those who may read.
+/// Begins another epoch of a space of this person's, where others have the key that is in use than those who may read, and ends the links of those who may not any more.
 pub(crate) async fn renew(space: &OpenSpace) {
     if let Err(error) = renew_now(space).await {
         tracing::warn!(space = %space.id().short(), %error, "the key of a space is to be another, and is not yet");
@@ -188,7 +189,11 @@ pub(crate) async fn renew(space: &OpenSpace) {
 
 async fn renew_now(space: &OpenSpace) -> Result<(), NodeError> {
     let charter = charters::known(space.shared(), space.id()).await?;
-    if charter.owner() != Some(space.user_key.user_id()) || !needs_epoch(space, &charter) {
+    if charter.owner() != Some(space.user_key.user_id()) {
+        return Ok(());
+    }
+    links::withdraw_of_leavers(space).await?;
+    if !needs_epoch(space, &charter) {
         return Ok(());
     }
     let task = space.clone();
