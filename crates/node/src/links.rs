@@ -265,9 +265,6 @@ pub(crate) async fn make(
         key,
     };
     let publication = Publication {
-        link: link.id(),
-        shown: None,
-        about: ByteBuf::new(),
         key: ByteBuf::from(derive::link_key(&space.user_key).seal(
             purpose(KEY, &place(space.id(), link.id())),
             &to_canonical(&kept),
@@ -275,6 +272,7 @@ pub(crate) async fn make(
         )),
         until: options.until,
         counted_by: options.readers.map(|_| space.me()),
+        ..Publication::end_of(link.id())
     };
     let (files, bytes) = (listing.files, listing.bytes);
     let name = name_of(space, called, &about.target)?.ok_or_else(|| TreeError::NotFound(path.clone()))?;
@@ -509,18 +507,10 @@ pub(crate) async fn revoke(shared: &Arc<Shared>, which: &str) -> Result<LinkInfo
     Ok(told)
 }
 
-/// Says that a link shows nothing any more.
+/// Says that a link shows nothing any more. That is for good.
 async fn withdraw(space: &OpenSpace, link: LinkId) -> Result<(), NodeError> {
-    let publication = Publication {
-        link,
-        shown: None,
-        about: ByteBuf::new(),
-        key: ByteBuf::new(),
-        until: None,
-        counted_by: None,
-    };
     let draft = Draft {
-        publication,
+        publication: Publication::end_of(link),
         about: Vec::new(),
     };
     say(space, draft, None).await?;

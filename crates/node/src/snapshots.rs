@@ -23,6 +23,7 @@ const PAGE: usize = 256;
 /// Names what is there now; after the time, when no name is given.
 pub(crate) async fn create(space: &OpenSpace, name: Option<Name>) -> Result<SnapshotInfo, NodeError> {
     space.refuse_reader()?;
+    space.refuse_when_full()?;
     if let Err(error) = names::catch_up(space).await {
         tracing::info!(%error, "a snapshot has what is known here");
     }
@@ -145,9 +146,7 @@ pub(crate) fn spare(space: &OpenSpace, kv: &impl Kv, changes: &[Change]) -> Resu
     if held.is_empty() {
         return Ok(None);
     }
-    let settings = Tree::of(space.id()).settings(kv).map_err(MetaError::reading)?;
-    let retention = settings.retention().unwrap_or(space.rails.retention);
-    let retention = retention.max(Duration::from_millis(1));
+    let retention = space.retention()?.max(Duration::from_millis(1));
     let mut spared = Vec::new();
     for change in changes {
         let mut change = change.clone();
@@ -162,7 +161,9 @@ pub(crate) fn spare(space: &OpenSpace, kv: &impl Kv, changes: &[Change]) -> Resu
             && !matches!(*parent, DirId::SPACES | DirId::LINKS)
         {
             let heads = Tree::of(space.id()).heads(kv, *parent, name)?;
-            let is_held = |head: &Head| replaces.contains(&head.op) && held.holds_since(head);
+            // A directory that is moved takes what is in it along.
+            let stays = |head: &Head| *fate == Fate::Carried && matches!(head.value, Value::Directory(_));
+            let is_held = |head: &Head| replaces.contains(&head.op) && held.holds_since(head) && !stays(head);
             let takes_held = heads.iter().any(is_held);
             let mut left = Vec::new();
             for op in replaces.iter() {

@@ -361,14 +361,7 @@ impl Modified {
         let body = Body {
             sealed: Tree::of(self.space).seal(&key, &changes, &SystemEntropy),
             epoch,
-            links: vec![Publication {
-                link,
-                shown: None,
-                about: ByteBuf::new(),
-                key: ByteBuf::new(),
-                until: None,
-                counted_by: None,
-            }],
+            links: vec![Publication::end_of(link)],
             ..Body::default()
         };
         let entry = Log::of(self.space).next_entry(&self.kv, &self.node, Timestamp::from_millis(clock), body);

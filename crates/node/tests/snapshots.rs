@@ -145,6 +145,33 @@ async fn a_snapshot_is_everywhere_and_outlasts_the_time_of_the_trash() {
     assert_eq!(pool.node(0).private().snapshots().await.unwrap().len(), 2);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_removed_from_a_directory_that_was_moved_comes_back_where_it_is_now() {
+    let pool = Pool::keeping(1, GRACE, Duration::ZERO).await;
+    let space = pool.node(0).private();
+    put_into(&space, "/d/e/gone", b"gone").await.unwrap();
+    put_into(&space, "/d/e/there", b"there").await.unwrap();
+    space.take_snapshot(Some(called("before"))).await.unwrap();
+    space.rename(&path("/d/e"), &path("/moved")).await.unwrap();
+    remove(&space, "/moved/gone", true).await;
+    let report = space
+        .restore_snapshot(&called("before"), &path("/"), None)
+        .await
+        .unwrap();
+    assert_eq!(report.files, 1);
+    assert_eq!(read(&space, "/moved/gone").await.unwrap(), b"gone");
+    assert!(space.list(&path("/d"), None, 9).await.unwrap().is_empty());
+    // Also when the directory itself went then, with all that was in it.
+    remove(&space, "/moved", true).await;
+    space
+        .restore_snapshot(&called("before"), &path("/"), None)
+        .await
+        .unwrap();
+    for (at, content) in [("/moved/gone", &b"gone"[..]), ("/moved/there", b"there")] {
+        assert_eq!(read(&space, at).await.unwrap(), content);
+    }
+}
+
 /// A generator of numbers (SplitMix64).
 struct Random(u64);
 

@@ -26,6 +26,20 @@ pub struct Publication {
     pub counted_by: Option<NodeId>,
 }
 
+impl Publication {
+    /// The end of a link.
+    pub fn end_of(link: LinkId) -> Self {
+        Self {
+            link,
+            shown: None,
+            about: ByteBuf::new(),
+            key: ByteBuf::new(),
+            until: None,
+            counted_by: None,
+        }
+    }
+}
+
 /// What was published last of a link, and by which entry.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Published {
@@ -37,6 +51,13 @@ pub struct Published {
     pub epoch: Option<crate::EpochId>,
     /// What it says.
     pub publication: Publication,
+}
+
+impl Published {
+    /// Which of several counts, the greatest: the end of a link is for good, also for a machine that has not heard of it and goes on saying what it shows.
+    pub fn rank(&self) -> (bool, Timestamp, NodeId) {
+        (self.publication.shown.is_none(), self.clock, self.device)
+    }
 }
 
 /// The links into one space.
@@ -51,19 +72,19 @@ impl Links {
         Self { space }
     }
 
-    /// Takes what an entry publishes. The later clock decides, and between equal ones the device, in whatever order entries come.
+    /// Takes what an entry publishes, in whatever order entries come; see [`Published::rank`].
     pub(crate) fn apply(self, kv: &mut impl Kv, entry: &Entry, device: NodeId) -> Result<(), KvError> {
         for publication in &entry.links {
-            let known = self.get(kv, publication.link)?;
-            if known.is_some_and(|known| (known.clock, known.device) > (entry.clock, device)) {
-                continue;
-            }
             let published = Published {
                 clock: entry.clock,
                 device,
                 epoch: entry.epoch,
                 publication: publication.clone(),
             };
+            let known = self.get(kv, publication.link)?;
+            if known.is_some_and(|known| known.rank() > published.rank()) {
+                continue;
+            }
             kv.put(Table::Links, &self.key(publication.link), &to_canonical(&published))?;
         }
         Ok(())
@@ -96,17 +117,13 @@ mod tests {
 
     fn publication(link: u8, shown: Option<&[u8]>) -> Publication {
         Publication {
-            link: LinkId::from_bytes([link; 16]),
             shown: shown.map(ByteBuf::from),
-            about: ByteBuf::new(),
-            key: ByteBuf::new(),
-            until: None,
-            counted_by: None,
+            ..Publication::end_of(LinkId::from_bytes([link; 16]))
         }
     }
 
     #[test]
-    fn what_was_said_last_holds_in_whatever_order_it_comes() {
+    fn what_was_said_last_holds_and_an_end_is_for_good_in_whatever_order_they_come() {
         let (space, key) = (SpaceId::from_bytes([1; 32]), BoxKey::from_bytes([2; 32]));
         let (log, tree, links) = (Log::of(space), Tree::of(space), Links::of(space));
         let body = |links| Body {
@@ -114,9 +131,10 @@ mod tests {
             links,
             ..Body::default()
         };
-        // Two devices that know nothing of each other.
+        // Devices that know nothing of each other; the first ends a link that the others go on with.
         let said = [(3, 10, "old"), (4, 20, "new"), (5, 20, "other")].map(|(seed, at, shown)| {
-            let bodies = body(vec![publication(7, Some(shown.as_bytes())), publication(seed, None)]);
+            let ended = Some(shown.as_bytes()).filter(|_| seed > 3);
+            let bodies = body(vec![publication(7, Some(shown.as_bytes())), publication(8, ended)]);
             let device = SigningKey::from_seed(&[seed; 32]);
             log.next_entry(&MemoryKv::default(), &device, Timestamp::from_millis(at), bodies)
                 .unwrap()
@@ -129,7 +147,7 @@ mod tests {
                 tree.apply(&mut kv, &Keys::private(key.clone()), device, &entry)
                     .unwrap();
             }
-            assert_eq!(links.list(&kv, None, 9).unwrap().len(), 4);
+            assert_eq!(links.list(&kv, None, 9).unwrap().len(), 2);
             let before = kv.clone();
             make_anew(space, &mut kv, &Keys::private(key.clone()), tree).unwrap();
             assert_eq!(kv, before);
@@ -139,6 +157,8 @@ mod tests {
         let last = links.get(&all[0], LinkId::from_bytes([7; 16])).unwrap().unwrap();
         let by: Vec<_> = [4, 5].map(|seed| SigningKey::from_seed(&[seed; 32]).node_id()).into();
         assert_eq!(Some(&last.device), by.iter().max());
+        let ended = links.get(&all[0], LinkId::from_bytes([8; 16])).unwrap().unwrap();
+        assert_eq!(ended.publication.shown, None);
         assert_eq!(links.get(&all[0], LinkId::from_bytes([9; 16])).unwrap(), None);
     }
 }

@@ -323,10 +323,7 @@ async fn find(shared: &Arc<Shared>, space: SpaceId, link: LinkId) -> Result<Opti
     for round in rounds {
         let asked = round.iter().map(|node| ask(shared, *node, space, link));
         let told = futures::future::join_all(asked).await.into_iter().flatten();
-        found = found
-            .into_iter()
-            .chain(told)
-            .max_by_key(|known| (known.clock, known.device));
+        found = found.into_iter().chain(told).max_by_key(Published::rank);
         if found.is_some() {
             break;
         }
