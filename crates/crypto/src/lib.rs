@@ -27,9 +27,9 @@ mod ticket;
 
 pub use keys::{BadSignature, PublicKey, Signature, SigningKey};
 pub use kit::{Kit, KitError, KitMember};
-pub use link::{KeyShare, Link, LinkId, ParseLinkError};
+pub use link::{Link, LinkId, ParseLinkError};
 pub use recipient::{Recipient, RecipientKey};
-pub use secret::{BoxKey, DedupKey, Fingerprint, PieceKey};
+pub use secret::{BoxKey, DedupKey, Fingerprint, KeyShare, PieceKey};
 pub use secret_box::Purpose;
 pub use signed::{Record, Signed, SignedError, Verified};
 pub use ticket::{ParseTicketError, Ticket, TicketSecret};

@@ -6,14 +6,13 @@
 
 use crate::{
     BoxKey,
-    secret::ByteArray,
+    secret::{KeyShare, byte_string},
     text::{self, TextError},
 };
 use data_encoding::BASE32_NOPAD;
-use potluck_types::{Entropy, PoolId, SpaceId, limits::LINK_TEXT_BYTES_MAX};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use potluck_types::{Entropy, Hash, PoolId, SpaceId, limits::LINK_TEXT_BYTES_MAX};
 use std::{fmt, str::FromStr};
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+use zeroize::Zeroizing;
 
 const TEXT: text::Kind = text::Kind {
     name: "potlink",
@@ -22,11 +21,12 @@ const TEXT: text::Kind = text::Kind {
 };
 const ID: &str = "potluck 2026-11 link id v1";
 const KEY: &str = "potluck 2026-11 link key v1";
+const PROOF: &str = "potluck 2026-11 link proof v1";
 /// Bytes of a pool's id that a link carries: enough to tell that it is of another one.
 const POOL_BYTES: usize = 8;
 /// The password is needed, too.
 const WITH_PASSWORD: u8 = 1;
-/// scrypt (RFC 7914) with N = 2^15, r = 8, p = 1: 32 MiB, and about a tenth of a second.
+/// scrypt (RFC 7914) with N = 2^15, r = 8, p = 1: it takes 32 MiB.
 const SCRYPT: (u8, u32, u32) = (15, 8, 1);
 
 /// Names a link, to those who keep what it shows: it follows from the link's secret.
@@ -57,56 +57,7 @@ impl fmt::Debug for LinkId {
     }
 }
 
-impl Serialize for LinkId {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for LinkId {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_bytes(ByteArray).map(Self)
-    }
-}
-
-/// A share of a link's key, which one machine gives to as many others as may read by the link.
-#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
-pub struct KeyShare([u8; 32]);
-
-impl KeyShare {
-    /// A new random one.
-    pub fn generate(entropy: &dyn Entropy) -> Self {
-        Self(entropy.bytes())
-    }
-
-    /// From its 32 bytes.
-    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
-    }
-
-    /// Its 32 bytes, for who has asked for them.
-    pub const fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-}
-
-impl fmt::Debug for KeyShare {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("KeyShare(secret)")
-    }
-}
-
-impl Serialize for KeyShare {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for KeyShare {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_bytes(ByteArray).map(Self)
-    }
-}
+byte_string!(LinkId);
 
 /// A link. Displays as the text to send, which is a secret; prints, for debugging, without it.
 #[derive(Clone, PartialEq, Eq)]
@@ -163,7 +114,12 @@ impl Link {
         LinkId(*derived.first_chunk().expect("a key has more than 16 bytes"))
     }
 
-    /// What is published is sealed under this key. Takes about a tenth of a second with a password.
+    /// What shows that one has the link, without giving it away: the id alone is known to whoever keeps what is published.
+    pub fn proof(&self) -> Hash {
+        Hash::from_bytes(blake3::derive_key(PROOF, &*self.secret))
+    }
+
+    /// What is published is sealed under this key. With a password it is slow on purpose.
     pub fn key(&self, password: Option<&str>, share: Option<&KeyShare>) -> BoxKey {
         // Each part has a fixed length, so together they are read one way only.
         let mut material = Zeroizing::new([0; 16 + 32 + 32]);
@@ -258,6 +214,10 @@ mod tests {
             "potlink1aeaqcaibaeaqcaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaaaqeayeaudaocajbifqydiob4auooovqm"
         );
         assert_eq!(link.id().to_string(), "w7fi3en3tgmrddinqryrag7una");
+        assert_eq!(
+            link.proof().to_string(),
+            "bafkr4ighan66s4c2ps6vitmhoy77bsgbp64vdogjs75bb6cv3mdbauexj4"
+        );
         let share = KeyShare::from_bytes([3; 32]);
         let hex = |key: BoxKey| HEXLOWER.encode(key.as_bytes());
         assert_eq!(

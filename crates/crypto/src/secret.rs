@@ -75,6 +75,11 @@ secret_key!(
     DedupKey
 );
 
+secret_key!(
+    /// A share of a link's key, which one machine gives to as many others as may read by the link.
+    KeyShare
+);
+
 impl DedupKey {
     /// Where content-defined chunking cuts depends on this number, so that the lengths of a known file's
     /// chunks do not give it away to whoever stores them.

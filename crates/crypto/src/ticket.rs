@@ -3,7 +3,7 @@
 //! A ticket says where the pool is found and carries a secret that the inviter will know again.
 
 use crate::{
-    secret::ByteArray,
+    secret::byte_string,
     text::{self, TextError},
 };
 use potluck_types::{
@@ -11,7 +11,7 @@ use potluck_types::{
     limits::{ADDRESS_BYTES_MAX, ADDRESSES_MAX, POOL_NAME_BYTES_MAX, TICKET_TEXT_BYTES_MAX},
     to_canonical,
 };
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
@@ -58,17 +58,7 @@ impl fmt::Debug for TicketSecret {
     }
 }
 
-impl Serialize for TicketSecret {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for TicketSecret {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_bytes(ByteArray).map(Self)
-    }
-}
+byte_string!(TicketSecret);
 
 /// An invitation into a pool. Displays as the text to send; prints, for debugging, without its secret.
 #[derive(Clone, PartialEq, Eq, Debug)]

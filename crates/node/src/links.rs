@@ -66,12 +66,8 @@ struct Shown {
     version: u8,
     /// What it is called.
     name: Name,
-    /// Whether it is one file.
-    is_file: bool,
     /// The [`Listing`]; none when what the link leads to is gone.
     listing: Option<File>,
-    files: u64,
-    bytes: u64,
 }
 
 /// For who reads the space: what a link leads to.
@@ -245,7 +241,7 @@ pub(crate) async fn make(
     let share = options.readers.map(|_| KeyShare::generate(&*space.entropy));
     if let (Some(readers), Some(share)) = (options.readers, &share) {
         // Before anybody could ask.
-        readers::begin(space, link.id(), Readers::new(share.clone(), readers)).await?;
+        readers::begin(space, link.id(), Readers::new(&link, share.clone(), readers)).await?;
     }
     let key = {
         let (link, password) = (link.clone(), options.password);
@@ -312,9 +308,6 @@ async fn publish(
 ) -> Result<(), NodeError> {
     let link = publication.link;
     let digest = listing.as_ref().map(Listing::digest);
-    let (files, bytes) = listing
-        .as_ref()
-        .map_or((0, 0), |listing| (listing.files, listing.bytes));
     let stored = match &listing {
         Some(listing) => Some(Box::pin(store(space, link, listing)).await?),
         None => None,
@@ -322,13 +315,10 @@ async fn publish(
     let shown = Shown {
         version: VERSION,
         name,
-        is_file: about.target.is_file(),
         listing: stored.map(|file| File {
             uses: Vec::new(),
             ..file
         }),
-        files,
-        bytes,
     };
     let shown = key.seal(
         purpose(SHOWN, &place(space.id(), link)),

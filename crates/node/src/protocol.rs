@@ -121,8 +121,8 @@ pub(crate) enum PoolRequest {
     Inspect { stripes: Vec<StripeId> },
     /// What was published last of this link? Reply: [`PoolReply::Link`].
     Link { space: SpaceId, link: LinkId },
-    /// The share of the link's key that the other gives to who may read by it. Reply: [`PoolReply::LinkShare`].
-    LinkShare { space: SpaceId, link: LinkId },
+    /// The share of the link's key that the other gives to who may read by it, and shows that they have the link. Reply: [`PoolReply::LinkShare`].
+    LinkShare { space: SpaceId, link: LinkId, proof: Hash },
     /// The other denies shards that it has reported: it should compare its reports again.
     Recount,
 }
@@ -310,7 +310,7 @@ mod tests {
     fn every_message_comes_back() {
         let (space, stripe) = (SpaceId::from_bytes([1; 32]), StripeId::from_bytes([2; 32]));
         let (shard, hash) = (ShardId { stripe, index: 3 }, Hash::of(b"x"));
-        let device = NodeId::from_bytes([4; 32]);
+        let (device, link) = (NodeId::from_bytes([4; 32]), LinkId::from_bytes([9; 16]));
         let geometry = Geometry::new(3, 2).unwrap();
         let reported = Reported {
             shard,
@@ -372,6 +372,12 @@ mod tests {
             PoolRequest::Holders { stripes: vec![stripe] },
             PoolRequest::Inspect { stripes: vec![stripe] },
             PoolRequest::Recount,
+            PoolRequest::Link { space, link },
+            PoolRequest::LinkShare {
+                space,
+                link,
+                proof: hash,
+            },
         ];
         requests.iter().for_each(comes_back);
         let health = HealthInfo {
@@ -435,6 +441,10 @@ mod tests {
                 geometry,
                 verified_at: Timestamp::from_millis(4),
             }]]),
+            PoolReply::Link(Some(ByteBuf::from(vec![1]))),
+            PoolReply::Link(None),
+            PoolReply::LinkShare(Some(KeyShare::from_bytes([8; 32]))),
+            PoolReply::LinkShare(None),
             PoolReply::Failed("no".to_owned()),
         ];
         replies.iter().for_each(comes_back);

@@ -278,7 +278,7 @@ async fn pool(shared: &Arc<Shared>, peer: NodeId, request: PoolRequest) -> PoolR
             PoolReply::Inspected(Shared::blocking(move || inspect(&store, &stripes)).await)
         }
         PoolRequest::Link { space, link } => links::tell(shared, space, link).await,
-        PoolRequest::LinkShare { space, link } => links::give_share(shared, space, link, peer).await,
+        PoolRequest::LinkShare { space, link, proof } => links::give_share(shared, (space, link), proof, peer).await,
         PoolRequest::Recount => {
             shared.tell(Event::Unreported);
             PoolReply::Done

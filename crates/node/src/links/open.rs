@@ -225,7 +225,7 @@ async fn open_now(shared: &Arc<Shared>, link: &Link, password: Option<&str>) -> 
         return Ok(linked);
     }
     let share = match found.publication.counted_by {
-        Some(node) => Some(share_of(shared, node, space, id).await?),
+        Some(node) => Some(share_of(shared, node, link).await?),
         None => None,
     };
     let key = {
@@ -257,12 +257,14 @@ async fn open_now(shared: &Arc<Shared>, link: &Link, password: Option<&str>) -> 
     let files = Shared::blocking(move || listing::read(&bytes))
         .await
         .ok_or(LinkError::Damaged)?;
-    if shown.is_file != files.contains_key(&Path::root()) || (shown.is_file && files.len() > 1) {
+    // What is at the root is shown alone.
+    let is_file = files.contains_key(&Path::root());
+    if is_file && files.len() > 1 {
         return Err(LinkError::Damaged.into());
     }
     let content = LinkContent {
         name: shown.name,
-        is_file: shown.is_file,
+        is_file,
         files: files.len() as u64,
         bytes: files
             .values()
@@ -353,11 +355,15 @@ pub(crate) async fn tell(shared: &Arc<Shared>, space: SpaceId, link: LinkId) -> 
 }
 
 /// The share of a link's key that the machine gives away which counts its readers.
-async fn share_of(shared: &Arc<Shared>, node: NodeId, space: SpaceId, link: LinkId) -> Result<KeyShare, NodeError> {
+async fn share_of(shared: &Arc<Shared>, node: NodeId, link: &Link) -> Result<KeyShare, NodeError> {
+    let (space, id, proof) = (link.space, link.id(), link.proof());
     if node == shared.me() {
-        return readers::give(shared, space, link, node).await;
+        return readers::give(shared, (space, id), proof, node).await;
     }
-    match shared.ask(node, &PoolRequest::LinkShare { space, link }).await {
+    match shared
+        .ask(node, &PoolRequest::LinkShare { space, link: id, proof })
+        .await
+    {
         Ok(PoolReply::LinkShare(Some(share))) => Ok(share),
         Ok(PoolReply::LinkShare(None)) => Err(LinkError::UsedUp.into()),
         answer => {

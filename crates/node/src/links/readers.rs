@@ -6,23 +6,26 @@ use crate::{
     shared::Shared,
     space::OpenSpace,
 };
-use potluck_crypto::{KeyShare, LinkId};
+use potluck_crypto::{KeyShare, Link, LinkId};
 use potluck_spaces::Links;
-use potluck_types::{NodeId, SpaceId};
+use potluck_types::{Hash, NodeId, SpaceId};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, sync::Arc};
 
 /// Who reads by a link.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Readers {
+    /// What only who has the link can say: the id is known to all who keep what it shows.
+    proof: Hash,
     share: KeyShare,
     max: u32,
     by: BTreeSet<NodeId>,
 }
 
 impl Readers {
-    pub(super) fn new(share: KeyShare, max: u32) -> Self {
+    pub(super) fn new(link: &Link, share: KeyShare, max: u32) -> Self {
         Self {
+            proof: link.proof(),
             share,
             max,
             by: BTreeSet::new(),
@@ -35,7 +38,10 @@ impl Readers {
     }
 
     /// The share for one more, or for one who has it already.
-    fn give(&mut self, to: NodeId) -> Result<KeyShare, LinkError> {
+    fn give(&mut self, to: NodeId, proof: Hash) -> Result<KeyShare, LinkError> {
+        if proof != self.proof {
+            return Err(LinkError::Unknown);
+        }
         if !self.by.contains(&to) {
             if self.count() >= self.max {
                 return Err(LinkError::UsedUp);
@@ -65,8 +71,8 @@ pub(super) async fn end(space: &OpenSpace, link: LinkId) -> Result<(), NodeError
 /// Gives a machine the share of a link's key, and counts it, durably before it is given.
 pub(crate) async fn give(
     shared: &Arc<Shared>,
-    space: SpaceId,
-    link: LinkId,
+    (space, link): (SpaceId, LinkId),
+    proof: Hash,
     to: NodeId,
 ) -> Result<KeyShare, NodeError> {
     let (task, now) = (Arc::clone(shared), shared.now());
@@ -79,22 +85,46 @@ pub(crate) async fn give(
         if let Some(until) = published.until.filter(|until| *until <= now) {
             return Err(LinkError::Expired(until).into());
         }
-        if task.meta.readers(link)?.is_none() {
+        // Who asks for what nobody counts here costs no write.
+        if task.meta.readers(link)?.is_none_or(|readers| readers.proof != proof) {
             return Err(LinkError::Unknown.into());
         }
         let given = task
             .meta
-            .with_readers(link, |slot| slot.as_mut().ok_or(LinkError::Unknown)?.give(to))?;
+            .with_readers(link, |slot| slot.as_mut().ok_or(LinkError::Unknown)?.give(to, proof))?;
         Ok(given?)
     })
     .await
 }
 
 /// The same, as an answer.
-pub(crate) async fn give_share(shared: &Arc<Shared>, space: SpaceId, link: LinkId, to: NodeId) -> PoolReply {
-    match give(shared, space, link, to).await {
+pub(crate) async fn give_share(shared: &Arc<Shared>, of: (SpaceId, LinkId), proof: Hash, to: NodeId) -> PoolReply {
+    match give(shared, of, proof, to).await {
         Ok(share) => PoolReply::LinkShare(Some(share)),
         Err(NodeError::Link(LinkError::UsedUp)) => PoolReply::LinkShare(None),
         Err(error) => PoolReply::Failed(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use potluck_types::{PoolId, SystemEntropy};
+
+    #[test]
+    fn each_machine_counts_once_and_only_who_has_the_link() {
+        let (pool, space) = (PoolId::from_bytes([1; 32]), SpaceId::from_bytes([2; 32]));
+        let link = Link::generate(pool, space, false, &SystemEntropy);
+        let share = KeyShare::generate(&SystemEntropy);
+        let mut readers = Readers::new(&link, share.clone(), 2);
+        let node = |seed| NodeId::from_bytes([seed; 32]);
+        let guessed = Hash::of(link.id().as_bytes());
+        assert!(matches!(readers.give(node(1), guessed), Err(LinkError::Unknown)));
+        assert_eq!(readers.count(), 0);
+        for (seed, counted) in [(1, 1), (2, 2), (1, 2)] {
+            assert_eq!(readers.give(node(seed), link.proof()).unwrap(), share);
+            assert_eq!(readers.count(), counted);
+        }
+        assert!(matches!(readers.give(node(3), link.proof()), Err(LinkError::UsedUp)));
     }
 }
