@@ -1,7 +1,7 @@
 //! What several targets use: nodes that run as long as the fuzzer does.
 
 use potluck::fuzzing::Daemon;
-use potluck_crypto::{SigningKey, derive::recipient_key};
+use potluck_crypto::{SigningKey, Speaker, Speakers, UserKeys};
 use potluck_node::fuzzing::Server;
 use potluck_spaces::{Charter, Machines};
 use potluck_types::{Entropy, NodeId, Timestamp};
@@ -42,11 +42,13 @@ impl Machines for Nameless {
     }
 }
 
-/// A space that was founded, and whose it is: the same each time.
-pub fn founded() -> (SigningKey, Charter) {
-    let owner = SigningKey::from_seed(&[1; 32]);
-    let recipient = recipient_key(&owner).recipient();
-    let charter = Charter::found(&owner, recipient, Timestamp::from_millis(1), &Sevens);
+/// A space that was founded, and whose it is, by the first of two keys: the same each time.
+pub fn founded() -> (UserKeys, Charter) {
+    let mut owner = UserKeys::new(SigningKey::from_seed(&[1; 32]));
+    let (next, user) = (SigningKey::from_seed(&[2; 32]), owner.id());
+    let speakers = Speakers::of([(next.public(), Speaker { user, generation: 1 })]);
+    let charter = Charter::found(&owner, &speakers, Timestamp::from_millis(1), &Sevens);
+    owner.push(next);
     (owner, charter.expect("a good key"))
 }
 

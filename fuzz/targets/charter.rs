@@ -1,15 +1,16 @@
-//! Records of a space's charter, as a custodian takes them; and epochs by an owner that means harm: the charter can still be kept, read and gone on from.
+//! Records of a space's charter, as a custodian takes them; and epochs, successions and stops by an owner that means harm: the charter can still be kept, read and gone on from.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use potluck_crypto::{Signed, SigningKey, derive::recipient_key};
+use potluck_crypto::{Signed, SigningKey, UserKeys};
 use potluck_fuzz::founded;
-use potluck_spaces::{Charter, CharterRecord, Epoch, Joined, MemoryKv};
+use potluck_spaces::{Charter, CharterRecord, Epoch, Joined, MemoryKv, Reader, Stop, Succession};
 use potluck_types::{SystemEntropy, from_canonical};
 
 fuzz_target!(|bytes: &[u8]| {
     let (owner, mut charter) = founded();
+    let blank = Charter::of(charter.space(), charter.speakers());
     if let Ok(record) = CharterRecord::from_bytes(bytes) {
         assert_eq!(record.to_bytes(), bytes);
         let before = charter.clone();
@@ -17,27 +18,38 @@ fuzz_target!(|bytes: &[u8]| {
         assert!(!matches!(charter.join(&record), Ok(Joined::New)));
         assert!(charter == before);
     }
+    let first = owner.all().next().expect("a person has a key");
     for epoch in from_canonical::<Vec<Epoch>>(bytes).unwrap_or_default() {
-        if let Ok(signed) = Signed::sign(&owner, &epoch) {
-            let _ = charter.join(&CharterRecord::Epoch(signed));
-        }
+        join(&mut charter, Signed::sign(first, &epoch).map(CharterRecord::Epoch));
+    }
+    let (successions, stops) = from_canonical::<(Vec<Succession>, Vec<Stop>)>(bytes).unwrap_or_default();
+    for succession in successions {
+        let signed = Signed::sign(owner.signing(), &succession);
+        join(&mut charter, signed.map(CharterRecord::Succession));
+    }
+    for stop in stops {
+        join(&mut charter, Signed::sign(owner.signing(), &stop).map(CharterRecord::Stop));
     }
     let mut kv = MemoryKv::default();
     charter.save(&mut kv).expect("tables in memory");
-    assert!(Charter::load(&kv, charter.space()).expect("tables in memory") == charter);
-    goes_on(&owner, &mut charter);
+    assert!(blank.with_kept(&kv).expect("tables in memory") == charter);
+    goes_on(&owner, owner.signing(), &mut charter);
 });
 
+fn join<E>(charter: &mut Charter, record: Result<CharterRecord, E>) {
+    if let Ok(record) = record {
+        let _ = charter.join(&record);
+    }
+}
+
 /// Whatever epochs there are, the next one is good, and opens what could be opened before.
-fn goes_on(owner: &SigningKey, charter: &mut Charter) {
-    let key = recipient_key(owner);
-    let before = charter.keys(owner.user_id(), &key);
-    let readers = [(owner.user_id(), key.recipient())];
-    let Ok(next) = charter.next_epoch(owner, &readers, &before, &SystemEntropy) else {
+fn goes_on(owner: &UserKeys, signing: &SigningKey, charter: &mut Charter) {
+    let before = charter.keys(owner);
+    let Ok(next) = charter.next_epoch(signing, &[Reader::of(owner)], &before, &SystemEntropy) else {
         return;
     };
     if charter.join(&next).is_ok() {
-        let after = charter.keys(owner.user_id(), &key);
+        let after = charter.keys(owner);
         assert!(after.of(charter.first()).is_some() || before.of(charter.first()).is_none());
     }
 }

@@ -5,4 +5,4 @@
 use libfuzzer_sys::fuzz_target;
 use potluck_node::fuzzing;
 
-fuzz_target!(|text: &str| fuzzing::key(text));
+fuzz_target!(|bytes: &[u8]| fuzzing::key(bytes));

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use potluck_types::{ByteSize, MachineName, Zone};
+use potluck_types::{ByteSize, MachineName, Region, Zone};
 
 fuzz_target!(|text: &str| {
     if let Ok(size) = text.parse::<ByteSize>() {
@@ -15,4 +15,5 @@ fuzz_target!(|text: &str| {
         assert_eq!(zone.as_str(), text);
     }
     assert_eq!(text.parse::<Zone>().is_ok(), text.parse::<MachineName>().is_ok());
+    assert_eq!(text.parse::<Zone>().is_ok(), text.parse::<Region>().is_ok());
 });

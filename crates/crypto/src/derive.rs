@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 const PRIVATE_SPACE_ID: &str = "potluck 2026-11 private space id v1";
 const PRIVATE_SPACE_KEY: &str = "potluck 2026-11 private space key v1";
 const RECIPIENT_KEY: &str = "potluck 2026-11 recipient key v1";
+const MACHINE_KEY: &str = "potluck 2026-11 machine recipient key v1";
 const LINK_KEY: &str = "potluck 2026-11 link keeper key v1";
 const DEDUP_KEY: &str = "potluck 2026-11 dedup key v1";
 pub(crate) const CHUNKING_SEED: &str = "potluck 2026-11 chunking seed v1";
@@ -27,6 +28,11 @@ pub fn private_space_key(user: &SigningKey) -> BoxKey {
 /// What opens the messages that others wrap for a user.
 pub fn recipient_key(user: &SigningKey) -> RecipientKey {
     RecipientKey::derive(&Zeroizing::new(blake3::derive_key(RECIPIENT_KEY, user.seed())))
+}
+
+/// What opens the messages that are wrapped for one machine, by its own key.
+pub fn machine_key(node: &SigningKey) -> RecipientKey {
+    RecipientKey::derive(&Zeroizing::new(blake3::derive_key(MACHINE_KEY, node.seed())))
 }
 
 /// What the keys of the links are sealed under that a user has made.

@@ -1,6 +1,6 @@
 //! Doors for the fuzzer: decoders that no other crate sees. Only there when it builds.
 
-use crate::{Kit, SigningKey, kit::KitMember};
+use crate::{Kit, SigningKey, UserKeys, kit::KitMember};
 use potluck_types::{NodeId, PoolId, Timestamp};
 
 /// What is encrypted in a recovery kit, after the version.
@@ -15,8 +15,10 @@ pub fn kit_record(bytes: &[u8]) {
 
 /// One that is taken, for the fuzzer to begin from.
 pub fn kit_record_seed() -> Vec<u8> {
+    let mut user = UserKeys::new(SigningKey::from_seed(&[1; 32]));
+    user.push(SigningKey::from_seed(&[4; 32]));
     let kit = Kit {
-        user: SigningKey::from_seed(&[1; 32]),
+        user,
         pool: PoolId::from_bytes([2; 32]),
         pool_name: "home".to_owned(),
         members: vec![KitMember {

@@ -1,17 +1,11 @@
 //! The recovery kit: one file and one passphrase that bring a person's data back when every device of theirs is gone.
 //!
-//! It is an armored `age` file with a passphrase (<https://c2sp.org/age>), so that it can also be opened with the tool of that
-//! name, and printed. The passphrase is stretched with scrypt; how much is bounded both ways, so that a kit is worth little to
-//! a thief, and opening a hostile file costs at most a second or two and 1 GiB.
-//!
-//! `age` draws its own salt and nonce from the operating system: of this crate, only a kit does not follow from
-//! its inputs alone.
+//! It is [sealed under a passphrase](Passphrase).
 
 use crate::{
-    SigningKey,
+    Passphrase, PassphraseError, SigningKey, UserKeys,
     ticket::{is_address, is_pool_name},
 };
-use age::{DecryptError, Decryptor, armor::ArmoredReader, secrecy::SecretString};
 use potluck_types::{
     CodecError, NodeId, PoolId, Timestamp, from_canonical,
     limits::{ADDRESSES_MAX, KIT_BYTES_MAX, KIT_MEMBERS_MAX},
@@ -19,21 +13,18 @@ use potluck_types::{
 };
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteArray;
-use std::{io::Read, iter};
 use zeroize::{Zeroize, Zeroizing};
 
-/// The only version so far: the first byte of what is encrypted.
+/// The first byte of what is encrypted: the version of a kit of a person who has had one key.
 const VERSION: u8 = 1;
-/// The work factor of a new kit, as a power of two: about a second, and 256 MiB.
-const WORK_FACTOR: u8 = 18;
-/// The most work that opening a kit may take, for kits that `age` itself encrypted anew on a faster machine.
-const WORK_FACTOR_MAX: u8 = 20;
+/// The same, of one who has had several.
+const VERSION_OF_SEVERAL: u8 = 2;
 
 /// What a person needs to come back.
 #[derive(Clone, Debug)]
 pub struct Kit {
-    /// The person's key.
-    pub user: SigningKey,
+    /// The person's keys.
+    pub user: UserKeys,
     /// The pool that holds their data.
     pub pool: PoolId,
     /// Its name.
@@ -73,13 +64,13 @@ pub enum KitError {
         len: usize,
     },
     /// The file demands more work than this program is willing to do.
-    #[error("the file asks for 2^{required} rounds of scrypt, and a recovery kit for 2^{WORK_FACTOR_MAX} at most")]
+    #[error("the recovery kit does not open: {}", PassphraseError::TooMuchWork { required: *required })]
     TooMuchWork {
         /// The power of two.
         required: u8,
     },
     /// It was made by a newer program.
-    #[error("the recovery kit has version {version}, and this program reads {VERSION}: update it first")]
+    #[error("the recovery kit has version {version}, and this program reads {VERSION_OF_SEVERAL}: update it first")]
     FutureVersion {
         /// The version.
         version: u8,
@@ -98,48 +89,41 @@ pub enum KitError {
 impl Kit {
     /// The kit's file: text. Takes about a second, on purpose.
     pub fn encrypt(&self, passphrase: &str) -> Result<Vec<u8>, KitError> {
-        self.encrypt_with(passphrase, WORK_FACTOR)
+        Ok(Passphrase::from(passphrase).seal(&self.plain()?))
     }
 
     /// Whether this can be a kit's file, as far as that shows without the passphrase.
     pub fn check(file: &[u8]) -> Result<(), KitError> {
-        decryptor(file).map(drop)
+        check_len(file)?;
+        Ok(Passphrase::check(file)?)
     }
 
     /// Opens a kit's file. Takes about a second for a kit, and not much more for anything else.
     pub fn decrypt(file: &[u8], passphrase: &str) -> Result<Self, KitError> {
-        let decryptor = decryptor(file)?;
-        let mut identity = age::scrypt::Identity::new(SecretString::from(passphrase));
-        identity.set_max_work_factor(WORK_FACTOR_MAX);
-        let mut reader = decryptor
-            .decrypt(iter::once(&identity as _))
-            .map_err(|error| match error {
-                DecryptError::DecryptionFailed | DecryptError::KeyDecryptionFailed => KitError::WrongPassphrase,
-                DecryptError::ExcessiveWork { required, .. } => KitError::TooMuchWork { required },
-                _ => KitError::Damaged,
-            })?;
-        // Never more than the file has, so this does not grow and leave copies behind.
-        let mut plain = Zeroizing::new(Vec::with_capacity(file.len()));
-        reader.read_to_end(&mut plain).map_err(|_| KitError::Damaged)?;
+        check_len(file)?;
+        let plain = Passphrase::from(passphrase).open(file)?;
         match plain.split_first() {
-            Some((&VERSION, record)) => Self::from_record(record),
-            Some((&version, _)) if version > VERSION => Err(KitError::FutureVersion { version }),
+            Some((&(VERSION | VERSION_OF_SEVERAL), record)) => Self::from_record(record),
+            Some((&version, _)) if version > VERSION_OF_SEVERAL => Err(KitError::FutureVersion { version }),
             _ => Err(KitError::NotAKit),
         }
     }
 
-    fn encrypt_with(&self, passphrase: &str, work_factor: u8) -> Result<Vec<u8>, KitError> {
+    /// What is sealed.
+    fn plain(&self) -> Result<Zeroizing<Vec<u8>>, KitError> {
         check(&self.pool_name, &self.members)?;
-        let plain = Zeroizing::new([&[VERSION], &self.to_record()[..]].concat());
-        let mut recipient = age::scrypt::Recipient::new(SecretString::from(passphrase));
-        recipient.set_work_factor(work_factor);
-        let text = age::encrypt_and_armor(&recipient, &plain).expect("writing to memory with one recipient succeeds");
-        Ok(text.into_bytes())
+        let version = match self.user.is_replaced() {
+            false => VERSION,
+            true => VERSION_OF_SEVERAL,
+        };
+        Ok(Zeroizing::new([&[version], &self.to_record()[..]].concat()))
     }
 
     pub(crate) fn to_record(&self) -> Zeroizing<Vec<u8>> {
+        let mut seeds = self.user.all().map(|key| Seed(ByteArray::new(*key.seed())));
         Zeroizing::new(to_canonical(&Record {
-            seed: Seed(ByteArray::new(*self.user.seed())),
+            seed: seeds.next().expect("a person has a key"),
+            later: seeds.collect(),
             pool: self.pool,
             pool_name: self.pool_name.clone(),
             members: self.members.clone(),
@@ -150,8 +134,10 @@ impl Kit {
     pub(crate) fn from_record(bytes: &[u8]) -> Result<Self, KitError> {
         let record: Record = from_canonical(bytes).map_err(KitError::Codec)?;
         check(&record.pool_name, &record.members)?;
+        let seeds = std::iter::once(&record.seed).chain(&record.later);
+        let keys = seeds.map(|seed| SigningKey::from_seed(seed.0.as_ref()));
         Ok(Self {
-            user: SigningKey::from_seed(record.seed.0.as_ref()),
+            user: UserKeys::of(keys).expect("a record has a seed"),
             pool: record.pool,
             pool_name: record.pool_name,
             members: record.members,
@@ -160,16 +146,21 @@ impl Kit {
     }
 }
 
-fn decryptor(file: &[u8]) -> Result<Decryptor<impl Read + '_>, KitError> {
-    if file.len() > KIT_BYTES_MAX {
-        return Err(KitError::TooLarge { len: file.len() });
+impl From<PassphraseError> for KitError {
+    fn from(error: PassphraseError) -> Self {
+        match error {
+            PassphraseError::Wrong => Self::WrongPassphrase,
+            PassphraseError::NotSealed => Self::NotAKit,
+            PassphraseError::Damaged => Self::Damaged,
+            PassphraseError::TooMuchWork { required } => Self::TooMuchWork { required },
+        }
     }
-    let kit_or = |error: KitError| if is_age_file(file) { error } else { KitError::NotAKit };
-    let decryptor = Decryptor::new_buffered(ArmoredReader::new(file)).map_err(|_| kit_or(KitError::Damaged))?;
-    if decryptor.is_scrypt() {
-        Ok(decryptor)
-    } else {
-        Err(KitError::NotAKit)
+}
+
+fn check_len(file: &[u8]) -> Result<(), KitError> {
+    match file.len() {
+        len if len > KIT_BYTES_MAX => Err(KitError::TooLarge { len }),
+        _ => Ok(()),
     }
 }
 
@@ -189,16 +180,13 @@ fn check(pool_name: &str, members: &[KitMember]) -> Result<(), KitError> {
     Err(KitError::Impossible { field })
 }
 
-/// Whether a file starts as `age` files do, armored or not.
-fn is_age_file(file: &[u8]) -> bool {
-    let text = file.trim_ascii_start();
-    text.starts_with(b"-----BEGIN AGE ENCRYPTED FILE-----") || text.starts_with(b"age-encryption.org/")
-}
-
 /// The encoded form of a kit, after the version.
 #[derive(Serialize, Deserialize)]
 struct Record {
     seed: Seed,
+    /// Of the keys that took its place, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    later: Vec<Seed>,
     pool: PoolId,
     pool_name: String,
     members: Vec<KitMember>,
@@ -223,7 +211,7 @@ mod tests {
 
     fn kit() -> Kit {
         Kit {
-            user: SigningKey::from_seed(&[7; 32]),
+            user: UserKeys::new(SigningKey::from_seed(&[7; 32])),
             pool: PoolId::from_bytes([1; 32]),
             pool_name: "home".to_owned(),
             members: vec![KitMember {
@@ -235,8 +223,12 @@ mod tests {
     }
 
     /// Little work, so that a test costs none.
+    fn sealed(kit: &Kit) -> Vec<u8> {
+        Passphrase::from("correct horse").seal_with(&kit.plain().unwrap(), 4)
+    }
+
     fn file() -> Vec<u8> {
-        kit().encrypt_with("correct horse", 4).unwrap()
+        sealed(&kit())
     }
 
     #[test]
@@ -244,7 +236,7 @@ mod tests {
         let file = kit().encrypt("correct horse").unwrap();
         assert!(file.starts_with(b"-----BEGIN AGE ENCRYPTED FILE-----\n"));
         let opened = Kit::decrypt(&file, "correct horse").unwrap();
-        assert_eq!(opened.user.seed(), &[7; 32]);
+        assert_eq!(opened.user.signing().seed(), &[7; 32]);
         assert_eq!((opened.pool, opened.members), (kit().pool, kit().members));
         assert_eq!((opened.pool_name, opened.made_at), (kit().pool_name, kit().made_at));
         assert!(matches!(
@@ -253,11 +245,23 @@ mod tests {
         ));
     }
 
+    #[test]
+    fn a_kit_has_all_keys_of_its_person() {
+        let mut kit = kit();
+        kit.user.push(SigningKey::from_seed(&[8; 32]));
+        let opened = Kit::decrypt(&sealed(&kit), "correct horse").unwrap();
+        let seeds: Vec<_> = opened.user.all().map(|key| *key.seed()).collect();
+        assert_eq!(seeds, [[7; 32], [8; 32]]);
+    }
+
     /// A kit is read years after it was written.
     #[test]
     fn a_kit_written_before_opens() {
         let file = include_bytes!("../testdata/kit-v1.age");
-        assert_eq!(Kit::decrypt(file, "correct horse").unwrap().user.seed(), &[7; 32]);
+        assert_eq!(
+            Kit::decrypt(file, "correct horse").unwrap().user.signing().seed(),
+            &[7; 32]
+        );
     }
 
     #[test]
@@ -272,22 +276,13 @@ mod tests {
         let sound = file();
         assert!(matches!(check(&sound[..60]), KitError::Damaged));
         assert!(matches!(check(&sound[..sound.len() - 80]), KitError::Damaged));
-        let sealed = |plain: &[u8]| {
-            let mut recipient = age::scrypt::Recipient::new(SecretString::from("correct horse"));
-            recipient.set_work_factor(4);
-            age::encrypt(&recipient, plain).unwrap()
-        };
+        let sealed = |plain: &[u8]| Passphrase::from("correct horse").seal_with(plain, 4);
         assert!(matches!(
-            check(&sealed(b"\x02later")),
-            KitError::FutureVersion { version: 2 }
+            check(&sealed(b"\x03later")),
+            KitError::FutureVersion { version: 3 }
         ));
         assert!(matches!(check(&sealed(b"\x01later")), KitError::Codec(_)));
         assert!(matches!(check(&sealed(b"")), KitError::NotAKit));
-        // The stanza's last argument is the work factor: `-> scrypt SALT 4`.
-        let mut bytes = sealed(b"");
-        let at = bytes.windows(3).position(|window| window == b" 4\n").unwrap();
-        bytes.splice(at + 1..at + 2, *b"30");
-        assert!(matches!(check(&bytes), KitError::TooMuchWork { required: 30 }));
     }
 
     #[test]
@@ -295,7 +290,7 @@ mod tests {
         let check = |change: fn(&mut Kit)| {
             let mut kit = kit();
             change(&mut kit);
-            assert!(matches!(kit.encrypt_with("x", 4), Err(KitError::Impossible { .. })));
+            assert!(matches!(kit.plain(), Err(KitError::Impossible { .. })));
         };
         check(|kit| kit.pool_name = "x".repeat(65));
         check(|kit| kit.members = vec![kit.members[0].clone(); KIT_MEMBERS_MAX + 1]);
@@ -307,8 +302,10 @@ mod tests {
         let mut large = kit();
         large.members[0].addresses = vec![format!("/{}", "x".repeat(255)); ADDRESSES_MAX];
         large.members = vec![large.members[0].clone(); KIT_MEMBERS_MAX];
-        let file = large.encrypt_with("x", 4).unwrap();
-        assert_eq!(Kit::decrypt(&file, "x").unwrap().members, large.members);
+        assert_eq!(
+            Kit::decrypt(&sealed(&large), "correct horse").unwrap().members,
+            large.members
+        );
     }
 
     #[test]
@@ -326,7 +323,7 @@ mod tests {
             file[at] ^= 1 << bit;
             let opened = Kit::decrypt(&file, "correct horse");
             // The armor ignores some white space, and the work factor may be lowered or raised by the change.
-            prop_assert!(opened.is_err() || opened.is_ok_and(|kit| kit.user.seed() == &[7; 32]));
+            prop_assert!(opened.is_err() || opened.is_ok_and(|kit| kit.user.signing().seed() == &[7; 32]));
         }
 
         #[test]

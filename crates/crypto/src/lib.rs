@@ -1,6 +1,6 @@
 //! Keys, sealing and signatures; and the two things that people carry: tickets and recovery kits.
 //!
-//! - [`SigningKey`], [`PublicKey`]: Ed25519 keys of nodes and users.
+//! - [`SigningKey`], [`PublicKey`]: Ed25519 keys of nodes and users; [`UserKeys`]: all that one person has had.
 //! - [`Signed`]: a record that is worth nothing until its signature is checked.
 //! - [`seal`]: one piece under one random key, in frames that open alone.
 //! - [`secret_box`]: many messages under one long-lived [`BoxKey`].
@@ -17,6 +17,7 @@ pub mod fuzzing;
 mod keys;
 mod kit;
 mod link;
+mod passphrase;
 pub mod recipient;
 pub mod seal;
 mod secret;
@@ -24,15 +25,18 @@ pub mod secret_box;
 mod signed;
 mod text;
 mod ticket;
+mod user;
 
 pub use keys::{BadSignature, PublicKey, Signature, SigningKey};
 pub use kit::{Kit, KitError, KitMember};
 pub use link::{Link, LinkId, ParseLinkError};
+pub use passphrase::{Passphrase, PassphraseError};
 pub use recipient::{Recipient, RecipientKey};
 pub use secret::{BoxKey, DedupKey, Fingerprint, KeyShare, PieceKey};
 pub use secret_box::Purpose;
 pub use signed::{Record, Signed, SignedError, Verified};
 pub use ticket::{ParseTicketError, Ticket, TicketSecret};
+pub use user::{RecipientKeys, Speaker, Speakers, UserKeys};
 
 #[cfg(test)]
 mod tests {

@@ -47,6 +47,12 @@ impl Recipient {
         &self.0
     }
 
+    /// Tells the keys of one person apart where all of them would take too much room: the first four bytes.
+    pub fn tag(&self) -> u32 {
+        let [a, b, c, d, ..] = self.0;
+        u32::from_be_bytes([a, b, c, d])
+    }
+
     /// Wraps a message: 32 bytes of an encapsulated key, then the ciphertext with its tag of 16 bytes.
     ///
     /// # Errors

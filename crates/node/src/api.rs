@@ -1,9 +1,11 @@
 //! What the façade takes and gives: plain data, so that command line, web page, S3 and tests all speak it alike.
 
+mod access;
 mod history;
 mod link;
 mod snapshot;
 
+pub use access::{AccessChange, AccessEvent, Compared, Has, Problem, Verified};
 pub use history::{
     Conflict, Did, Difference, Differing, Doing, Settled, Settling, Version, VersionId, VersionIdError, VersionState,
     Which,
@@ -12,10 +14,11 @@ pub use link::{LinkContent, LinkInfo, LinkMade, LinkOptions};
 pub use snapshot::SnapshotInfo;
 
 use crate::world::World;
+use potluck_crypto::Passphrase;
 use potluck_spaces::{Mass, Name, Path, Share};
 use potluck_types::{
-    ByteSize, Geometry, MachineName, NodeId, PoolId, ShardId, SpaceId, SpaceName, StripeId, Timestamp, UserId,
-    UserName, Zone,
+    ByteSize, Geometry, MachineName, NodeId, PoolId, Region, Regions, ShardId, SpaceId, SpaceName, StripeId, Timestamp,
+    UserId, UserName, Zone,
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
@@ -33,6 +36,8 @@ pub struct NodeConfig {
     pub capacity: ByteSize,
     /// The failure domain of this node; itself when none.
     pub zone: Option<Zone>,
+    /// Where it stands: what spaces may be kept in, that are not to be everywhere.
+    pub region: Option<Region>,
     /// What its person calls it.
     pub name: Option<MachineName>,
     /// Whether to find members on the local network.
@@ -45,6 +50,8 @@ pub struct NodeConfig {
     pub retention: Duration,
     /// What part of all files may be removed and overwritten within an hour without a question.
     pub mass_change_share: Share,
+    /// What opens its keys, where they are under a passphrase.
+    pub passphrase: Option<Passphrase>,
 }
 
 /// Who and where a node is, known before it runs and printed first.
@@ -165,6 +172,18 @@ pub struct Explanation {
     pub work: Vec<(StripeWork, u64)>,
     /// Machines that hold shards, or keep the names.
     pub machines: Vec<MachineShare>,
+    /// How many losses the names survive, and what lives with them.
+    #[serde(default)]
+    pub names_survive: u8,
+    /// The regions where it may be, if not everywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub regions: Option<Regions>,
+    /// How many machines of the pool stand there.
+    #[serde(default)]
+    pub machines_there: u64,
+    /// Shards that are elsewhere yet.
+    #[serde(default)]
+    pub elsewhere: u64,
     /// How many files survive less than they were made to.
     pub short_files: u64,
     /// Some of them.
@@ -182,6 +201,10 @@ impl Explanation {
             inline: 0,
             promised: u8::MAX,
             stripes: 0,
+            names_survive: 0,
+            regions: None,
+            machines_there: 0,
+            elsewhere: 0,
             survives: BTreeMap::new(),
             unreadable: 0,
             unheard: 0,
@@ -198,7 +221,7 @@ impl Explanation {
         match self.survives.keys().next() {
             _ if self.unreadable > 0 => None,
             Some(least) => Some(*least),
-            None => Some(self.promised),
+            None => Some(self.names_survive),
         }
     }
 }
@@ -212,6 +235,8 @@ pub struct MachineShare {
     pub name: Option<MachineName>,
     /// The failure domain that it declares.
     pub zone: Option<Zone>,
+    /// Where it says that it stands.
+    pub region: Option<Region>,
     /// Whether it answers.
     pub status: NodeStatus,
     /// Shards that it says it has.
@@ -236,6 +261,7 @@ impl MachineShare {
             id: info.id,
             name: info.name,
             zone: info.zone,
+            region: info.region,
             status: info.status,
             shards: 0,
             unconfirmed: 0,
@@ -315,6 +341,9 @@ pub struct NodeInfo {
     pub away_since: Option<Timestamp>,
     /// The failure domain that it declares.
     pub zone: Option<Zone>,
+    /// Where it says that it stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<Region>,
     /// What its person calls it.
     pub name: Option<MachineName>,
     /// What it offers.
@@ -354,7 +383,7 @@ pub struct HealthInfo {
     pub mending: u64,
     /// Stripes that will be, next.
     pub queued: u64,
-    /// Stripes that wait, by cause: `grace`, `no-domain`, `too-few-shards`, `retry`, `settling`, `unnamed`.
+    /// Stripes that wait, by cause: `grace`, `no-domain`, `no-region`, `too-few-shards`, `retry`, `settling`, `unnamed`.
     pub waiting: BTreeMap<String, u64>,
     /// Bytes that repairs have read from shards since the nodes started.
     pub repair_read: u64,
@@ -436,6 +465,9 @@ pub struct Status {
     pub conflicts: u64,
     /// More of it within an hour than a person may have meant, and nobody has answered for it yet: it stays.
     pub masses: Vec<MassIn>,
+    /// Where the person's key was replaced apart from this machine, what is theirs to decide.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rivals: Vec<Rival>,
     /// What to do about what is wrong, one sentence each.
     pub advice: Vec<String>,
 }
@@ -476,8 +508,8 @@ pub struct SpaceInfo {
     pub is_offered: bool,
     /// How many files it has.
     pub files: u64,
-    /// Their bytes, where that was asked for.
-    pub bytes: Option<u64>,
+    /// Their bytes. Content that several of them share counts for each.
+    pub bytes: u64,
     /// What was removed and overwritten in it and can be brought back.
     pub trash: TrashInfo,
     /// When it was founded; none for the private one.
@@ -492,6 +524,15 @@ pub struct SpaceInfo {
     /// How long what is removed and overwritten there can be brought back, if that was said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<Duration>,
+    /// How much it may hold, with what is in its trash, if that was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota: Option<ByteSize>,
+    /// The regions where its data may be, if not everywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub regions: Option<Regions>,
+    /// How many machines stand there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machines_there: Option<u64>,
 }
 
 /// What is to become of something that can be set.
@@ -528,12 +569,21 @@ impl<T> Setting<T> {
 }
 
 /// What is to hold for all that is in a space.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub struct SpaceOptions {
     /// How many losses what is put there is to survive, as far as the pool can give that.
     pub survive: Setting<u8>,
     /// How long what is removed and overwritten there can be brought back.
     pub retention: Setting<Duration>,
+    /// How much it may hold, with what is in its trash.
+    #[serde(default)]
+    pub quota: Setting<ByteSize>,
+    /// The regions where its data may be.
+    #[serde(default)]
+    pub regions: Setting<Regions>,
+    /// Whether that is meant also where its files will be less safe.
+    #[serde(default)]
+    pub confirmed: bool,
 }
 
 /// A person of the pool.
@@ -552,6 +602,17 @@ pub struct Person {
 }
 
 impl Person {
+    /// One who is in the pool no more.
+    pub(crate) fn unknown(user: UserId) -> Self {
+        Self {
+            user,
+            name: None,
+            is_me: false,
+            machines: 0,
+            can_be_let_in: false,
+        }
+    }
+
     /// What others call them: their name, else the end of their id.
     pub fn called(&self) -> String {
         self.name
@@ -569,6 +630,9 @@ pub struct Access {
     pub since: Option<Timestamp>,
     /// Until when; none: without an end.
     pub until: Option<Timestamp>,
+    /// How many bytes may be there of what they have put, with what can be brought back; none: as many as the space may hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota: Option<ByteSize>,
 }
 
 /// A person who may read a space.
@@ -580,6 +644,9 @@ pub struct Member {
     pub is_owner: bool,
     /// What they may do.
     pub access: Access,
+    /// How many bytes there are of what their machines have put.
+    #[serde(default)]
+    pub used: ByteSize,
 }
 
 /// One who was taken out of a space.
@@ -592,6 +659,49 @@ pub struct Unshared {
     /// How many links into the space that they had made were ended.
     #[serde(default)]
     pub links: u64,
+}
+
+/// What became of machines that were taken out of their person's hands.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Revoked {
+    /// Which.
+    pub nodes: Vec<NodeId>,
+    /// How many spaces of the person's, the private one included, have another key now.
+    pub spaces: u64,
+    /// How many of others, whose machines see to that.
+    pub of_others: u64,
+    /// How many links of the person's were ended, since the machine knew them.
+    pub links: u64,
+    /// The person's machines that are not here, and learn of it when they are.
+    pub away: Vec<NodeId>,
+    /// Those that run a version to which the new key cannot be given.
+    pub unreached: Vec<NodeId>,
+}
+
+/// Another machine, or whoever has a lost one, has replaced the person's key apart from this machine, which does not go by it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Rival {
+    /// Names it: its key.
+    pub id: UserId,
+    /// When, by its clock.
+    pub at: Timestamp,
+    /// The machines that it takes out of the person's hands, without those that are out here, too.
+    pub takes_out: Vec<NodeId>,
+    /// Those that stay the person's by it.
+    pub keeps: Vec<NodeId>,
+    /// Whether this machine was given its key, and can replace both.
+    pub can_be_reconciled: bool,
+}
+
+/// What became of two rotations that were made apart.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Reconciled {
+    /// The machines that are out of the person's hands.
+    pub lost: Vec<NodeId>,
+    /// The person's machines that are not here, and learn of it when they are.
+    pub away: Vec<NodeId>,
+    /// Those that run a version to which the new key cannot be given.
+    pub unreached: Vec<NodeId>,
 }
 
 /// What the removal of a space has done.

@@ -2,13 +2,13 @@
 
 use crate::{
     error::{MetaError, NodeError},
-    meta::Meta,
     protocol::{PoolReply, PoolRequest},
+    share,
     shared::Shared,
     space::OpenSpace,
     spaces,
 };
-use potluck_crypto::derive::private_space_id;
+use potluck_crypto::{Speakers, derive::private_space_id};
 use potluck_spaces::{Branch, Charter, CharterError, CharterRecord, Entry, Kv, Log, Table, Tree};
 use potluck_types::{NodeId, SpaceId, Timestamp, UserId, limits};
 use serde_bytes::ByteBuf;
@@ -20,25 +20,50 @@ use std::{
 /// Charters that were read lately.
 #[derive(Default)]
 pub(crate) struct Charters {
-    known: Mutex<BTreeMap<SpaceId, Arc<Charter>>>,
+    known: Mutex<Known>,
     /// Held while one is read, added to, and written.
     changing: Mutex<()>,
 }
 
+#[derive(Default)]
+struct Known {
+    charters: BTreeMap<SpaceId, Arc<Charter>>,
+    /// Who speaks with which key, as far as it was heard of: what a charter says follows from that.
+    speakers: Speakers,
+    /// The private spaces of those who speak with others than their first: only these have charters.
+    private: BTreeMap<SpaceId, UserId>,
+}
+
 impl Charters {
+    /// None that is known, among people who speak so.
+    pub(crate) fn among(speakers: Speakers) -> Self {
+        let charters = Self::default();
+        charters.lock().hear(speakers);
+        charters
+    }
+
+    /// Who speaks with which key.
+    pub(crate) fn speakers(&self) -> Speakers {
+        self.lock().speakers.clone()
+    }
+
     /// The charter of a space, as far as it is known here.
     pub(crate) fn of(&self, kv: &impl Kv, space: SpaceId) -> Result<Arc<Charter>, MetaError> {
-        if let Some(known) = self.lock().get(&space) {
-            return Ok(Arc::clone(known));
-        }
-        let charter = Arc::new(Charter::load(kv, space).map_err(MetaError::reading)?);
+        let blank = {
+            let known = self.lock();
+            if let Some(charter) = known.charters.get(&space) {
+                return Ok(Arc::clone(charter));
+            }
+            known.blank(space)
+        };
+        let charter = Arc::new(blank.with_kept(kv).map_err(MetaError::reading)?);
         self.remember(Arc::clone(&charter));
         Ok(charter)
     }
 
     /// The charter of a space, if it was read lately.
     pub(crate) fn remembered(&self, space: SpaceId) -> Option<Arc<Charter>> {
-        self.lock().get(&space).cloned()
+        self.lock().charters.get(&space).cloned()
     }
 
     fn remember(&self, charter: Arc<Charter>) {
@@ -46,7 +71,12 @@ impl Charters {
         if charter.bytes() == 0 {
             return;
         }
-        let mut remembered = self.lock();
+        let mut known = self.lock();
+        // It was read before somebody's key was replaced.
+        if known.speakers != *charter.speakers() {
+            return;
+        }
+        let remembered = &mut known.charters;
         let bytes: usize = remembered.values().map(|charter| charter.bytes()).sum();
         if bytes + charter.bytes() > limits::CHARTERS_BYTES_MAX {
             remembered.clear();
@@ -54,9 +84,69 @@ impl Charters {
         remembered.insert(charter.space(), charter);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<SpaceId, Arc<Charter>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
         self.known.lock().expect("never poisoned")
     }
+}
+
+impl Known {
+    fn hear(&mut self, speakers: Speakers) {
+        self.private = speakers.users().map(|user| (private_space_id(user), user)).collect();
+        self.speakers = speakers;
+        self.charters.clear();
+    }
+
+    fn blank(&self, space: SpaceId) -> Charter {
+        match self.private.get(&space) {
+            Some(owner) => Charter::private(*owner, &self.speakers),
+            None => Charter::of(space, &self.speakers),
+        }
+    }
+}
+
+/// Somebody's key was replaced: what a charter says follows from who speaks with which.
+pub(crate) fn hear(shared: &Shared, speakers: Speakers) {
+    let _one_at_a_time = shared.charters.changing.lock().expect("never poisoned");
+    if shared.charters.speakers() != speakers {
+        shared.charters.lock().hear(speakers);
+    }
+}
+
+/// The key of this node's person was replaced. What counts of what they have signed before is what is known to any of their machines: each says what is known there, before it takes
+/// another's word for it. Their private space has another key at once. One that has just come knows of nothing, and says nothing. What cannot be said of one space keeps no other.
+pub(crate) fn vouch(shared: &Shared) -> Result<(), NodeError> {
+    let keys = shared.keys();
+    if !keys.is_replaced() || shared.refuse_old_key().is_err() {
+        return Ok(());
+    }
+    let private = shared.spaces.private().id();
+    let spaces = {
+        let kv = shared.read()?;
+        let mut owned = BTreeSet::new();
+        for space in Table::Charter.spaces(&kv).map_err(MetaError::reading)? {
+            if shared.charters.of(&kv, space)?.owner() == Some(shared.user) {
+                owned.insert(space);
+            }
+        }
+        let is_written = !Log::of(private).frontier(&kv).map_err(MetaError::reading)?.is_empty();
+        let is_here = owned.remove(&private) || is_written;
+        is_here.then_some(private).into_iter().chain(owned)
+    };
+    let mut failed = None;
+    for space in spaces {
+        let vouched = change(shared, space, |charter| {
+            charter.succeed(&keys, shared.now())?;
+            if charter.is_private() && share::needs_epoch(shared, charter, &charter.keys(&keys)) {
+                share::begin_epoch(shared, charter, &charter.keys(&keys))?;
+            }
+            Ok(())
+        });
+        if let Err(error) = vouched {
+            tracing::warn!(space = %space.short(), %error, "what counts of a space is not said yet");
+            failed = Some(error);
+        }
+    }
+    failed.map_or(Ok(()), Err)
 }
 
 /// Who founded a space, who reads it, and who writes there.
@@ -78,11 +168,12 @@ impl Admitted {
 }
 
 /// The spaces that have a charter here, and the people who read and write in each.
-fn access(meta: &Meta, now: Timestamp) -> Result<BTreeMap<SpaceId, Admitted>, MetaError> {
-    let kv = meta.read()?;
+fn access(shared: &Shared) -> Result<BTreeMap<SpaceId, Admitted>, MetaError> {
+    let (kv, now) = (shared.read()?, shared.now());
     let mut access = BTreeMap::new();
     for space in Table::Charter.spaces(&kv).map_err(MetaError::reading)? {
-        let charter = Charter::load(&kv, space).map_err(MetaError::reading)?;
+        let charter = shared.charters.lock().blank(space);
+        let charter = charter.with_kept(&kv).map_err(MetaError::reading)?;
         access.insert(space, Admitted::of(&charter, now));
     }
     Ok(access)
@@ -92,11 +183,14 @@ fn access(meta: &Meta, now: Timestamp) -> Result<BTreeMap<SpaceId, Admitted>, Me
 pub(crate) fn counts(shared: &Shared, kv: &impl Kv, device: NodeId, entry: &Entry) -> Result<bool, NodeError> {
     let owner = shared.with_control(|control| control.roster.owner_of(device));
     let Some(user) = owner else { return Ok(false) };
-    if private_space_id(user) == entry.space {
+    let is_first_key = shared.with_control(|control| control.roster.generation(user) == 0);
+    if is_first_key && private_space_id(user) == entry.space {
         return Ok(true);
     }
     let charter = shared.charters.of(kv, entry.space)?;
-    Ok(charter.may_write(user, device, entry.seq, entry.clock))
+    let is_lost = shared.with_control(|control| control.roster.is_lost(device));
+    let is_past_end = is_lost && charter.end_of(device).is_some_and(|end| end < entry.seq);
+    Ok(!is_past_end && charter.may_write(user, device, entry.seq, entry.clock))
 }
 
 /// The charter of a space, as far as it is known here.
@@ -117,12 +211,17 @@ pub(crate) async fn exchange(
         // What a later version says, or does not count, keeps nothing else.
         let records: Vec<_> = records.flatten().collect();
         let mut missing = Vec::new();
+        let (keys, is_own_key) = (task.keys(), task.refuse_old_key().is_ok());
         let is_news = change(&task, space, |charter| {
-            for record in &records {
-                if let Err(error) = charter.join(record) {
-                    tracing::debug!(space = %space.short(), %error, "a record of a charter is not taken");
-                }
+            // What is here is vouched for before another's word is taken for what counts.
+            if charter.owner() == Some(task.user)
+                && is_own_key
+                && charter.bytes() > 0
+                && let Err(error) = charter.succeed(&keys, task.now())
+            {
+                tracing::warn!(space = %space.short(), %error, "what counts of a space is not said yet");
             }
+            charter.join_all(&records);
             let unknown = charter.records().filter(|record| !records.contains(record));
             missing = unknown.map(|record| ByteBuf::from(record.to_bytes())).collect();
             Ok(())
@@ -138,8 +237,8 @@ pub(crate) async fn exchange(
 }
 
 /// Cuts off what others wrote that does not count any more: it was taken before its author was known to have been taken out, and whoever knew that has refused it. What this
-/// node wrote itself stays, and goes nowhere.
-async fn cut_logs(shared: &Arc<Shared>, space: SpaceId) -> Result<(), NodeError> {
+/// node wrote itself stays, and goes nowhere. What a lost machine wrote stays, too, on those of its person, and on those of the space's owner: they may be the only ones that know of it.
+pub(crate) async fn cut_logs(shared: &Arc<Shared>, space: SpaceId) -> Result<(), NodeError> {
     let open = shared.open_space(space);
     let _one_at_a_time = match &open {
         Some(open) => Some(open.opened().names.lock().await),
@@ -148,11 +247,19 @@ async fn cut_logs(shared: &Arc<Shared>, space: SpaceId) -> Result<(), NodeError>
     let (task, ring) = (Arc::clone(shared), open.as_ref().map(OpenSpace::ring));
     Shared::blocking(move || {
         let charter = task.charters.of(&task.read()?, space)?;
+        if charter.owner().is_none() {
+            return Ok(());
+        }
         let frontier = Log::of(space).frontier(&task.read()?).map_err(MetaError::reading)?;
         let keys = ring.map(|ring| ring.keys.clone()).unwrap_or_default();
         for (device, position) in frontier {
-            let user = task.with_control(|control| control.roster.owner_of(device));
-            let last = user.map_or(u64::MAX, |user| charter.last_counting(user, device));
+            let (user, is_lost) =
+                task.with_control(|control| (control.roster.owner_of(device), control.roster.is_lost(device)));
+            let ends_here = is_lost && ![charter.owner(), user].contains(&Some(task.user));
+            let end = charter.end_of(device).filter(|_| ends_here).unwrap_or(u64::MAX);
+            let last = user
+                .map_or(u64::MAX, |user| charter.last_counting(user, device))
+                .min(end);
             if device == task.me() || position.seq <= last {
                 continue;
             }
@@ -187,8 +294,12 @@ pub(crate) fn change(
         return Ok(false);
     }
     let is_new = known.owner().is_none();
+    let is_own = charter.owner() == Some(shared.user) && shared.spaces.is_catalogued(space);
     shared.with_control(|control| match charter.owner() {
         Some(owner) if !control.roster.is_user(owner) => Err(CharterError::NotFounded),
+        Some(_) if charter.is_private() => Ok(()),
+        // Whoever has a key that was replaced founds no more; of what it has founded the owner's machines have said what counts.
+        Some(owner) if is_new && !is_own && !charter.follows(control.roster.key(owner)) => Err(CharterError::Replaced),
         Some(owner) if is_new && control.founded_by(owner) >= limits::SPACES_PER_USER_MAX => Err(CharterError::TooMuch),
         Some(_) => Ok(()),
         None => Err(CharterError::NotFounded),
@@ -205,7 +316,7 @@ pub(crate) fn change(
 
 /// Who may read and write is looked at again: some grants end by the time.
 pub(crate) fn look_again(shared: &Shared) -> Result<(), MetaError> {
-    let access = access(&shared.meta, shared.now())?;
+    let access = access(shared)?;
     shared.with_control(|control| {
         access
             .into_iter()

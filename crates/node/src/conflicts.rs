@@ -109,7 +109,7 @@ pub(crate) async fn settle(space: &OpenSpace, path: &Path, how: Settling) -> Res
 async fn keep_this(space: &OpenSpace, found: &Found, mut heads: Vec<Head>) -> Result<Settled, NodeError> {
     let kept = &found.heads[0];
     heads.retain(|head| !head.is_same(kept));
-    let mut editor = Editor::of(space, space.usual_fate()?);
+    let mut editor = Editor::of(space, space.usual_fate()?)?;
     for head in Head::distinct(&heads) {
         if let Value::Directory(id) = head.value {
             editor.empty(id).await?;

@@ -8,21 +8,24 @@ mod facts;
 
 use claims::Disproved;
 pub(crate) use claims::Seed;
-use facts::SETTLE;
 pub(crate) use facts::{AtHand, Domains, Watcher};
+use facts::{GONE_GRACES, SETTLE};
 
 use crate::{
     charters::Admitted,
     error::RecordError,
-    protocol::Reported,
-    records::{PoolRecord, node_of},
+    records::{PoolRecord, Rotation, node_of},
     roster::{Merged, Roster},
     standing::{Outcome as Audited, Standing, Standings},
 };
-use potluck_placement::{Layout, Layouts, Mend, NodeFacts, Outcome, Planner, PlannerOptions, Presence, View, steward};
+use potluck_crypto::Verified;
+use potluck_placement::{
+    Layout, Layouts, Mend, NodeFacts, Outcome, Planner, PlannerOptions, Presence, Reported, View, steward,
+};
 use potluck_types::{Hash, NodeId, ShardId, SpaceId, StripeId, Timestamp, to_canonical};
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -49,6 +52,9 @@ const ABSENCE_NOTED: Duration = Duration::from_secs(60);
 const ABSENCE_INTERVAL: Duration = Duration::from_secs(600);
 /// How long a holder may know of a change before this node does.
 const BEHIND_MAX: Duration = Duration::from_secs(15);
+/// So many rotations that replace a key of this node's person that was replaced already are kept: their machines that have not heard of each other make them, and whoever has one that
+/// was taken out.
+const RIVALS_MAX: usize = 8;
 /// The shortest time.
 const TICK: Duration = Duration::from_millis(1);
 /// How long after a change of the view the checks begin: changes come in bursts.
@@ -116,12 +122,16 @@ pub(crate) enum Action {
     Greet(NodeId),
     /// The records changed: keep them.
     SaveRecords,
+    /// The data of spaces may be elsewhere than before.
+    Confined,
     /// The layout changed: keep the last ones.
     SaveLayouts,
     /// It changed who is away for long: keep that.
     SaveAbsences,
     /// This node is no member any more.
     TakenOut,
+    /// Somebody's key was replaced.
+    KeyReplaced,
     /// The members changed: only these may open protocols.
     SetMembers(BTreeSet<NodeId>),
     /// Tell all.
@@ -242,11 +252,15 @@ pub(crate) struct Control {
     standings: Standings,
     disproved: Disproved,
     view_changed_at: Timestamp,
+    /// When it will have been the same for a day where the data of spaces may be; none when it has. What may not be here any more is given up then.
+    confined_until: Option<Timestamp>,
     repair_read: u64,
     repair_written: u64,
     damaged: u64,
     /// Who reads and writes in the spaces that have a charter here.
     access: BTreeMap<SpaceId, Admitted>,
+    /// See [`Control::rivals`].
+    rivals: Vec<Rotation>,
 }
 
 impl Control {
@@ -290,10 +304,12 @@ impl Control {
             standings: Standings::resume(standings, standings_at, now),
             disproved: Disproved::default(),
             view_changed_at: now,
+            confined_until: Some(now + grace.saturating_mul(GONE_GRACES)),
             repair_read: 0,
             repair_written: 0,
             damaged: 0,
             access: BTreeMap::new(),
+            rivals: Vec::new(),
         };
         control.track_members(now);
         control.view = control.settled_view(now);
@@ -384,7 +400,8 @@ impl Control {
     }
 
     fn on_record(&mut self, now: Timestamp, record: &PoolRecord, actions: &mut Vec<Action>) {
-        let members = self.roster.members();
+        let (members, speakers) = (self.roster.members(), self.roster.speakers().clone());
+        let confined = Arc::clone(self.roster.confined());
         let of = match record {
             PoolRecord::State(signed) => Some(node_of(signed.claimed_signer())),
             _ => None,
@@ -405,6 +422,14 @@ impl Control {
                         actions.push(Action::SaveLayouts);
                     }
                 }
+                if *self.roster.speakers() != speakers {
+                    actions.push(Action::KeyReplaced);
+                }
+                if *self.roster.confined() != confined {
+                    self.check_within(now, CHECK_DELAY);
+                    self.confined_until = Some(now + self.gone_after());
+                    actions.push(Action::Confined);
+                }
                 let new_members = self.roster.members();
                 if new_members != members {
                     self.track_members(now);
@@ -424,8 +449,53 @@ impl Control {
                 }
             }
             Ok(Merged::Known) | Err(RecordError::UnknownSigner) => {}
-            Err(error) => tracing::debug!(%error, "a record is not taken"),
+            Err(error) => {
+                tracing::debug!(%error, "a record is not taken");
+                if matches!(error, RecordError::Replaced) {
+                    self.note_rival(record);
+                }
+            }
         }
+    }
+
+    /// A rotation that another one came before: of this node's person, it is theirs to make good.
+    fn note_rival(&mut self, record: &PoolRecord) {
+        let PoolRecord::Rotation(signed) = record else { return };
+        let Ok(rival) = signed.open().map(Verified::into_value) else {
+            return;
+        };
+        let is_own = self.roster.owner_of(self.me) == Some(rival.user);
+        if !is_own || self.rivals.contains(&rival) {
+            return;
+        }
+        // One that has a key for this machine can be made good: others make room.
+        let me = self.me;
+        let is_for_me = |rival: &Rotation| {
+            rival
+                .machines
+                .iter()
+                .any(|kept| kept.node == me && !kept.seed.is_empty())
+        };
+        if self.rivals.len() >= RIVALS_MAX {
+            let Some(at) = self
+                .rivals
+                .iter()
+                .position(|other| !is_for_me(other))
+                .filter(|_| is_for_me(&rival))
+            else {
+                return;
+            };
+            self.rivals.remove(at);
+        }
+        tracing::warn!("two machines of this person have each replaced the key: see `potluck device ls`");
+        self.rivals.push(rival);
+    }
+
+    /// Rotations of this node's person that replace a key that another one replaces, and whose own key is not replaced, too.
+    pub(crate) fn rivals(&self) -> impl Iterator<Item = &Rotation> {
+        let speakers = self.roster.speakers();
+        let rivals = self.rivals.iter();
+        rivals.filter(|rival| speakers.whose(rival.key).generation == 0)
     }
 
     fn lasting(&self, node: NodeId) -> Option<(Vec<String>, u64)> {
@@ -444,9 +514,20 @@ impl Control {
     }
 
     /// Where to look for a stripe of so many shards among the members that are here: first where this layout or an earlier one
-    /// puts it, then everywhere else.
-    pub(crate) fn whereabouts(&self, stripe: StripeId, n: u8) -> [Vec<NodeId>; 2] {
-        let homes: HashSet<NodeId> = self.layouts.homes(stripe, n).collect();
+    /// puts it, then everywhere else. Of a space that may not be everywhere first all that stand where it may be.
+    pub(crate) fn whereabouts(&self, space: Option<SpaceId>, stripe: StripeId, n: u8) -> [Vec<NodeId>; 2] {
+        let regions = space.and_then(|space| self.roster.confined().get(&space));
+        let homes: HashSet<NodeId> = match regions {
+            None => self.layouts.homes(stripe, n).collect(),
+            Some(regions) => {
+                let view = self.view.within(regions);
+                view.nodes
+                    .keys()
+                    .copied()
+                    .filter(|node| !view.is_outside(*node))
+                    .collect()
+            }
+        };
         let (first, others) = self.live_peers().into_iter().partition(|node| homes.contains(node));
         [first, others]
     }
@@ -495,6 +576,7 @@ impl Control {
             self.planner.deadline(),
             is_noting.then(|| self.noted_at + ABSENCE_INTERVAL),
             self.standings.next_end(),
+            self.confined_until,
         ];
         let all = links.flatten().chain(own).chain(sometimes.into_iter().flatten());
         // What is past was done, or waits for something else.
@@ -592,6 +674,10 @@ impl Control {
         if self.note_absences(now) {
             actions.push(Action::SaveAbsences);
         }
+        if self.confined_until.is_some_and(|until| now >= until) {
+            self.confined_until = None;
+            self.check_at = Some(now);
+        }
         let due = self.check_at.is_some_and(|at| now >= at) || now.since(self.checked_at) >= self.check_interval();
         if due {
             self.check_at = None;
@@ -686,18 +772,13 @@ impl Control {
         }
         // Who has reported in full tells of nothing but what came since.
         let is_new = self.confirmed.contains(&from);
-        for Reported {
-            shard,
-            geometry,
-            shard_len,
-        } in shards
-        {
+        for reported in shards {
             // A holder whose view is ahead of ours may know sooner that the stripe is ours: it is kept until the next hand-over.
-            if self.behind_since.is_none() && steward(shard.stripe, &self.view) != Some(self.me) {
+            if self.behind_since.is_none() && steward(reported.shard.stripe, &self.view) != Some(self.me) {
                 self.behind_since = Some(now);
             }
-            if !self.disproved.is_claimed_again(from, shard) {
-                self.planner.report(now, from, shard, geometry, shard_len, is_new);
+            if !self.disproved.is_claimed_again(from, reported.shard) {
+                self.planner.report(now, from, reported, is_new);
             }
         }
         for shard in gone {

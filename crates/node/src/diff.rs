@@ -8,7 +8,7 @@ use crate::{
     space::OpenSpace,
     trash::{self, Place, Walk, is_missing},
 };
-use potluck_spaces::{File, Kept, Path, Value};
+use potluck_spaces::{DirId, File, Kept, Path, Value};
 use potluck_types::{Timestamp, limits};
 use std::collections::{BTreeMap, HashMap};
 
@@ -45,7 +45,7 @@ pub(crate) async fn since(space: &OpenSpace, below: &Path, since: Timestamp) -> 
             Value::File(_) | Value::Space(_) => {}
         },
         None if below.names().is_empty() => {
-            came_below(space, below, potluck_spaces::DirId::ROOT, since, &mut differing).await?;
+            came_below(space, below, DirId::ROOT, since, &mut differing).await?;
         }
         None => {}
     }
@@ -60,7 +60,7 @@ pub(crate) async fn since(space: &OpenSpace, below: &Path, since: Timestamp) -> 
 async fn came_below(
     space: &OpenSpace,
     below: &Path,
-    directory: potluck_spaces::DirId,
+    directory: DirId,
     since: Timestamp,
     differing: &mut BTreeMap<Path, Found>,
 ) -> Result<(), NodeError> {
@@ -98,8 +98,8 @@ fn went(
     since: Timestamp,
     differing: &mut BTreeMap<Path, Found>,
 ) -> Result<(), NodeError> {
-    let was_there = |kept: &&Kept| kept.head.clock <= since && since < kept.removal.clock;
-    let latest = kept.iter().filter(was_there).max_by_key(|kept| kept.head.clock);
+    let then = kept.iter().filter(|kept| kept.was_there(since));
+    let latest = then.max_by_key(|kept| kept.head.clock);
     let Some((Value::File(then), removal)) = latest.map(|kept| (&kept.head.value, kept.removal)) else {
         return Ok(());
     };
@@ -130,7 +130,7 @@ fn went(
 
 /// What went and came elsewhere with the same content was moved.
 fn told(mut differing: BTreeMap<Path, Found>) -> Vec<Difference> {
-    differing.retain(|_, found| !matches!((&found.now, &found.then), (Some(now), Some(then)) if is_same(now, then)));
+    differing.retain(|_, found| !matches!((&found.now, &found.then), (Some(now), Some(then)) if now.is_same(then)));
     let mut gone: HashMap<Vec<u8>, Path> = HashMap::new();
     for (path, found) in &differing {
         if let (None, Some(then)) = (&found.now, &found.then) {
@@ -164,8 +164,4 @@ fn told(mut differing: BTreeMap<Path, Found>) -> Vec<Difference> {
         }
     });
     told.collect()
-}
-
-fn is_same(a: &File, b: &File) -> bool {
-    (&a.content, a.executable) == (&b.content, b.executable)
 }

@@ -8,7 +8,7 @@ use crate::{
 use bytes::Bytes;
 use potluck_dag::{Content, Part, Piece, Walk, stripe};
 use potluck_spaces::Path;
-use potluck_types::{StripeId, limits};
+use potluck_types::{SpaceId, StripeId, limits};
 use std::{
     collections::VecDeque,
     ops::Range,
@@ -73,9 +73,9 @@ impl Download {
         Ok(all)
     }
 
-    /// Of a file at a path, or of a range of it; a range that goes beyond its end ends there.
+    /// Of a file of a space at a path, or of a range of it; a range that goes beyond its end ends there.
     pub(crate) fn of_file(
-        shared: &Arc<Shared>,
+        (shared, space): (&Arc<Shared>, SpaceId),
         content: Content,
         path: &Path,
         range: Option<Range<u64>>,
@@ -90,17 +90,17 @@ impl Download {
             });
         }
         Ok(Self::begin(
-            Arc::clone(shared),
+            (Arc::clone(shared), space),
             content,
             range.start..range.end.min(len),
         ))
     }
 
-    fn begin(shared: Arc<Shared>, content: Content, range: Range<u64>) -> Self {
+    fn begin((shared, space): (Arc<Shared>, SpaceId), content: Content, range: Range<u64>) -> Self {
         let len = range.end - range.start;
         let (sender, bytes) = mpsc::channel(2);
         tokio::spawn(async move {
-            if let Err(error) = send_content(&shared, content, range, &sender).await {
+            if let Err(error) = send_content((&shared, space), content, range, &sender).await {
                 let _ = sender.send(Err(error)).await;
             }
         });
@@ -111,7 +111,7 @@ impl Download {
 type Sender = mpsc::Sender<Result<Bytes, NodeError>>;
 
 async fn send_content(
-    shared: &Arc<Shared>,
+    (shared, space): (&Arc<Shared>, SpaceId),
     content: Content,
     range: Range<u64>,
     sender: &Sender,
@@ -134,7 +134,7 @@ async fn send_content(
             let mut walk = Walk::new(tree, range);
             while let Some(part) = walk.next() {
                 let Some(wanted) = part.data_range() else {
-                    let node = read_piece(&shared, part.tree.root(), 0..part.tree.root().len(), true).await?;
+                    let node = read_piece((&shared, space), part.tree.root(), 0..part.tree.root().len(), true).await?;
                     walk.descend(&part, &node).map_err(|error| damaged(&part, &error))?;
                     continue;
                 };
@@ -146,7 +146,10 @@ async fn send_content(
                     .map_err(|_| NodeError::Stopping)?;
                 let shared = Arc::clone(&shared);
                 let fetch = tokio::spawn(async move {
-                    Ok((Bytes::from(read_piece(&shared, &piece, wanted, cached).await?), permit))
+                    Ok((
+                        Bytes::from(read_piece((&shared, space), &piece, wanted, cached).await?),
+                        permit,
+                    ))
                 });
                 if ahead_sender.send(fetch).await.is_err() {
                     break;
@@ -173,11 +176,11 @@ fn damaged(part: &Part, error: &dyn std::fmt::Display) -> NodeError {
     .into()
 }
 
-async fn fetch_sealed(shared: &Arc<Shared>, piece: &Piece) -> Result<Bytes, NodeError> {
+async fn fetch_sealed((shared, space): (&Arc<Shared>, SpaceId), piece: &Piece) -> Result<Bytes, NodeError> {
     let stripe = piece.stripe();
     // A steward knows the holders; others know where they should be.
     let known = shared.with_control(|control| control.holders(stripe));
-    let gathered = stripes::gather(shared, stripe, piece.geometry(), &known).await?;
+    let gathered = stripes::gather(shared, Some(space), stripe, piece.geometry(), &known).await?;
     let decoded = Shared::blocking(move || {
         let descriptor = gathered.shards[0].descriptor().clone();
         stripe::decode(&descriptor, &gathered.shards)
@@ -192,15 +195,15 @@ async fn fetch_sealed(shared: &Arc<Shared>, piece: &Piece) -> Result<Bytes, Node
     })
 }
 
-/// Fetches and opens a range of a piece.
+/// Fetches and opens a range of a piece of a space.
 pub(crate) async fn read_piece(
-    shared: &Arc<Shared>,
+    (shared, space): (&Arc<Shared>, SpaceId),
     piece: &Piece,
     range: Range<u32>,
     cached: bool,
 ) -> Result<Vec<u8>, NodeError> {
     let stripe = piece.stripe();
-    let fetch = fetch_sealed(shared, piece);
+    let fetch = fetch_sealed((shared, space), piece);
     let sealed = if cached {
         shared.cache.get_or_fetch(stripe, fetch).await?
     } else {

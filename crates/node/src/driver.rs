@@ -10,6 +10,7 @@ use crate::{
     audit, charters,
     collect::{self, ABANDONED_AFTER},
     control::{Action, Event},
+    devices,
     due::Due,
     error::MetaError,
     links, names,
@@ -245,6 +246,12 @@ async fn sweep_all(shared: &Arc<Shared>) -> bool {
     }
     for space in shared.written_spaces() {
         share::renew(&space).await;
+        if let Err(error) = links::withdraw_of_former_keys(&space).await {
+            tracing::info!(space = %space.id().short(), %error, "links that a lost machine knows are not all ended yet");
+        }
+        if let Err(error) = share::end_logs(&space).await {
+            tracing::info!(space = %space.id().short(), %error, "how far the log of a lost machine counts is not known yet");
+        }
         let given_up = collect::collect(&space, ABANDONED_AFTER).await;
         if let Err(error) = &given_up {
             tracing::warn!(%error, "what abandoned uploads have left is not collected yet");
@@ -317,21 +324,33 @@ impl Shared {
 
     /// Takes a record that came directly, and tells the others when it is news.
     pub(crate) async fn introduce(self: &Arc<Self>, record: PoolRecord) {
-        let actions = self.handle(Event::Record(record.clone()));
-        let is_news = actions.iter().any(|action| matches!(action, Action::SaveRecords));
-        let mut save = false;
-        for action in actions {
+        if self.keep(record.clone()).await {
+            apply(self, Action::Publish(record));
+        }
+    }
+
+    /// Takes a record, and whether it is news: then it is on disk.
+    pub(crate) async fn keep(self: &Arc<Self>, record: PoolRecord) -> bool {
+        let mut is_news = false;
+        for action in self.handle(Event::Record(record)) {
             match action {
-                Action::SaveRecords => save = true,
+                Action::SaveRecords => is_news = true,
                 other => apply(self, other),
             }
         }
-        if save {
+        if is_news {
             self.save_records().await;
         }
-        if is_news {
-            apply(self, Action::Publish(record));
-        }
+        is_news
+    }
+
+    /// Takes a record of this node's own, and tells everybody who is here directly.
+    pub(crate) async fn tell_all(self: &Arc<Self>, record: PoolRecord) {
+        let peers = self.with_control(|control| control.live_peers());
+        let request = PoolRequest::Records(vec![record.clone()]);
+        let told = peers.into_iter().map(|peer| self.ask(peer, &request));
+        futures::future::join_all(told).await;
+        self.introduce(record).await;
     }
 
     async fn save_records(self: &Arc<Self>) {
@@ -401,6 +420,9 @@ fn apply(shared: &Arc<Shared>, action: Action) {
         Action::SaveAbsences => drop(tokio::spawn(async move { shared.save_absences().await })),
         Action::TakenOut if shared.parting.load(Ordering::Relaxed) => {}
         Action::TakenOut => shared.taken_out.cancel(),
+        Action::KeyReplaced => devices::hear_soon(&shared),
+        // What is coded for more domains than there are where it may be now is coded anew.
+        Action::Confined => shared.look_within(LOOK_SETTLED),
         Action::SetMembers(members) => shared.endpoint.set_members(members),
         Action::Publish(record) => {
             tokio::spawn(async move { shared.endpoint.publish(Bytes::from(record.to_bytes())).await });

@@ -12,7 +12,7 @@ use crate::{
 };
 use potluck_dag::Content;
 use potluck_spaces::{
-    Change, DirId, Fate, File, FileId, Found, Head, Kv, Name, Path, Snapshots, Tree, TreeError, Value,
+    Change, DirId, Fate, File, FileId, Found, Head, Held, Kv, Name, Path, Snapshots, Tree, TreeError, Value,
 };
 use potluck_types::{StripeId, Timestamp, from_canonical};
 
@@ -130,7 +130,7 @@ pub(crate) async fn remove(space: &OpenSpace, path: &Path, options: RemoveOption
         true => trash::empty(space, path).await?,
         false => Emptied::default(),
     };
-    let mut editor = Editor::of(space, fate);
+    let mut editor = Editor::of(space, fate)?;
     match &found {
         Some(found) => {
             for head in Head::distinct(&found.heads) {
@@ -219,21 +219,25 @@ pub(crate) struct Editor<'a> {
     batch: Batch,
     unpinned: Vec<StripeId>,
     files: u64,
+    /// What is held on to, whatever is to become of it.
+    snapshots: Held,
     /// Of those that were to go at once, how many a snapshot holds.
     pub(crate) held: u64,
 }
 
 impl<'a> Editor<'a> {
     /// One that does so with what it removes.
-    pub(crate) fn of(space: &'a OpenSpace, fate: Fate) -> Self {
-        Self {
+    pub(crate) fn of(space: &'a OpenSpace, fate: Fate) -> Result<Self, NodeError> {
+        let snapshots = Snapshots::of(space.id()).held(&space.read()?);
+        Ok(Self {
             space,
             fate,
+            snapshots: snapshots.map_err(TreeError::from)?,
             batch: Batch::default(),
             unpinned: Vec::new(),
             files: 0,
             held: 0,
-        }
+        })
     }
 
     /// Removes all that is in a directory, the deepest first.
@@ -262,16 +266,13 @@ impl<'a> Editor<'a> {
 
     /// Removes values of a name.
     pub(crate) async fn unset(&mut self, parent: DirId, name: &Name, heads: &[Head]) -> Result<(), NodeError> {
-        let kv = self.space.read()?;
         self.files += heads.iter().filter(|head| is_file(head)).count() as u64;
-        if !self.fate.keeps() {
-            let held = Snapshots::of(self.space.id()).held(&kv).map_err(TreeError::from)?;
-            let is_held = |head: &&Head| is_file(head) && held.holds_since(head);
-            self.held += heads.iter().filter(is_held).count() as u64;
-        }
+        let is_held = |head: &&Head| is_file(head) && !self.fate.keeps() && self.snapshots.holds_since(head);
+        self.held += heads.iter().filter(is_held).count() as u64;
         self.batch.bytes += 100 + name.as_str().len() + 60 * heads.len();
-        let replaces = Tree::of(self.space.id()).all_ops(&kv, heads).map_err(TreeError::from)?;
-        drop(kv);
+        let replaces = Tree::of(self.space.id())
+            .all_ops(&self.space.read()?, heads)
+            .map_err(TreeError::from)?;
         self.batch.changes.push(Change::Set {
             parent,
             name: name.clone(),

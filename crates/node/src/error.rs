@@ -3,7 +3,10 @@
 use crate::api::Which;
 use potluck_crypto::SignedError;
 use potluck_spaces::{AppendError, CharterError, Name, Path, TreeError};
-use potluck_types::{CodecError, NodeId, SpaceName, StripeId, Timestamp};
+use potluck_types::{
+    ByteSize, CodecError, NodeId, Region, Regions, SpaceName, StripeId, Timestamp,
+    limits::{REGIONS_MAX, RESIDENCES_PER_USER_MAX},
+};
 use std::{io, path::PathBuf};
 
 /// Why a record of the pool is not taken.
@@ -22,9 +25,12 @@ pub enum RecordError {
     /// Its signer is not (yet) known to be a member.
     #[error("the record's signer is not known as a member")]
     UnknownSigner,
-    /// It claims another person's node.
-    #[error("the record claims a node that is another person's")]
+    /// It claims another person's node, or key.
+    #[error("the record claims what is another person's")]
     NotTheirs,
+    /// Its signer's key was replaced since, and what took its place does not name it.
+    #[error("the record was signed with a key that was replaced, and does not count")]
+    Replaced,
     /// It is of a later version, or out of bounds.
     #[error("the record is of a later version, or out of bounds")]
     Version,
@@ -64,6 +70,18 @@ pub enum HomeError {
         home: PathBuf,
         /// The pool's name.
         pool: String,
+    },
+    /// Its keys are under a passphrase.
+    #[error("the keys of {home} are under a passphrase")]
+    NeedsPassphrase {
+        /// The home.
+        home: PathBuf,
+    },
+    /// They are under another one.
+    #[error("the passphrase does not open the keys of {home}")]
+    WrongPassphrase {
+        /// The home.
+        home: PathBuf,
     },
     /// A key file can be read by others.
     #[error("{file} can be read by other users of this machine")]
@@ -174,6 +192,12 @@ pub enum Refusal {
     /// The person is no member.
     #[error("the person is not a member")]
     NotAMember,
+    /// The node was a member, and is none any more.
+    #[error("this machine was taken out of the pool")]
+    TakenOut,
+    /// The person has another key by now: their kit, or this machine's copy of their key, is older.
+    #[error("the person's key was replaced since")]
+    Replaced,
     /// The pool is full.
     #[error("the pool has as many nodes as it may have")]
     TooMany,
@@ -344,6 +368,9 @@ pub enum NodeError {
     /// The person may not write there any more.
     #[error("the key that the space is written under is not known here: you may not write to it")]
     NoKey,
+    /// The person's key was replaced, and what their space is sealed under from then on is not here yet.
+    #[error("your key was replaced, and what your files are sealed under since has not come here yet")]
+    NoKeyYet,
     /// The person may read the space, and not write to it.
     #[error("you may read this space, and not write to it")]
     ReadOnly,
@@ -422,6 +449,36 @@ pub enum NodeError {
     /// A node that is to be taken out of the pool is another person's, or none.
     #[error("{0} is no machine of yours in this pool")]
     NotYours(NodeId),
+    /// Of a machine of the person's it was not said whether it stays.
+    #[error("{0} is a machine of yours, too, and it was not said whether it stays")]
+    NotSaid(NodeId),
+    /// A machine that is to be revoked was already.
+    #[error("{0} is out of your hands already")]
+    OutAlready(NodeId),
+    /// No machine of the person's has replaced the key apart from the others.
+    #[error("no other machine of yours has replaced your key apart from this one")]
+    NoRival,
+    /// Several machines have replaced the person's key apart, and it was not said which is meant.
+    #[error("your key was replaced apart from this machine more than once")]
+    SeveralRivals,
+    /// A rotation that was made apart has no key for this machine.
+    #[error("who has replaced your key apart from this machine has given it no key")]
+    NotGiven,
+    /// The keys in the home cannot be changed.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// A machine that is to be revoked is this one.
+    #[error("this machine cannot take itself out of your hands")]
+    RevokeSelf,
+    /// The person's key was replaced, and this machine was not given the next.
+    #[error("your key was replaced, and this machine was not given the next")]
+    OldKey,
+    /// The person has had as many keys as one may have.
+    #[error("your key was replaced as often as it can be: {} times", potluck_types::limits::USER_KEYS_MAX - 1)]
+    TooManyKeys,
+    /// The record that replaces a key names all machines of its person.
+    #[error("{0} machines are more than one record can give another key to")]
+    TooManyMachines(usize),
     /// The departure was taken back.
     #[error("this node stays: its departure was taken back")]
     NotLeaving,
@@ -430,6 +487,63 @@ pub enum NodeError {
     DiskFull {
         /// The home.
         home: PathBuf,
+    },
+    /// There would be more of what a person has put into a space than its owner has said that there may be.
+    #[error(
+        "the owner of the space lets you put {quota} there, and {used} of yours are there with what is in the trash: this would be {more} more"
+    )]
+    OverShare {
+        /// How much may be there.
+        quota: ByteSize,
+        /// How much is.
+        used: ByteSize,
+        /// How much more it would be.
+        more: ByteSize,
+    },
+    /// No machine stands where the data of a space may be, or none that is here.
+    #[error("no machine of {} {}", .regions.iter().map(Region::as_str).collect::<Vec<_>>().join(" or "), if *.is_away { "is here, and the space may be nowhere else" } else { "is in the pool" })]
+    NoRegion {
+        /// Where the data may be.
+        regions: Regions,
+        /// Regions where machines of the pool stand.
+        known: Regions,
+        /// Whether there are such machines, and none is here.
+        is_away: bool,
+    },
+    /// Files would survive less than now where the space is to be kept.
+    #[error("with its data in {} only it survives the loss of {after}, in place of {before} machines: is that what you want?", .regions.iter().map(Region::as_str).collect::<Vec<_>>().join(" and "))]
+    LessSafe {
+        /// Where it is to be kept.
+        regions: Regions,
+        /// What data there survives now.
+        before: u8,
+        /// What it would survive.
+        after: u8,
+    },
+    /// Nothing of a space has come here yet.
+    #[error("nothing of what is in the space is known here: the machines that keep its names are away")]
+    NamesNotHere,
+    /// This machine stands where the data of a space may not be.
+    #[error("it stands where the data of this space may not be")]
+    Outside,
+    /// A space was to be kept in more regions than can be said, or too many spaces were.
+    #[error(
+        "a space can name {REGIONS_MAX} regions, and a person can say of {RESIDENCES_PER_USER_MAX} spaces where they may be"
+    )]
+    TooManyRegions,
+    /// A space would hold more than its owner has said that it may.
+    #[error(
+        "the space may hold {quota}, and holds {used} with what is in its trash ({kept}): this would be {more} more"
+    )]
+    OverQuota {
+        /// How much it may hold.
+        quota: ByteSize,
+        /// How much it holds.
+        used: ByteSize,
+        /// How much of that is in its trash.
+        kept: ByteSize,
+        /// How much more it would be.
+        more: ByteSize,
     },
     /// More would be removed or overwritten than a person may have meant: they are asked first.
     #[error("{0}")]

@@ -318,10 +318,16 @@ impl<'a> Account<'a> {
         machines.retain(|share| share.shards + share.unconfirmed > 0 || share.keeps_names);
         machines.sort_by_key(|share| (std::cmp::Reverse(share.shards), share.id));
         let mut explanation = self.explanation;
-        explanation.told.sort_by_key(|info| (info.survives, info.stripe));
-        if explanation.files == explanation.inline {
-            explanation.promised = u8::try_from(keepers.len().saturating_sub(1)).unwrap_or(u8::MAX);
+        if let Some(regions) = self.space.regions(self.space.id()) {
+            let is_there = |share: &&MachineShare| share.region.as_ref().is_some_and(|region| regions.contains(region));
+            let shards = |share: &MachineShare| share.shards + share.unconfirmed;
+            let there: u64 = machines.iter().filter(is_there).map(shards).sum();
+            explanation.elsewhere = machines.iter().map(shards).sum::<u64>() - there;
+            explanation.machines_there = self.space.machines_in(&regions).0;
+            explanation.regions = Some(regions);
         }
+        explanation.told.sort_by_key(|info| (info.survives, info.stripe));
+        explanation.names_survive = u8::try_from(keepers.len().saturating_sub(1)).unwrap_or(u8::MAX);
         Explanation {
             machines,
             work: self.work,

@@ -18,7 +18,7 @@ use crate::{
     error::HomeError,
     home::{Home, LOCK_PATIENCE},
 };
-use potluck_crypto::SigningKey;
+use potluck_crypto::{Passphrase, SigningKey, UserKeys};
 use potluck_store::Store;
 use potluck_types::ByteSize;
 use serde::Serialize;
@@ -31,6 +31,8 @@ pub struct FsckOptions {
     pub repair: bool,
     /// Names of files and folders that the caller keeps in the home, beside those of the node.
     pub others: BTreeSet<String>,
+    /// What opens the keys, where they are under a passphrase.
+    pub passphrase: Option<Passphrase>,
 }
 
 /// How far a check is.
@@ -98,6 +100,9 @@ pub enum Fault {
     /// Others may read what only its owner should.
     #[error("other users of this machine can read it")]
     Exposed,
+    /// A key lies in the open that is under a passphrase, too.
+    #[error("it lies in the open, and the keys of this home are under a passphrase")]
+    Bare,
     /// A key file holds something else.
     #[error("it is no key that this program wrote")]
     NotAKey,
@@ -208,6 +213,7 @@ impl Fault {
     pub fn repair(&self) -> Option<&'static str> {
         match self {
             Self::Exposed => Some("takes the right to read it from others"),
+            Self::Bare => Some("removes it"),
             Self::OtherPool => Some("writes it anew"),
             Self::NoReserve => Some("sets it aside, if the disk has it"),
             Self::LeftOver => Some("removes it, or moves it to lost+found if it may be the only copy"),
@@ -229,7 +235,7 @@ impl Fault {
     pub fn remedy(&self) -> Option<&'static str> {
         match self {
             Self::Missing | Self::NotAKey | Self::Database { .. } | Self::NoGenesis | Self::OtherUser => Some(RESTORE),
-            Self::Exposed => Some("whoever read a key can act as you"),
+            Self::Exposed | Self::Bare => Some("whoever read a key can act as you"),
             Self::Unreadable { .. } => Some("does the disk fail? Copy what can be read to another one first"),
             Self::NotAMember => {
                 Some("to come back, join with a ticket in a new home: `potluck join TICKET --home NEW`")
@@ -269,7 +275,7 @@ struct Check<'c, P> {
 #[derive(Default)]
 struct Inhabitant {
     node: Option<SigningKey>,
-    user: Option<SigningKey>,
+    user: Option<UserKeys>,
 }
 
 /// Checks a home that no node runs on, and repairs what can be, if that is asked for.

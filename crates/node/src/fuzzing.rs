@@ -6,20 +6,20 @@ pub use server::Server;
 
 use crate::{
     api::HealthInfo,
-    home::{key_text, parse_key},
+    home::{keys_text, parse_keys},
+    locked,
     meta::{Invite, Meta, sound},
     protocol::{
-        Credential, JoinReply, JoinRequest, PoolReply, PoolRequest, Reported, ShardReply, ShardRequest, Survival,
-        decode, encode,
+        Credential, JoinReply, JoinRequest, PoolReply, PoolRequest, ShardReply, ShardRequest, Survival, decode, encode,
     },
-    records::{Certificate, Genesis, NodeState, PoolRecord, VERSION, pool_id, sign},
+    records::{Certificate, Genesis, Kept, NodeState, PoolRecord, Residence, Rotation, VERSION, pool_id, sign},
     roster::Roster,
     spare::Reserve,
 };
-use potluck_crypto::SigningKey;
+use potluck_crypto::{Recipient, SigningKey, UserKeys};
 use potluck_dag::Piece;
 use potluck_net::Message;
-use potluck_placement::Layouts;
+use potluck_placement::{Layouts, Reported};
 use potluck_spaces::{File, Head, Kv, OpId, PinState, Position, Table};
 use potluck_types::{
     ByteSize, Geometry, Hash, NodeId, PoolId, ShardId, SpaceId, StripeId, Timestamp, from_canonical, to_canonical,
@@ -71,13 +71,23 @@ pub fn record(bytes: &[u8]) {
     }
 }
 
-/// The text of a key's file.
+/// A file of a key, or of keys under a passphrase.
 ///
 /// # Panics
 /// When a key is taken from what this program does not write.
-pub fn key(text: &str) {
-    if let Some(key) = parse_key(text) {
-        assert!(key_text(&key).trim_end().eq_ignore_ascii_case(text.trim_end()));
+pub fn key(bytes: &[u8]) {
+    if let Some(locked) = locked::parse(bytes) {
+        assert_eq!(to_canonical(&locked), bytes);
+    }
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Some(keys) = parse_keys(text) {
+        // A line may end as on another system, and the text with blanks.
+        assert!(
+            keys_text(&keys)
+                .lines()
+                .zip(text.trim_end().lines())
+                .all(|(written, read)| written.eq_ignore_ascii_case(read))
+        );
     }
     let _ = text.trim().parse::<PoolId>();
 }
@@ -220,9 +230,12 @@ fn values() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         expires: at,
         uses_left: 2,
         mine: true,
+        generation: 1,
         used_by: vec![node],
     };
     let stripes = vec![StripeId::from_bytes([2; 32]); 2];
+    let keys = UserKeys::of([7, 8].map(|seed| SigningKey::from_seed(&[seed; 32]))).expect("two");
+    let keys = keys_text(&keys).as_bytes().to_vec();
     vec![
         ("meta", "version", to_canonical(&1u32)),
         (
@@ -235,11 +248,10 @@ fn values() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("meta", "position", to_canonical(&position)),
         ("meta", "stripes", to_canonical(&stripes)),
         ("meta", "pin", to_canonical(&PinState::default())),
-        (
-            "key",
-            "key",
-            key_text(&SigningKey::from_seed(&[7; 32])).as_bytes().to_vec(),
-        ),
+        ("key", "key", keys.clone()),
+        // It was taken, and held against what reads it that the text does not end as it was written.
+        ("key", "blanks", [&keys[..], b"\x0b"].concat()),
+        ("key", "locked", locked::sample()),
         ("database", "one", vec![0, 32, 0, 0, 1]),
         ("database", "sound", Vec::new()),
     ]
@@ -273,23 +285,59 @@ pub fn messages() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     };
     let genesis = sign(&key, &genesis);
     let pool = pool_id(&genesis);
-    let certificate = Certificate::new(&key, pool, key.node_id(), 1);
+    let certificate = Certificate::new(&UserKeys::new(key.clone()), pool, key.node_id(), 1);
     let certificate = sign(&key, &certificate);
     let state = NodeState {
         zone: "attic".parse().ok(),
+        region: "eu".parse().ok(),
         addresses: vec!["/ip4/192.0.2.1/tcp/4720".to_owned()],
         name: "nas".parse().ok(),
         run: Timestamp::from_millis(1),
         doubts: vec![key.node_id()],
+        recipient: Some(Recipient::from_bytes([4; 32])),
         ..NodeState::sample(pool, 1, 1 << 30)
     };
     let state = PoolRecord::State(sign(&key, &state));
+    let next = SigningKey::from_seed(&[5; 32]);
+    let claim = next.sign(&Rotation::claim(pool, key.user_id()));
+    let rotation = Rotation {
+        version: VERSION,
+        pool,
+        user: key.user_id(),
+        at: Timestamp::from_millis(2),
+        key: next.public(),
+        claim,
+        recipient: Recipient::from_bytes([6; 32]),
+        machines: vec![Kept {
+            node: key.node_id(),
+            seed: vec![7; 80].into(),
+        }],
+        lost: vec![next.node_id()],
+        former: Vec::new(),
+        admitted: vec![next.user_id()],
+        called: None,
+        also: vec![(next.public(), claim)],
+        residences: vec![Hash::of(b"x")],
+    };
+    let rotation = PoolRecord::Rotation(sign(&key, &rotation));
+    let residence = Residence {
+        version: VERSION,
+        pool,
+        space: SpaceId::from_bytes([1; 32]),
+        at: Timestamp::from_millis(7),
+        regions: ["ch", "eu"]
+            .into_iter()
+            .filter_map(|region| region.parse().ok())
+            .collect(),
+        founding: None,
+    };
     let report = PoolRequest::Report {
         first: true,
         shards: vec![Reported {
             shard,
             geometry: Geometry::new(3, 2).expect("possible"),
             shard_len: 5,
+            space: Some(SpaceId::from_bytes([1; 32])),
         }],
         gone: vec![shard],
     };
@@ -350,6 +398,12 @@ pub fn messages() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("message", "stored", to_canonical(&ShardReply::Stored)),
         ("record", "genesis", PoolRecord::Genesis(genesis).to_bytes()),
         ("record", "certificate", PoolRecord::Certificate(certificate).to_bytes()),
+        (
+            "record",
+            "residence",
+            PoolRecord::Residence(sign(&key, &residence)).to_bytes(),
+        ),
         ("record", "state", state.to_bytes()),
+        ("record", "rotation", rotation.to_bytes()),
     ]
 }

@@ -2,20 +2,25 @@
 //!
 //! ```text
 //! lock       held while a node runs
-//! node.key   the node's secret key      user.key   the person's
+//! node.key   the node's secret key      user.key   the person's, each on a line
+//! keys.locked  both, in a home whose keys are under a passphrase
 //! meta.redb  records, names, tickets    meta.reserve  room for removals
 //! store/     shards
 //! pool       the pool's id, written last: a home without it belongs to none yet
 //! ```
 
-use crate::{error::HomeError, world::Storage};
-use potluck_crypto::SigningKey;
+use crate::{
+    error::HomeError,
+    locked::{LOCKED_KEYS, Unlocked},
+    world::Storage,
+};
+use potluck_crypto::{SigningKey, UserKeys};
 use potluck_store::{Disk, DiskFile, OpenMode, OsDisk};
 use potluck_types::{Entropy, PoolId};
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 use zeroize::Zeroizing;
@@ -29,6 +34,8 @@ pub(crate) const LOCK: &str = "lock";
 pub(crate) const NODE_KEY: &str = "node.key";
 pub(crate) const USER_KEY: &str = "user.key";
 pub(crate) const POOL: &str = "pool";
+/// What the name of a file ends in while it is written.
+pub(crate) const BEING_WRITTEN: &str = ".new";
 pub(crate) const STORE: &str = "store";
 /// Where a repair moves what it takes out.
 pub(crate) const LOST_AND_FOUND: &str = "lost+found";
@@ -41,6 +48,8 @@ pub(crate) const META_RESERVE: &str = "meta.reserve";
 pub(crate) struct Home {
     path: PathBuf,
     disk: Arc<dyn Disk>,
+    /// Its keys, if they are under a passphrase and were opened.
+    pub(crate) unlocked: Mutex<Option<Unlocked>>,
     /// Held, not used: the lock ends with it. None only of a home that is looked at, and in which no node ever ran.
     _lock: Option<Arc<dyn DiskFile>>,
 }
@@ -78,6 +87,7 @@ impl Home {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self {
                 path: path.to_owned(),
                 disk,
+                unlocked: Mutex::default(),
                 _lock: None,
             }),
             Err(error) => Err(failed("cannot open", &path.join(LOCK))(error)),
@@ -89,6 +99,7 @@ impl Home {
             Ok(true) => Ok(Self {
                 path: path.to_owned(),
                 disk,
+                unlocked: Mutex::default(),
                 _lock: Some(lock),
             }),
             Ok(false) => Err(HomeError::Locked { home: path.to_owned() }),
@@ -138,11 +149,9 @@ impl Home {
 
     /// A home that belongs to a pool has all its files: one that is missing was lost, and is not made anew.
     pub(crate) fn refuse_missing(&self, name: &str) -> Result<(), HomeError> {
-        let file = self.path.join(name);
-        let is_there = self.disk.contains(name).map_err(failed("cannot open", &file))?;
-        if self.has_pool() && !is_there {
+        if self.has_pool() && !self.contains(name)? {
             return Err(HomeError::Damaged {
-                file,
+                file: self.path.join(name),
                 reason: "it is missing".to_owned(),
             });
         }
@@ -155,68 +164,96 @@ impl Home {
 
     /// The node's key; made when there is none.
     pub(crate) fn node_key(&self, entropy: &dyn Entropy) -> Result<SigningKey, HomeError> {
-        self.key(NODE_KEY, entropy)
+        let keys = self.keys(NODE_KEY, entropy)?;
+        Ok(keys.signing().clone())
     }
 
-    /// The person's key; made when there is none.
-    pub(crate) fn user_key(&self, entropy: &dyn Entropy) -> Result<SigningKey, HomeError> {
-        self.key(USER_KEY, entropy)
+    /// The person's keys; one is made when there is none.
+    pub(crate) fn user_keys(&self, entropy: &dyn Entropy) -> Result<UserKeys, HomeError> {
+        self.keys(USER_KEY, entropy)
     }
 
-    fn key(&self, name: &str, entropy: &dyn Entropy) -> Result<SigningKey, HomeError> {
-        let file = self.path.join(name);
-        if !self.disk.contains(name).map_err(failed("cannot open", &file))? {
+    fn keys(&self, name: &str, entropy: &dyn Entropy) -> Result<UserKeys, HomeError> {
+        if let Some(keys) = self.unlocked_keys(name) {
+            return Ok(keys);
+        }
+        if self.contains(LOCKED_KEYS)? {
+            let home = self.path.clone();
+            return Err(HomeError::NeedsPassphrase { home });
+        }
+        if !self.contains(name)? {
             // With a new key this would be another node, or another person with nothing stored.
             self.refuse_missing(name)?;
-            self.write_key(name, &SigningKey::generate(entropy))?;
+            self.write_keys(name, &UserKeys::new(SigningKey::generate(entropy)))?;
         }
-        self.read_key(name)
+        self.read_keys(name)
     }
 
-    /// Makes this the person's key, in place of one that was never used.
-    pub(crate) fn set_user_key(&self, key: &SigningKey) -> Result<(), HomeError> {
-        self.write_key(USER_KEY, key)
+    pub(crate) fn write_keys(&self, name: &str, keys: &UserKeys) -> Result<(), HomeError> {
+        self.write_file(name, keys_text(keys).as_bytes())
     }
 
-    fn write_key(&self, name: &str, key: &SigningKey) -> Result<(), HomeError> {
-        self.write_file(name, key_text(key).as_bytes())
+    pub(crate) fn contains(&self, name: &str) -> Result<bool, HomeError> {
+        self.disk
+            .contains(name)
+            .map_err(failed("cannot open", &self.path.join(name)))
     }
 
-    fn write_file(&self, name: &str, content: &[u8]) -> Result<(), HomeError> {
+    pub(crate) fn read(&self, name: &str) -> Result<Zeroizing<Vec<u8>>, HomeError> {
+        let read = self
+            .disk
+            .read(name)
+            .map_err(failed("cannot read", &self.path.join(name)));
+        read.map(Zeroizing::new)
+    }
+
+    pub(crate) fn remove(&self, name: &str) -> Result<(), HomeError> {
+        let removed = self.disk.remove(name).and_then(|()| self.disk.sync_dir());
+        removed.map_err(failed("cannot remove", &self.path.join(name)))
+    }
+
+    pub(crate) fn write_file(&self, name: &str, content: &[u8]) -> Result<(), HomeError> {
         let written = self.disk.replace(name, content);
         written.map_err(failed("cannot write", &self.path.join(name)))
     }
 
-    fn read_key(&self, name: &str) -> Result<SigningKey, HomeError> {
+    pub(crate) fn read_keys(&self, name: &str) -> Result<UserKeys, HomeError> {
         let file = self.path.join(name);
         let is_private = self.disk.is_private(name).map_err(failed("cannot read", &file))?;
         if !is_private {
             return Err(HomeError::Exposed { file });
         }
-        self.read_any_key(name)
+        self.read_any_keys(name)
     }
 
-    /// The key in a file, whoever else can read it.
-    pub(crate) fn read_any_key(&self, name: &str) -> Result<SigningKey, HomeError> {
-        let file = self.path.join(name);
-        let bytes = Zeroizing::new(self.disk.read(name).map_err(failed("cannot read", &file))?);
-        let key = std::str::from_utf8(&bytes).ok().and_then(parse_key);
-        key.ok_or_else(|| HomeError::Damaged {
-            file,
+    /// The keys in a file, whoever else can read it.
+    pub(crate) fn read_any_keys(&self, name: &str) -> Result<UserKeys, HomeError> {
+        let bytes = self.read(name)?;
+        let keys = std::str::from_utf8(&bytes).ok().and_then(parse_keys);
+        keys.ok_or_else(|| HomeError::Damaged {
+            file: self.path.join(name),
             reason: "it is no key that this program wrote".to_owned(),
         })
     }
 }
 
-/// What a key's file holds.
-pub(crate) fn key_text(key: &SigningKey) -> Zeroizing<String> {
-    Zeroizing::new(format!("{KEY_PREFIX}{}\n", &*hex(key.seed())))
+/// What the file of a node's key, or of a person's, holds.
+pub(crate) fn keys_text(keys: &UserKeys) -> Zeroizing<String> {
+    let lines: Vec<_> = keys.all().map(|key| hex(key.seed())).collect();
+    let mut text = Zeroizing::new(String::with_capacity(lines.len() * (KEY_PREFIX.len() + 65)));
+    for line in &lines {
+        text.push_str(KEY_PREFIX);
+        text.push_str(line);
+        text.push('\n');
+    }
+    text
 }
 
-/// The key that a file holds, if it is one.
-pub(crate) fn parse_key(text: &str) -> Option<SigningKey> {
-    let seed = text.trim_end().strip_prefix(KEY_PREFIX).and_then(unhex)?;
-    Some(SigningKey::from_seed(&seed))
+/// The keys that a file holds, if they are ones.
+pub(crate) fn parse_keys(text: &str) -> Option<UserKeys> {
+    let key = |line: &str| Some(SigningKey::from_seed(&*line.strip_prefix(KEY_PREFIX).and_then(unhex)?));
+    let keys: Option<Vec<SigningKey>> = text.trim_end().lines().map(key).collect();
+    UserKeys::of(keys?)
 }
 
 fn hex(bytes: &[u8; 32]) -> Zeroizing<String> {
@@ -269,13 +306,26 @@ mod tests {
     }
 
     #[test]
+    fn all_keys_of_a_person_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::take(folder.path(), &SystemStorage).unwrap();
+        let mut keys = home.user_keys(&SystemEntropy).unwrap();
+        keys.push(SigningKey::from_seed(&[7; 32]));
+        home.set_user_keys(&keys, &SystemEntropy).unwrap();
+        let kept = home.user_keys(&SystemEntropy).unwrap();
+        assert_eq!((kept.id(), kept.signing().seed()), (keys.id(), &[7; 32]));
+        fs::write(folder.path().join(USER_KEY), format!("{}potluck", *keys_text(&keys))).unwrap();
+        assert!(matches!(home.user_keys(&SystemEntropy), Err(HomeError::Damaged { .. })));
+    }
+
+    #[test]
     fn a_key_that_was_lost_is_not_made_anew() {
         let folder = tempfile::tempdir().unwrap();
         let home = Home::take(folder.path(), &SystemStorage).unwrap();
-        home.user_key(&SystemEntropy).unwrap();
+        home.user_keys(&SystemEntropy).unwrap();
         home.set_pool(PoolId::from_bytes([1; 32])).unwrap();
         fs::remove_file(folder.path().join(USER_KEY)).unwrap();
-        assert!(matches!(home.user_key(&SystemEntropy), Err(HomeError::Damaged { .. })));
+        assert!(matches!(home.user_keys(&SystemEntropy), Err(HomeError::Damaged { .. })));
         assert!(!folder.path().join(USER_KEY).exists());
     }
 

@@ -12,12 +12,13 @@
 //!   when. `branch`: a node that was restored from an older image of itself; `twin`: one that was copied.
 //! - `serve`: answers to other nodes, in the words of `protocol`.
 //! - [`yardstick`]: what the machine can do at best, for benchmarks.
-//! - `home` and `meta`: what is kept on disk beside the shards. `world` is what all of it stands on, and what a simulation replaces. [`fsck()`] checks all of it while
+//! - `home` and `meta`: what is kept on disk beside the shards; `locked`: keys under a passphrase. `world` is what all of it stands on, and what a simulation replaces. [`fsck()`] checks all of it while
 //!   no node runs on it.
 //!
 //! Guarantees: what is acknowledged is durable on the nodes that its redundancy needs; what does not verify is never served or used; memory is
 //! bounded by [`potluck_types::limits`]. HTTP, S3 and terminals are not known here.
 
+mod access;
 mod api;
 mod audit;
 mod branch;
@@ -27,6 +28,7 @@ mod claims;
 mod collect;
 mod conflicts;
 mod control;
+mod devices;
 mod diff;
 mod download;
 mod driver;
@@ -41,6 +43,7 @@ mod fsck;
 pub mod fuzzing;
 mod home;
 mod links;
+mod locked;
 mod mend;
 mod meta;
 mod names;
@@ -50,6 +53,7 @@ mod probe;
 mod protocol;
 mod rails;
 mod records;
+mod residence;
 mod restore;
 mod retention;
 mod roster;
@@ -64,20 +68,23 @@ mod standing;
 mod stripes;
 mod sweep;
 mod trash;
+mod turns;
 mod twin;
 mod upload;
+mod verify;
 mod versions;
 mod watch;
 mod world;
 pub mod yardstick;
 
 pub use api::{
-    Access, AuditInfo, Conflict, Did, Difference, Differing, Doing, Emptied, Entry, ExplainOptions, Explanation,
-    FileMeta, HealthInfo, Held, Identity, Invitation, InviteOptions, Kind, LeaveProgress, LinkContent, LinkInfo,
-    LinkMade, LinkOptions, MachineShare, MassIn, Member, NodeConfig, NodeInfo, NodeStatus, Person, Probe, PutOptions,
-    PutReport, RemoveOptions, RemoveReport, RestoreOptions, RestoreReport, Setting, Settled, Settling, ShardInfo,
-    SnapshotInfo, SpaceInfo, SpaceOptions, SpacePath, SpaceRemoval, Stat, Status, StripeInfo, StripeWork, TrashInfo,
-    Trashed, Unshared, Version, VersionId, VersionIdError, VersionState, Which,
+    Access, AccessChange, AccessEvent, AuditInfo, Compared, Conflict, Did, Difference, Differing, Doing, Emptied,
+    Entry, ExplainOptions, Explanation, FileMeta, Has, HealthInfo, Held, Identity, Invitation, InviteOptions, Kind,
+    LeaveProgress, LinkContent, LinkInfo, LinkMade, LinkOptions, MachineShare, MassIn, Member, NodeConfig, NodeInfo,
+    NodeStatus, Person, Probe, Problem, PutOptions, PutReport, Reconciled, RemoveOptions, RemoveReport, RestoreOptions,
+    RestoreReport, Revoked, Rival, Setting, Settled, Settling, ShardInfo, SnapshotInfo, SpaceInfo, SpaceOptions,
+    SpacePath, SpaceRemoval, Stat, Status, StripeInfo, StripeWork, TrashInfo, Trashed, Unshared, Verified, Version,
+    VersionId, VersionIdError, VersionState, Which,
 };
 pub use changes::Changes;
 pub use conflicts::Conflicts;

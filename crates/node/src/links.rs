@@ -137,9 +137,10 @@ impl Mine {
         let Publication { link, shown, key, .. } = &published.publication;
         shown.as_ref()?;
         let associated = place(space.id(), *link);
-        let kept = derive::link_key(&space.user_key)
-            .open(purpose(KEY, &associated), key)
-            .ok()?;
+        let kept = space.keys().link_keys().find_map(|link_key| {
+            let opened = link_key.open(purpose(KEY, &associated), key);
+            opened.ok()
+        })?;
         Some(Self {
             about: about(space, &published)?,
             kept: from_canonical(&kept).ok()?,
@@ -261,7 +262,7 @@ pub(crate) async fn make(
         key,
     };
     let publication = Publication {
-        key: ByteBuf::from(derive::link_key(&space.user_key).seal(
+        key: ByteBuf::from(derive::link_key(space.keys().signing()).seal(
             purpose(KEY, &place(space.id(), link.id())),
             &to_canonical(&kept),
             &*space.entropy,
@@ -424,16 +425,20 @@ fn listings(space: &OpenSpace, link: Option<LinkId>) -> Result<Vec<(Name, Vec<He
 
 /// All links into a space that show something, with those of others.
 fn all(space: &OpenSpace) -> Result<Vec<Published>, NodeError> {
+    let mut links = with_ended(space)?;
+    links.retain(|published| published.publication.shown.is_some());
+    Ok(links)
+}
+
+/// All links into a space, with those that were ended.
+pub(crate) fn with_ended(space: &OpenSpace) -> Result<Vec<Published>, NodeError> {
     let (kv, links) = (space.read()?, Links::of(space.id()));
     let (mut found, mut after) = (Vec::new(), None);
     loop {
         let page = links.list(&kv, after, PAGE).map_err(MetaError::reading)?;
         let Some(last) = page.last() else { return Ok(found) };
         after = Some(last.publication.link);
-        found.extend(
-            page.into_iter()
-                .filter(|published| published.publication.shown.is_some()),
-        );
+        found.extend(page);
     }
 }
 
@@ -447,7 +452,8 @@ pub(crate) fn list(space: &OpenSpace, called: &SpaceName) -> Result<Vec<LinkInfo
     Ok(infos)
 }
 
-fn info(space: &OpenSpace, called: &SpaceName, published: &Published) -> Option<LinkInfo> {
+/// A link as it is listed; none when it was ended, or cannot be read here.
+pub(crate) fn info(space: &OpenSpace, called: &SpaceName, published: &Published) -> Option<LinkInfo> {
     let about = about(space, published)?;
     let mine = Mine::of(space, published.clone());
     let link = published.publication.link;
@@ -527,21 +533,50 @@ pub(crate) async fn withdraw_of_leavers(space: &OpenSpace) -> Result<(), NodeErr
     withdraw_these(space, &theirs).await
 }
 
-/// Ends all links into a space.
-pub(crate) async fn withdraw_all(space: &OpenSpace) -> Result<(), NodeError> {
-    withdraw_these(space, &all(space)?).await
+/// Ends all links into a space that is removed, or those that a person has made; none of a space that this node's person may not write to.
+pub(crate) async fn withdraw_all(space: &OpenSpace, of: Option<UserId>) -> Result<(), NodeError> {
+    if !space.may_write() {
+        return Ok(());
+    }
+    let mut links = all(space)?;
+    links.retain(|published| of.is_none() || maker(space, published) == of);
+    withdraw_these(space, &links).await
+}
+
+/// Ends the links of this node's person that a machine has the keys of which is theirs no more.
+pub(crate) async fn withdraw_of_former_keys(space: &OpenSpace) -> Result<(), NodeError> {
+    // One that was not given the key that is in use would take those for former ones that were made with it.
+    if space.refuse_old_key().is_err() {
+        return Ok(());
+    }
+    let former: Vec<_> = space.keys().link_keys().skip(1).collect();
+    if former.is_empty() {
+        return Ok(());
+    }
+    let is_former = |published: &Published| {
+        let Publication { link, shown, key, .. } = &published.publication;
+        let associated = place(space.id(), *link);
+        shown.is_some()
+            && former
+                .iter()
+                .any(|former| former.open(purpose(KEY, &associated), key).is_ok())
+    };
+    let mut links = all(space)?;
+    links.retain(|published| maker(space, published) == Some(space.user) && is_former(published));
+    withdraw_these(space, &links).await
 }
 
 async fn withdraw_these(space: &OpenSpace, links: &[Published]) -> Result<(), NodeError> {
+    let mut failed = Ok(());
     for published in links {
-        withdraw(space, published.publication.link).await?;
+        failed = failed.and(withdraw(space, published.publication.link).await);
     }
-    Ok(())
+    failed
 }
 
 /// Something has changed in a space: links may show something else.
 pub(crate) fn changed(shared: &Shared) {
-    let me = shared.user_key.user_id();
+    let me = shared.user;
     let first = shared.with_control(|control| {
         let live = control.live_peers().into_iter();
         let mine = live.filter(|node| control.roster.user_of(*node) == Some(me));

@@ -5,14 +5,14 @@ use crate::{
     audit,
     control::Event,
     error::ShardsError,
-    protocol::{PoolReply, PoolRequest, Reported, ShardReply, ShardRequest},
+    protocol::{PoolReply, PoolRequest, ShardReply, ShardRequest},
     shared::Shared,
     stripes, sweep,
 };
 use bytes::Bytes;
 use potluck_dag::stripe;
 use potluck_net::Course;
-use potluck_placement::{Mend, Outcome};
+use potluck_placement::{Mend, Outcome, Reported};
 use potluck_spaces::Liveness;
 use potluck_types::{NodeId, Shard, ShardId, SpaceId};
 use std::sync::Arc;
@@ -105,6 +105,7 @@ async fn place(shared: &Arc<Shared>, mend: &Mend, traffic: &mut Traffic) -> Resu
                 shard: shard.id(),
                 geometry: mend.geometry,
                 shard_len: mend.shard_len,
+                space: Some(space),
             };
             let (descriptor, len) = (shard.descriptor().to_bytes(), shard.payload().len() as u64);
             stripes::put_shard(shared, *node, space, descriptor.into(), shard).await?;
@@ -156,7 +157,7 @@ async fn wanted_shards(
         let space = *space;
         return Ok((copies.into_iter().map(|(shard, _)| shard).collect(), space));
     }
-    let gathered = stripes::gather(shared, mend.stripe, mend.geometry, &mend.sources).await?;
+    let gathered = stripes::gather(shared, None, mend.stripe, mend.geometry, &mend.sources).await?;
     traffic.read += gathered.fetched;
     let damaged = |reason: String| ShardsError::Damaged {
         stripe: mend.stripe,

@@ -39,8 +39,8 @@ const DEDUP: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("dedup");
 const UPLOADS: TableDefinition<'_, Bytes, u64> = TableDefinition::new("uploads");
 
 /// The version of the tables' layout. Version 1 had no trash, and nobody counted files; version 2 did not know where directories are, and what
-/// conflicts; version 3 knew of no links.
-const VERSION: u32 = 4;
+/// conflicts; version 3 knew of no links; version 4 did not add up the bytes of files, and version 5 not by who had put them.
+const VERSION: u32 = 6;
 /// Pages that stay in memory. The hot part of the index of a million files fits.
 const CACHE_BYTES: usize = 16 << 20;
 const REWRITE_BYTES: usize = 1 << 20;
@@ -64,6 +64,7 @@ const fn space_table(table: Table) -> TableDefinition<'static, Bytes, Bytes> {
         Table::KeptAt => "space-kept-at",
         Table::KeptUntil => "space-kept-until",
         Table::Totals => "space-totals",
+        Table::Written => "space-written",
         Table::Settings => "space-settings",
         Table::Snapshots => "space-snapshots",
         Table::Turnover => "space-turnover",
@@ -80,8 +81,15 @@ pub(crate) struct Invite {
     pub(crate) expires: Timestamp,
     pub(crate) uses_left: u32,
     pub(crate) mine: bool,
+    /// How often this person's key had been replaced when it was made: it brings nobody that key who may have it from a machine that was lost since.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub(crate) generation: u32,
     /// Who used it: the same node may ask again when the answer was lost.
     pub(crate) used_by: Vec<NodeId>,
+}
+
+fn is_first(generation: &u32) -> bool {
+    *generation == 0
 }
 
 /// A table whose rows stand for themselves: those of spaces follow from one another.

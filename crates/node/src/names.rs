@@ -7,6 +7,7 @@ use crate::{
     links::{self, Draft},
     meta::WriteKv,
     protocol::{PoolReply, PoolRequest},
+    residence,
     shared::Shared,
     snapshots,
     space::OpenSpace,
@@ -14,15 +15,15 @@ use crate::{
     spare::RESERVE_BYTES,
 };
 use potluck_crypto::Signed;
-use potluck_placement::{View, default_survive, rank};
+use potluck_placement::{Presence, View, default_survive, rank};
 use potluck_spaces::{
-    Append, AppendError, Body, Change, Entry, Frontier, Keys, Kv, Liveness, Log, Pins, Position, Table, Tree,
-    TreeError, Value,
+    Append, AppendError, Body, Change, Entry, Frontier, Keys, Kv, Liveness, Log, Path, Pins, Position, Table, Totals,
+    Trash, Tree, TreeError, Value,
 };
-use potluck_types::{NodeId, SpaceId, StripeId, Timestamp, limits, to_canonical};
+use potluck_types::{ByteSize, NodeId, SpaceId, StripeId, Timestamp, UserId, limits, to_canonical};
 use serde_bytes::ByteBuf;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -100,7 +101,8 @@ const _: () = assert!(TRANSACTION_BYTES >= limits::ENTRY_BYTES_MAX && 6 * TRANSA
 /// The nodes that keep a space's log: the first *f* + 1 in its order that count, in distinct domains.
 pub(crate) fn custodians(space: SpaceId, view: &View) -> Vec<NodeId> {
     let mut domains = BTreeSet::new();
-    let order = rank(StripeId::from_bytes(*space.as_bytes()), view);
+    let view = view.for_space(space);
+    let order = rank(StripeId::from_bytes(*space.as_bytes()), &view);
     let all: Vec<_> = order
         .into_iter()
         .filter(|node| view.stays(*node) && domains.insert(view.domain(*node)))
@@ -152,6 +154,7 @@ pub(crate) fn write_in(
         .map(|changes| space.body(changes))
         .collect::<Result<Vec<_>, _>>()?;
     let (mut unpins, mut first) = (given_up.chunks(UNPINS_PER_ENTRY), None);
+    let room = Room::of(space, kv)?;
     let body = bodies.first_mut().expect("at least one part");
     body.pins.clone_from(&batch.pins);
     let links = batch.links.iter().map(|draft| draft.seal(space, body.epoch));
@@ -169,11 +172,119 @@ pub(crate) fn write_in(
         let taken = take(space, kv, &entry)?;
         first.get_or_insert(taken.entry.seq);
     }
+    room.refuse_growth(space, kv)?;
     for (fingerprint, piece) in &batch.dedup {
         kv.set_stored(fingerprint, piece)?;
     }
     let seq = first.expect("at least one entry");
     Ok(Written { seq, given_up })
+}
+
+/// How many bytes there are of what each person's machines have put into a space.
+pub(crate) fn used_by(space: &OpenSpace, kv: &impl Kv) -> Result<BTreeMap<UserId, u64>, NodeError> {
+    let written = Trash::of(space.id()).written(kv).map_err(MetaError::reading)?;
+    let mut used = BTreeMap::<UserId, u64>::new();
+    space.with_control(|control| {
+        for (device, bytes) in written {
+            if let Some(user) = control.roster.owner_of(device) {
+                let used = used.entry(user).or_default();
+                *used = used.saturating_add(bytes);
+            }
+        }
+    });
+    Ok(used)
+}
+
+/// How much more a space may hold, and this person may have in it.
+pub(crate) struct Room {
+    quota: u64,
+    before: Totals,
+    share: u64,
+    used: u64,
+}
+
+impl Room {
+    fn of(space: &OpenSpace, kv: &impl Kv) -> Result<Self, NodeError> {
+        let settings = Tree::of(space.id()).settings(kv).map_err(MetaError::reading)?;
+        let before = Trash::of(space.id()).totals(kv).map_err(MetaError::reading)?;
+        let quota = settings.quota.unwrap_or(u64::MAX);
+        let share = space.charters.of(kv, space.id())?.quota(space.user, space.now());
+        Ok(Self {
+            quota,
+            before,
+            used: match share {
+                Some(_) => Self::used(space, kv)?,
+                None => 0,
+            },
+            share: share.unwrap_or(u64::MAX),
+        })
+    }
+
+    fn used(space: &OpenSpace, kv: &impl Kv) -> Result<u64, NodeError> {
+        Ok(used_by(space, kv)?.get(&space.user).copied().unwrap_or_default())
+    }
+
+    /// Refuses so many bytes more, if that is more than may be.
+    pub(crate) fn refuse(&self, more: u64) -> Result<(), NodeError> {
+        self.refuse_both(more, more)
+    }
+
+    /// The same, with how much more there is of what this person has put.
+    fn refuse_both(&self, more: u64, mine: u64) -> Result<(), NodeError> {
+        let Self {
+            quota,
+            before,
+            share,
+            used,
+        } = self;
+        if more > 0 && before.used().saturating_add(more) > *quota {
+            return Err(NodeError::OverQuota {
+                quota: ByteSize(*quota),
+                used: ByteSize(before.used()),
+                kept: ByteSize(before.kept_bytes),
+                more: ByteSize(more),
+            });
+        }
+        if mine > 0 && used.saturating_add(mine) > *share {
+            return Err(NodeError::OverShare {
+                quota: ByteSize(*share),
+                used: ByteSize(*used),
+                more: ByteSize(mine),
+            });
+        }
+        Ok(())
+    }
+
+    /// Refuses what the space holds more of by now. What makes it less is taken, also where it is still too much.
+    fn refuse_growth(&self, space: &OpenSpace, kv: &impl Kv) -> Result<(), NodeError> {
+        let now = Trash::of(space.id()).totals(kv).map_err(MetaError::reading)?;
+        let mine = match self.share {
+            u64::MAX => 0,
+            _ => Self::used(space, kv)?.saturating_sub(self.used),
+        };
+        let more = now.used().saturating_sub(self.before.used());
+        // What is moved or brought back is counted for who did it: nothing more is there for it.
+        self.refuse_both(more, mine.min(more))
+    }
+}
+
+/// How much more a space may hold when a file has taken the place of what is at a path: that may be let go of.
+pub(crate) fn room(space: &OpenSpace, path: &Path) -> Result<Room, NodeError> {
+    let kv = space.read()?;
+    let mut room = Room::of(space, &kv)?;
+    if (room.quota, room.share) != (u64::MAX, u64::MAX)
+        && let Ok(Some(found)) = space.view().find(&kv, path)
+    {
+        for head in &found.heads {
+            let Value::File(file) = &head.value else { continue };
+            room.before.bytes = room.before.bytes.saturating_sub(file.len);
+            let owner = space.with_control(|control| control.roster.owner_of(head.op.device));
+            if owner == Some(space.user) {
+                room.used = room.used.saturating_sub(file.len);
+            }
+        }
+    }
+    Ok(room)
 }
 
 /// Which versions are being written, and which have their names.
@@ -333,6 +444,7 @@ pub(crate) async fn take_entries(
     space: SpaceId,
     entries: Vec<ByteBuf>,
 ) -> Result<Vec<StripeId>, NodeError> {
+    residence::refuse_outside(shared, space)?;
     let open = shared.open_space(space);
     let taken = append_entries(shared, space, open.clone(), entries).await;
     if let Some(space) = &open
@@ -368,10 +480,34 @@ struct Appended {
     contested: Vec<StripeId>,
 }
 
-/// Why this node may not know all names of its person, if so: it could not write down what others told it. What it can fetch by now, it does first.
+/// Whether nothing is known here of a space that somebody has founded, and so written to: its log did not come yet.
+pub(crate) fn is_unheard(space: &OpenSpace, kv: &impl Kv) -> Result<bool, MetaError> {
+    if space.charters.of(kv, space.id())?.founding().is_none() {
+        return Ok(false);
+    }
+    let frontier = kv.scan(Table::Frontier, space.id().as_bytes(), None, 1);
+    Ok(frontier.map_err(MetaError::reading)?.is_empty())
+}
+
+/// Why this node may not know all names of its person, if so: it could not write down what others told it, or nobody has told it anything. What it can fetch by now, it does first.
 pub(crate) async fn lacking(space: &OpenSpace) -> Option<String> {
     let lacking = || space.opened().lacking.lock().expect("never poisoned");
-    let reason = lacking().clone()?;
+    let task = space.clone();
+    let is_unheard = || async {
+        let task = task.clone();
+        Shared::blocking(move || is_unheard(&task, &task.read()?))
+            .await
+            .unwrap_or_default()
+    };
+    let known = lacking().clone();
+    let reason = match known {
+        Some(error) => format!("it could not write them down: {error}"),
+        None if is_unheard().await => {
+            let _ = tokio::time::timeout(limits::STALL_TIMEOUT, catch_up(space)).await;
+            return is_unheard().await.then(|| NodeError::NamesNotHere.to_string());
+        }
+        None => return None,
+    };
     match tokio::time::timeout(limits::STALL_TIMEOUT, catch_up(space)).await {
         Ok(Ok(())) => {
             *lacking() = None;
@@ -392,13 +528,16 @@ async fn append_entries(
         let mut all = Appended::default();
         let mut left = &entries[..];
         while !left.is_empty() {
-            let mut bytes = 0;
+            let (mut bytes, mut grows) = (0, false);
             let fits = |entry: &&ByteBuf| {
-                bytes += entry.len();
-                bytes <= TRANSACTION_BYTES
+                let (weight, takes_room) = weigh(open.as_ref(), entry);
+                bytes += weight;
+                let fits = bytes <= TRANSACTION_BYTES || bytes == weight;
+                grows |= fits && takes_room;
+                fits
             };
             let (now, later) = left.split_at(left.iter().take_while(fits).count().max(1));
-            if now.iter().any(|bytes| takes_room(bytes)) {
+            if grows {
                 task.refuse_when_full()?;
             }
             let Appended { unpinned, contested } = append_together(&task, space, open.as_ref(), now)?;
@@ -456,13 +595,16 @@ fn append_together(
     })
 }
 
-/// Whether an entry is more than a removal: it pins something, or is as long as one with a file in it and unpins nothing.
-fn takes_room(entry: &[u8]) -> bool {
+/// How many bytes an entry has with its changes unpacked, and whether it is more than a removal: it pins something, or is as long as one with a file in it and unpins nothing.
+fn weigh(space: Option<&OpenSpace>, entry: &[u8]) -> (usize, bool) {
     let signed = Signed::<Entry>::from_bytes(entry).ok();
-    let opened = signed.and_then(|signed| Some(signed.open().ok()?.into_value()));
-    opened.is_some_and(|opened| {
-        !opened.pins.is_empty() || (opened.unpins.is_empty() && entry.len() > limits::INLINE_SEALED_BYTES_MAX)
-    })
+    let Some(opened) = signed.and_then(|signed| Some(signed.open().ok()?.into_value())) else {
+        return (entry.len(), false);
+    };
+    let unpacked = space.and_then(|space| Tree::of(space.id()).changes_len(&space.ring().keys, &opened));
+    let weight = entry.len().max(unpacked.unwrap_or_default());
+    let takes_room = !opened.pins.is_empty() || (opened.unpins.is_empty() && weight > limits::INLINE_SEALED_BYTES_MAX);
+    (weight, takes_room)
 }
 
 /// How far this node knows the logs of a space.
@@ -473,6 +615,13 @@ pub(crate) async fn frontier(shared: &Arc<Shared>, space: SpaceId) -> Result<Fro
         Ok(Log::of(space).frontier(&kv).map_err(MetaError::reading)?)
     })
     .await
+}
+
+/// What others are offered of them: not the logs of those who are nobody's any more, which nobody takes.
+pub(crate) async fn offered(shared: &Arc<Shared>, space: SpaceId) -> Result<Frontier, NodeError> {
+    let mut known = frontier(shared, space).await?;
+    shared.with_control(|control| known.retain(|device, _| control.roster.owner_of(*device).is_some()));
+    Ok(known)
 }
 
 /// How far this node knows the log of one device.
@@ -518,19 +667,39 @@ pub(crate) async fn push(shared: &Arc<Shared>, peer: NodeId, space: SpaceId) -> 
     if let Some(space) = shared.open_space(space) {
         branch::compare(&space, peer, known.get(&shared.me()).copied()).await?;
     }
-    let ours = frontier(shared, space).await.map_err(|error| error.to_string())?;
+    let ours = offered(shared, space).await.map_err(|error| error.to_string())?;
+    // A log that is not taken keeps no other.
+    let mut failed = Ok(());
     for (device, position) in ours {
-        let mut at = known.get(&device).map_or(0, |position| position.seq);
-        while at < position.seq {
-            let entries = entries_after(shared, space, device, at)
-                .await
-                .map_err(|error| error.to_string())?;
-            at += entries.len() as u64;
-            match shared.ask(peer, &PoolRequest::Append { space, entries }).await {
-                Ok(PoolReply::Done) => {}
-                Ok(other) => return Err(format!("it answered {other:?}")),
-                Err(error) => return Err(error.to_string()),
-            }
+        let known = known.get(&device).map_or(0, |position| position.seq);
+        failed = failed.and(push_log(shared, peer, space, (device, position), known).await);
+    }
+    failed
+}
+
+/// Sends a peer what it lacks of one device's log: all that comes after what it knows.
+async fn push_log(
+    shared: &Arc<Shared>,
+    peer: NodeId,
+    space: SpaceId,
+    (device, position): (NodeId, Position),
+    known: u64,
+) -> Result<(), String> {
+    let mut at = known;
+    while at < position.seq {
+        let entries = entries_after(shared, space, device, at)
+            .await
+            .map_err(|error| error.to_string())?;
+        at += entries.len() as u64;
+        match shared.ask(peer, &PoolRequest::Append { space, entries }).await {
+            Ok(PoolReply::Done) => {}
+            Ok(other) => return Err(format!("it answered {other:?}")),
+            Err(error) => return Err(error.to_string()),
+        }
+        if at < position.seq {
+            // Of a long log others may send it the same.
+            let known = frontier_of(shared, peer, space).await?;
+            at = at.max(known.get(&device).map_or(0, |position| position.seq));
         }
     }
     Ok(())
@@ -562,17 +731,27 @@ pub(crate) async fn pull(shared: &Arc<Shared>, peer: NodeId, space: SpaceId) -> 
     failed.map_or(Ok(unpinned), Err)
 }
 
-/// Fetches one device's log up to where the peer knows it.
+/// Fetches one device's log up to where the peer knows it. Of a long one that several peers have, each gives other parts: one is fetched after the other, as none is of use
+/// without those before it. A peer that is slow holds up the others only for a moment each time.
 async fn pull_log(
     shared: &Arc<Shared>,
     peer: NodeId,
     space: SpaceId,
     (device, position): (NodeId, Position),
 ) -> Result<Vec<StripeId>, String> {
-    let ours = known(shared, space, device).await.map_err(|error| error.to_string())?;
     let mut unpinned = Vec::new();
-    let mut at = ours.map_or(0, |position| position.seq);
-    while at < position.seq {
+    let mut at = 0;
+    loop {
+        let _turn = shared.fetching.turn((space, device)).await;
+        let ours = known(shared, space, device).await.map_err(|error| error.to_string())?;
+        let ours = ours.map_or(0, |position| position.seq);
+        if ours < at {
+            return Err("it gave other entries than it was asked for".to_owned());
+        }
+        at = ours;
+        if at >= position.seq {
+            return Ok(unpinned);
+        }
         let request = PoolRequest::Fetch {
             space,
             device,
@@ -587,7 +766,6 @@ async fn pull_log(
         let taken = take_entries(shared, space, entries).await;
         unpinned.extend(taken.map_err(|error| error.to_string())?);
     }
-    Ok(unpinned)
 }
 
 pub(crate) async fn entries_after(
@@ -610,7 +788,7 @@ pub(crate) async fn entries_after(
 /// Makes all that this device has written durable on the space's custodians, *f* + 1 nodes; when one does not take it, on the next
 /// in order. With fewer at hand two suffice (one, while no other domain is here): then this gives the losses that it survives.
 pub(crate) async fn replicate(space: &OpenSpace) -> Result<Option<u8>, NodeError> {
-    let view = space.present_view();
+    let view = space.present_view_for(space.id());
     let custodians = custodians(space.id(), &view);
     let wanted = usize::from(default_survive(view.nodes.len())) + 1;
     let order = rank(StripeId::from_bytes(*space.id().as_bytes()), &view);
@@ -644,7 +822,7 @@ pub(crate) async fn replicate(space: &OpenSpace) -> Result<Option<u8>, NodeError
     }
     let stored = domains.len();
     // Who was here then and is not any more does not count: that is for them to take when they come back.
-    let now = space.present_view();
+    let now = space.present_view_for(space.id());
     let is_other = |node: &&NodeId| now.takes(**node) && now.domain(**node) != now.domain(space.me());
     let others = now.nodes.keys().filter(is_other);
     if stored < wanted.min(2) && others.count() > 0 {
@@ -679,17 +857,43 @@ pub(crate) fn keepers(shared: &Shared, space: SpaceId, view: &View) -> BTreeSet<
     keepers
 }
 
-/// Fetches what this node lacks of its person's logs from all that keep them and are here. After an error it may lack some.
+/// The nodes that would keep a space's logs if everybody were here and it could be everywhere.
+pub(crate) fn former_custodians(shared: &Shared, space: SpaceId) -> Vec<NodeId> {
+    let view = View {
+        confined: Arc::default(),
+        ..shared.present_view()
+    };
+    usual(space, view)
+}
+
+/// The nodes that keep a space's logs when everybody is here.
+pub(crate) fn usual_custodians(shared: &Shared, space: SpaceId) -> Vec<NodeId> {
+    usual(space, shared.present_view())
+}
+
+fn usual(space: SpaceId, mut view: View) -> Vec<NodeId> {
+    view.nodes
+        .values_mut()
+        .for_each(|facts| facts.presence = Presence::Live);
+    custodians(space, &view)
+}
+
+/// Fetches what this node lacks of its person's logs from all that keep them and are here, whichever of them fail. After an error it may lack some.
 pub(crate) async fn catch_up(space: &OpenSpace) -> Result<(), NodeError> {
-    for node in keepers(space, space.id(), &space.present_view()) {
-        let unpinned = pull(space.shared(), node, space.id())
-            .await
-            .map_err(|reason| NodeError::Behind { node, reason })?;
-        if !unpinned.is_empty() {
-            crate::sweep::announce(space, unpinned);
+    catch_up_from(space, keepers(space, space.id(), &space.present_view())).await
+}
+
+/// The same from these nodes.
+pub(crate) async fn catch_up_from(space: &OpenSpace, nodes: impl IntoIterator<Item = NodeId>) -> Result<(), NodeError> {
+    let mut failed = None;
+    for node in nodes {
+        match pull(space.shared(), node, space.id()).await {
+            Ok(unpinned) if !unpinned.is_empty() => crate::sweep::announce(space, unpinned),
+            Ok(_) => {}
+            Err(reason) => failed = failed.or(Some(NodeError::Behind { node, reason })),
         }
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }
 
 /// Brings every space that is kept here to the nodes that should keep it now: its custodians, and its person's machines.
@@ -705,12 +909,24 @@ pub(crate) async fn hand_out(shared: &Arc<Shared>) -> bool {
     let view = shared.present_view();
     let mut all = true;
     for space in spaces {
+        let mut have_it = BTreeSet::new();
         for node in keepers(shared, space, &view) {
-            if let Err(error) = push(shared, node, space).await {
-                tracing::debug!(node = %node.short(), error, "a custodian does not take a log");
-                all = false;
+            match push(shared, node, space).await {
+                Ok(()) => _ = have_it.insert(node),
+                Err(error) => {
+                    tracing::debug!(node = %node.short(), error, "a custodian does not take a log");
+                    all = false;
+                }
             }
         }
+        if let Err(error) = residence::leave(shared, space, &have_it).await {
+            tracing::info!(%error, "the log of a space that may not be here is still here");
+            all = false;
+        }
+    }
+    if let Err(error) = residence::leave_rest(shared).await {
+        tracing::info!(%error, "what is left of the logs of spaces that may not be here is still here");
+        all = false;
     }
     all
 }

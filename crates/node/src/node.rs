@@ -7,14 +7,15 @@ mod start;
 pub use space::Space;
 
 use crate::{
+    access,
     api::{
-        Access, Held, Identity, Invitation, InviteOptions, LeaveProgress, LinkInfo, LinkMade, LinkOptions, MassIn,
-        Member, NodeStatus, Person, Probe, RemoveOptions, SpaceInfo, SpaceOptions, SpacePath, SpaceRemoval, Status,
-        TrashInfo, Unshared,
+        Access, AccessEvent, Held, Identity, Invitation, InviteOptions, LeaveProgress, LinkInfo, LinkMade, LinkOptions,
+        MassIn, Member, NodeStatus, Person, Probe, Reconciled, RemoveOptions, Revoked, SpaceInfo, SpaceOptions,
+        SpacePath, SpaceRemoval, Status, TrashInfo, Unshared, Verified,
     },
     audit, branch, collect, conflicts,
     control::AtHand,
-    driver,
+    devices, driver,
     error::NodeError,
     links::{self, Linked},
     meta::Invite,
@@ -26,14 +27,15 @@ use crate::{
     shared::Shared,
     spaces, sweep,
     upload::{Safety, geometry_now},
+    verify,
 };
 use advice::{Facts, advice};
-use potluck_crypto::{Kit, KitMember, Link, Ticket};
+use potluck_crypto::{Kit, KitMember, Link, Passphrase, Ticket};
 use potluck_placement::survivable;
 use potluck_spaces::{Liveness, Path};
-use potluck_types::{NodeId, ShardId, SpaceId, SpaceName, StripeId, UserName};
+use potluck_types::{NodeId, ShardId, SpaceId, SpaceName, StripeId, UserId, UserName};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::Path as FilePath,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -72,7 +74,7 @@ impl Node {
             .with_control(|control| (control.roster.pool(), control.roster.pool_name().to_owned()));
         Identity {
             node: self.shared.me(),
-            user: self.shared.user_key.user_id(),
+            user: self.shared.user,
             pool,
             pool_name,
             addresses: self.shared.announced_addresses(),
@@ -101,7 +103,7 @@ impl Node {
         let now = shared.steady();
         let mut health = shared.health(now);
         let (mut nodes, peers) = shared.with_control(|control| (control.nodes(now), control.live_peers()));
-        let AtHand { eligible: domains, .. } = shared.at_hand();
+        let AtHand { eligible: domains, .. } = shared.at_hand(None);
         let asked = peers.into_iter().map(|peer| async move {
             match tokio::time::timeout(HEALTH_TIMEOUT, shared.ask(peer, &PoolRequest::Health)).await {
                 Ok(Ok(PoolReply::Health { counts, used })) => Ok((peer, counts, used)),
@@ -148,6 +150,7 @@ impl Node {
                 path,
             }));
         }
+        let rivals = devices::rivals(shared);
         let facts = Facts {
             nodes: &nodes,
             health: &health,
@@ -158,6 +161,7 @@ impl Node {
             has_changed: shared.with_control(|control| control.settled_since(now).is_none()),
             masses: &masses,
             is_copied: shared.twin.is_copied(),
+            has_rivals: !rivals.is_empty(),
         };
         Ok(Status {
             identity: self.identity(),
@@ -171,6 +175,7 @@ impl Node {
             trash,
             conflicts: in_conflict,
             masses,
+            rivals,
             default_survive: geometry.m(),
             survivable: survivable(domains),
             geometry: (geometry.k(), geometry.m()),
@@ -180,12 +185,15 @@ impl Node {
     /// Makes a ticket.
     pub async fn invite(&self, options: InviteOptions) -> Result<Invitation, NodeError> {
         let shared = Arc::clone(&self.shared);
+        shared.refuse_old_key()?;
+        let generation = shared.with_control(|control| control.roster.generation(shared.user));
         let (secret, hash) = serve::new_secret(&*shared.entropy);
         let expires = shared.now() + options.expires;
         let invite = Invite {
             expires,
             uses_left: options.uses.max(1),
             mine: options.mine,
+            generation,
             used_by: Vec::new(),
         };
         let meta = Arc::clone(&shared.meta);
@@ -359,12 +367,24 @@ impl Node {
             .take(KIT_MEMBERS)
             .collect();
         Ok(Kit {
-            user: self.shared.user_key.clone(),
+            user: (*self.shared.keys()).clone(),
             pool: identity.pool,
             pool_name: identity.pool_name,
             members,
             made_at: now,
         })
+    }
+
+    /// Puts the keys in this node's home under a passphrase, in place of another one, if there is one: its next start asks for it. Takes about a second.
+    pub async fn lock_keys(&self, passphrase: Passphrase) -> Result<(), NodeError> {
+        let shared = Arc::clone(&self.shared);
+        Ok(Shared::blocking(move || shared.home.lock(&passphrase, &*shared.entropy)).await?)
+    }
+
+    /// Takes them out from under it. Whether they were under one.
+    pub async fn unlock_keys(&self) -> Result<bool, NodeError> {
+        let shared = Arc::clone(&self.shared);
+        Ok(Shared::blocking(move || shared.home.unprotect()).await?)
     }
 
     /// Begins to leave: this node's shards go to the others first. Saying it twice changes nothing.
@@ -408,9 +428,10 @@ impl Node {
         if node == self.shared.me() {
             return Err(NodeError::ForgetSelf);
         }
-        if user != Some(self.shared.user_key.user_id()) {
+        if user != Some(self.shared.user) {
             return Err(NodeError::NotYours(node));
         }
+        self.shared.refuse_old_key()?;
         self.end_membership(node).await;
         Ok(())
     }
@@ -421,6 +442,8 @@ impl Node {
         if !self.shared.leaving.load(Ordering::Relaxed) {
             return Err(NodeError::NotLeaving);
         }
+        // What it says would not count.
+        self.shared.refuse_old_key()?;
         self.shared.parting.store(true, Ordering::Relaxed);
         self.end_membership(self.shared.me()).await;
         Ok(())
@@ -431,15 +454,22 @@ impl Node {
         let (pool, seq) = shared.with_control(|control| (control.roster.pool(), control.roster.certificate_seq(node)));
         let last = Certificate {
             active: false,
-            ..Certificate::new(&shared.user_key, pool, node, seq + 1)
+            ..Certificate::new(&shared.keys(), pool, node, seq.saturating_add(1))
         };
-        let record = PoolRecord::Certificate(sign(&shared.user_key, &last));
-        let peers = shared.with_control(|control| control.live_peers());
         // Told directly: gossip may not get out before this node does.
-        let request = PoolRequest::Records(vec![record.clone()]);
-        let told = peers.into_iter().map(|peer| shared.ask(peer, &request));
-        futures::future::join_all(told).await;
-        shared.introduce(record).await;
+        let record = PoolRecord::Certificate(sign(shared.keys().signing(), &last));
+        shared.tell_all(record).await;
+    }
+
+    /// Takes machines out of this person's hands that are lost, or in another's: they are no members any more, and have a key that counts no more and opens nothing that comes later. All other
+    /// machines of the person are to be among those that stay, so that none is given the next key that they do not know of.
+    pub async fn revoke(&self, gone: &BTreeSet<NodeId>, stays: &BTreeSet<NodeId>) -> Result<Revoked, NodeError> {
+        devices::revoke(&self.shared, gone, stays).await
+    }
+
+    /// Where another machine of the person's has replaced the key, too ([`Status::rivals`]): replaces both by one; which, if there are several that can be. What either took out is out.
+    pub async fn reconcile(&self, which: Option<UserId>) -> Result<Reconciled, NodeError> {
+        devices::reconcile(&self.shared, which).await
     }
 
     /// Where this node keeps its things.
@@ -471,6 +501,22 @@ impl Node {
             space: entry.space,
         };
         Ok(entries.into_iter().map(held).collect())
+    }
+
+    /// Whether this node keeps a log of a space, with or without its keys.
+    pub async fn keeps_log(&self, space: SpaceId) -> Result<bool, NodeError> {
+        Ok(names::spaces(&self.shared).await?.contains(&space))
+    }
+
+    /// What changed who can read or write in a space, the latest first.
+    pub async fn access_log(&self, space: &SpaceName) -> Result<Vec<AccessEvent>, NodeError> {
+        let (open, called) = (spaces::find(&self.shared, space)?, space.clone());
+        Shared::blocking(move || access::events(&open, &called)).await
+    }
+
+    /// Checks the history of a space: every signature, the order of all entries, who was allowed to write them, and whether other machines keep the same.
+    pub async fn verify(&self, space: &SpaceName) -> Result<Verified, NodeError> {
+        verify::verify(&spaces::find(&self.shared, space)?).await
     }
 
     /// Which of these stripes of a space are in use, as its custodians know it; nothing when none of them says. Any space: whoever checks the books asks.
@@ -562,12 +608,14 @@ mod tests {
             announce: Vec::new(),
             capacity: ByteSize(2_000_000_000),
             zone: None,
+            region: None,
             name: None,
             mdns: false,
             grace: Duration::from_secs(3600),
             world: World::default(),
             retention: Duration::from_secs(3600),
             mass_change_share: Share::HALF,
+            passphrase: None,
         };
         let node = Node::found(config, "test").await.unwrap();
         let path = |text: &str| -> Path { text.parse().unwrap() };

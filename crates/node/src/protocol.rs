@@ -8,6 +8,7 @@ use crate::{
 use bytes::Bytes;
 use potluck_crypto::{KeyShare, LinkId, Signed};
 use potluck_net::Message;
+use potluck_placement::Reported;
 use potluck_spaces::{PinState, Position};
 use potluck_types::{
     ByteSize, CodecError, Geometry, Hash, NodeId, PoolId, ShardId, SpaceId, StripeId, Timestamp,
@@ -46,22 +47,17 @@ pub(crate) enum Credential {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum JoinReply {
-    /// All records of the pool; and the inviter's user key, for another machine of theirs.
+    /// All records of the pool; and the inviter's first user key, for another machine of theirs.
     Welcome {
         records: Vec<PoolRecord>,
         user_seed: Option<ByteBuf>,
+        /// The keys that took the place of that one, in their order.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        later_seeds: Vec<ByteBuf>,
     },
     Refused(Refusal),
-    /// The last certificate of the node that asks, which ended its membership.
+    /// What ended the membership of the node that asks: its last certificate, or a rotation.
     Standing(PoolRecord),
-}
-
-/// One shard that its holder has, as its steward needs to know it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Reported {
-    pub(crate) shard: ShardId,
-    pub(crate) geometry: Geometry,
-    pub(crate) shard_len: u32,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -316,6 +312,7 @@ mod tests {
             shard,
             geometry,
             shard_len: 5,
+            space: Some(space),
         };
         let requests = [
             PoolRequest::Hello {

@@ -1,11 +1,14 @@
 //! The signed records that make a pool: who founded it, who was let in, whose nodes they are, and what a node says of itself.
 
 use crate::error::RecordError;
-use potluck_crypto::{Recipient, Record, Signed, SignedError, SigningKey, derive::recipient_key};
+use potluck_crypto::{PublicKey, Recipient, Record, Signature, Signed, SignedError, SigningKey, UserKeys};
+use potluck_spaces::Founding;
 use potluck_types::{
-    ByteSize, Hash, MachineName, NodeId, PoolId, Timestamp, UserId, UserName, Zone, from_canonical, to_canonical,
+    ByteSize, Hash, MachineName, NodeId, PoolId, Region, Regions, SpaceId, Timestamp, UserId, UserName, Zone,
+    from_canonical, limits, to_canonical,
 };
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 
 /// The first record of a pool, signed by its founder. Its hash is the [`PoolId`].
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -59,14 +62,14 @@ pub(crate) struct Called {
 
 impl Certificate {
     /// The word of a person that a node is theirs.
-    pub(crate) fn new(user: &SigningKey, pool: PoolId, node: NodeId, seq: u64) -> Self {
+    pub(crate) fn new(user: &UserKeys, pool: PoolId, node: NodeId, seq: u64) -> Self {
         Self {
             version: VERSION,
             pool,
             node,
             seq,
             active: true,
-            recipient: Some(recipient_key(user).recipient()),
+            recipient: Some(user.recipient()),
             called: None,
         }
     }
@@ -74,6 +77,114 @@ impl Certificate {
 
 impl Record for Certificate {
     const CONTEXT: &'static str = "potluck/certificate/1";
+}
+
+/// A person's key is replaced, since a machine that has it is lost: signed with that key, and from then on they sign with the next. Of what the keys before have signed, what is
+/// named here counts.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Rotation {
+    pub(crate) version: u8,
+    pub(crate) pool: PoolId,
+    pub(crate) user: UserId,
+    pub(crate) at: Timestamp,
+    /// The next key.
+    pub(crate) key: PublicKey,
+    /// What the next key says to being theirs: see [`Rotation::claim`].
+    pub(crate) claim: Signature,
+    /// Whom others wrap messages for from now on, to reach the person.
+    pub(crate) recipient: Recipient,
+    /// The machines that stay the person's.
+    pub(crate) machines: Vec<Kept>,
+    /// Those that were taken out of their hands, now or before; what they wrote until then counts.
+    pub(crate) lost: Vec<NodeId>,
+    /// Those that left by themselves; what they wrote counts.
+    pub(crate) former: Vec<NodeId>,
+    /// Whom the person has let into the pool.
+    pub(crate) admitted: Vec<UserId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) called: Option<Called>,
+    /// Keys that had taken the place of one that another had taken the place of, too, each with its claim: they are replaced as well.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) also: Vec<(PublicKey, Signature)>,
+    /// Of what was said of where the data of their spaces may be, the records that count, by their hashes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) residences: Vec<Hash>,
+}
+
+/// A machine that stays its person's.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    pub(crate) node: NodeId,
+    /// The seed of the next key, wrapped for the machine; empty where that runs a version that nothing can be wrapped for.
+    pub(crate) seed: ByteBuf,
+}
+
+impl Rotation {
+    /// What the seed of the next key is wrapped for.
+    pub(crate) const WRAP: &'static str = "potluck/user-key-wrap/1";
+
+    /// What the next key signs: that it is this person's, in this pool.
+    pub(crate) fn claim(pool: PoolId, user: UserId) -> Vec<u8> {
+        let context = b"potluck/user-key-claim/1";
+        let len = u8::try_from(context.len()).expect("a context is a short constant");
+        [&[len], &context[..], pool.as_bytes(), user.as_bytes()].concat()
+    }
+
+    /// Whether the next key, and those that are replaced beside the one in use, say that they are this person's.
+    pub(crate) fn is_claimed(&self) -> bool {
+        let claim = Self::claim(self.pool, self.user);
+        let mut keys = self
+            .also
+            .iter()
+            .chain([&(self.key, self.claim)])
+            .copied()
+            .collect::<Vec<_>>();
+        keys.retain(|(key, signature)| key.verify(&claim, signature).is_err());
+        keys.is_empty()
+    }
+
+    /// Whether the machine stays.
+    pub(crate) fn keeps(&self, node: NodeId) -> bool {
+        self.machines.iter().any(|kept| kept.node == node)
+    }
+
+    /// Whether the machine is the person's, or was.
+    pub(crate) fn names(&self, node: NodeId) -> bool {
+        self.keeps(node) || self.lost.contains(&node) || self.former.contains(&node)
+    }
+}
+
+impl Record for Rotation {
+    const CONTEXT: &'static str = "potluck/rotation/1";
+    const BYTES_MAX: usize = limits::ROTATION_BYTES_MAX;
+}
+
+/// The owner of a space says where its data may be. What was said last counts, by the clock and then by the hash.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Residence {
+    pub(crate) version: u8,
+    pub(crate) pool: PoolId,
+    pub(crate) space: SpaceId,
+    pub(crate) at: Timestamp,
+    /// Everywhere, when there are none.
+    pub(crate) regions: Regions,
+    /// What shows whose the space is; none for a private one, whose id does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) founding: Option<Signed<Founding>>,
+}
+
+impl Residence {
+    /// Who has founded the space, if the record shows it.
+    pub(crate) fn founder(&self) -> Option<PublicKey> {
+        let founding = self.founding.as_ref()?;
+        let is_of_space = founding.hash().as_bytes() == self.space.as_bytes();
+        Some(founding.open().ok()?.signer()).filter(|_| is_of_space)
+    }
+}
+
+impl Record for Residence {
+    const CONTEXT: &'static str = "potluck/residence/1";
+    const BYTES_MAX: usize = limits::RESIDENCE_BYTES_MAX;
 }
 
 /// What a node says of itself. The highest `seq` counts.
@@ -100,6 +211,12 @@ pub(crate) struct NodeState {
     /// Members that could not prove what they claim to hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) doubts: Vec<NodeId>,
+    /// Whom messages for this machine alone are wrapped for; not said by versions before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) recipient: Option<Recipient>,
+    /// Where it stands, if its person says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) region: Option<Region>,
 }
 
 /// One that says nothing of itself but what it offers.
@@ -120,6 +237,8 @@ impl NodeState {
             revision: 1,
             run: Timestamp::default(),
             doubts: Vec::new(),
+            recipient: None,
+            region: None,
         }
     }
 }
@@ -147,9 +266,23 @@ pub(crate) enum PoolRecord {
     Admission(Signed<Admission>),
     Certificate(Signed<Certificate>),
     State(Signed<NodeState>),
+    Rotation(Signed<Rotation>),
+    Residence(Signed<Residence>),
 }
 
 impl PoolRecord {
+    /// Records of each kind rest on those with smaller numbers, and on others of their own.
+    pub(crate) fn kind(&self) -> u8 {
+        match self {
+            Self::Genesis(_) => 0,
+            Self::Admission(_) => 1,
+            Self::Certificate(_) => 2,
+            Self::Rotation(_) => 3,
+            Self::Residence(_) => 4,
+            Self::State(_) => 5,
+        }
+    }
+
     pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, RecordError> {
         Ok(from_canonical(bytes)?)
     }
@@ -168,11 +301,7 @@ pub(crate) fn pool_id(genesis: &Signed<Genesis>) -> PoolId {
     PoolId::from_bytes(*genesis.hash().as_bytes())
 }
 
-pub(crate) fn user_of(signer: potluck_crypto::PublicKey) -> UserId {
-    UserId::from_bytes(*signer.as_bytes())
-}
-
-pub(crate) fn node_of(signer: potluck_crypto::PublicKey) -> NodeId {
+pub(crate) fn node_of(signer: PublicKey) -> NodeId {
     NodeId::from_bytes(*signer.as_bytes())
 }
 
@@ -180,7 +309,7 @@ pub(crate) fn node_of(signer: potluck_crypto::PublicKey) -> NodeId {
 ///
 /// # Panics
 /// When the record is over its limit: names and addresses were checked where they came in.
-pub(crate) fn sign<T: Record>(key: &potluck_crypto::SigningKey, record: &T) -> Signed<T> {
+pub(crate) fn sign<T: Record>(key: &SigningKey, record: &T) -> Signed<T> {
     let signed: Result<_, SignedError> = Signed::sign(key, record);
     signed.expect("our own records are within their limits")
 }

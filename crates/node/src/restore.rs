@@ -144,7 +144,7 @@ impl Wanted {
     fn below<'a>(self, kept: &'a [Kept], heads: &[Head]) -> Option<&'a Kept> {
         let had_at = |at: Timestamp| {
             kept.iter()
-                .filter(|kept| kept.head.clock <= at && at < kept.removal.clock)
+                .filter(|kept| kept.was_there(at))
                 .max_by_key(|kept| kept.head.clock)
         };
         let last = kept.first().filter(|_| heads.is_empty());

@@ -10,15 +10,15 @@ use crate::{
         self, BATCH_MAX, Credential, HOLDERS_MAX, Inspected, JoinReply, JoinRequest, PoolReply, PoolRequest,
         ShardReply, ShardRequest,
     },
-    records::{Admission, Certificate, PoolRecord, VERSION, sign, user_of},
+    records::{Admission, Certificate, PoolRecord, VERSION, sign},
     shared::Shared,
     stripes, sweep,
 };
 use bytes::Bytes;
-use potluck_crypto::{Signed, TicketSecret};
+use potluck_crypto::{Signed, Speaker, TicketSecret, UserKeys};
 use potluck_net::{Incoming, Message, Protocol};
 use potluck_store::{GetError, PutError, Store};
-use potluck_types::{Entropy, Hash, NodeId, ShardId, SpaceId, StripeId, UnverifiedShard, UserId, limits, proof};
+use potluck_types::{Entropy, Hash, NodeId, ShardId, SpaceId, StripeId, UnverifiedShard, limits, proof};
 use serde_bytes::ByteBuf;
 use std::sync::Arc;
 
@@ -59,18 +59,21 @@ pub(crate) async fn serve(shared: Arc<Shared>, incoming: Incoming) {
 
 async fn join(shared: &Arc<Shared>, node: NodeId, request: JoinRequest) -> JoinReply {
     if matches!(request.credential, Credential::Standing) {
-        let last = shared.with_control(|control| control.roster.last_certificate(node).cloned());
+        let last = shared.with_control(|control| control.roster.last_word(node).cloned());
         return last.map_or(JoinReply::Refused(Refusal::NotAMember), JoinReply::Standing);
     }
     match admit(shared, node, request).await {
-        Ok((records, mine)) => {
+        Ok((records, keys)) => {
             for record in records {
                 shared.introduce(record).await;
             }
             let records = shared.with_control(|control| control.roster.records().cloned().collect());
+            let keys = keys.iter().flat_map(|keys| keys.all());
+            let mut seeds = keys.map(|key| ByteBuf::from(key.seed().to_vec()));
             JoinReply::Welcome {
                 records,
-                user_seed: mine.then(|| ByteBuf::from(shared.user_key.seed().to_vec())),
+                user_seed: seeds.next(),
+                later_seeds: seeds.collect(),
             }
         }
         Err(refusal) => {
@@ -80,8 +83,12 @@ async fn join(shared: &Arc<Shared>, node: NodeId, request: JoinRequest) -> JoinR
     }
 }
 
-/// The records that let a node in, and whether it is another machine of this node's person.
-async fn admit(shared: &Arc<Shared>, node: NodeId, request: JoinRequest) -> Result<(Vec<PoolRecord>, bool), Refusal> {
+/// The records that let a node in, and the keys that it is given if it is another machine of this node's person.
+async fn admit(
+    shared: &Arc<Shared>,
+    node: NodeId,
+    request: JoinRequest,
+) -> Result<(Vec<PoolRecord>, Option<Arc<UserKeys>>), Refusal> {
     let (pool, count, seq) = shared.with_control(|control| {
         (
             control.roster.pool(),
@@ -92,12 +99,14 @@ async fn admit(shared: &Arc<Shared>, node: NodeId, request: JoinRequest) -> Resu
     if request.pool != pool {
         return Err(Refusal::OtherPool);
     }
+    shared.refuse_old_key().map_err(|_| Refusal::Replaced)?;
+    refuse_taken_out(shared, node)?;
     if count >= limits::POOL_NODES_MAX {
         return Err(Refusal::TooMany);
     }
     match request.credential {
         Credential::Ticket { secret, certificate } => {
-            let user = certified(&certificate, node, pool).ok_or(Refusal::NotAMember)?;
+            let Speaker { user, .. } = certified(shared, &certificate, node, pool)?;
             redeem(shared, node, secret, false).await?;
             let admission = Admission {
                 version: VERSION,
@@ -105,21 +114,29 @@ async fn admit(shared: &Arc<Shared>, node: NodeId, request: JoinRequest) -> Resu
                 user,
                 at: shared.now(),
             };
-            let admission = PoolRecord::Admission(sign(&shared.user_key, &admission));
-            Ok((vec![admission, PoolRecord::Certificate(certificate)], false))
+            let admission = PoolRecord::Admission(sign(shared.keys().signing(), &admission));
+            Ok((vec![admission, PoolRecord::Certificate(certificate)], None))
         }
         Credential::TicketForMine { secret } => {
-            redeem(shared, node, secret, true).await?;
-            let certificate = Certificate::new(&shared.user_key, pool, node, seq + 1);
-            Ok((
-                vec![PoolRecord::Certificate(sign(&shared.user_key, &certificate))],
-                true,
-            ))
+            let generation = redeem(shared, node, secret, true).await?;
+            // That may have taken a while. A machine that is lost meanwhile is given nothing.
+            refuse_taken_out(shared, node)?;
+            let keys = shared.keys();
+            let (now, in_use) = shared.with_control(|control| {
+                let roster = &control.roster;
+                (roster.generation(shared.user), roster.key(shared.user))
+            });
+            if now != generation || keys.signing().public() != in_use {
+                return Err(Refusal::Replaced);
+            }
+            let certificate = Certificate::new(&keys, pool, node, seq.saturating_add(1));
+            let certificate = PoolRecord::Certificate(sign(keys.signing(), &certificate));
+            Ok((vec![certificate], Some(keys)))
         }
         Credential::Member { certificate } => {
-            let user = certified(&certificate, node, pool).ok_or(Refusal::NotAMember)?;
+            let Speaker { user, .. } = certified(shared, &certificate, node, pool)?;
             if shared.with_control(|control| control.roster.is_user(user)) {
-                Ok((vec![PoolRecord::Certificate(certificate)], false))
+                Ok((vec![PoolRecord::Certificate(certificate)], None))
             } else {
                 Err(Refusal::NotAMember)
             }
@@ -128,24 +145,53 @@ async fn admit(shared: &Arc<Shared>, node: NodeId, request: JoinRequest) -> Resu
     }
 }
 
-/// Whose word the certificate is, if it makes this node a member's in this pool.
-fn certified(certificate: &Signed<Certificate>, node: NodeId, pool: potluck_types::PoolId) -> Option<UserId> {
-    let verified = certificate.open().ok()?;
+/// Whose word the certificate is, if it makes this node a member's in this pool, by the key that they have now.
+fn certified(
+    shared: &Shared,
+    certificate: &Signed<Certificate>,
+    node: NodeId,
+    pool: potluck_types::PoolId,
+) -> Result<Speaker, Refusal> {
+    let verified = certificate.open().map_err(|_| Refusal::NotAMember)?;
     let value = verified.value();
-    let fits = value.node == node && value.pool == pool && value.active && value.version == VERSION;
-    fits.then(|| user_of(verified.signer()))
+    if value.node != node || value.pool != pool || !value.active || value.version != VERSION {
+        return Err(Refusal::NotAMember);
+    }
+    shared.with_control(|control| {
+        let speaker = control.roster.speakers().whose(verified.signer());
+        match speaker.generation < control.roster.generation(speaker.user) {
+            true => Err(Refusal::Replaced),
+            false => Ok(speaker),
+        }
+    })
 }
 
-/// Uses a ticket up, durably, before anything is given for it.
-async fn redeem(shared: &Arc<Shared>, node: NodeId, secret: [u8; 16], mine: bool) -> Result<(), Refusal> {
+/// Whoever has a machine that was taken out has its keys, and its ticket.
+fn refuse_taken_out(shared: &Shared, node: NodeId) -> Result<(), Refusal> {
+    shared.with_control(|control| {
+        let roster = &control.roster;
+        match roster.owner_of(node).is_some() && roster.user_of(node).is_none() {
+            true => Err(Refusal::TakenOut),
+            false => Ok(()),
+        }
+    })
+}
+
+/// Uses a ticket up, durably, before anything is given for it. Gives how often this person's key had been replaced when that began.
+async fn redeem(shared: &Arc<Shared>, node: NodeId, secret: [u8; 16], mine: bool) -> Result<u32, Refusal> {
     let task = Arc::clone(shared);
     let now = shared.now();
+    let generation = shared.with_control(|control| control.roster.generation(shared.user));
     let used = Shared::blocking(move || {
         task.meta
             .with_invite(TicketSecret::from_bytes(secret).hash(), |invite| {
                 let Some(invite) = invite.as_mut().filter(|invite| invite.mine == mine) else {
                     return Err(Refusal::UnknownTicket);
                 };
+                // A machine that was lost may know it.
+                if invite.mine && invite.generation != generation {
+                    return Err(Refusal::Replaced);
+                }
                 if invite.used_by.contains(&node) {
                     return Ok(());
                 }
@@ -158,10 +204,11 @@ async fn redeem(shared: &Arc<Shared>, node: NodeId, secret: [u8; 16], mine: bool
             })
     })
     .await;
-    used.unwrap_or_else(|error| {
+    let used = used.unwrap_or_else(|error| {
         tracing::error!(%error, "a ticket cannot be checked");
         Err(Refusal::UnknownTicket)
-    })
+    });
+    used.map(|()| generation)
 }
 
 async fn pool(shared: &Arc<Shared>, peer: NodeId, request: PoolRequest) -> PoolReply {
@@ -295,7 +342,7 @@ async fn pool(shared: &Arc<Shared>, peer: NodeId, request: PoolRequest) -> PoolR
 }
 
 async fn known_logs(shared: &Arc<Shared>, space: SpaceId, is_chartered: bool) -> Result<PoolReply, NodeError> {
-    let known = names::frontier(shared, space).await?.into_iter().collect();
+    let known = names::offered(shared, space).await?.into_iter().collect();
     if !is_chartered {
         return Ok(PoolReply::Frontier(known));
     }
@@ -318,6 +365,11 @@ async fn shard(shared: &Arc<Shared>, peer: NodeId, request: ShardRequest, body: 
             index,
             descriptor,
         } => {
+            // Whoever asks may not have heard yet where it may be.
+            if !shared.is_inside(space) {
+                let reason = "it stands where the data of this space may not be";
+                return (ShardReply::Failed(reason.to_owned()), none);
+            }
             let unverified = UnverifiedShard {
                 descriptor: descriptor.into_vec().into(),
                 index,

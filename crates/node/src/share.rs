@@ -11,11 +11,14 @@ use crate::{
     space::OpenSpace,
     spaces,
 };
-use potluck_crypto::{Recipient, derive::recipient_key};
-use potluck_spaces::{Charter, CharterRecord, GrantTo, Keys, Log};
-use potluck_types::{NodeId, SpaceName, UserId, UserName};
+use potluck_spaces::{Charter, GrantTo, Keys, Log, Reader};
+use potluck_types::{ByteSize, NodeId, SpaceName, UserId, UserName};
 use serde_bytes::ByteBuf;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 /// Says whom messages for this person are wrapped for, if no certificate of this node does: it was made by a version that knew of none.
 pub(crate) async fn introduce(shared: &Arc<Shared>) {
@@ -33,14 +36,14 @@ pub(crate) async fn introduce(shared: &Arc<Shared>) {
 async fn certify(shared: &Arc<Shared>, called: Option<Called>) {
     let me = shared.me();
     let (pool, seq, known) = shared.with_control(|control| {
-        let known = control.roster.certificate(me).and_then(|own| own.called.clone());
+        let known = control.roster.last_called(shared.user).cloned();
         (control.roster.pool(), control.roster.certificate_seq(me), known)
     });
     let certificate = Certificate {
         called: called.or(known),
-        ..Certificate::new(&shared.user_key, pool, me, seq + 1)
+        ..Certificate::new(&shared.keys(), pool, me, seq.saturating_add(1))
     };
-    let record = PoolRecord::Certificate(sign(&shared.user_key, &certificate));
+    let record = PoolRecord::Certificate(sign(shared.keys().signing(), &certificate));
     shared.introduce(record).await;
 }
 
@@ -52,7 +55,7 @@ pub(crate) async fn call_me(shared: &Arc<Shared>, name: UserName) {
 
 /// The people of the pool, this one first.
 pub(crate) fn people(shared: &Shared) -> Vec<Person> {
-    let me = shared.user_key.user_id();
+    let me = shared.user;
     shared.with_control(|control| {
         let roster = &control.roster;
         let mut people: Vec<Person> = roster
@@ -62,7 +65,7 @@ pub(crate) fn people(shared: &Shared) -> Vec<Person> {
                 name: roster.called(user),
                 is_me: user == me,
                 machines: roster.nodes().filter(|(_, of)| *of == user).count() as u64,
-                can_be_let_in: roster.recipient(user).is_some(),
+                can_be_let_in: roster.reader(user).is_some(),
             })
             .collect();
         people.sort_by_key(|person| (!person.is_me, person.name.is_none(), person.name.clone(), person.user));
@@ -85,9 +88,9 @@ pub(crate) fn find(shared: &Shared, text: &str) -> Result<Person, NodeError> {
     }
 }
 
-fn recipient_of(shared: &Shared, person: &Person) -> Result<Recipient, NodeError> {
-    let recipient = shared.with_control(|control| control.roster.recipient(person.user));
-    recipient.ok_or_else(|| NodeError::NotReached(person.called()))
+fn reader(shared: &Shared, person: &Person) -> Result<Reader, NodeError> {
+    let reader = shared.with_control(|control| control.roster.reader(person.user));
+    reader.ok_or_else(|| NodeError::NotReached(person.called()))
 }
 
 /// Lets a person into a space.
@@ -103,23 +106,25 @@ pub(crate) async fn share(
         return Err(NodeError::WithYourself);
     }
     let to = GrantTo {
-        user: person.user,
-        recipient: recipient_of(shared, &person)?,
+        reader: reader(shared, &person)?,
         may_write: access.may_write,
         until: access.until,
+        quota: access.quota.map(|quota| quota.0),
         called: name.to_string(),
     };
     let task = space.clone();
     let now = shared.now();
     change(&space, move |charter, keys| {
-        let grant = charter.next_grant(&task.user_key, &to, keys, now, &*task.entropy)?;
+        let (owner, user) = (task.keys(), to.reader.user);
+        let grant = charter.next_grant(owner.signing(), &to, keys, now, &*task.entropy)?;
         // What was granted before ends with it: what is said last holds.
-        let before = charter.grants(now).any(|grant| grant.user == to.user);
-        if !before {
-            return Ok(vec![grant]);
+        let before = charter.grants(now).any(|grant| grant.user == user);
+        if before {
+            let ended = charter.next_revocation(owner.signing(), user, ends(&task, user)?, now)?;
+            charter.join(&ended)?;
         }
-        let ended = charter.next_revocation(&task.user_key, to.user, ends(&task, to.user)?, now)?;
-        Ok(vec![ended, grant])
+        charter.join(&grant)?;
+        Ok(())
     })
     .await?;
     spread(&space, person.user).await?;
@@ -143,11 +148,10 @@ pub(crate) async fn unshare(shared: &Arc<Shared>, name: &SpaceName, with: &str) 
     let links = links::count_of(&space, person.user)?;
     let (task, user, now) = (space.clone(), person.user, shared.now());
     change(&space, move |charter, keys| {
-        let revocation = charter.next_revocation(&task.user_key, user, ends(&task, user)?, now)?;
-        let mut after = charter.clone();
-        after.join(&revocation)?;
-        let epoch = after.next_epoch(&task.user_key, &readers(&task, &after), keys, &*task.entropy)?;
-        Ok(vec![revocation, epoch])
+        let owner = task.keys();
+        let revocation = charter.next_revocation(owner.signing(), user, ends(&task, user)?, now)?;
+        charter.join(&revocation)?;
+        begin_epoch(&task, charter, keys)
     })
     .await?;
     spread(&space, person.user).await?;
@@ -171,16 +175,117 @@ fn ends(space: &OpenSpace, user: UserId) -> Result<Vec<(NodeId, u64)>, NodeError
 }
 
 /// Those who may read a space, and what is wrapped for each; without those of whom that is not known.
-fn readers(shared: &Shared, charter: &Charter) -> Vec<(UserId, Recipient)> {
-    let recipient = |user: UserId| match user == shared.user_key.user_id() {
-        true => Some(recipient_key(&shared.user_key).recipient()),
-        false => shared.with_control(|control| control.roster.recipient(user)),
+fn readers(shared: &Shared, charter: &Charter) -> Vec<Reader> {
+    let me = shared.keys();
+    let reader = |user: UserId| match user == shared.user {
+        true => Some(Reader::of(&me)),
+        false => shared.with_control(|control| control.roster.reader(user)),
     };
-    let readers = charter.readers(shared.now()).into_iter();
-    readers.filter_map(|user| Some((user, recipient(user)?))).collect()
+    charter.readers(shared.now()).into_iter().filter_map(reader).collect()
 }
 
-/// Begins another epoch of a space of this person's, where others have the key that is in use than those who may read, and ends the links of those who may not any more.
+/// Adds an epoch for those who may read a space.
+pub(crate) fn begin_epoch(shared: &Shared, charter: &mut Charter, keys: &Keys) -> Result<(), NodeError> {
+    let owner = shared.keys();
+    let epoch = charter.next_epoch(owner.signing(), &readers(shared, charter), keys, &*shared.entropy)?;
+    charter.join(&epoch)?;
+    Ok(())
+}
+
+/// How far the logs of lost machines are known here of those who write to a space, or did; where its charter has not said as much. What was said once only a machine raises that was there when
+/// the person's key was replaced: one that has come since may have been given what the lost one wrote later.
+fn unsaid_ends(space: &OpenSpace, charter: &Charter) -> Result<Vec<(NodeId, u64)>, NodeError> {
+    let key = space.keys().signing().public();
+    let lost: BTreeSet<NodeId> = space.with_control(|control| {
+        let roster = &control.roster;
+        let replaced = roster.speakers().users().filter(|user| charter.knows(*user));
+        let lost = replaced.flat_map(|user| roster.lost(user));
+        let may_raise = roster
+            .last_rotation(space.user)
+            .is_some_and(|last| last.keeps(space.me()));
+        lost.filter(|node| may_raise || !charter.ends(key, *node)).collect()
+    });
+    if lost.is_empty() {
+        return Ok(Vec::new());
+    }
+    let frontier = Log::of(space.id())
+        .frontier(&space.read()?)
+        .map_err(MetaError::reading)?;
+    let end = |node: NodeId| (node, frontier.get(&node).map_or(0, |position| position.seq));
+    let is_unsaid = |(node, seq): &(NodeId, u64)| charter.lacks_end(key, *node, *seq);
+    Ok(lost.into_iter().map(end).filter(is_unsaid).collect())
+}
+
+/// How long those are waited for who may be the only ones that keep what a lost machine wrote.
+const END_PATIENCE: Duration = Duration::from_secs(7 * 86_400);
+
+/// Whether a key was replaced so lately that those are waited for.
+fn is_recent(space: &OpenSpace) -> bool {
+    let now = space.now();
+    space.with_control(|control| {
+        let roster = &control.roster;
+        let rotations = roster.speakers().users().filter_map(|user| roster.last_rotation(user));
+        let last = rotations.map(|rotation| rotation.at).max();
+        last.is_some_and(|at| now < at + END_PATIENCE)
+    })
+}
+
+/// Whether some are not here who have to be asked before it is said how far the logs of lost machines count, since what only they keep would end with that. Machines of this person that were
+/// there when their key was replaced can say more when they are back.
+fn awaits_keepers(space: &OpenSpace) -> bool {
+    let mut custodians = names::usual_custodians(space, space.id());
+    // Who kept it before it was said where it may be.
+    if space.regions(space.id()).is_some() {
+        custodians.extend(names::former_custodians(space, space.id()));
+    }
+    space.with_control(|control| {
+        let (own, live) = (control.roster.last_rotation(space.user), control.live_peers());
+        let may_say_more = |node: &NodeId| own.is_some_and(|own| own.keeps(*node));
+        let mut away = custodians
+            .iter()
+            .filter(|node| **node != space.me() && !live.contains(node));
+        away.any(|node| !may_say_more(node))
+    })
+}
+
+/// Says, of a space of this person's, how far the logs of lost machines count: as far as anybody knows them who keeps them.
+pub(crate) async fn end_logs(space: &OpenSpace) -> Result<(), NodeError> {
+    let charter = charters::known(space.shared(), space.id()).await?;
+    if charter.owner() != Some(space.user)
+        || space.refuse_old_key().is_err()
+        || unsaid_ends(space, &charter)?.is_empty()
+    {
+        return Ok(());
+    }
+    let is_waiting = awaits_keepers(space);
+    let live = space.with_control(|control| control.live_peers());
+    let mut keepers = names::keepers(space, space.id(), &space.present_view());
+    keepers.extend(names::usual_custodians(space, space.id()));
+    keepers.retain(|node| live.contains(node));
+    let asked = names::catch_up_from(space, keepers).await;
+    // One that gives no good answer is not waited for without end either.
+    if is_recent(space) {
+        asked?;
+        if is_waiting {
+            return Ok(());
+        }
+    }
+    let task = space.clone();
+    let is_changed = change(space, move |charter, _| {
+        let ends = unsaid_ends(&task, charter)?;
+        if let Some(stop) = charter.next_stop(task.keys().signing(), ends, task.now())? {
+            charter.join(&stop)?;
+        }
+        Ok(())
+    })
+    .await?;
+    if is_changed {
+        names::replicate(space).await?;
+    }
+    Ok(())
+}
+
+/// Begins another epoch of a space of this person's, where others have the key that is in use than those who may read; and ends the links of those who may not any more.
 pub(crate) async fn renew(space: &OpenSpace) {
     if let Err(error) = renew_now(space).await {
         tracing::warn!(space = %space.id().short(), %error, "the key of a space is to be another, and is not yet");
@@ -189,29 +294,46 @@ pub(crate) async fn renew(space: &OpenSpace) {
 
 async fn renew_now(space: &OpenSpace) -> Result<(), NodeError> {
     let charter = charters::known(space.shared(), space.id()).await?;
-    if charter.owner() != Some(space.user_key.user_id()) {
+    if charter.owner() != Some(space.user) || space.refuse_old_key().is_err() {
         return Ok(());
     }
-    links::withdraw_of_leavers(space).await?;
-    if !needs_epoch(space, &charter) {
-        return Ok(());
+    if !charter.follows(space.keys().signing().public()) {
+        // None of this person's machines has said what counts, as far as is known here; one that has just come knows of nothing yet.
+        let is_alone =
+            space.with_control(|control| control.live_peers().is_empty() && control.roster.members().len() > 1);
+        if is_alone {
+            return Ok(());
+        }
+        names::catch_up(space).await?;
     }
     let task = space.clone();
-    change(space, move |charter, keys| {
-        if !needs_epoch(&task, charter) {
-            return Ok(Vec::new());
+    let is_changed = change(space, move |charter, keys| {
+        let owner = task.keys();
+        if !charter.follows(owner.signing().public()) {
+            charter.succeed(&owner, task.now())?;
         }
-        let epoch = charter.next_epoch(&task.user_key, &readers(&task, charter), keys, &*task.entropy)?;
-        Ok(vec![epoch])
+        if needs_epoch(&task, charter, keys) {
+            begin_epoch(&task, charter, keys)?;
+        }
+        Ok(())
     })
     .await?;
-    // Custodians hear of it where logs are compared.
-    names::replicate(space).await.map(drop)
+    links::withdraw_of_leavers(space).await?;
+    if is_changed {
+        // Custodians hear of it where logs are compared.
+        names::replicate(space).await?;
+    }
+    Ok(())
 }
 
-fn needs_epoch(shared: &Shared, charter: &Charter) -> bool {
-    let reached = readers(shared, charter).into_iter().map(|(user, _)| user).collect();
-    charter.needs_epoch(&reached, shared.now())
+pub(crate) fn needs_epoch(shared: &Shared, charter: &Charter, keys: &Keys) -> bool {
+    let former_tags = |user: UserId| match user == shared.user {
+        true => Reader::former_tags(&shared.keys()),
+        false => shared.with_control(|control| control.roster.former_tags(user)),
+    };
+    let reached = readers(shared, charter).into_iter();
+    let reached = reached.map(|reader| (reader.user, former_tags(reader.user))).collect();
+    charter.needs_epoch(&reached, keys, shared.now())
 }
 
 /// A space of this person's that can be shared.
@@ -219,26 +341,23 @@ async fn own(shared: &Arc<Shared>, name: &SpaceName) -> Result<OpenSpace, NodeEr
     if name.is_home() {
         return Err(NodeError::HomeIsPrivate);
     }
+    shared.refuse_old_key()?;
     spaces::own(shared, name).await
 }
 
-/// Adds records to a charter, all or none.
+/// Adds records to a charter, all or none. Whether there are any.
 async fn change(
     space: &OpenSpace,
-    records: impl FnOnce(&Charter, &Keys) -> Result<Vec<CharterRecord>, NodeError> + Send + 'static,
-) -> Result<(), NodeError> {
+    add: impl FnOnce(&mut Charter, &Keys) -> Result<(), NodeError> + Send + 'static,
+) -> Result<bool, NodeError> {
     let task = space.clone();
-    Shared::blocking(move || {
-        charters::change(&task, task.id(), |charter| {
-            let ring = task.ring();
-            for record in records(charter, &ring.keys)? {
-                charter.join(&record)?;
-            }
-            Ok(())
-        })
-    })
-    .await?;
-    spaces::learn(space.shared(), space.id()).await
+    let is_changed =
+        Shared::blocking(move || charters::change(&task, task.id(), |charter| add(charter, &task.ring().keys)));
+    let is_changed = is_changed.await?;
+    if is_changed {
+        spaces::learn(space.shared(), space.id()).await?;
+    }
+    Ok(is_changed)
 }
 
 /// Tells the custodians, who hear of it where logs are compared, and the machines of a person that are here, what has changed of a charter.
@@ -264,26 +383,24 @@ async fn spread(space: &OpenSpace, user: UserId) -> Result<(), NodeError> {
 pub(crate) async fn members(shared: &Arc<Shared>, name: &SpaceName) -> Result<Vec<Member>, NodeError> {
     let space = spaces::find(shared, name)?;
     let (charter, now) = (charters::known(shared, space.id()).await?, shared.now());
-    let owner = charter.owner().unwrap_or(shared.user_key.user_id());
+    let owner = charter.owner().unwrap_or(shared.user);
     let granted = charter.grants(now).map(|grant| {
         let access = Access {
             may_write: grant.may_write,
             since: Some(grant.at),
             until: grant.until,
+            quota: grant.quota.map(ByteSize),
         };
         (grant.user, access)
     });
     let members: BTreeMap<UserId, Access> = granted.collect();
+    let task = space.clone();
+    let used = Shared::blocking(move || names::used_by(&task, &task.read()?)).await?;
+    let used = |user: UserId| ByteSize(used.get(&user).copied().unwrap_or_default());
     let everybody = people(shared);
     let person = |user: UserId| {
         let known = everybody.iter().find(|person| person.user == user).cloned();
-        known.unwrap_or(Person {
-            user,
-            name: None,
-            is_me: false,
-            machines: 0,
-            can_be_let_in: false,
-        })
+        known.unwrap_or_else(|| Person::unknown(user))
     };
     let first = Member {
         person: person(owner),
@@ -292,12 +409,15 @@ pub(crate) async fn members(shared: &Arc<Shared>, name: &SpaceName) -> Result<Ve
             may_write: true,
             since: charter.created(),
             until: None,
+            quota: None,
         },
+        used: used(owner),
     };
     let others = members.into_iter().map(|(user, access)| Member {
         person: person(user),
         is_owner: false,
         access,
+        used: used(user),
     });
     Ok(std::iter::once(first).chain(others).collect())
 }

@@ -5,6 +5,7 @@ use crate::{
     charters::Charters,
     claims::Claims,
     control::{Action, AtHand, Check, Control, Event, ReportSum},
+    devices::Hearing,
     download::PieceCache,
     due::Due,
     error::{MetaError, NodeError},
@@ -16,20 +17,23 @@ use crate::{
     rails::Rails,
     space::OpenSpace,
     spaces::Spaces,
+    turns::Turns,
     twin::Twin,
     watch::Watch,
 };
 use bytes::Bytes;
-use potluck_crypto::SigningKey;
+use potluck_crypto::{SigningKey, UserKeys};
 use potluck_net::{Address, Course, Endpoint, Protocol, RequestError};
 use potluck_placement::View;
 use potluck_spaces::FileId;
 use potluck_store::Store;
-use potluck_types::{ByteSize, Clock, Entropy, Hash, MachineName, NodeId, ShardId, SpaceId, StripeId, Timestamp, Zone};
+use potluck_types::{
+    ByteSize, Clock, Entropy, Hash, MachineName, NodeId, Region, ShardId, SpaceId, StripeId, Timestamp, UserId, Zone,
+};
 use std::{
     collections::BTreeMap,
     io,
-    sync::{Arc, Mutex, atomic::AtomicBool},
+    sync::{Arc, Mutex, PoisonError, RwLock, atomic::AtomicBool},
     time::Duration,
 };
 use tokio::{
@@ -46,7 +50,12 @@ const LOOK_DELAY: Duration = Duration::from_secs(5);
 /// See the module.
 pub(crate) struct Shared {
     pub(crate) node_key: SigningKey,
-    pub(crate) user_key: SigningKey,
+    /// Its person.
+    pub(crate) user: UserId,
+    /// All keys of theirs that this machine was given.
+    pub(crate) user_keys: RwLock<Arc<UserKeys>>,
+    /// What follows when somebody's key is replaced.
+    pub(crate) hearing: Hearing,
     /// The spaces of this node's person.
     pub(crate) spaces: Spaces,
     /// Charters of spaces that are kept here.
@@ -76,6 +85,8 @@ pub(crate) struct Shared {
     pub(crate) links: LinkState,
     /// Nodes that lately kept a reader waiting, and until when others are asked first.
     pub(crate) suspects: Mutex<BTreeMap<NodeId, Timestamp>>,
+    /// Whose turn it is to fetch of a log.
+    pub(crate) fetching: Turns,
     /// Held while what the core knows is written down.
     pub(crate) saving: tokio::sync::Mutex<()>,
     /// Held while reports are compared.
@@ -86,6 +97,7 @@ pub(crate) struct Shared {
     pub(crate) announce: Vec<Address>,
     pub(crate) capacity: ByteSize,
     pub(crate) zone: Option<Zone>,
+    pub(crate) region: Option<Region>,
     pub(crate) name: Option<MachineName>,
     pub(crate) leaving: AtomicBool,
     /// It ends its membership itself.
@@ -151,6 +163,24 @@ impl Shared {
     pub(crate) fn open_spaces(self: &Arc<Self>) -> Vec<OpenSpace> {
         let opened = self.spaces.all_opened();
         opened.iter().map(|opened| OpenSpace::new(self, opened)).collect()
+    }
+
+    /// The keys of this node's person.
+    pub(crate) fn keys(&self) -> Arc<UserKeys> {
+        Arc::clone(&self.user_keys.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn set_keys(&self, keys: UserKeys) {
+        *self.user_keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+    }
+
+    /// Refuses what has to be signed with the person's key, where that was replaced and this machine was not given the next.
+    pub(crate) fn refuse_old_key(&self) -> Result<(), NodeError> {
+        let in_use = self.with_control(|control| control.roster.key(self.user));
+        match self.keys().signing().public() == in_use {
+            true => Ok(()),
+            false => Err(NodeError::OldKey),
+        }
     }
 
     pub(crate) fn me(&self) -> NodeId {
@@ -230,10 +260,16 @@ impl Shared {
         left.sum()
     }
 
-    /// The failure domains that new data is coded for this moment.
-    pub(crate) fn at_hand(&self) -> AtHand {
+    /// The failure domains that new data is coded for this moment: that of a space, or any.
+    pub(crate) fn at_hand(&self, space: Option<SpaceId>) -> AtHand {
         let now = self.steady();
-        self.with_control(|control| control.at_hand(now))
+        self.with_control(|control| control.at_hand(space, now))
+    }
+
+    /// The pool as it is this moment for the data of a space.
+    pub(crate) fn present_view_for(&self, space: SpaceId) -> View {
+        let now = self.steady();
+        self.with_control(|control| control.present_view_for(space, now))
     }
 
     pub(crate) fn present_view(&self) -> View {

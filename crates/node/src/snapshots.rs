@@ -11,7 +11,7 @@ use crate::{
     space::OpenSpace,
 };
 use potluck_spaces::{
-    Change, DirId, Expiring, Fate, Head, Kept, Kv, Machines, Name, Snapshots, Taken, Trash, Tree, TreeError, Value,
+    Change, DirId, Expiring, Fate, Head, Kv, Machines, Name, Snapshots, Taken, Trash, Tree, TreeError, Value,
 };
 use std::time::Duration;
 
@@ -117,7 +117,7 @@ pub(crate) async fn list(space: &OpenSpace) -> Result<Vec<SnapshotInfo>, NodeErr
         for kept in page {
             let Value::File(file) = &kept.head.value else { continue };
             for info in &mut infos {
-                if kept.head.clock <= info.at && info.at < kept.removal.clock {
+                if kept.was_there(info.at) {
                     info.held += 1;
                     info.held_bytes += file.len;
                 }
@@ -125,14 +125,6 @@ pub(crate) async fn list(space: &OpenSpace) -> Result<Vec<SnapshotInfo>, NodeErr
         }
     }
     Ok(infos)
-}
-
-/// The snapshot that a value in the trash is held by, if there is one: the latest of them.
-pub(crate) fn holder(space: &OpenSpace, kv: &impl Kv, kept: &Kept) -> Result<Option<Name>, NodeError> {
-    let all = Snapshots::of(space.id()).list(kv).map_err(MetaError::reading)?;
-    let holds = |taken: &Taken| kept.head.clock <= taken.clock && taken.clock < kept.removal.clock;
-    let held = all.into_iter().filter(|(_, taken)| holds(taken));
-    Ok(held.max_by_key(|(_, taken)| taken.clock).map(|(name, _)| name))
 }
 
 /// Changes that would let go of what a snapshot holds, as they are to be written instead; none when none does.

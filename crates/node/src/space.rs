@@ -5,7 +5,7 @@ use crate::{
     shared::Shared,
     upload::Recoding,
 };
-use potluck_crypto::{DedupKey, SigningKey, derive};
+use potluck_crypto::{DedupKey, UserKeys, derive};
 use potluck_spaces::{Body, Change, Charter, EpochId, Fate, Keys, Machines, Settings, Tree, View};
 use potluck_types::{NodeId, SpaceId, Timestamp};
 use std::{
@@ -51,25 +51,25 @@ impl Opened {
         }
     }
 
-    /// A person's private space.
-    pub(crate) fn private(user: &SigningKey) -> Self {
-        let key = derive::private_space_key(user);
+    /// A person's private space, of whose charter, if it has one, nothing is known yet.
+    pub(crate) fn private(user: &UserKeys) -> Self {
+        let key = user.private_space_key();
         let ring = Ring {
             keys: Keys::private(key.clone()),
             current: None,
         };
-        Self::new(derive::private_space_id(user.user_id()), derive::dedup_key(&key), ring)
+        Self::new(derive::private_space_id(user.id()), derive::dedup_key(&key), ring)
     }
 
     /// A space with a charter, if the person has its keys.
-    pub(crate) fn chartered(charter: &Charter, user: &SigningKey) -> Option<Self> {
+    pub(crate) fn chartered(charter: &Charter, user: &UserKeys) -> Option<Self> {
         let ring = Ring::of(charter, user);
         let dedup_key = derive::dedup_key(ring.keys.of(charter.first())?);
         Some(Self::new(charter.space(), dedup_key, ring))
     }
 
     /// The charter says more than before.
-    pub(crate) fn learn(&self, charter: &Charter, user: &SigningKey) {
+    pub(crate) fn learn(&self, charter: &Charter, user: &UserKeys) {
         *self.ring.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Ring::of(charter, user));
     }
 
@@ -79,9 +79,9 @@ impl Opened {
 }
 
 impl Ring {
-    fn of(charter: &Charter, user: &SigningKey) -> Self {
+    fn of(charter: &Charter, user: &UserKeys) -> Self {
         Self {
-            keys: charter.keys(user.user_id(), &derive::recipient_key(user)),
+            keys: charter.keys(user),
             current: charter.current(),
         }
     }
@@ -148,7 +148,7 @@ impl OpenSpace {
 
     /// Whose machine that is, if it is another person's.
     pub(crate) fn author(&self, machine: NodeId) -> Option<String> {
-        let me = self.user_key.user_id();
+        let me = self.user;
         self.with_control(|control| {
             let user = control.roster.user_of(machine).filter(|user| *user != me)?;
             let called = control.roster.called(user);
@@ -167,7 +167,7 @@ impl OpenSpace {
 
     /// Whether the person may write here.
     pub(crate) fn may_write(&self) -> bool {
-        let user = self.user_key.user_id();
+        let user = self.user;
         match self.charters.remembered(self.id()) {
             Some(charter) => charter.writers(self.now()).contains(&user),
             None => self.with_control(|control| control.may_write(user, self.id())),
@@ -179,7 +179,7 @@ impl OpenSpace {
         if self.may_write() {
             return Ok(());
         }
-        let user = self.user_key.user_id();
+        let user = self.user;
         match self.with_control(|control| control.may_read(user, self.id())) {
             true => Err(NodeError::ReadOnly),
             false => Err(NodeError::NotIn),
@@ -190,6 +190,11 @@ impl OpenSpace {
     pub(crate) fn body(&self, changes: &[Change]) -> Result<Body, NodeError> {
         self.refuse_reader()?;
         let ring = self.ring();
+        if ring.current.is_none() && self.with_control(|control| control.roster.generation(self.user)) > 0 {
+            // The first key of the private space follows from one that was replaced.
+            self.refuse_old_key()?;
+            return Err(NodeError::NoKeyYet);
+        }
         let key = ring.keys.of(ring.current).ok_or(NodeError::NoKey)?;
         Ok(Body {
             sealed: Tree::of(self.id()).seal(key, changes, &*self.entropy),

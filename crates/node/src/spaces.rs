@@ -2,24 +2,22 @@
 //! on all of the person's machines, in their recovery kit, and in the trash for a while after it was removed.
 
 use crate::{
-    api::{RemoveOptions, SpaceInfo, SpaceOptions, SpaceRemoval, TrashInfo},
+    api::{RemoveOptions, Setting, SpaceInfo, SpaceOptions, SpaceRemoval, TrashInfo},
     branch, charters, collect, edit,
     error::{MetaError, NodeError},
-    files::Files,
     links,
     names::{self, Batch},
     rails::{Loss, MassChange},
-    share,
+    residence, share,
     shared::Shared,
     space::{OpenSpace, Opened},
     sweep,
 };
-use potluck_crypto::derive;
 use potluck_spaces::{
     Change, Charter, DirId, Fate, Head, Kept, Keys, Kv, Name, OpId, Path, RETENTION_MAX, Settings, Table, Trash, Tree,
     Value, make_anew,
 };
-use potluck_types::{SpaceId, SpaceName, StripeId, Timestamp, limits};
+use potluck_types::{ByteSize, Regions, SpaceId, SpaceName, StripeId, Timestamp, limits};
 use std::{
     collections::BTreeMap,
     pin::Pin,
@@ -212,7 +210,7 @@ fn refresh_now(shared: &Arc<Shared>) -> Result<(Vec<Arc<Opened>>, Vec<SpaceId>),
         let mut is_open = known.and_then(|mounted| mounted.opened);
         if is_open.is_none() {
             let charter = shared.charters.of(&kv, id)?;
-            is_open = Opened::chartered(&charter, &shared.user_key).map(Arc::new);
+            is_open = Opened::chartered(&charter, &shared.keys()).map(Arc::new);
             match &is_open {
                 Some(space) => opened.push(Arc::clone(space)),
                 None if !was_known => missing.push(id),
@@ -235,13 +233,20 @@ pub(crate) fn learn(
         let task = Arc::clone(&shared);
         let opened = Shared::blocking(move || {
             let charter = task.charters.of(&task.read()?, space)?;
+            if space == task.spaces.private.id() {
+                // Without a charter, its key is what it was from the beginning.
+                if charter.is_private() {
+                    task.spaces.private.learn(&charter, &task.keys());
+                }
+                return Ok(Some(Arc::clone(&task.spaces.private)));
+            }
             let mut others = task.spaces.lock();
             let Some(mounted) = others.get_mut(&space) else {
                 return Ok::<_, NodeError>(None);
             };
             match &mounted.opened {
-                Some(opened) => opened.learn(&charter, &task.user_key),
-                None => mounted.opened = Opened::chartered(&charter, &task.user_key).map(Arc::new),
+                Some(opened) => opened.learn(&charter, &task.keys()),
+                None => mounted.opened = Opened::chartered(&charter, &task.keys()).map(Arc::new),
             }
             Ok(mounted.opened.clone())
         });
@@ -268,15 +273,8 @@ pub(crate) async fn make_current(shared: &Arc<Shared>) -> Result<(), MetaError> 
     }
     let task = Arc::clone(shared);
     Shared::blocking(move || {
-        let (user, private) = (task.user_key.user_id(), task.private().id());
         for space in Table::Frontier.spaces(&task.meta.read()?).map_err(MetaError::reading)? {
-            let keys = match space == private {
-                true => Keys::private(derive::private_space_key(&task.user_key)),
-                false => {
-                    let charter = Charter::load(&task.meta.read()?, space).map_err(MetaError::reading)?;
-                    charter.keys(user, &derive::recipient_key(&task.user_key))
-                }
-            };
+            let keys = keys(&task, space)?;
             if !keys.is_empty() {
                 let tree = Tree::of(space).learning_at(task.elapsed());
                 task.meta
@@ -286,6 +284,15 @@ pub(crate) async fn make_current(shared: &Arc<Shared>) -> Result<(), MetaError> 
         task.meta.made_current()
     })
     .await
+}
+
+/// The keys that this node's person has of a space.
+fn keys(shared: &Shared, space: SpaceId) -> Result<Keys, MetaError> {
+    let charter = shared.charters.of(&shared.meta.read()?, space)?;
+    Ok(match space == shared.spaces.private.id() && !charter.is_private() {
+        true => Keys::private(shared.keys().private_space_key()),
+        false => charter.keys(&shared.keys()),
+    })
 }
 
 /// Opens the entries that waited for a key.
@@ -330,7 +337,7 @@ pub(crate) fn find(shared: &Arc<Shared>, name: &SpaceName) -> Result<OpenSpace, 
 /// A space of which this person is the owner.
 pub(crate) async fn own(shared: &Arc<Shared>, name: &SpaceName) -> Result<OpenSpace, NodeError> {
     let space = find(shared, name)?;
-    let me = shared.user_key.user_id();
+    let me = shared.user;
     if !name.is_home() && charters::known(shared, space.id()).await?.owner() != Some(me) {
         return Err(NodeError::NotYourSpace(name.clone()));
     }
@@ -343,14 +350,21 @@ pub(crate) async fn create(
     name: SpaceName,
     options: SpaceOptions,
 ) -> Result<SpaceInfo, NodeError> {
-    let settings = changed(Settings::default(), options)?;
+    let settings = changed(Settings::default(), &options)?;
     let private = shared.private();
     // Another machine of the person's may have given the name away.
     settle(&private).await;
+    let user = shared.keys();
+    let charter = Charter::found(&user, &shared.charters.speakers(), shared.now(), &*shared.entropy)?;
+    if let Setting::To(regions) = options.regions {
+        // Before it is there: nothing of it is to be anywhere else, not for a moment.
+        refuse_new(&private, &name)?;
+        residence::say(shared, &charter, regions).await?;
+    }
     let id = {
         let _one_at_a_time = private.opened().names.lock().await;
         let (task, called) = (private.clone(), name.clone());
-        Shared::blocking(move || found(&task, &called, settings)).await?
+        Shared::blocking(move || found(&task, &called, &charter, settings)).await?
     };
     refresh(shared).await?;
     // What nobody else knows of, nobody has to be asked about.
@@ -359,28 +373,36 @@ pub(crate) async fn create(
         names::replicate(&space).await?;
     }
     names::replicate(&private).await?;
-    info_of(shared, id, &name).await
+    listed(shared, id, &name).await
+}
+
+/// Refuses a name that is taken, and one space too many.
+fn refuse_new(private: &OpenSpace, name: &SpaceName) -> Result<(), NodeError> {
+    refuse_new_in(private, &private.read()?, name)
+}
+
+fn refuse_new_in(private: &OpenSpace, kv: &impl Kv, name: &SpaceName) -> Result<(), NodeError> {
+    let entry = entry_of(name)?;
+    let spaces = Tree::of(private.id()).list(kv, DirId::SPACES, None, SPACES_MAX)?;
+    let user = private.user;
+    let founded = private.with_control(|control| control.founded_by(user));
+    if founded >= limits::SPACES_PER_USER_MAX || spaces.len() >= SPACES_MAX {
+        return Err(NodeError::TooManySpaces(founded));
+    }
+    if name.is_home() || spaces.iter().any(|listed| listed.name == entry) {
+        return Err(NodeError::SpaceExists(name.clone()));
+    }
+    private.refuse_old_key()
 }
 
 /// All of it is written down in one transaction: the charter, the first entry of the log, and the name.
-fn found(private: &OpenSpace, name: &SpaceName, settings: Settings) -> Result<SpaceId, NodeError> {
+fn found(private: &OpenSpace, name: &SpaceName, charter: &Charter, settings: Settings) -> Result<SpaceId, NodeError> {
     let entry = entry_of(name)?;
     let claimed = private.claims.lock();
     private.meta.write(|kv| {
-        let spaces = Tree::of(private.id()).list(kv, DirId::SPACES, None, SPACES_MAX)?;
-        let user = private.user_key.user_id();
-        let founded = private.with_control(|control| control.founded_by(user));
-        if founded >= limits::SPACES_PER_USER_MAX || spaces.len() >= SPACES_MAX {
-            return Err(NodeError::TooManySpaces(founded));
-        }
-        if name.is_home() || spaces.iter().any(|listed| listed.name == entry) {
-            return Err(NodeError::SpaceExists(name.clone()));
-        }
-        let user = &private.user_key;
-        let recipient = derive::recipient_key(user).recipient();
-        let charter = Charter::found(user, recipient, private.now(), &*private.entropy)?;
+        refuse_new_in(private, kv, name)?;
         charter.save(kv).map_err(MetaError::writing)?;
-        let opened = Opened::chartered(&charter, user).expect("its founder has its key");
+        let opened = Opened::chartered(charter, &private.keys()).expect("its founder has its key");
         // Before it is written down: the first entry is its founder's.
         charters::learn(private, charter.clone());
         let space = OpenSpace::new(private.shared(), &Arc::new(opened));
@@ -395,11 +417,12 @@ fn found(private: &OpenSpace, name: &SpaceName, settings: Settings) -> Result<Sp
 }
 
 /// What holds then. Refused when nothing can make it hold.
-fn changed(settings: Settings, options: SpaceOptions) -> Result<Settings, NodeError> {
+fn changed(settings: Settings, options: &SpaceOptions) -> Result<Settings, NodeError> {
     let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
     let changed = Settings {
         survive: options.survive.or(settings.survive),
         keep_ms: options.retention.map(millis).or(settings.keep_ms),
+        quota: options.quota.map(|quota| quota.0).or(settings.quota),
     };
     let most = potluck_placement::survivable(usize::MAX);
     if changed.survive.is_some_and(|survive| survive > most) {
@@ -418,7 +441,12 @@ pub(crate) async fn set(shared: &Arc<Shared>, name: &SpaceName, options: SpaceOp
         tracing::info!(%error, "what holds in the space is what is known here");
     }
     let settings = space.settings()?;
-    let changed = changed(settings, options)?;
+    let changed = changed(settings, &options)?;
+    match options.regions {
+        Setting::Unchanged => {}
+        Setting::To(regions) => residence::set(&space, regions, options.confirmed).await?,
+        Setting::Usual => residence::set(&space, Regions::new(), true).await?,
+    }
     if changed != settings {
         let mut batch = Batch::default();
         batch.changes.push(Change::Settings(changed));
@@ -485,8 +513,8 @@ pub(crate) async fn mount(shared: &Arc<Shared>, name: &SpaceName, space: SpaceId
 pub(crate) async fn offers(shared: &Arc<Shared>) -> Result<Vec<SpaceInfo>, NodeError> {
     let task = Arc::clone(shared);
     Shared::blocking(move || {
-        let (kv, me) = (task.read()?, task.user_key.user_id());
-        let recipient = derive::recipient_key(&task.user_key);
+        let (kv, me) = (task.read()?, task.user);
+        let keys = task.keys();
         let mut offers = Vec::new();
         for space in task.with_control(|control| control.readable(me)) {
             if task.spaces.lock().contains_key(&space) {
@@ -496,7 +524,7 @@ pub(crate) async fn offers(shared: &Arc<Shared>) -> Result<Vec<SpaceInfo>, NodeE
             if charter.owner() == Some(me) {
                 continue;
             }
-            let called = charter.called(me, &recipient).and_then(|name| name.parse().ok());
+            let called = charter.called(&keys).and_then(|name| name.parse().ok());
             let name = called.unwrap_or_else(|| told_apart(&"space".parse().expect("a name"), space));
             offers.push(SpaceInfo {
                 is_offered: true,
@@ -509,7 +537,7 @@ pub(crate) async fn offers(shared: &Arc<Shared>) -> Result<Vec<SpaceInfo>, NodeE
 }
 
 fn described(shared: &Shared, name: SpaceName, charter: &Charter) -> SpaceInfo {
-    let (me, id, owner) = (shared.user_key.user_id(), charter.space(), charter.owner());
+    let (me, id, owner) = (shared.user, charter.space(), charter.owner());
     SpaceInfo {
         name,
         id,
@@ -520,13 +548,16 @@ fn described(shared: &Shared, name: SpaceName, charter: &Charter) -> SpaceInfo {
         may_write: shared.with_control(|control| control.may_write(me, id)),
         is_offered: false,
         files: 0,
-        bytes: None,
+        bytes: 0,
         trash: TrashInfo::default(),
         created: charter.created(),
         until: None,
         is_here: true,
         survive: None,
         retention: None,
+        quota: None,
+        regions: None,
+        machines_there: None,
     }
 }
 
@@ -567,7 +598,7 @@ pub(crate) async fn remove(
     let found = found.or_else(|| shared.spaces.find(name, true).filter(|_| options.now));
     let mounted = found.ok_or_else(|| NodeError::NoSuchSpace(name.clone()))?;
     let id = mounted.space.id;
-    let is_mine = charters::known(shared, id).await?.owner() == Some(shared.user_key.user_id());
+    let is_mine = charters::known(shared, id).await?.owner() == Some(shared.user);
     let task = Arc::clone(shared);
     let totals = Shared::blocking(move || Trash::of(id).totals(&task.read()?).map_err(MetaError::reading));
     let files = totals.await?.files;
@@ -586,6 +617,11 @@ pub(crate) async fn remove(
         private.usual_fate()?
     };
     let until = shared.now() + private.retention()?;
+    if let Some(space) = shared.open_space(id) {
+        // Those of others stay in what is another's.
+        let whose = (!is_mine).then_some(private.user);
+        links::withdraw_all(&space, whose).await?;
+    }
     if fate == Fate::Freed {
         end(shared, id).await?;
     }
@@ -611,7 +647,7 @@ pub(crate) async fn restore(shared: &Arc<Shared>, name: &SpaceName) -> Result<Sp
     let Catalogued { id, entries, .. } = mounted.space;
     let replaces = entries.into_iter().flat_map(|(_, ops)| ops).collect();
     write(&private, naming(entry_of(name)?, id, replaces)).await?;
-    info_of(shared, id, name).await
+    listed(shared, id, name).await
 }
 
 /// Lets go of all that is in a space of this person's, for good.
@@ -619,7 +655,7 @@ pub(crate) async fn end(shared: &Arc<Shared>, space: SpaceId) -> Result<(), Node
     let Some(space) = shared.open_space(space) else {
         return Ok(());
     };
-    if charters::known(shared, space.id()).await?.owner() != Some(shared.user_key.user_id()) {
+    if charters::known(shared, space.id()).await?.owner() != Some(shared.user) {
         return Ok(());
     }
     let all = RemoveOptions {
@@ -628,7 +664,7 @@ pub(crate) async fn end(shared: &Arc<Shared>, space: SpaceId) -> Result<(), Node
         confirmed: true,
     };
     edit::remove(&space, &Path::root(), all).await?;
-    links::withdraw_all(&space).await?;
+    links::withdraw_all(&space, None).await?;
     let given_up: Vec<StripeId> = collect::give_up(&space, Duration::ZERO).await?;
     sweep::announce(&space, given_up);
     Ok(())
@@ -636,20 +672,7 @@ pub(crate) async fn end(shared: &Arc<Shared>, space: SpaceId) -> Result<(), Node
 
 /// A space in detail.
 pub(crate) async fn info(shared: &Arc<Shared>, name: &SpaceName) -> Result<SpaceInfo, NodeError> {
-    info_of(shared, find(shared, name)?.id(), name).await
-}
-
-/// The same for one that was founded or brought back just now, under this name or one that tells it apart.
-async fn info_of(shared: &Arc<Shared>, id: SpaceId, name: &SpaceName) -> Result<SpaceInfo, NodeError> {
-    let mut info = listed(shared, id, name).await?;
-    if let Some(space) = shared.open_space(id) {
-        let (mut files, mut bytes) = (Files::of(&space), 0);
-        while let Some(found) = files.next().await? {
-            bytes += found.file.len;
-        }
-        info.bytes = Some(bytes);
-    }
-    Ok(info)
+    listed(shared, find(shared, name)?.id(), name).await
 }
 
 /// A space as it is listed.
@@ -667,20 +690,23 @@ pub(crate) async fn list(shared: &Arc<Shared>, with_removed: bool) -> Result<Vec
         let mut infos = vec![SpaceInfo {
             name: SpaceName::home(),
             id: task.spaces.private.id(),
-            owner: Some(task.user_key.user_id()),
-            owner_name: task.with_control(|control| control.roster.called(task.user_key.user_id())),
+            owner: Some(task.user),
+            owner_name: task.with_control(|control| control.roster.called(task.user)),
             is_mine: true,
             may_read: true,
             may_write: true,
             is_offered: false,
             files: 0,
-            bytes: None,
+            bytes: 0,
             trash: TrashInfo::default(),
             created: None,
             until: None,
             is_here: true,
             survive: None,
             retention: None,
+            quota: None,
+            regions: None,
+            machines_there: None,
         }];
         let others: Vec<Mounted> = task.spaces.lock().values().cloned().collect();
         for Mounted { space, opened } in others {
@@ -696,11 +722,14 @@ pub(crate) async fn list(shared: &Arc<Shared>, with_removed: bool) -> Result<Vec
         }
         for info in &mut infos {
             let totals = Trash::of(info.id).totals(&kv).map_err(MetaError::reading)?;
-            info.files = totals.files;
+            (info.files, info.bytes) = (totals.files, totals.bytes);
             info.trash.files = totals.kept;
             info.trash.bytes = totals.kept_bytes;
             let settings = Tree::of(info.id).settings(&kv).map_err(MetaError::reading)?;
             (info.survive, info.retention) = (settings.survive, settings.retention());
+            info.quota = settings.quota.map(ByteSize);
+            info.regions = task.regions(info.id);
+            info.machines_there = info.regions.as_ref().map(|regions| task.machines_in(regions).0);
         }
         infos.sort_by_cached_key(|info| (!info.name.is_home(), info.until.is_some(), info.name.clone()));
         Ok(infos)

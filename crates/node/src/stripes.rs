@@ -4,14 +4,14 @@ use crate::{
     audit,
     control::Event,
     error::ShardsError,
-    protocol::{Known, PoolReply, PoolRequest, Reported, ShardReply, ShardRequest},
+    protocol::{Known, PoolReply, PoolRequest, ShardReply, ShardRequest},
     shared::Shared,
 };
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use potluck_dag::Stripe;
 use potluck_net::{Course, Protocol};
-use potluck_placement::{View, rank, steward};
+use potluck_placement::{Reported, View, rank, steward};
 use potluck_store::{GetError, PutError};
 use potluck_types::{Geometry, NodeId, Shard, ShardId, SpaceId, StripeId, UnverifiedShard, limits};
 use serde_bytes::ByteBuf;
@@ -66,7 +66,7 @@ pub(crate) async fn store(
     stripe: Stripe,
     strict: bool,
 ) -> Result<Stored, ShardsError> {
-    let view = shared.present_view();
+    let view = shared.present_view_for(space);
     let geometry = stripe.descriptor.geometry();
     let mut stand_ins: VecDeque<_> = one_of_each_domain(stripe.id, &view, |node| view.takes(node)).into();
     let descriptor: Bytes = stripe.descriptor.to_bytes().into();
@@ -75,7 +75,7 @@ pub(crate) async fn store(
         let (shared, descriptor) = (Arc::clone(shared), descriptor.clone());
         async move { (shard.clone(), put_shard(&shared, node, space, descriptor, shard).await) }
     };
-    let (mut reason, mut for_room) = ("no other machine is here and has room".to_owned(), true);
+    let (mut reason, mut for_room) = (None, true);
     for shard in stripe.shards {
         if let Some(node) = stand_ins.pop_front() {
             under_way.push(put(node, shard));
@@ -89,7 +89,7 @@ pub(crate) async fn store(
                 bytes += shard.payload().len() as u64;
             }
             Err(error) => {
-                reason = error.reason;
+                reason = Some(error.reason);
                 for_room &= error.full;
                 if let Some(node) = stand_ins.pop_front() {
                     under_way.push(put(node, shard));
@@ -104,6 +104,7 @@ pub(crate) async fn store(
         geometry.k() + geometry.m().min(1)
     };
     if stored < least {
+        let reason = reason.unwrap_or_else(|| shared.nobody_else(space));
         let here = one_of_each_domain(stripe.id, &view, |node| view.counts(node)).len();
         return Err(if for_room && here >= least.into() {
             ShardsError::NoRoom { stored, wanted, reason }
@@ -156,6 +157,7 @@ pub(crate) async fn keep(shared: &Shared, space: SpaceId, shard: Shard) -> Resul
         shard: shard.id(),
         geometry: shard.descriptor().geometry(),
         shard_len: u32::try_from(shard.payload().len()).expect("a shard is smaller"),
+        space: Some(space),
     };
     let mut attempts = 0;
     loop {
@@ -192,6 +194,7 @@ pub(crate) struct Gathered {
 /// replaced by the next; when the expected places do not suffice, every live member is asked what it holds.
 pub(crate) async fn gather(
     shared: &Arc<Shared>,
+    space: Option<SpaceId>,
     stripe: StripeId,
     geometry: Geometry,
     known: &[(NodeId, u8)],
@@ -210,7 +213,10 @@ pub(crate) async fn gather(
             have.insert(index, shard);
         }
     }
-    let view = shared.present_view();
+    let view = match space {
+        Some(space) => shared.present_view_for(space),
+        None => shared.present_view(),
+    };
     let expected = one_of_each_domain(stripe, &view, |_| true);
     let mut candidates: VecDeque<(NodeId, u8)> = known.to_vec().into();
     candidates.extend(expected.into_iter().zip(0..geometry.n()));
@@ -221,7 +227,7 @@ pub(crate) async fn gather(
     let mut look_further = || {
         let find = || {
             shared
-                .with_control(|control| control.whereabouts(stripe, geometry.n()))
+                .with_control(|control| control.whereabouts(space, stripe, geometry.n()))
                 .into_iter()
         };
         elsewhere.get_or_insert_with(find).next()
@@ -413,7 +419,8 @@ pub(crate) async fn fetch_shard(shared: &Arc<Shared>, node: NodeId, id: ShardId,
 
 /// How many losses a stripe survives now, as far as those say who should hold it; `None` when it cannot be read. When that is too little,
 /// everybody is asked.
-pub(crate) async fn survival(shared: &Arc<Shared>, stripe: StripeId, geometry: Geometry) -> Option<u8> {
+/// What is where its space may not be does not count.
+pub(crate) async fn survival(shared: &Arc<Shared>, space: SpaceId, stripe: StripeId, geometry: Geometry) -> Option<u8> {
     let me = shared.me();
     let mut found: Vec<(NodeId, u8)> = local_indexes(shared, stripe)
         .await
@@ -421,9 +428,15 @@ pub(crate) async fn survival(shared: &Arc<Shared>, stripe: StripeId, geometry: G
         .map(|index| (me, index))
         .collect();
     let mut survives = None;
-    for nodes in shared.with_control(|control| control.whereabouts(stripe, geometry.n())) {
+    for nodes in shared.with_control(|control| control.whereabouts(Some(space), stripe, geometry.n())) {
         found.extend(locate(shared, stripe, &nodes).await);
-        survives = potluck_placement::survives(geometry, &found, &shared.present_view());
+        let view = shared.present_view_for(space);
+        let inside: Vec<_> = found
+            .iter()
+            .copied()
+            .filter(|(node, _)| !view.is_outside(*node))
+            .collect();
+        survives = potluck_placement::survives(geometry, &inside, &view);
         if survives >= Some(geometry.m()) {
             break;
         }

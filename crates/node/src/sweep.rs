@@ -9,14 +9,18 @@ use crate::{
     shared::Shared,
     space::OpenSpace,
 };
-use potluck_placement::Mend;
+use potluck_placement::{Mend, View};
 use potluck_spaces::{Liveness, Log, PinState, Pins};
 use potluck_store::ChangeError;
 use potluck_types::{
     NodeId, ShardId, SpaceId, StripeId, Timestamp,
     sabotage::{self, Bug},
 };
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::sync::oneshot;
 
 /// How long a shard that no log names is kept: an upload may be under way, or its log not here yet.
@@ -193,14 +197,32 @@ pub(crate) async fn verdicts(
 ) -> Option<(Vec<Liveness>, bool)> {
     let view = shared.with_control(|control| control.view().clone());
     let (mut states, mut all): (Option<Vec<PinState>>, bool) = (None, true);
-    for node in custodians(space, &view) {
+    // Where the space may not be everywhere, its custodians may all be others than a moment ago, and have heard but a part: who had its log before is asked, too, and whoever reads it.
+    let keepers = custodians(space, &view);
+    let mut others = match view.confined.contains_key(&space) {
+        true => names::keepers(
+            shared,
+            space,
+            &View {
+                confined: Arc::default(),
+                ..view
+            },
+        ),
+        false => BTreeSet::new(),
+    };
+    others.retain(|node| !keepers.contains(node));
+    for (node, is_keeper) in keepers
+        .into_iter()
+        .map(|node| (node, true))
+        .chain(others.into_iter().map(|node| (node, false)))
+    {
         let answer = if node == shared.me() {
             local_liveness(shared, space, stripes.to_vec()).await
         } else {
             remote_liveness(shared, node, space, stripes).await
         };
         let Some(answer) = answer.filter(|answer| answer.len() == stripes.len()) else {
-            all = false;
+            all &= !is_keeper;
             continue;
         };
         states = Some(match states {

@@ -5,12 +5,11 @@ use crate::{
     error::{MetaError, NodeError},
     names::{self, Batch},
     shared::Shared,
-    snapshots,
     space::OpenSpace,
     sweep,
 };
 use potluck_spaces::{
-    DirId, Fate, Head, Held, Kept, Kv, Machines, Name, Path, Snapshots, Trash, Tree, TreeError, Value,
+    DirId, Fate, Head, Held, Kept, Kv, Machines, Name, Path, Snapshots, Taken, Trash, Tree, TreeError, Value,
 };
 use std::collections::VecDeque;
 
@@ -207,14 +206,9 @@ impl Listing {
             let task = self.walk.space.clone();
             let files = Shared::blocking(move || {
                 let kv = task.read()?;
-                let files = kept.iter().map(|kept| trashed(&task, &kv, &path, kept));
-                Ok::<_, NodeError>(
-                    files
-                        .collect::<Result<Vec<_>, _>>()?
-                        .into_iter()
-                        .flatten()
-                        .collect::<Vec<_>>(),
-                )
+                let snapshots = Snapshots::of(task.id()).list(&kv).map_err(MetaError::reading)?;
+                let files = kept.iter().filter_map(|kept| trashed(&task, &snapshots, &path, kept));
+                Ok::<_, NodeError>(files.collect::<Vec<_>>())
             })
             .await?;
             if !files.is_empty() {
@@ -224,11 +218,12 @@ impl Listing {
     }
 }
 
-fn trashed(space: &OpenSpace, kv: &impl Kv, path: &Path, kept: &Kept) -> Result<Option<Trashed>, NodeError> {
+fn trashed(space: &OpenSpace, snapshots: &[(Name, Taken)], path: &Path, kept: &Kept) -> Option<Trashed> {
     let Value::File(file) = &kept.head.value else {
-        return Ok(None);
+        return None;
     };
-    Ok(Some(Trashed {
+    let holding = snapshots.iter().filter(|(_, taken)| kept.was_there(taken.clock));
+    Some(Trashed {
         path: path.clone(),
         len: file.len,
         stored: kept.head.clock,
@@ -236,8 +231,10 @@ fn trashed(space: &OpenSpace, kv: &impl Kv, path: &Path, kept: &Kept) -> Result<
         overwritten: kept.removal.overwrites,
         machine: space.called(kept.removal.op.device),
         until: kept.removal.until,
-        snapshot: snapshots::holder(space, kv, kept)?,
-    }))
+        snapshot: holding
+            .max_by_key(|(_, taken)| taken.clock)
+            .map(|(name, _)| name.clone()),
+    })
 }
 
 /// Lets go now of what the trash has of a path and below it.

@@ -108,9 +108,10 @@ impl Upload {
     pub(crate) fn begin(space: OpenSpace, options: PutOptions) -> Result<Self, NodeError> {
         space.refuse_when_full()?;
         space.refuse_reader()?;
-        let safety = Safety::of(options, space.settings()?);
+        space.refuse_nowhere()?;
+        let safety = Safety::of(space.id(), options, space.settings()?);
         if options.strict {
-            refuse_degraded(&space, safety)?;
+            refuse_degraded(&space, space.id(), safety)?;
         }
         let geometry = geometry_now(&space, safety)?;
         Ok(Self::new(space, options, safety, geometry))
@@ -127,7 +128,7 @@ impl Upload {
     /// For pieces that are coded in this way.
     fn new(space: OpenSpace, options: PutOptions, safety: Safety, geometry: Geometry) -> Self {
         let now = space.steady();
-        let usual = || default_survive(space.with_control(|control| control.expected_if_all_stay(now)));
+        let usual = || default_survive(space.with_control(|control| control.expected_if_all_stay(space.id(), now)));
         let wanted = safety.said().unwrap_or_else(usual);
         Self {
             space,
@@ -298,6 +299,7 @@ impl Upload {
         let _writing = self.space.writing.claim(id);
         let mut len = 0u64;
         let mut broken = None;
+        let room = names::room(&self.space, &path)?;
         while let Some(chunk) = chunks.recv().await {
             let chunk = match chunk {
                 Ok(chunk) => chunk,
@@ -307,6 +309,8 @@ impl Upload {
                 }
             };
             len += chunk.len() as u64;
+            // At once, not when all of it was sent.
+            room.refuse(len)?;
             self.report.bytes = bytes_before + len.max(head_len);
             under_way.push_back(self.begin_piece(chunk, true).await?);
             while let Some(next) = due(&mut under_way, PieceUnderWay::is_finished) {
@@ -392,7 +396,8 @@ impl Upload {
         let place = self.window.place().await;
         Ok(tokio::spawn(async move {
             if let Some((piece, claim)) = known
-                && let Some(survives) = stripes::survival(space.shared(), piece.stripe(), piece.geometry()).await
+                && let Some(survives) =
+                    stripes::survival(space.shared(), space.id(), piece.stripe(), piece.geometry()).await
                 && (survives >= geometry.m() || !safety.strict)
             {
                 return Ok(Finished {
@@ -628,13 +633,13 @@ impl Upload {
     }
 }
 
-/// Whether a file that was put again has the pieces that it had. The nodes of its manifest are sealed anew each time, and are the only stripes that differ
-/// then.
 /// Whether a directory has the name.
 fn is_directory(found: &Found) -> bool {
     matches!(found.heads[0].value, Value::Directory(_))
 }
 
+/// Whether a file that was put again has the pieces that it had. The nodes of its manifest are sealed anew each time, and are the only stripes that differ
+/// then.
 fn has_same_pieces(
     space: &OpenSpace,
     kv: &impl Kv,

@@ -60,20 +60,15 @@ mod tests {
     use proptest::prelude::*;
 
     fn zoned(zones: &[u8]) -> View {
-        use crate::{NodeFacts, Presence};
+        use crate::NodeFacts;
         let facts = |(i, zone): (usize, &u8)| {
             let domain = Domain::Zone(format!("z{zone}").parse().unwrap());
-            let facts = NodeFacts {
-                domain,
-                weight: 1,
-                presence: Presence::Live,
-                full: false,
-                doubted: false,
-            };
+            let facts = NodeFacts::new(domain, 1);
             (NodeId::from_bytes([i as u8; 32]), facts)
         };
         View {
             nodes: zones.iter().enumerate().map(facts).collect(),
+            ..View::default()
         }
     }
 

@@ -111,18 +111,10 @@ mod tests {
     }
 
     fn view(layout: &Layout) -> View {
-        let facts = |place: &Place| {
-            let facts = crate::NodeFacts {
-                domain: place.domain.clone(),
-                weight: place.weight,
-                presence: crate::Presence::Live,
-                full: false,
-                doubted: false,
-            };
-            (place.node, facts)
-        };
+        let facts = |place: &Place| (place.node, crate::NodeFacts::new(place.domain.clone(), place.weight));
         View {
             nodes: layout.places.iter().map(facts).collect(),
+            ..View::default()
         }
     }
 

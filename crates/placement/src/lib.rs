@@ -20,6 +20,6 @@ mod view;
 pub use geometry::{GeometryError, default_survive, geometry, survivable};
 pub use health::{Health, survives};
 pub use layout::{Layout, Layouts, Place};
-pub use planner::{Cause, Mend, Outcome, Planner, PlannerOptions, Summary, Verdict, Work};
+pub use planner::{Cause, Mend, Outcome, Planner, PlannerOptions, Reported, Summary, Verdict, Work};
 pub use rank::{lot, rank, steward};
 pub use view::{Domain, NodeFacts, Presence, View};

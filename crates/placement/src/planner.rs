@@ -5,7 +5,8 @@
 //! the holders' reports alone.
 
 use crate::{Domain, Health, Presence, View, health::survives, rank};
-use potluck_types::{Geometry, NodeId, ShardId, StripeId, Timestamp};
+use potluck_types::{Geometry, NodeId, Regions, ShardId, SpaceId, StripeId, Timestamp};
+use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     time::Duration,
@@ -45,6 +46,23 @@ const RETRY_DOUBLINGS_MAX: u32 = 7;
 /// How long a stripe that no log names is left alone: an upload may be under way, which says so within seconds, or never.
 const UNNAMED_DELAY: Duration = Duration::from_secs(600);
 
+/// Views for one set of regions each that are kept at once: a pool has one or two.
+const SCOPES_MAX: usize = 16;
+
+/// One shard that its holder has, as its steward needs to know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reported {
+    /// Which.
+    pub shard: ShardId,
+    /// How its stripe is coded.
+    pub geometry: Geometry,
+    /// Bytes of its payload.
+    pub shard_len: u32,
+    /// The space that it was stored for; not said by versions before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub space: Option<SpaceId>,
+}
+
 /// Why a stripe that ought to be mended is not.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Cause {
@@ -52,6 +70,8 @@ pub enum Cause {
     Grace,
     /// The pool has fewer failure domains with room than the stripe has shards: another machine, or space, is needed.
     NoDomain,
+    /// The same among the machines of the regions where its space may be.
+    NoRegion,
     /// Fewer than *k* shards answer: an absent holder must return.
     TooFewShards,
     /// The last attempt failed; it is tried again shortly.
@@ -154,6 +174,10 @@ struct Record {
     geometry: Geometry,
     shard_len: u32,
     holders: BTreeSet<(NodeId, u8)>,
+    /// The space that it is of, as was said first.
+    space: Option<SpaceId>,
+    /// Holders that say another one, or nothing.
+    others: Vec<(NodeId, Option<SpaceId>)>,
     health: Health,
     verdict: Verdict,
     /// When it may be tried again, and why not before.
@@ -170,6 +194,55 @@ struct Record {
 impl Record {
     fn is_unnamed(&self) -> bool {
         matches!(self.retry_at, Some((_, Cause::Unnamed)))
+    }
+
+    /// The space that most of its holders say it is of.
+    fn space(&self) -> Option<SpaceId> {
+        if self.others.is_empty() {
+            return self.space;
+        }
+        let mut said = BTreeMap::<SpaceId, usize>::new();
+        for (node, _) in &self.holders {
+            if let Some(space) = self.said_by(*node) {
+                *said.entry(space).or_default() += 1;
+            }
+        }
+        // Of several that as many say, what was said first holds.
+        let most = |(space, holders): &(SpaceId, usize)| (*holders, Some(*space) == self.space);
+        said.into_iter().max_by_key(most).map(|(space, _)| space)
+    }
+
+    /// The space that a holder says it is of.
+    fn said_by(&self, holder: NodeId) -> Option<SpaceId> {
+        let other = self.others.iter().find(|(other, _)| *other == holder);
+        other.map_or(self.space, |(_, space)| *space)
+    }
+
+    /// Notes which space a holder says that it is of, if it says; whether that is news.
+    fn hear_space(&mut self, from: NodeId, space: Option<SpaceId>) -> bool {
+        let before = self.space();
+        self.others.retain(|(node, _)| *node != from);
+        self.space = self.space.or(space);
+        if self.space != space {
+            self.others.push((from, space));
+        }
+        self.space() != before
+    }
+
+    fn reported(&self, stripe: StripeId, holder: NodeId, index: u8) -> Reported {
+        Reported {
+            shard: ShardId { stripe, index },
+            geometry: self.geometry,
+            shard_len: self.shard_len,
+            space: self.said_by(holder),
+        }
+    }
+
+    /// What was said of its space by nodes that hold nothing of it any more is nothing.
+    fn forget_leavers(&mut self) {
+        let holders = &self.holders;
+        self.others
+            .retain(|(other, _)| holders.iter().any(|(node, _)| node == other));
     }
 
     /// How many losses it survives while who is here is as in this view; none when it cannot be read.
@@ -193,6 +266,8 @@ pub struct Planner {
     queue: BTreeSet<(u32, StripeId)>,
     mending: HashSet<StripeId>,
     view: View,
+    /// The view for the regions that some spaces may be in.
+    scopes: BTreeMap<Regions, View>,
     deadline: Option<Timestamp>,
 }
 
@@ -206,20 +281,19 @@ impl Planner {
     }
 
     /// A holder says that it has this shard, verified. `is_new` tells whether it has just stored it.
-    pub fn report(
-        &mut self,
-        now: Timestamp,
-        from: NodeId,
-        shard: ShardId,
-        geometry: Geometry,
-        shard_len: u32,
-        is_new: bool,
-    ) {
-        let ShardId { stripe, index } = shard;
+    pub fn report(&mut self, now: Timestamp, from: NodeId, reported: Reported, is_new: bool) {
+        let Reported {
+            shard: ShardId { stripe, index },
+            geometry,
+            shard_len,
+            space,
+        } = reported;
         let record = self.stripes.entry(stripe).or_insert_with(|| Record {
             geometry,
             shard_len,
             holders: BTreeSet::new(),
+            space: None,
+            others: Vec::new(),
             health: Health::Unreadable {
                 have: 0,
                 need: geometry.k(),
@@ -238,6 +312,9 @@ impl Planner {
             record.retry_at = record.retry_at.filter(|(_, cause)| *cause != Cause::Unnamed);
             self.dirty.insert(stripe);
         }
+        if record.holders.contains(&(from, index)) && record.hear_space(from, space) {
+            self.dirty.insert(stripe);
+        }
     }
 
     /// A holder has this shard no more.
@@ -245,6 +322,7 @@ impl Planner {
         if let Some(record) = self.stripes.get_mut(&stripe)
             && record.holders.remove(&(from, index))
         {
+            record.forget_leavers();
             self.dirty.insert(stripe);
             self.drop_if_empty(stripe);
         }
@@ -258,6 +336,7 @@ impl Planner {
             .filter_map(|(stripe, record)| {
                 let before = record.holders.len();
                 record.holders.retain(|(node, _)| *node != from);
+                record.forget_leavers();
                 (record.holders.len() != before).then_some(*stripe)
             })
             .collect();
@@ -287,15 +366,25 @@ impl Planner {
 
     /// The stripes that this planner knows of, and what each holder reported.
     pub fn stripes(&self) -> impl Iterator<Item = (StripeId, impl Iterator<Item = (NodeId, u8)>)> {
-        self.claims().map(|((stripe, ..), holders)| (stripe, holders))
+        self.stripes
+            .iter()
+            .map(|(stripe, record)| (*stripe, record.holders.iter().copied()))
     }
 
-    /// As [`Planner::stripes`], with how each is coded and how long its shards are.
-    pub fn claims(&self) -> impl Iterator<Item = ((StripeId, Geometry, u32), impl Iterator<Item = (NodeId, u8)>)> {
-        self.stripes.iter().map(|(stripe, record)| {
-            let coded = (*stripe, record.geometry, record.shard_len);
-            (coded, record.holders.iter().copied())
+    /// All shards that were reported, and by whom.
+    pub fn claims(&self) -> impl Iterator<Item = (NodeId, Reported)> {
+        self.stripes.iter().flat_map(|(stripe, record)| {
+            let claim = |(node, index): &(NodeId, u8)| (*node, record.reported(*stripe, *node, *index));
+            record.holders.iter().map(claim)
         })
+    }
+
+    /// What a holder has reported of a shard.
+    pub fn claim(&self, holder: NodeId, shard: ShardId) -> Option<Reported> {
+        let ShardId { stripe, index } = shard;
+        let record = self.stripes.get(&stripe)?;
+        let is_held = record.holders.contains(&(holder, index));
+        is_held.then(|| record.reported(stripe, holder, index))
     }
 
     /// How a stripe is coded, and how long its shards are.
@@ -406,6 +495,7 @@ impl Planner {
         let changed = self.view != *view;
         if changed {
             self.view.clone_from(view);
+            self.scopes.clear();
             // Who comes may be whom it takes.
             for record in self.stripes.values_mut().filter(|record| record.failures > 0) {
                 record.failures = 0;
@@ -421,7 +511,15 @@ impl Planner {
                 continue;
             };
             self.queue.remove(&(urgency(record), stripe));
-            (record.health, record.verdict) = judge(stripe, record, view, now, &self.options);
+            let regions = record.space().and_then(|space| view.confined.get(&space));
+            let scope = regions.map(|regions| {
+                if self.scopes.len() >= SCOPES_MAX && !self.scopes.contains_key(regions) {
+                    self.scopes.clear();
+                }
+                let scope = self.scopes.entry(regions.clone());
+                &*scope.or_insert_with(|| view.within(regions))
+            });
+            (record.health, record.verdict) = judge(stripe, record, (view, scope), now, &self.options);
             record.is_new &= record.health != Health::Survives(record.geometry.m());
             if let (Verdict::Needs { mend, .. }, Some(done), None) = (&record.verdict, &record.done, record.retry_at)
                 && mend == done
@@ -456,29 +554,25 @@ fn urgency(record: &Record) -> u32 {
     }
 }
 
-/// What a stripe is worth and needs: a pure function of its reports and the view.
+/// What a stripe is worth and needs: a pure function of its reports and the view, and of the view for the regions that it may be in, if not in all. Also what is where it may
+/// not be is there.
 fn judge(
     stripe: StripeId,
     record: &Record,
-    view: &View,
+    (whole, scope): (&View, Option<&View>),
     now: Timestamp,
     options: &PlannerOptions,
 ) -> (Health, Verdict) {
     let geometry = record.geometry;
-    let counting: Vec<_> = record
-        .holders
-        .iter()
-        .copied()
-        .filter(|(node, _)| view.counts(*node))
+    let view = scope.unwrap_or(whole);
+    let holders = || record.holders.iter().copied();
+    let counting: Vec<_> = holders().filter(|(node, _)| view.counts(*node)).collect();
+    let outside: Vec<_> = holders()
+        .filter(|(node, _)| view.is_outside(*node) && view.answers(*node))
         .collect();
-    let sources: Vec<_> = record
-        .holders
-        .iter()
-        .copied()
-        .filter(|(node, _)| view.answers(*node))
-        .collect();
+    let sources: Vec<_> = holders().filter(|(node, _)| view.answers(*node)).collect();
     let available = sources.iter().map(|(_, index)| index).collect::<BTreeSet<_>>().len();
-    let health = match survives(geometry, &counting, view) {
+    let health = match record.survives(whole) {
         Some(losses) => Health::Survives(losses),
         None => Health::Unreadable {
             have: u8::try_from(available).expect("at most 20 shards"),
@@ -509,7 +603,10 @@ fn judge(
     }
     let quiet = if record.is_new { options.writing } else { options.quiet };
     let quiet_until = record.changed_at + quiet;
-    if now < quiet_until && now >= record.changed_at && !(missing.is_empty() && counting.len() == kept.len()) {
+    if now < quiet_until
+        && now >= record.changed_at
+        && !(missing.is_empty() && counting.len() == kept.len() && outside.is_empty())
+    {
         return (
             health,
             Verdict::Waits {
@@ -519,7 +616,8 @@ fn judge(
         );
     }
     if missing.is_empty() {
-        let surplus: Vec<_> = counting.iter().copied().filter(|held| !kept.contains(held)).collect();
+        let unneeded = counting.iter().filter(|held| !kept.contains(held));
+        let surplus: Vec<_> = unneeded.chain(&outside).copied().collect();
         let place: Vec<_> = if surplus.is_empty() {
             better(&order, &kept, view, now, options)
         } else {
@@ -559,7 +657,7 @@ fn judge(
         (
             health,
             Verdict::Waits {
-                cause: Cause::NoDomain,
+                cause: scope.map_or(Cause::NoDomain, |_| Cause::NoRegion),
                 until: None,
             },
         )
@@ -681,6 +779,7 @@ fn grace_end(
     holders
         .iter()
         .filter_map(|(node, _)| match view.nodes.get(node)?.presence {
+            Presence::Away { .. } if view.is_outside(*node) => None,
             Presence::Away { since } => Some(since + options.grace),
             _ => None,
         })

@@ -106,17 +106,12 @@ mod tests {
     fn view(weights: &[u64]) -> View {
         let facts = |(i, weight): (usize, &u64)| {
             let id = node(i as u8);
-            let facts = NodeFacts {
-                domain: Domain::Node(id),
-                weight: *weight,
-                presence: Presence::Live,
-                full: false,
-                doubted: false,
-            };
+            let facts = NodeFacts::new(Domain::Node(id), *weight);
             (id, facts)
         };
         View {
             nodes: weights.iter().enumerate().map(facts).collect(),
+            ..View::default()
         }
     }
 

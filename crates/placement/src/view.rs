@@ -1,11 +1,11 @@
 //! The pool as this node knows it now: the facts that every decision is made from.
 
 use potluck_types::{
-    NodeId, Timestamp, Zone,
+    NodeId, Region, Regions, SpaceId, Timestamp, Zone,
     sabotage::{self, Bug},
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 /// What fails together: a zone that its nodes declare, or the one machine.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -43,6 +43,25 @@ pub struct NodeFacts {
     pub full: bool,
     /// It could not prove what it says that it holds: it is a source, as whatever comes from it is checked, and nothing more.
     pub doubted: bool,
+    /// Where it stands, if it says so.
+    pub region: Option<Region>,
+    /// It stands in none of the regions where the data may be that the view is for: it gives what it has, and has it no more once that is elsewhere.
+    pub outside: bool,
+}
+
+impl NodeFacts {
+    /// One that answers, has room, is trusted, and says nothing of where it stands.
+    pub fn new(domain: Domain, weight: u64) -> Self {
+        Self {
+            domain,
+            weight,
+            presence: Presence::Live,
+            full: false,
+            doubted: false,
+            region: None,
+            outside: false,
+        }
+    }
 }
 
 /// One snapshot of the pool.
@@ -50,9 +69,35 @@ pub struct NodeFacts {
 pub struct View {
     /// All members.
     pub nodes: BTreeMap<NodeId, NodeFacts>,
+    /// Spaces whose data may not be everywhere.
+    pub confined: Arc<BTreeMap<SpaceId, Regions>>,
 }
 
 impl View {
+    /// The pool as it is for the data of a space.
+    pub fn for_space(&self, space: SpaceId) -> Cow<'_, Self> {
+        match self.confined.get(&space) {
+            Some(regions) => Cow::Owned(self.within(regions)),
+            None => Cow::Borrowed(self),
+        }
+    }
+
+    /// The pool as it is for data that may be in these regions only: whoever stands elsewhere offers nothing.
+    pub fn within(&self, regions: &Regions) -> Self {
+        let mut nodes = self.nodes.clone();
+        for facts in nodes.values_mut() {
+            let is_inside = facts.region.as_ref().is_some_and(|region| regions.contains(region));
+            if !is_inside && !sabotage::is_planted(Bug::IgnoreRegions) {
+                facts.outside = true;
+                facts.weight = 0;
+            }
+        }
+        Self {
+            nodes,
+            confined: Arc::default(),
+        }
+    }
+
     /// Whether a node answers, be it about to leave or not.
     pub fn answers(&self, node: NodeId) -> bool {
         self.nodes
@@ -67,9 +112,14 @@ impl View {
             .is_some_and(|facts| facts.presence == Presence::Live)
     }
 
-    /// Whether a node's shards count for the future: it answers, stays, and is not doubted here.
+    /// Whether a node's shards count for the future: it answers, stays, may have them, and is not doubted here.
     pub fn counts(&self, node: NodeId) -> bool {
-        self.stays(node) && !self.nodes[&node].doubted
+        self.stays(node) && !self.nodes[&node].doubted && !self.nodes[&node].outside
+    }
+
+    /// Whether a node may not have the data that this view is for.
+    pub fn is_outside(&self, node: NodeId) -> bool {
+        self.nodes.get(&node).is_some_and(|facts| facts.outside)
     }
 
     /// Whether a node may be given a shard now.

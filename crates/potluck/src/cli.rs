@@ -8,7 +8,10 @@ use crate::{
 };
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueHint};
 use potluck_node::{Setting, VersionId, Which};
-use potluck_types::{ByteSize, MachineName, SpaceName, Timestamp, UserName, Zone, limits::LINK_READERS_MAX};
+use potluck_types::{
+    ByteSize, MachineName, ParseUnitError, Region, Regions, SpaceName, Timestamp, UserName, Zone,
+    limits::LINK_READERS_MAX,
+};
 use std::{error::Error, path::PathBuf, str::FromStr};
 
 const EXIT_CODES: &str = "\
@@ -23,8 +26,8 @@ Exit codes:
   130  interrupted with Ctrl-C
 
 Files:
-  HOME/config.toml      the configuration: listen, announce, capacity, zone, machine, mdns, grace, fsync,
-                        retention, mass_change_share
+  HOME/config.toml      the configuration: listen, announce, capacity, zone, region, machine, mdns, grace,
+                        fsync, retention, mass_change_share
   HOME/log/potluck.log  the log of a daemon started with --detach
 
 Environment:
@@ -62,7 +65,7 @@ pub(crate) struct Global {
     pub(crate) home: Option<PathBuf>,
     /// Print JSON, also for errors
     ///
-    /// `ls` and `status --watch` print one document a line; `cat`, and `get` to `-`, print the file as it is.
+    /// What lists (`ls`, `log`, `versions`, `access` and such) and `status --watch` print one document a line; `cat`, and `get` to `-`, print the file as it is.
     #[arg(long, global = true)]
     pub(crate) json: bool,
     /// Answer every question with yes
@@ -86,6 +89,8 @@ pub(crate) enum Command {
         /// The name of the pool, when it is founded
         #[arg(long, value_name = "POOL")]
         name: Option<String>,
+        #[command(flatten)]
+        passphrase: Passphrase,
     },
     /// Join a pool with a ticket, then run as `up` does
     Join {
@@ -172,6 +177,31 @@ pub(crate) enum Command {
         #[arg(short = 'n', long, value_name = "LINES")]
         lines: Option<u64>,
     },
+    /// Show who could read and write in a space, since when, and who said so; its links, too
+    Access {
+        /// Which
+        #[arg(value_name = "SPACE", default_value = "home")]
+        space: SpaceName,
+    },
+    /// Check the history of a space: every signature, the order of all changes, who was allowed to make them, and whether other machines have the same
+    ///
+    /// Its digest is the same for all who have the same history: two people who compare theirs know that nobody shows them different ones.
+    Verify {
+        /// Which
+        #[arg(value_name = "SPACE", default_value = "home")]
+        space: SpaceName,
+    },
+    /// Write all that a space holds about a path into a folder: files, earlier versions, who did what, who could read it, and where it is
+    ///
+    /// The folder is readable by you alone. What had another name before is exported by that name.
+    Export {
+        /// What: `work:/people/anna`, or a whole space
+        #[arg(value_name = "SPACE:/PATH")]
+        place: Place,
+        /// A new folder
+        #[arg(value_name = "FOLDER", value_hint = ValueHint::DirPath)]
+        folder: PathBuf,
+    },
     /// Show what has changed: of a directory which files, of a file which lines
     ///
     /// What was let go of for good since is not shown, and a file that was renamed counts as new, unless a snapshot of then holds on to them.
@@ -250,6 +280,9 @@ pub(crate) enum Command {
         /// They may change it, too
         #[arg(long)]
         write: bool,
+        /// How much of what they put may be there, with what is in the trash: `5GB` [default: as much as the space may hold]
+        #[arg(long, value_name = "SIZE", requires = "write")]
+        quota: Option<ByteSize>,
         /// For so long; what they have read by then they may keep [default: until you take them out]
         #[arg(long, value_name = "SPAN")]
         expires: Option<Span>,
@@ -272,6 +305,9 @@ pub(crate) enum Command {
         #[arg(long = "as", value_name = "NAME")]
         called: Option<SpaceName>,
     },
+    /// Your machines: let one more in, or take a lost one out of your hands
+    #[command(subcommand)]
+    Device(Device),
     /// Name what a space is now, so that it can be brought back whatever becomes of it
     ///
     /// A snapshot takes no time and no room. What is removed and overwritten while it is there takes room for as long as it is.
@@ -342,7 +378,7 @@ pub(crate) enum Command {
         #[arg(long)]
         force: bool,
     },
-    /// Back up or restore your keys
+    /// Back up or restore your keys, or put them under a passphrase
     #[command(subcommand)]
     Keys(Keys),
     /// Check this machine's part of the pool, and name remedies
@@ -355,6 +391,8 @@ pub(crate) enum Command {
         /// Put right what can be
         #[arg(long)]
         repair: bool,
+        #[command(flatten)]
+        passphrase: Passphrase,
     },
     /// Free at once what uploads that broke off have left, and what was in the trash for its time; else it takes up to a day, and some hours
     Sweep {
@@ -430,6 +468,9 @@ pub(crate) struct Run {
     /// The failure domain of this machine: a house, a rack. Machines of one zone are expected to fail together [default: itself]
     #[arg(long, value_name = "NAME")]
     pub(crate) zone: Option<Zone>,
+    /// Where this machine stands: a country, a jurisdiction. Spaces can be kept in some regions only: `potluck space create NAME --region eu`
+    #[arg(long, value_name = "NAME")]
+    pub(crate) region: Option<Region>,
     /// What this machine is called in the pool [default: its host name]
     #[arg(long, value_name = "NAME")]
     pub(crate) machine: Option<MachineName>,
@@ -491,6 +532,7 @@ impl Run {
             announce: list(&self.announce),
             capacity: self.capacity,
             zone: self.zone.clone(),
+            region: self.region.clone(),
             machine: self.machine.clone(),
             mdns: self.no_mdns.then_some(false),
             grace: self.grace,
@@ -534,6 +576,19 @@ fn setting<T: FromStr<Err: Error + Send + Sync + 'static>>(
     }
 }
 
+/// Regions as they are typed: with commas between them.
+#[derive(Clone, Debug)]
+pub(crate) struct RegionList(pub(crate) Regions);
+
+impl FromStr for RegionList {
+    type Err = ParseUnitError;
+
+    fn from_str(text: &str) -> Result<Self, ParseUnitError> {
+        let regions = text.split(',').map(|region| region.trim().parse());
+        regions.collect::<Result<_, _>>().map(Self)
+    }
+}
+
 /// What to do with spaces.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Space {
@@ -548,11 +603,17 @@ pub(crate) enum Space {
         /// How long what is removed and overwritten there can be brought back: `90d` [default: `retention` in the configuration, 30 days]
         #[arg(long, value_name = "SPAN")]
         keep_versions: Option<Span>,
+        /// How much it may hold, with what is in its trash: `50GB` [default: as much as the pool has room for]
+        #[arg(long, value_name = "SIZE")]
+        quota: Option<ByteSize>,
+        /// Keep its data on machines of these regions only: `eu`, or `eu,ch`. Machines say where they stand: `potluck up --region eu` [default: on all]
+        #[arg(long, value_name = "REGION,...")]
+        region: Option<RegionList>,
     },
-    /// Say what is to hold in a space from now on, on all machines: how much it is to survive, and how long what is removed is kept
+    /// Say what is to hold in a space from now on, on all machines: how much it is to survive, how long what is removed is kept, how much it may hold, and where
     ///
-    /// What was put before keeps the safety that it was put with, and what was removed before the time that it had.
-    #[command(group(ArgGroup::new("what").required(true).multiple(true).args(["survive", "keep_versions"])))]
+    /// What was put before keeps the safety that it was put with, and what was removed before the time that it had; what lies where it may not be is moved.
+    #[command(group(ArgGroup::new("what").required(true).multiple(true).args(["survive", "keep_versions", "quota", "region"])))]
     Set {
         /// Which
         #[arg(value_name = "SPACE")]
@@ -563,6 +624,12 @@ pub(crate) enum Space {
         /// How long what is removed and overwritten there can be brought back; or `default`
         #[arg(long, value_name = "SPAN", value_parser = setting::<Span>)]
         keep_versions: Option<Setting<Span>>,
+        /// How much it may hold, with what is in its trash; or `default`. Who removes from it may do so also where it holds more
+        #[arg(long, value_name = "SIZE", value_parser = setting::<ByteSize>)]
+        quota: Option<Setting<ByteSize>>,
+        /// Keep its data on machines of these regions only: `eu`, or `eu,ch`; or `default` for all machines
+        #[arg(long, value_name = "REGION,...", value_parser = setting::<RegionList>)]
+        region: Option<Setting<RegionList>>,
     },
     /// List your spaces
     Ls {
@@ -617,6 +684,34 @@ pub(crate) struct Diff {
     /// Of a file: with this version, as `potluck versions` shows them [default: the one before]
     #[arg(long, value_name = "VERSION", conflicts_with_all = ["since", "snapshot"])]
     pub(crate) version: Option<VersionId>,
+}
+
+/// What to do with the machines of a person.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Device {
+    /// Print a ticket for one more: it opens all that is yours (the same as `invite --mine`)
+    Add {
+        /// How many machines may join with it
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        uses: u32,
+        /// How long it is good for, up to 365d
+        #[arg(long, value_name = "SPAN", default_value = "24h", value_parser = ticket_life)]
+        expires: Span,
+    },
+    /// List them
+    Ls,
+    /// Take out what is lost, or in another's hands: your key is replaced, so that it reads nothing that comes later, and nothing that it says counts
+    Revoke {
+        /// Its name, or its id or the end of it, as `device ls` shows them; of one that left or was forgotten its whole id
+        #[arg(value_name = "MACHINE", required = true)]
+        machines: Vec<String>,
+    },
+    /// Where two machines of yours have each revoked, and did not know of each other: what either took out is out, and all others go on together
+    Reconcile {
+        /// Which, where there are several: its id or the end of it, as `device ls` shows it
+        #[arg(value_name = "ID")]
+        which: Option<String>,
+    },
 }
 
 /// What to do with snapshots.
@@ -736,6 +831,13 @@ pub(crate) enum Keys {
         #[command(flatten)]
         passphrase: Passphrase,
     },
+    /// Put the keys in this home under a passphrase, which `up` asks for from then on; the same again for another one. The node has to run
+    Lock {
+        #[command(flatten)]
+        passphrase: Passphrase,
+    },
+    /// Take them out from under it. The node has to run, and nothing is asked: it has the keys already
+    Unlock,
     /// Come back on a fresh machine with a recovery kit, then run as `up` does
     Restore {
         /// The file

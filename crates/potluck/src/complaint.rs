@@ -136,6 +136,10 @@ impl From<HomeError> for Complaint {
             HomeError::Left { .. } => Self::new(Kind::Refused, message)
                 .hint("to come back, join with a ticket in a new home: `potluck join TICKET --home DIR`")
                 .hint("what this home still holds is of no use to the pool: it may be deleted"),
+            HomeError::NeedsPassphrase { .. } => Self::new(Kind::Refused, message)
+                .hint("give it with `--passphrase-file FILE`, in POTLUCK_PASSPHRASE, or when `potluck up` asks"),
+            HomeError::WrongPassphrase { .. } => Self::new(Kind::Refused, message)
+                .hint("if it is forgotten, come back in a new home: with a recovery kit, `potluck keys restore FILE --home NEW`, or with a ticket from another machine of yours, `potluck device add`"),
             HomeError::Exposed { file } => Self::new(Kind::Refused, message).hint(format!(
                 "whoever read it can act as you; if nobody did: chmod 600 {}",
                 file.display()
@@ -186,6 +190,10 @@ impl From<JoinError> for Complaint {
                 match refusal {
                     Refusal::Used => complaint.hint(new_ticket).hint("`invite --uses N` makes one for several machines"),
                     Refusal::Expired | Refusal::UnknownTicket => complaint.hint(new_ticket),
+                    Refusal::TakenOut => complaint
+                        .hint("if it is yours again: join from a new home, with a new ticket: `potluck device add` on a machine of yours, `potluck join TICKET --home DIR` here"),
+                    Refusal::Replaced => complaint
+                        .hint("a machine was revoked since: use a ticket or a kit that was made after that; on a machine of yours, `potluck device add` makes the one, `potluck keys backup FILE` the other"),
                     Refusal::OtherPool => complaint.hint("check that ticket and members belong together"),
                     Refusal::TooMany => complaint.hint("a node that left makes room: `potluck leave` there"),
                     _ => complaint,
@@ -304,6 +312,26 @@ impl From<NodeError> for Complaint {
             NodeError::NotLeaving => Self::new(Kind::Refused, message).hint("`potluck leave` begins again"),
             NodeError::DiskFull { .. } => Self::failed(message)
                 .hint("make room on it, or remove files of the pool: `potluck rm --now` works on a full disk too"),
+            NodeError::OverShare { .. } => Self::failed(message)
+                .hint("`potluck rm --now` and `potluck trash --empty` make room; its owner may let you put more: `potluck share SPACE --with YOU --write --quota SIZE`"),
+            NodeError::NoRegion { known, is_away, .. } => {
+                let complaint = Self::new(if is_away { Kind::Unreachable } else { Kind::Refused }, message);
+                let complaint = match is_away {
+                    true => complaint.hint("bring one back: `potluck status` says where each stands"),
+                    false => complaint.hint("machines say where they stand: `potluck up --region NAME`, for good as `region` in HOME/config.toml"),
+                };
+                match known.is_empty() || is_away {
+                    true => complaint.hint("or let it be elsewhere too: `potluck space set SPACE --region eu,ch`"),
+                    false => complaint.hint(format!("there are machines of {}", known.iter().map(|region| region.as_str()).collect::<Vec<_>>().join(", "))),
+                }
+            }
+            NodeError::TooManyRegions => Self::usage(message),
+            NodeError::OverQuota { .. } => Self::failed(message)
+                .hint("`potluck rm --now` and `potluck trash --empty` make room; its owner may let it hold more: `potluck space set SPACE --quota SIZE`"),
+            NodeError::LessSafe { .. } => Self {
+                asks: true,
+                ..Self::new(Kind::Refused, message).hint("nothing is done until you say yes: `--yes`").hint("with more machines there it survives more: `potluck invite`, and there `potluck up --region NAME`")
+            },
             NodeError::Mass(_) => Self {
                 asks: true,
                 ..Self::new(Kind::Refused, message).hint("nothing more is done until you say yes: `--yes`")
@@ -323,11 +351,12 @@ impl From<NodeError> for Complaint {
             NodeError::NoSuchSpace(_) => Self::new(Kind::NotFound, message)
                 .hint("`potluck space ls --removed` shows yours; `potluck space create NAME` makes one"),
             NodeError::SpaceExists(_) => Self::failed(message).hint("choose another name; `potluck space mv` renames one"),
-            NodeError::SpaceNotHere(_) => Self::new(Kind::Unreachable, message)
+            NodeError::NamesNotHere | NodeError::SpaceNotHere(_) => Self::new(Kind::Unreachable, message)
                 .hint("again in a moment; `potluck status` shows who is away"),
             NodeError::ReadOnly | NodeError::NoKey => {
                 Self::new(Kind::Refused, message).hint("its owner may let you write: `potluck share SPACE --with YOU --write` there")
             }
+            NodeError::NoKeyYet => Self::new(Kind::Unreachable, message).hint("again when another machine of yours is here; `potluck status` shows who is away"),
             NodeError::NotIn => Self::new(Kind::Refused, message).hint("its owner may let you in again: `potluck share SPACE --with YOU` there"),
             NodeError::HomeIsPrivate => Self::usage(message)
                 .hint("`potluck space create NAME` makes one that you can share"),
@@ -344,6 +373,18 @@ impl From<NodeError> for Complaint {
             NodeError::SeveralOffers(_) => Self::usage(message).hint("use the end of its id, as `potluck space ls --json` shows it"),
             NodeError::SpaceStays(_) => Self::usage(message).hint("`potluck rm -r home:/` removes what is in it"),
             NodeError::TooManySpaces(_) => Self::failed(message).hint("one space takes any number of directories"),
+            NodeError::Home(error) => error.into(),
+            NodeError::NotSaid(_) => Self::new(Kind::Refused, message).hint("`potluck device ls` shows yours; type it again, and say yes if all others are to stay"),
+            NodeError::OutAlready(_) => Self::new(Kind::Refused, message).hint("`potluck device ls` shows those that are yours"),
+            NodeError::NoRival => Self::usage(message).hint("`potluck device ls` would show it"),
+            NodeError::SeveralRivals => Self::usage(message).hint("say which was you: `potluck device reconcile ID`, as `potluck device ls` shows them"),
+            NodeError::NotGiven => Self::new(Kind::Refused, message)
+                .hint("type `potluck device reconcile` on a machine that both keep; if it was not you, there is nothing to reconcile: revoke what is lost"),
+            NodeError::RevokeSelf => Self::usage(message).hint("do it on another machine of yours"),
+            NodeError::OldKey => Self::new(Kind::Refused, message)
+                .hint("it keeps what it holds; to go on with it: `potluck forget` it on another machine of yours, `potluck device add` there, and `potluck join TICKET --home DIR` here, with a new home"),
+            NodeError::TooManyKeys => Self::failed(message).hint("join the pool as somebody else: `potluck invite`"),
+            NodeError::TooManyMachines(_) => Self::failed(message).hint("let machines that you do not use leave: `potluck leave`"),
             NodeError::ForgetSelf => Self::usage(message).hint("`potluck leave` moves its data to the others first"),
             NodeError::Kit(error) => error.into(),
             NodeError::Link(error) => error.into(),

@@ -6,7 +6,7 @@ use crate::{
 };
 use potluck_node::{NodeConfig, Share, World};
 use potluck_spaces::RETENTION_MAX;
-use potluck_types::{ByteSize, MachineName, Zone};
+use potluck_types::{ByteSize, MachineName, Region, Zone};
 use serde::{Deserialize, Serialize};
 use std::{
     fs, io,
@@ -39,6 +39,9 @@ pub(crate) struct Settings {
     /// The failure domain of this node.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) zone: Option<Zone>,
+    /// Where this machine stands: what spaces are kept in, that are not to be everywhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) region: Option<Region>,
     /// What this machine is called.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) machine: Option<MachineName>,
@@ -59,11 +62,12 @@ pub(crate) struct Settings {
     pub(crate) mass_change_share: Option<Share>,
 }
 
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 11] = [
     "listen",
     "announce",
     "capacity",
     "zone",
+    "region",
     "machine",
     "mdns",
     "grace",
@@ -81,6 +85,7 @@ impl Settings {
             announce: self.announce.or(below.announce),
             capacity: self.capacity.or(below.capacity),
             zone: self.zone.or(below.zone),
+            region: self.region.or(below.region),
             machine: self.machine.or(below.machine),
             mdns: self.mdns.or(below.mdns),
             grace: self.grace.or(below.grace),
@@ -98,6 +103,7 @@ impl Settings {
             announce: list("POTLUCK_ANNOUNCE"),
             capacity: parsed(&variable, "POTLUCK_CAPACITY")?,
             zone: parsed(&variable, "POTLUCK_ZONE")?,
+            region: parsed(&variable, "POTLUCK_REGION")?,
             machine: parsed(&variable, "POTLUCK_MACHINE")?,
             mdns: parsed(&variable, "POTLUCK_MDNS")?,
             grace: parsed(&variable, "POTLUCK_GRACE")?,
@@ -145,6 +151,7 @@ impl Settings {
             // The other half stays free for what else the machine does.
             capacity: Some(ByteSize(free_bytes / 2)),
             zone: None,
+            region: None,
             machine: host_name(),
             mdns: Some(true),
             grace: Some(GRACE),
@@ -176,12 +183,14 @@ impl Settings {
             announce: settings.announce.unwrap_or_default(),
             capacity,
             zone: settings.zone,
+            region: settings.region,
             name: settings.machine,
             mdns: settings.mdns.unwrap_or(true),
             grace: settings.grace.unwrap_or(GRACE).duration(),
             world: World::default(),
             retention,
             mass_change_share: settings.mass_change_share.unwrap_or(Share::HALF),
+            passphrase: None,
         })
     }
 

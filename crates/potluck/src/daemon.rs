@@ -14,6 +14,7 @@ use crate::{
     },
     terminal::Terminal,
 };
+use potluck_crypto::Passphrase;
 use potluck_node::{Identity, Node, NodeConfig};
 use potluck_types::ByteSize;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -57,7 +58,13 @@ pub(crate) enum Entrance {
 }
 
 /// Runs a node until it is told to stop.
-pub(crate) fn run(home: &Path, run: &Run, entrance: Entrance, terminal: Terminal) -> Result<(), Complaint> {
+pub(crate) fn run(
+    home: &Path,
+    run: &Run,
+    entrance: Entrance,
+    passphrase: Option<&str>,
+    terminal: Terminal,
+) -> Result<(), Complaint> {
     if run.session {
         // Fails for the leader of a session only, which is what is wanted.
         let _ = rustix::process::setsid();
@@ -66,7 +73,8 @@ pub(crate) fn run(home: &Path, run: &Run, entrance: Entrance, terminal: Terminal
     heap::keep_freed_blocks();
     refuse_running(home)?;
     let fresh = Fresh::look(home)?;
-    let (config, kept) = configure(home, run, terminal)?;
+    let (mut config, kept) = configure(home, run, terminal)?;
+    config.passphrase = passphrase.map(Passphrase::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

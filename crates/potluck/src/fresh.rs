@@ -12,10 +12,11 @@ use std::{
 };
 
 /// All that a node makes in its home; while it is written a file may end in `.new`.
-const OURS: [&str; 11] = [
+const OURS: [&str; 12] = [
     "api.path",
     "api.sock",
     "config.toml",
+    "keys.locked",
     "log",
     "meta.redb",
     "meta.reserve",

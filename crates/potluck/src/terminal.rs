@@ -295,9 +295,23 @@ pub(crate) fn seconds(time: Duration) -> String {
     }
 }
 
-/// A number and its noun: `1 file`, `2 files`.
+/// A number and its noun: `1 file`, `2 files`, `3 entries`.
 pub(crate) fn count(number: u64, noun: &str) -> String {
-    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+    match (number, noun.strip_suffix('y')) {
+        (1, _) => format!("1 {noun}"),
+        (_, Some(stem)) => format!("{number} {stem}ies"),
+        (_, None) => format!("{number} {noun}s"),
+    }
+}
+
+/// `a`, `a and b`, `a, b and c`.
+pub(crate) fn listed(items: impl IntoIterator<Item = impl ToString>, last: &str) -> String {
+    let mut items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
+    let end = items.pop().unwrap_or_default();
+    match items.is_empty() {
+        true => end,
+        false => format!("{} {last} {end}", items.join(", ")),
+    }
 }
 
 /// Lines of cells, as wide as their widest; numbers that end in digits or units read well left-aligned too.

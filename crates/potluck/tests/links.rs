@@ -14,14 +14,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-fn said(node: &Node, arguments: &[&str]) -> String {
-    let output = node.run(arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
-    text(&output.stdout)
-}
-
 fn documents(node: &Node, arguments: &[&str]) -> Vec<Value> {
-    let lines = said(node, &[&["--json"], arguments].concat());
+    let lines = node.said(&[&["--json"], arguments].concat());
     lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
@@ -52,35 +46,37 @@ fn a_link_is_listed_read_and_ended() {
     fs::create_dir_all(tree.join("sea")).unwrap();
     fs::write(tree.join("note"), "a note").unwrap();
     fs::write(tree.join("sea/photo"), bytes(2_000_000, 1)).unwrap();
-    said(&anna, &["space", "create", "photos"]);
-    said(&anna, &["put", tree.to_str().unwrap(), "photos:/2026"]);
-    let link = said(&anna, &["link", "photos:/2026/trip"]).trim_end().to_owned();
+    anna.said(&["space", "create", "photos"]);
+    anna.said(&["put", tree.to_str().unwrap(), "photos:/2026"]);
+    let link = anna.said(&["link", "photos:/2026/trip"]).trim_end().to_owned();
     assert!(link.starts_with("potlink1") && !link.contains(char::is_whitespace));
     let below = |path: &str| format!("{link}/{path}");
 
-    assert_eq!(said(&bob, &["ls", "-r", &link]), "/note\n/sea/\n/sea/photo\n");
-    assert_eq!(said(&bob, &["cat", &below("note")]), "a note");
-    assert!(said(&bob, &["stat", &below("sea/photo")]).contains("2000000 bytes"));
+    assert_eq!(bob.said(&["ls", "-r", &link]), "/note\n/sea/\n/sea/photo\n");
+    assert_eq!(bob.said(&["cat", &below("note")]), "a note");
+    assert!(bob.said(&["stat", &below("sea/photo")]).contains("2000000 bytes"));
     // Where nobody who looks at the processes sees it.
     let unseen = with_input(&bob, &["cat", "-"], &format!("{link}/note\n"));
     assert_eq!(text(&unseen.stdout), "a note", "{}", text(&unseen.stderr));
     let nothing = with_input(&bob, &["ls", "-"], "");
     assert_eq!(nothing.status.code(), Some(2), "{}", text(&nothing.stderr));
     let copy = folder.path().join("copy");
-    let got = said(&bob, &["get", &link, copy.to_str().unwrap()]);
+    let got = bob.said(&["get", &link, copy.to_str().unwrap()]);
     assert!(got.contains("Got 2 files"), "{got}");
     assert!(fs::read(copy.join("sea/photo")).unwrap() == bytes(2_000_000, 1));
-    let got = said(&bob, &["get", &link, copy.to_str().unwrap()]);
+    let got = bob.said(&["get", &link, copy.to_str().unwrap()]);
     assert!(got.contains("2 were there already"), "{got}");
     let part = bob.run(&["get", &below("sea/photo"), "-", "--range", "5-9"]);
     assert_eq!(part.stdout, bytes(2_000_000, 1)[5..10]);
     // What comes later is there as well.
     fs::write(tree.join("later"), "later").unwrap();
-    said(&anna, &["put", tree.to_str().unwrap(), "photos:/2026"]);
+    anna.said(&["put", tree.to_str().unwrap(), "photos:/2026"]);
     until("what came later is seen", || {
         bob.run(&["cat", &below("later")]).stdout == b"later"
     });
 
+    // Of a file that a link shows it is not said how it is stored.
+    assert!(!bob.said(&["stat", &below("sea/photo")]).contains("with its name"));
     // A link with a password, for one machine.
     let password = folder.path().join("password");
     fs::write(&password, "open sesame\n").unwrap();
@@ -93,9 +89,9 @@ fn a_link_is_listed_read_and_ended() {
         "--expires",
         "7d",
     ];
-    let secret = said(&anna, &[&arguments[..], &["--password-file", password]].concat());
+    let secret = anna.said(&[&arguments[..], &["--password-file", password]].concat());
     let secret = secret.trim_end();
-    assert_eq!(said(&bob, &["cat", secret, "--password-file", password]), "a note");
+    assert_eq!(bob.said(&["cat", secret, "--password-file", password]), "a note");
     let note = folder.path().join("note");
     let got = with_input(
         &bob,
@@ -108,9 +104,9 @@ fn a_link_is_listed_read_and_ended() {
     assert!(text(&wrong.stderr).contains("the password is wrong"));
 
     // What the list tells, and not the links themselves unless that is asked for.
-    let listed = said(&anna, &["link", "ls"]);
+    let listed = anna.said(&["link", "ls"]);
     assert!(listed.contains("opened on 1 of 1 machine") && listed.contains("photos:/2026/trip/"));
-    assert!(!listed.contains(&link) && said(&anna, &["link", "ls", "--show"]).contains(&link));
+    assert!(!listed.contains(&link) && anna.said(&["link", "ls", "--show"]).contains(&link));
     let all = documents(&anna, &["link", "ls", "photos"]);
     assert_eq!((all.len(), &all[0]["link"]), (2, &Value::Null));
 
@@ -138,7 +134,14 @@ fn a_link_is_listed_read_and_ended() {
         let said = node.fails(arguments, code);
         assert!(said.contains(says), "{said:?} lacks {says:?}");
     }
-    let ended = said(&anna, &["link", "revoke", &link]);
+    // A space that is removed takes its links along.
+    anna.said(&["space", "create", "passing"]);
+    anna.said(&["put", tree.join("note").to_str().unwrap(), "passing:/"]);
+    let passing = anna.said(&["link", "passing:/"]).trim_end().to_owned();
+    assert_eq!(bob.said(&["ls", &passing]), "note\n");
+    anna.said(&["--yes", "space", "rm", "passing"]);
+    bob.fails(&["ls", &passing], 6);
+    let ended = anna.said(&["link", "revoke", &link]);
     assert!(ended.contains("photos:/2026/trip opens nothing any more"), "{ended}");
     let said = bob.fails(&["get", &link, copy.to_str().unwrap()], 6);
     assert!(said.contains("withdrawn"), "{said}");
@@ -151,9 +154,11 @@ fn kill_9_leaves_links_and_snapshots_whole_or_absent() {
     let (mut anna, bob) = two_people(folder.path());
     let file = folder.path().join("file");
     fs::write(&file, bytes(300_000, 2)).unwrap();
-    said(&anna, &["put", file.to_str().unwrap(), "home:/"]);
+    anna.said(&["put", file.to_str().unwrap(), "home:/"]);
     let mut random = Random(7);
-    let (mut links, mut snapshots) = (Vec::new(), Vec::new());
+    let mut links = vec![anna.said(&["link", "home:/file"]).trim_end().to_owned()];
+    anna.said(&["snapshot", "create", "home", "first"]);
+    let mut snapshots = vec!["first".to_owned()];
     for round in 0..10 {
         let (name, wait) = (format!("s{round}"), random.below(120) as u64);
         let home = anna.home.clone();
@@ -189,7 +194,7 @@ fn kill_9_leaves_links_and_snapshots_whole_or_absent() {
     let listed = documents(&anna, &["link", "ls", "--show"]);
     assert!(listed.len() >= links.len());
     for info in &listed {
-        said(&anna, &["link", "revoke", info["id"].as_str().unwrap()]);
+        anna.said(&["link", "revoke", info["id"].as_str().unwrap()]);
         bob.fails(&["cat", info["link"].as_str().unwrap()], 6);
     }
 }
@@ -210,14 +215,17 @@ fn what_has_changed_is_told_and_a_snapshot_brings_it_back() {
     }
     let put = |name: &str, content: &str| {
         fs::write(tree.join(name), content).unwrap();
-        said(&node, &["put", tree.join(name).to_str().unwrap(), "home:/d/"]);
+        node.said(&["put", tree.join(name).to_str().unwrap(), "home:/d/"]);
     };
-    said(&node, &["put", tree.to_str().unwrap(), "home:/"]);
-    assert!(said(&node, &["snapshot", "create", "home", "before"]).contains("potluck snapshot restore home before"));
+    node.said(&["put", tree.to_str().unwrap(), "home:/"]);
+    assert!(
+        node.said(&["snapshot", "create", "home", "before"])
+            .contains("potluck snapshot restore home before")
+    );
     put("changed", "one\n2\nthree\n");
     put("added", "added");
-    said(&node, &["rm", "--now", "home:/d/gone"]);
-    said(&node, &["mv", "home:/d/moved", "home:/elsewhere"]);
+    node.said(&["rm", "--now", "home:/d/gone"]);
+    node.said(&["mv", "home:/d/moved", "home:/elsewhere"]);
     let differences = |arguments: &[&str]| -> Vec<String> {
         let all = documents(&node, &[&["diff"], arguments].concat());
         let told = |one: &Value| format!("{} {}", one["what"].as_str().unwrap(), one["path"].as_str().unwrap());
@@ -233,19 +241,19 @@ fn what_has_changed_is_told_and_a_snapshot_brings_it_back() {
         ]
     );
     assert_eq!(differences(&["home:/d/", "--since", "0s"]), [""; 0]);
-    let told = said(&node, &["diff", "home:/", "--snapshot", "before"]);
+    let told = node.said(&["diff", "home:/", "--snapshot", "before"]);
     assert!(
         told.contains("home:/d/moved -> home:/elsewhere") && told.contains("14 B -> 12 B"),
         "{told}"
     );
     // Of a file: its lines, against the version before, or any other.
     for against in [&[][..], &["--snapshot", "before"]] {
-        let lines = said(&node, &[&["diff", "home:/d/changed"], against].concat());
+        let lines = node.said(&[&["diff", "home:/d/changed"], against].concat());
         assert!(lines.contains("@@ -1,3 +1,3 @@\n one\n-two\n+2\n three"), "{lines}");
     }
     put("binary", "\0one");
     put("binary", "\0two");
-    assert!(said(&node, &["diff", "home:/d/binary"]).contains("not text"));
+    assert!(node.said(&["diff", "home:/d/binary"]).contains("not text"));
 
     for (arguments, code, says) in [
         (&["diff", "home:/d"][..], 2, "since when?"),
@@ -269,17 +277,17 @@ fn what_has_changed_is_told_and_a_snapshot_brings_it_back() {
         assert!(said.contains(says), "{said:?} lacks {says:?}");
     }
 
-    let emptied = said(&node, &["--yes", "trash", "--empty"]);
+    let emptied = node.said(&["--yes", "trash", "--empty"]);
     assert!(emptied.contains("snapshots hold them"), "{emptied}");
-    assert!(said(&node, &["snapshot", "ls"]).contains("that are gone since"));
-    let restored = said(&node, &["snapshot", "restore", "home", "before"]);
+    assert!(node.said(&["snapshot", "ls"]).contains("that are gone since"));
+    let restored = node.said(&["snapshot", "restore", "home", "before"]);
     assert!(restored.contains("Brought back 3 files"), "{restored}");
     assert_eq!(
-        said(&node, &["cat", "home:/d/changed", "home:/d/gone", "home:/d/moved"]),
+        node.said(&["cat", "home:/d/changed", "home:/d/gone", "home:/d/moved"]),
         "one\ntwo\nthree\ngonemoved"
     );
-    let again = said(&node, &["snapshot", "restore", "home", "before"]);
+    let again = node.said(&["snapshot", "restore", "home", "before"]);
     assert!(again.contains("is there as it was"), "{again}");
-    said(&node, &["snapshot", "rm", "home", "before"]);
+    node.said(&["snapshot", "rm", "home", "before"]);
     assert!(documents(&node, &["snapshot", "ls"]).is_empty());
 }

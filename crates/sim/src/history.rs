@@ -4,14 +4,14 @@ use crate::{
     ledger::{Content, Ledger, Seen},
     machine::RETENTION,
     plan::{Episode, Fault, Plan, Scale, Step, Work},
-    pool::Pool,
+    pool::{Pool, REGION},
     world::Diary,
 };
 use potluck_node::{
-    FileMeta, HealthInfo, Held, Name, Node, NodeError, NodeStatus, Path, PutOptions, PutReport, RemoveOptions, Space,
-    Status, TreeError,
+    Access, FileMeta, HealthInfo, Held, Name, Node, NodeError, NodeStatus, Path, PutOptions, PutReport, RemoveOptions,
+    Setting, Space, SpaceOptions, Status, TreeError,
 };
-use potluck_types::{Geometry, NodeId, SpaceId, StripeId, Timestamp};
+use potluck_types::{Geometry, NodeId, SpaceId, SpaceName, StripeId, Timestamp};
 use std::{
     cell::Cell,
     collections::{BTreeMap, BTreeSet},
@@ -92,6 +92,8 @@ struct History {
     /// Machines that were taken out in this episode, since when, and what must stay unknown to them.
     shut_out: BTreeMap<usize, (Instant, BTreeMap<String, Vec<Content>>)>,
     episode_is_flood: bool,
+    /// Spaces whose data is to be in one region alone.
+    confined: BTreeSet<SpaceId>,
     outcome: Outcome,
 }
 
@@ -100,6 +102,7 @@ type Broken = Result<(), String>;
 /// Who holds which shard.
 struct Holder {
     id: NodeId,
+    machine: usize,
     domain: usize,
     index: u8,
 }
@@ -157,6 +160,7 @@ pub(crate) fn run(plan: &Plan, aloud: bool) -> Outcome {
             hurt: BTreeSet::new(),
             shut_out: BTreeMap::new(),
             episode_is_flood: false,
+            confined: BTreeSet::new(),
             outcome: Outcome::default(),
         };
         let broken = history.tell().await;
@@ -206,20 +210,84 @@ impl History {
             self.scrub().await?;
             self.stays_quiet().await?;
             self.books_agree().await?;
+            self.confine_spaces().await?;
         }
         self.everything_goes().await
     }
 
-    /// Each person founds a space of their own.
+    /// Each person founds a space of their own; or the first founds one, and lets the others in.
     async fn found_spaces(&mut self) -> Broken {
         let mut people = BTreeSet::new();
         for machine in &self.pool.machines {
             if people.insert(machine.user)
                 && let Some(node) = &machine.node
             {
+                if self.pool.plan.is_shared && people.len() > 1 {
+                    let owner = self.pool.node(0).ok_or("the first machine does not run")?;
+                    let_in(owner, node).await?;
+                    continue;
+                }
                 let name = FOUNDED.parse().expect("a name");
-                let founded = node.create_space(name).await;
-                founded.map_err(|error| format!("a space cannot be founded: {error}"))?;
+                let is_confined = self
+                    .pool
+                    .plan
+                    .confined
+                    .as_ref()
+                    .is_some_and(|confined| !confined.is_late);
+                let options = if is_confined {
+                    confined()
+                } else {
+                    SpaceOptions::default()
+                };
+                let founded = node.create_space_with(name, options).await;
+                let founded = founded.map_err(|error| format!("a space cannot be founded: {error}"))?;
+                if is_confined {
+                    self.confined.insert(founded.id);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Each person says where the data of their space may be, if they have not yet.
+    async fn confine_spaces(&mut self) -> Broken {
+        if self.pool.plan.confined.is_none() || !self.confined.is_empty() {
+            return Ok(());
+        }
+        self.pool
+            .diary
+            .tell("what is in the spaces of people is to be in one region alone");
+        let mut people = BTreeSet::new();
+        for (i, node) in self.running() {
+            let user = self.pool.machines[i].user;
+            let is_owner = user == 0 || !self.pool.plan.is_shared;
+            if is_owner && self.pool.is_member(i) && !people.contains(&user) {
+                people.insert(user);
+                let set = node.set_space(&FOUNDED.parse().expect("a name"), confined()).await;
+                let set = set.map_err(|error| format!("machine {i} cannot say where data may be: {error}"))?;
+                self.confined.insert(set.id);
+            }
+        }
+        self.becomes_whole("when some data is to be in one region alone").await
+    }
+
+    /// What is to be in one region is nowhere else, once the pool is whole.
+    async fn nothing_is_elsewhere(&self, books: &BTreeMap<StripeId, Book>) -> Broken {
+        let Some(confined) = &self.pool.plan.confined else {
+            return Ok(());
+        };
+        for (stripe, book) in books {
+            let is_outside = |holder: &&Holder| !confined.inside.get(holder.machine).copied().unwrap_or_default();
+            let outside = book.holders.iter().find(is_outside);
+            let is_confined = book.spaces.iter().all(|space| self.confined.contains(space));
+            if let Some(holder) = outside.filter(|_| is_confined)
+                && self.tell_of(*stripe, book).await == Some(true)
+            {
+                return Err(format!(
+                    "machine {} has a shard of stripe {}, and stands where that may not be",
+                    holder.machine,
+                    stripe.short()
+                ));
             }
         }
         Ok(())
@@ -285,6 +353,26 @@ impl History {
         }
     }
 
+    /// Whose a file is, of one that a person works on: what is in a space of all is the first person's.
+    fn owner_of(&self, user: usize, path: &str) -> usize {
+        let is_common = self.pool.plan.is_shared && path.starts_with(FOUNDED);
+        if is_common { 0 } else { user }
+    }
+
+    /// Somebody who works on a person's file: in a space of all anybody does.
+    fn worker_of(&self, user: usize, path: &str, chance: u64) -> usize {
+        let is_common = self.pool.plan.is_shared && path.starts_with(FOUNDED);
+        if is_common {
+            (chance % self.persons() as u64) as usize
+        } else {
+            user
+        }
+    }
+
+    fn persons(&self) -> usize {
+        self.pool.plan.users.iter().max().map_or(1, |most| most + 1)
+    }
+
     /// A machine of a person, one that nothing is wrong with if there is one and it must be.
     fn machine_of(&self, user: usize, chance: u64, sound: bool) -> Option<usize> {
         let fits = |i: &usize| {
@@ -303,14 +391,14 @@ impl History {
                 (file, chance)
             }
         };
-        let persons = self.pool.plan.users.iter().max().map_or(1, |most| most + 1);
-        let user = (chance % persons as u64) as usize;
+        let worker = (chance % self.persons() as u64) as usize;
         let path = format!("folder-{}/file-{file}", file % 3);
+        let user = self.owner_of(worker, &path);
         let key = (user, path.clone());
         let is_known = self.ledger.contains_key(&key);
         // What is there is changed by who has heard of it; a new file, or a look, may come from anybody.
         let sound = is_known && !matches!(work, Work::Read { .. });
-        let Some(machine) = self.machine_of(user, chance, sound) else {
+        let Some(machine) = self.machine_of(worker, chance, sound) else {
             return;
         };
         if self.busy.contains(&key) || (!is_known && !matches!(work, Work::Put { .. })) {
@@ -524,7 +612,8 @@ impl History {
         for (user, path) in keys {
             for turn in 0..2u64 {
                 let chance = self.pool.dice.roll(1 << 40) + turn;
-                let Some(machine) = self.machine_of(user, chance, false) else {
+                let worker = self.worker_of(user, &path, chance);
+                let Some(machine) = self.machine_of(worker, chance, false) else {
                     continue;
                 };
                 let Some(node) = self.pool.node(machine).cloned() else {
@@ -611,6 +700,7 @@ impl History {
                 book.spaces.insert(space);
                 book.holders.push(Holder {
                     id,
+                    machine: i,
                     domain,
                     index: shard.index,
                 });
@@ -651,6 +741,7 @@ impl History {
     /// What machines hold is what their health says.
     async fn books_agree(&mut self) -> Broken {
         let books = self.books().await?;
+        self.nothing_is_elsewhere(&books).await?;
         let (_, node) = self.running().into_iter().next().ok_or("no machine runs")?;
         let health = node.status().await.map_err(|error| error.to_string())?.health;
         let mut short = 0;
@@ -769,6 +860,33 @@ pub(crate) async fn read(node: &Node, path: &str) -> Seen {
         Ok(Err(error)) if is_absent(&error) || matches!(error, NodeError::NoSuchSpace(_)) => Seen::Absent,
         Ok(Err(error)) => Seen::Refused(error.to_string()),
         Err(_) => Seen::Refused("it hangs".to_owned()),
+    }
+}
+
+/// The owner lets the person of another node into the space that they founded, who takes it under the same name.
+async fn let_in(owner: &Node, node: &Node) -> Broken {
+    let name: SpaceName = FOUNDED.parse().expect("a name");
+    let access = Access {
+        may_write: true,
+        since: None,
+        until: None,
+        quota: None,
+    };
+    let with = node.identity().user.to_string();
+    let shared = owner.share(&name, &with, access).await;
+    shared.map_err(|error| format!("nobody can be let in: {error}"))?;
+    let accepted = timeout(10 * MINUTE, async {
+        while node.accept(FOUNDED, None).await.is_err() {
+            sleep(MINUTE).await;
+        }
+    });
+    accepted.await.map_err(|_| "what is shared is not offered".to_owned())
+}
+
+fn confined() -> SpaceOptions {
+    SpaceOptions {
+        regions: Setting::To([REGION.parse().expect("letters")].into()),
+        ..SpaceOptions::default()
     }
 }
 

@@ -4,7 +4,7 @@ use crate::world::{SimClock, SimEntropy, dice, lock};
 use potluck_net::MemoryNetwork;
 use potluck_node::{JoinError, Network, Node, NodeConfig, Share, StartError, Storage, World};
 use potluck_store::{Crash, Disk, Driver, MemoryDisk};
-use potluck_types::{ByteSize, NodeId, Zone};
+use potluck_types::{ByteSize, NodeId, Region, Zone};
 use std::{
     io,
     path::{Path, PathBuf},
@@ -40,6 +40,7 @@ pub(crate) struct Machine {
     /// Whose it is.
     pub(crate) user: usize,
     pub(crate) zone: Option<Zone>,
+    pub(crate) region: Option<Region>,
     pub(crate) clock: Arc<SimClock>,
     pub(crate) node: Option<Node>,
     /// Who its node is, since it first ran.
@@ -58,6 +59,7 @@ impl Machine {
             index,
             user,
             zone,
+            region: None,
             clock: Arc::new(SimClock::new(begun)),
             node: None,
             id: None,
@@ -94,11 +96,13 @@ impl Machine {
                 _ => CAPACITY,
             },
             zone: self.zone.clone(),
+            region: self.region.clone(),
             name: None,
             mdns: false,
             grace: GRACE,
             retention: RETENTION,
             mass_change_share: Share::HALF,
+            passphrase: None,
             world: World {
                 clock: Arc::<SimClock>::clone(&self.clock),
                 entropy: Arc::new(SimEntropy::new(dice(

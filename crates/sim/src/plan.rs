@@ -24,9 +24,38 @@ pub(crate) struct Plan {
     pub(crate) users: Vec<usize>,
     /// With which each machine fails together.
     pub(crate) domains: Vec<usize>,
+    /// Whether all people work in one space that the first of them has founded, in place of one each.
+    pub(crate) is_shared: bool,
+    /// Where what people have in the spaces that they found may be, when not everywhere.
+    pub(crate) confined: Option<Confined>,
     /// A machine whose disk others have filled: it has room for names, and none for shards.
     pub(crate) crowded: Option<usize>,
     pub(crate) episodes: Vec<Episode>,
+}
+
+/// Two of three failure domains stand in one region, where some data is to be.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Confined {
+    /// Whether each machine stands there.
+    pub(crate) inside: Vec<bool>,
+    /// Whether that is said only when there is data already.
+    pub(crate) is_late: bool,
+}
+
+impl Confined {
+    /// Fewer would bear fewer losses than the pool does.
+    const DOMAINS_MIN: usize = 5;
+
+    fn draw(seed: u64, domains: &[usize]) -> Option<Self> {
+        let mut dice = world::dice(seed, "regions", 0);
+        let is_inside = |domain: &usize| domain % 3 != 2;
+        let within: BTreeSet<usize> = domains.iter().copied().filter(is_inside).collect();
+        let is_drawn = dice.roll(3) == 0 && within.len() >= Self::DOMAINS_MIN;
+        is_drawn.then(|| Self {
+            inside: domains.iter().map(is_inside).collect(),
+            is_late: dice.roll(2) == 0,
+        })
+    }
 }
 
 #[derive(Clone, PartialEq, Debug)]
@@ -281,6 +310,8 @@ impl Plan {
         let mut plan = Self {
             seed,
             users,
+            is_shared: persons > 1 && world::dice(seed, "people", 0).roll(2) == 0,
+            confined: Confined::draw(seed, &domains),
             domains,
             crowded,
             episodes,
@@ -306,6 +337,8 @@ impl Plan {
             seed,
             users: (0..machines).collect(),
             domains: (0..machines).collect(),
+            is_shared: false,
+            confined: None,
             crowded: None,
             episodes: Vec::new(),
         }

@@ -83,6 +83,9 @@ pub(crate) struct Pool {
     begun: Instant,
 }
 
+/// Where some data is to be, in some histories.
+pub(crate) const REGION: &str = "inside";
+
 fn crash_of(torn: u64) -> Crash {
     match torn % 3 {
         0 => Crash::LoseAll,
@@ -104,6 +107,10 @@ impl Pool {
             .map(|i| {
                 let mut machine = Machine::new(i, plan.users[i], zone(plan.domains[i]), plan.seed, begun);
                 machine.is_crowded = plan.crowded == Some(i);
+                machine.region = plan.confined.as_ref().map(|confined| {
+                    let region = if confined.inside[i] { REGION } else { "elsewhere" };
+                    region.parse().expect("letters")
+                });
                 machine.make_room();
                 machine
             })

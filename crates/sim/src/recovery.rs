@@ -4,7 +4,7 @@
 //! one rate, one shard after the other in each direction, and receives while the other sends. Stripes that lose nothing are left out: they ask for nothing.
 
 use potluck_placement::{
-    Domain, Mend, NodeFacts, Outcome, Planner, PlannerOptions, Presence, View, geometry, lot, rank,
+    Domain, Mend, NodeFacts, Outcome, Planner, PlannerOptions, Presence, Reported, View, geometry, lot, rank,
 };
 use potluck_types::{Geometry, Hash, NodeId, ShardId, StripeId, Timestamp};
 use std::{
@@ -164,11 +164,16 @@ impl Pool {
         self.made += mend.place.len() as u64;
         let planner = self.planners.get_mut(&steward).expect("it has begun this");
         for (index, to) in &mend.place {
-            let shard = ShardId {
-                stripe: mend.stripe,
-                index: *index,
+            let reported = Reported {
+                shard: ShardId {
+                    stripe: mend.stripe,
+                    index: *index,
+                },
+                geometry: mend.geometry,
+                shard_len: mend.shard_len,
+                space: None,
             };
-            planner.report(Self::timestamp(now), *to, shard, mend.geometry, mend.shard_len, true);
+            planner.report(Self::timestamp(now), *to, reported, true);
         }
         planner.finished(mend.stripe, Outcome::Done, Self::timestamp(now));
         self.begin(steward, now);
@@ -216,17 +221,11 @@ pub fn recover(loss: Loss) -> Result<Recovered, String> {
         } else {
             Domain::Node(node(i))
         };
-        let facts = NodeFacts {
-            domain,
-            weight: 1 << 40,
-            presence: Presence::Live,
-            full: false,
-            doubted: false,
-        };
-        (node(i), facts)
+        (node(i), NodeFacts::new(domain, 1 << 40))
     };
     let whole = View {
         nodes: (0..loss.nodes).map(facts).collect(),
+        ..View::default()
     };
     let lost: BTreeSet<NodeId> = (0..loss.lost).map(node).collect();
     let mut view = whole.clone();
@@ -269,8 +268,13 @@ pub fn recover(loss: Loss) -> Result<Recovered, String> {
             .expect("most are here");
         let planner = pool.planners.entry(*steward).or_insert_with(|| Planner::new(options));
         for (index, holder) in (0..).zip(&holders) {
-            let shard = ShardId { stripe, index };
-            planner.report(Timestamp::default(), *holder, shard, geometry, loss.shard_len, false);
+            let reported = Reported {
+                shard: ShardId { stripe, index },
+                geometry,
+                shard_len: loss.shard_len,
+                space: None,
+            };
+            planner.report(Timestamp::default(), *holder, reported, false);
         }
     }
     let took = pool.run(options.grace);

@@ -63,6 +63,11 @@ fn giving_shards_to_full_machines_is_found() {
 }
 
 #[test]
+fn leaving_data_where_it_may_not_be_is_found() {
+    check(Bug::IgnoreRegions);
+}
+
+#[test]
 fn serving_who_was_taken_out_is_found() {
     check(Bug::ServeTakenOut);
 }

@@ -2,12 +2,18 @@
 //! checks without a key to it.
 //!
 //! The id of a space is the hash of its founding, so that nobody can found another one in its place. Each *epoch* is a key that entries are sealed under: it is wrapped for
-//! every person who may read, and opens the keys of the epochs before it. Records only come, and none is changed or goes, so all who have heard of the same
+//! every person who may read, and opens the keys of the epochs before it. No record is changed, so all who have heard of the same
 //! records know the same, in whatever order these came. A *grant* lets a person in: it has the key of an epoch for them. A *revocation* ends grants, and says how far what
-//! that person's devices have written counts; the next epoch is not for them. A person's private space has no charter: its id and its key follow from their own.
+//! that person's devices have written counts; the next epoch is not for them.
+//!
+//! Where the owner's key was replaced, since a machine that had it is lost, a *succession* names what the keys before have signed that counts, and a *stop* how far the logs of lost
+//! machines do. A person's private space is not founded: its id and its first key follow from their own, and it has a charter once their key was replaced.
 
 use crate::{Kv, KvError, Table};
-use potluck_crypto::{BoxKey, Purpose, Recipient, RecipientKey, Record, Signed, SignedError, SigningKey};
+use potluck_crypto::{
+    BoxKey, PublicKey, Purpose, Recipient, Record, Signed, SignedError, SigningKey, Speaker, Speakers, UserKeys,
+    derive::private_space_id,
+};
 use potluck_types::{
     CodecError, Entropy, Hash, NodeId, SpaceId, Timestamp, UserId, from_canonical, limits, to_canonical,
 };
@@ -65,8 +71,15 @@ impl Record for Epoch {
 pub struct Wrap {
     /// For whom.
     pub user: UserId,
+    /// Which key of that person's it is wrapped for: see [`Reader::tag`].
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub tag: u32,
     /// The key, wrapped.
     pub key: ByteBuf,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// The key of an epoch for whoever has that of the next.
@@ -93,8 +106,14 @@ pub struct Grant {
     /// Entries with a later clock do not count; none: without an end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
+    /// How many bytes may be there of what the person has put, with what can be brought back; none: as many as the space may hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota: Option<u64>,
     /// The epoch whose key it has.
     pub epoch: EpochId,
+    /// Which key of that person's it is wrapped for: see [`Reader::tag`].
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub tag: u32,
     /// For the person alone: that key, and what the owner calls the space.
     pub wrapped: ByteBuf,
 }
@@ -126,6 +145,45 @@ impl Record for Revocation {
     const BYTES_MAX: usize = limits::CHARTER_RECORD_BYTES_MAX - 256;
 }
 
+/// The owner's key was replaced: of what was signed with the keys before, this counts, besides the founding. Where several say so under one key, it is what any of them names.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Succession {
+    version: u8,
+    /// Of which space.
+    pub space: SpaceId,
+    /// When, by the owner's clock.
+    pub at: Timestamp,
+    /// The hashes of the records.
+    pub records: Vec<Hash>,
+}
+
+impl Record for Succession {
+    const CONTEXT: &'static str = "potluck/space-succession/1";
+    const BYTES_MAX: usize = limits::CHARTER_RECORD_BYTES_MAX - 256;
+}
+
+/// How many records a succession names at most: 34 bytes each.
+const NAMED_MAX: usize = 1024;
+/// Room in a charter for what its owner says with another key than the first; with a later one than the second, half as much; and so on.
+const RESERVE_BYTES: usize = limits::CHARTER_BYTES_MAX / 4;
+
+/// The logs of machines end that were taken out of their person's hands.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Stop {
+    version: u8,
+    /// Of which space.
+    pub space: SpaceId,
+    /// When, by the owner's clock.
+    pub at: Timestamp,
+    /// How far each log counts.
+    pub ends: Vec<(NodeId, u64)>,
+}
+
+impl Record for Stop {
+    const CONTEXT: &'static str = "potluck/space-stop/1";
+    const BYTES_MAX: usize = limits::CHARTER_RECORD_BYTES_MAX - 256;
+}
+
 /// A record of a charter with its signature, as it is kept and sent. Nothing in it is checked yet.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum CharterRecord {
@@ -137,6 +195,10 @@ pub enum CharterRecord {
     Grant(Signed<Grant>),
     /// See [`Revocation`].
     Revocation(Signed<Revocation>),
+    /// See [`Succession`].
+    Succession(Signed<Succession>),
+    /// See [`Stop`].
+    Stop(Signed<Stop>),
 }
 
 impl CharterRecord {
@@ -155,6 +217,18 @@ impl CharterRecord {
 
     fn hash(&self) -> Hash {
         Hash::of(&self.to_bytes())
+    }
+
+    /// Whose signature it is said to have.
+    fn claimed_signer(&self) -> PublicKey {
+        match self {
+            Self::Founding(signed) => signed.claimed_signer(),
+            Self::Epoch(signed) => signed.claimed_signer(),
+            Self::Grant(signed) => signed.claimed_signer(),
+            Self::Revocation(signed) => signed.claimed_signer(),
+            Self::Succession(signed) => signed.claimed_signer(),
+            Self::Stop(signed) => signed.claimed_signer(),
+        }
     }
 }
 
@@ -189,6 +263,9 @@ pub enum CharterError {
         /// The user's short id.
         user: String,
     },
+    /// The owner's key was replaced since, and what took its place does not name it.
+    #[error("the record was signed with a key that was replaced, and does not count")]
+    Replaced,
     /// An epoch that it comes after is not known yet.
     #[error("an epoch that comes before is not known yet")]
     Early,
@@ -236,17 +313,50 @@ impl Keys {
     }
 }
 
+/// A person, and whom is wrapped for to reach them.
+#[derive(Clone, Copy, Debug)]
+pub struct Reader {
+    /// The person.
+    pub user: UserId,
+    /// Their key.
+    pub recipient: Recipient,
+    /// Which of their keys that is: 0 for the first, the [tag](Recipient::tag) of a later one.
+    pub tag: u32,
+}
+
+impl Reader {
+    /// How a person is reached by those who have their keys.
+    pub fn of(user: &UserKeys) -> Self {
+        let recipient = user.recipient();
+        Self {
+            user: user.id(),
+            recipient,
+            tag: if user.is_replaced() { recipient.tag() } else { 0 },
+        }
+    }
+
+    /// The tags of a person's keys that were replaced.
+    pub fn former_tags(user: &UserKeys) -> BTreeSet<u32> {
+        let mut tags: Vec<u32> = user.recipients().map(|recipient| recipient.tag()).collect();
+        tags.pop();
+        if let Some(first) = tags.first_mut() {
+            *first = 0;
+        }
+        tags.into_iter().collect()
+    }
+}
+
 /// Whom a grant is for, and what it lets them do.
 #[derive(Clone, Debug)]
 pub struct GrantTo {
     /// The person.
-    pub user: UserId,
-    /// What is wrapped for them.
-    pub recipient: Recipient,
+    pub reader: Reader,
     /// Whether their devices may write.
     pub may_write: bool,
     /// When it ends, if it does.
     pub until: Option<Timestamp>,
+    /// How many bytes may be there of what they have put, if that is bounded.
+    pub quota: Option<u64>,
     /// What the owner calls the space.
     pub called: String,
 }
@@ -255,7 +365,12 @@ pub struct GrantTo {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Charter {
     space: SpaceId,
+    speakers: Speakers,
     owner: Option<UserId>,
+    /// Under which key of the owner's it was said last what counts of those before, and that.
+    kept: Option<(u32, BTreeSet<Hash>)>,
+    /// How far the logs of lost machines count, and under which key of the owner's that was said.
+    stopped: BTreeMap<NodeId, (u32, u64)>,
     epochs: BTreeMap<EpochId, Epoch>,
     grants: BTreeMap<GrantId, Grant>,
     /// Grants that were ended, and how far what each device wrote under them counts.
@@ -267,10 +382,13 @@ pub struct Charter {
 
 impl Charter {
     /// The charter of a space of which nothing is known yet.
-    pub fn of(space: SpaceId) -> Self {
+    pub fn of(space: SpaceId, speakers: &Speakers) -> Self {
         Self {
             space,
+            speakers: speakers.clone(),
             owner: None,
+            kept: None,
+            stopped: BTreeMap::new(),
             epochs: BTreeMap::new(),
             grants: BTreeMap::new(),
             revoked: BTreeMap::new(),
@@ -279,10 +397,18 @@ impl Charter {
         }
     }
 
+    /// The charter of a person's private space of which nothing is known yet.
+    pub fn private(owner: UserId, speakers: &Speakers) -> Self {
+        Self {
+            owner: Some(owner),
+            ..Self::of(private_space_id(owner), speakers)
+        }
+    }
+
     /// Founds a space of this person, with its first epoch.
     pub fn found(
-        user: &SigningKey,
-        recipient: Recipient,
+        user: &UserKeys,
+        speakers: &Speakers,
         now: Timestamp,
         entropy: &dyn Entropy,
     ) -> Result<Self, CharterError> {
@@ -291,10 +417,10 @@ impl Charter {
             created: now,
             nonce: entropy.bytes(),
         };
-        let signed = Signed::sign(user, &founding)?;
-        let mut charter = Self::of(SpaceId::from_bytes(*signed.hash().as_bytes()));
+        let signed = Signed::sign(user.signing(), &founding)?;
+        let mut charter = Self::of(SpaceId::from_bytes(*signed.hash().as_bytes()), speakers);
         charter.join(&CharterRecord::Founding(signed))?;
-        let first = charter.next_epoch(user, &[(user.user_id(), recipient)], &Keys::default(), entropy)?;
+        let first = charter.next_epoch(user.signing(), &[Reader::of(user)], &Keys::default(), entropy)?;
         charter.join(&first)?;
         Ok(charter)
     }
@@ -303,16 +429,18 @@ impl Charter {
     pub fn next_epoch(
         &self,
         user: &SigningKey,
-        readers: &[(UserId, Recipient)],
+        readers: &[Reader],
         keys: &Keys,
         entropy: &dyn Entropy,
     ) -> Result<CharterRecord, CharterError> {
         let key = BoxKey::generate(entropy);
-        let wrap = |(user, recipient): &(UserId, Recipient)| {
-            let wrapped = recipient.wrap(self.purpose(WRAP), key.as_bytes(), entropy);
+        let wrap = |reader: &Reader| {
+            let user = reader.user;
+            let wrapped = reader.recipient.wrap(self.purpose(WRAP), key.as_bytes(), entropy);
             let key = wrapped.map_err(|_| CharterError::Recipient { user: user.short() })?;
             Ok::<_, CharterError>(Wrap {
-                user: *user,
+                user,
+                tag: reader.tag,
                 key: key.into(),
             })
         };
@@ -344,7 +472,10 @@ impl Charter {
             return Ok(Joined::Known);
         }
         let bytes = record.to_bytes().len();
-        if self.bytes + bytes > limits::CHARTER_BYTES_MAX {
+        // Who had a key that was replaced has not used up the room of those that came later.
+        let generation = self.speakers.whose(record.claimed_signer()).generation;
+        let reserve = RESERVE_BYTES.checked_shr(generation).unwrap_or(0);
+        if self.bytes + bytes + reserve > limits::CHARTER_BYTES_MAX {
             return Err(CharterError::TooMuch);
         }
         match record {
@@ -353,12 +484,12 @@ impl Charter {
                 if verified.value().version != VERSION || signed.hash().as_bytes() != self.space.as_bytes() {
                     return Err(CharterError::Foreign);
                 }
-                self.owner = Some(verified.signer().user_id());
+                self.owner = Some(self.speakers.whose(verified.signer()).user);
             }
             CharterRecord::Epoch(signed) => {
                 let verified = signed.open()?;
-                let (user, epoch) = (verified.signer().user_id(), verified.into_value());
-                self.check(user, epoch.version, epoch.space)?;
+                let (signer, epoch) = (verified.signer(), verified.into_value());
+                self.check(hash, signer, epoch.version, epoch.space)?;
                 let depths = epoch
                     .before
                     .iter()
@@ -375,8 +506,8 @@ impl Charter {
             }
             CharterRecord::Grant(signed) => {
                 let verified = signed.open()?;
-                let (user, grant) = (verified.signer().user_id(), verified.into_value());
-                self.check(user, grant.version, grant.space)?;
+                let (signer, grant) = (verified.signer(), verified.into_value());
+                self.check(hash, signer, grant.version, grant.space)?;
                 if !self.epochs.contains_key(&grant.epoch) {
                     return Err(CharterError::Early);
                 }
@@ -384,8 +515,8 @@ impl Charter {
             }
             CharterRecord::Revocation(signed) => {
                 let verified = signed.open()?;
-                let (user, revocation) = (verified.signer().user_id(), verified.into_value());
-                self.check(user, revocation.version, revocation.space)?;
+                let (signer, revocation) = (verified.signer(), verified.into_value());
+                self.check(hash, signer, revocation.version, revocation.space)?;
                 if !revocation.grants.iter().all(|grant| self.grants.contains_key(grant)) {
                     return Err(CharterError::Early);
                 }
@@ -399,6 +530,32 @@ impl Charter {
                     });
                 }
             }
+            CharterRecord::Succession(signed) => {
+                let verified = signed.open()?;
+                let (signer, succession) = (verified.signer(), verified.into_value());
+                let Speaker { generation, .. } = self.check(hash, signer, succession.version, succession.space)?;
+                if generation == 0 {
+                    return Err(CharterError::Foreign);
+                }
+                match &mut self.kept {
+                    Some((known, _)) if generation < *known => {}
+                    Some((known, kept)) if generation == *known => kept.extend(succession.records),
+                    _ => {
+                        self.kept = Some((generation, succession.records.into_iter().collect()));
+                        self.drop_replaced();
+                    }
+                }
+            }
+            CharterRecord::Stop(signed) => {
+                let verified = signed.open()?;
+                let (signer, stop) = (verified.signer(), verified.into_value());
+                let Speaker { generation, .. } = self.check(hash, signer, stop.version, stop.space)?;
+                // Of several by one key the greatest counts: each machine of the owner's says how much it knows.
+                for (device, seq) in stop.ends {
+                    let end = self.stopped.entry(device).or_insert((generation, seq));
+                    *end = (generation, seq).max(*end);
+                }
+            }
         }
         self.records.insert(hash, record.clone());
         self.bytes += bytes;
@@ -406,15 +563,162 @@ impl Charter {
     }
 
     /// Whether a record is of this space, by who may say so.
-    fn check(&self, user: UserId, version: u8, space: SpaceId) -> Result<(), CharterError> {
+    fn check(&self, hash: Hash, signer: PublicKey, version: u8, space: SpaceId) -> Result<Speaker, CharterError> {
         if version != VERSION || space != self.space {
             return Err(CharterError::Foreign);
         }
+        let speaker = self.speakers.whose(signer);
         match self.owner {
             None => Err(CharterError::NotFounded),
-            Some(owner) if owner == user => Ok(()),
-            Some(_) => Err(CharterError::NotAllowed { user: user.short() }),
+            Some(owner) if owner != speaker.user => Err(CharterError::NotAllowed {
+                user: speaker.user.short(),
+            }),
+            Some(_) if self.is_replaced(hash, speaker.generation) => Err(CharterError::Replaced),
+            Some(_) => Ok(speaker),
         }
+    }
+
+    /// Whether a record with this hash does not count any more, as it was signed with a key of this generation.
+    fn is_replaced(&self, hash: Hash, generation: u32) -> bool {
+        let kept = self.kept.as_ref();
+        kept.is_some_and(|(known, kept)| generation < *known && !kept.contains(&hash))
+    }
+
+    /// Takes what counts of several records, in whatever order they are: some name others, some rest on others, and what is here may be named by one of them.
+    pub fn join_all<'r>(&mut self, records: impl IntoIterator<Item = &'r CharterRecord>) {
+        let mut records = records.into_iter().peekable();
+        if records.peek().is_none() {
+            return;
+        }
+        let before = self.clone();
+        let mut left: Vec<&CharterRecord> = before.records.values().collect();
+        for record in records {
+            left.push(record);
+        }
+        left.sort_by_cached_key(|record| before.rank(record));
+        let mut count = usize::MAX;
+        while left.len() < count {
+            count = left.len();
+            // These may count when others are here.
+            left.retain(|record| {
+                matches!(
+                    self.join(record),
+                    Err(CharterError::NotFounded | CharterError::Early | CharterError::Replaced)
+                )
+            });
+        }
+    }
+
+    /// Leaves out what does not count any more, and what rests on it.
+    fn drop_replaced(&mut self) {
+        let mut anew = match self.owner.filter(|_| self.is_private()) {
+            Some(owner) => Self::private(owner, &self.speakers),
+            None => Self::of(self.space, &self.speakers),
+        };
+        anew.kept = self.kept.take();
+        for record in self.records() {
+            let _ = anew.join(record);
+        }
+        *self = anew;
+    }
+
+    /// Who speaks with which key, as far as it is known here.
+    pub fn speakers(&self) -> &Speakers {
+        &self.speakers
+    }
+
+    /// Whether it is a person's private space, which nobody founded.
+    pub fn is_private(&self) -> bool {
+        self.owner.is_some_and(|owner| private_space_id(owner) == self.space)
+    }
+
+    /// Says, where it is not said yet, that all counts that is here and was signed with the owner's keys before the one in use.
+    pub fn succeed(&mut self, owner: &UserKeys, now: Timestamp) -> Result<(), CharterError> {
+        let successions = self.next_successions(owner, now)?;
+        if successions.is_empty() {
+            return Ok(());
+        }
+        let mut said = self.clone();
+        said.join_all(&successions);
+        let mut all = self.records.values().chain(&successions);
+        if !all.all(|record| said.records.contains_key(&record.hash())) {
+            return Err(CharterError::TooMuch);
+        }
+        *self = said;
+        Ok(())
+    }
+
+    fn next_successions(&self, owner: &UserKeys, now: Timestamp) -> Result<Vec<CharterRecord>, CharterError> {
+        let generation = self.speakers.whose(owner.signing().public()).generation;
+        let is_said = self.kept.as_ref().filter(|(known, _)| *known == generation);
+        let before = |record: &&CharterRecord| {
+            let is_founding = matches!(record, CharterRecord::Founding(_));
+            !is_founding && self.speakers.whose(record.claimed_signer()).generation < generation
+        };
+        let hashes: Vec<Hash> = self.records().filter(before).map(CharterRecord::hash).collect();
+        if generation == 0 || is_said.is_some_and(|(_, kept)| hashes.iter().all(|hash| kept.contains(hash))) {
+            return Ok(Vec::new());
+        }
+        // One that names nothing says that the key was replaced.
+        let parts: Vec<&[Hash]> = match hashes.is_empty() {
+            true => vec![&[]],
+            false => hashes.chunks(NAMED_MAX).collect(),
+        };
+        let succession = |records: &[Hash]| {
+            let succession = Succession {
+                version: VERSION,
+                space: self.space,
+                at: now,
+                records: records.to_vec(),
+            };
+            Ok(CharterRecord::Succession(Signed::sign(owner.signing(), &succession)?))
+        };
+        parts.into_iter().map(succession).collect()
+    }
+
+    /// How far the logs of machines count that were taken out of their person's hands. It is not part of the charter yet; none, when as much is said with this key of the owner's.
+    pub fn next_stop(
+        &self,
+        owner: &SigningKey,
+        ends: Vec<(NodeId, u64)>,
+        now: Timestamp,
+    ) -> Result<Option<CharterRecord>, CharterError> {
+        let ends: Vec<_> = ends
+            .into_iter()
+            .filter(|(device, seq)| self.lacks_end(owner.public(), *device, *seq))
+            .collect();
+        if ends.is_empty() {
+            return Ok(None);
+        }
+        let stop = Stop {
+            version: VERSION,
+            space: self.space,
+            at: now,
+            ends,
+        };
+        Ok(Some(CharterRecord::Stop(Signed::sign(owner, &stop)?)))
+    }
+
+    /// Whether it was not said with this key of the owner's that so much of a device's log counts.
+    pub fn lacks_end(&self, key: PublicKey, device: NodeId, seq: u64) -> bool {
+        let said = (self.speakers.whose(key).generation, seq);
+        self.stopped.get(&device).is_none_or(|known| *known < said)
+    }
+
+    /// Whether it was said with this key of the owner's, or a later one, how far a device's log counts.
+    pub fn ends(&self, key: PublicKey, device: NodeId) -> bool {
+        !self.lacks_end(key, device, 0)
+    }
+
+    /// Whether it was said under this key of the owner's what counts of those before.
+    pub fn follows(&self, key: PublicKey) -> bool {
+        let generation = self.speakers.whose(key).generation;
+        generation == 0 || self.kept.as_ref().is_some_and(|(known, _)| *known >= generation)
+    }
+
+    /// Whether this person is the owner, or has ever been let in.
+    pub fn knows(&self, user: UserId) -> bool {
+        self.owner == Some(user) || self.grants.values().any(|grant| grant.user == user)
     }
 
     /// A grant of the epoch that is in use. It is not part of the charter yet.
@@ -426,7 +730,7 @@ impl Charter {
         now: Timestamp,
         entropy: &dyn Entropy,
     ) -> Result<CharterRecord, CharterError> {
-        let user = to.user;
+        let Reader { user, recipient, tag } = to.reader;
         let readers = self.readers(now);
         if readers.len() >= limits::SPACE_READERS_MAX && !readers.contains(&user) {
             return Err(CharterError::TooManyReaders);
@@ -436,7 +740,7 @@ impl Charter {
             user: owner.user_id().short(),
         })?;
         let plain = Zeroizing::new([&key.as_bytes()[..], to.called.as_bytes()].concat());
-        let wrapped = to.recipient.wrap(self.purpose(GRANT), &plain, entropy);
+        let wrapped = recipient.wrap(self.purpose(GRANT), &plain, entropy);
         let grant = Grant {
             version: VERSION,
             space: self.space,
@@ -444,7 +748,9 @@ impl Charter {
             may_write: to.may_write,
             at: now,
             until: to.until,
+            quota: to.quota,
             epoch,
+            tag,
             wrapped: wrapped
                 .map_err(|_| CharterError::Recipient { user: user.short() })?
                 .into(),
@@ -482,10 +788,10 @@ impl Charter {
     }
 
     /// What the owner calls the space, as they said to one who was let in.
-    pub fn called(&self, user: UserId, key: &RecipientKey) -> Option<String> {
-        let grants = self.grants.values().filter(|grant| grant.user == user);
+    pub fn called(&self, user: &UserKeys) -> Option<String> {
+        let grants = self.grants.values().filter(|grant| grant.user == user.id());
         let last = grants.max_by_key(|grant| grant.at)?;
-        let plain = key.unwrap(self.purpose(GRANT), &last.wrapped).ok()?;
+        let plain = user.opening().unwrap(self.purpose(GRANT), &last.wrapped).ok()?;
         String::from_utf8(plain.get(32..)?.to_vec()).ok()
     }
 
@@ -494,13 +800,18 @@ impl Charter {
         self.owner
     }
 
+    /// The record that begins the space, if it is not a private one.
+    pub fn founding(&self) -> Option<&Signed<Founding>> {
+        self.records.values().find_map(|record| match record {
+            CharterRecord::Founding(signed) => Some(signed),
+            _ => None,
+        })
+    }
+
     /// When it was founded, by its founder's clock.
     pub fn created(&self) -> Option<Timestamp> {
-        let founding = self.records.values().find_map(|record| match record {
-            CharterRecord::Founding(signed) => signed.open().ok(),
-            _ => None,
-        });
-        founding.map(|founding| founding.value().created)
+        let founding = self.founding()?.open().ok()?;
+        Some(founding.value().created)
     }
 
     /// Who may read what is written now.
@@ -517,23 +828,39 @@ impl Charter {
         self.owner.into_iter().chain(granted.map(|grant| grant.user)).collect()
     }
 
-    /// Whether others have the key that is in use than those who may read: somebody's time is over, or the owner's devices have let people in and taken others out apart. Its
-    /// owner is to begin another epoch then, for those of `reached` who may read.
-    pub fn needs_epoch(&self, reached: &BTreeSet<UserId>, now: Timestamp) -> bool {
-        let Some((id, current)) = self.current().and_then(|id| self.epochs.get_key_value(&id)) else {
-            return false;
+    /// Whether somebody has the key that is in use who may not read, or one of those who may and are `reached` has it not, or under a key of theirs that was replaced: each is reached with the
+    /// [tags](Reader::tag) of those. Its owner is to begin another epoch then. The same where an epoch was begun apart for others, and no other opens it, and the owner's `keys` do.
+    pub fn needs_epoch(&self, reached: &BTreeMap<UserId, BTreeSet<u32>>, keys: &Keys, now: Timestamp) -> bool {
+        let readers = self.readers(now);
+        let is_replaced = |user: &UserId, tag: &u32| reached.get(user).is_some_and(|former| former.contains(tag));
+        let Some(current) = self.current() else {
+            // The first key of a private space follows from its person's first.
+            return self.is_private() && readers.iter().any(|user| is_replaced(user, &0));
         };
-        let granted = self
-            .grants
-            .values()
-            .filter(|grant| grant.epoch == *id)
-            .map(|grant| grant.user);
-        let have: BTreeSet<UserId> = current.wraps.iter().map(|wrap| wrap.user).chain(granted).collect();
-        let should: BTreeSet<UserId> = self.readers(now).intersection(reached).copied().collect();
-        have != should
+        let is_wrong = |id: EpochId| {
+            let have = self.have(id);
+            let lacks = |user: &&UserId| readers.contains(user) && !have.iter().any(|(known, _)| known == *user);
+            let may_not = |(user, tag): &(UserId, u32)| !readers.contains(user) || is_replaced(user, tag);
+            have.iter().any(may_not) || reached.keys().any(|user| lacks(&user))
+        };
+        let apart = |id: &EpochId| *id != current && keys.of(Some(*id)).is_some();
+        self.latest().into_iter().filter(apart).chain([current]).any(is_wrong)
     }
 
-    /// Whether an entry counts that a person's device has written.
+    /// Who was given the key of an epoch, each with the tag of their key.
+    fn have(&self, id: EpochId) -> BTreeSet<(UserId, u32)> {
+        let granted = self.grants.values().filter(|grant| grant.epoch == id);
+        let granted = granted.map(|grant| (grant.user, grant.tag));
+        let wrapped = self.epochs.get(&id).into_iter().flat_map(|epoch| &epoch.wraps);
+        wrapped.map(|wrap| (wrap.user, wrap.tag)).chain(granted).collect()
+    }
+
+    /// How far the log of a device counts if it was taken out of its person's hands, as far as its owner has said; of one that was not, all counts that its person may write.
+    pub fn end_of(&self, device: NodeId) -> Option<u64> {
+        self.stopped.get(&device).map(|(_, seq)| *seq)
+    }
+
+    /// Whether an entry counts that a person's device has written, if the device is in their hands.
     pub fn may_write(&self, user: UserId, device: NodeId, seq: u64, clock: Timestamp) -> bool {
         let counts = |(id, grant): (&GrantId, &Grant)| {
             let ends = self.revoked.get(id).map(|ends| ends.get(&device).copied().unwrap_or(0));
@@ -543,6 +870,13 @@ impl Charter {
                 && ends.is_none_or(|end| seq <= end)
         };
         self.owner == Some(user) || self.grants.iter().any(counts)
+    }
+
+    /// How many bytes may be there of what a person has put, if that is bounded: of several grants the widest counts.
+    pub fn quota(&self, user: UserId, now: Timestamp) -> Option<u64> {
+        let granted = || self.grants(now).filter(|grant| grant.user == user && grant.may_write);
+        let is_free = self.owner == Some(user) || granted().any(|grant| grant.quota.is_none());
+        granted().filter_map(|grant| grant.quota).max().filter(|_| !is_free)
     }
 
     /// The last entry of a person's device that counts, as far as revocations say.
@@ -563,21 +897,27 @@ impl Charter {
 
     /// The records, those first that others rest on.
     pub fn records(&self) -> impl Iterator<Item = &CharterRecord> {
-        const GRANTS: u64 = 2 + u32::MAX as u64;
-        let rank = |record: &CharterRecord| match record {
-            CharterRecord::Founding(_) => 0,
-            CharterRecord::Epoch(signed) => {
-                1 + self
-                    .epochs
-                    .get(&signed.hash())
-                    .map_or(0, |epoch| u64::from(epoch.depth))
-            }
-            CharterRecord::Grant(_) => GRANTS,
-            CharterRecord::Revocation(_) => GRANTS + 1,
-        };
         let mut records: Vec<_> = self.records.values().collect();
-        records.sort_by_key(|record| rank(record));
+        records.sort_by_cached_key(|record| self.rank(record));
         records.into_iter()
+    }
+
+    /// Those with a lower rank come before what rests on them: of successions those by the latest key, which say of the others whether they count.
+    fn rank(&self, record: &CharterRecord) -> (u8, u32) {
+        match record {
+            CharterRecord::Founding(_) => (0, 0),
+            CharterRecord::Succession(signed) => {
+                let generation = self.speakers.whose(signed.claimed_signer()).generation;
+                (1, u32::MAX - generation)
+            }
+            CharterRecord::Epoch(signed) => {
+                let known = self.epochs.get(&signed.hash()).map(|epoch| epoch.depth);
+                let depth = known.or_else(|| Some(signed.open().ok()?.value().depth));
+                (2, depth.unwrap_or(0))
+            }
+            CharterRecord::Grant(_) => (3, 0),
+            CharterRecord::Revocation(_) | CharterRecord::Stop(_) => (4, 0),
+        }
     }
 
     /// What two that know the same records have in common; nothing when there is none.
@@ -598,9 +938,16 @@ impl Charter {
         first.map(|(id, _)| *id)
     }
 
-    /// The keys that a person has: of the epochs that were wrapped for them, and of those before.
-    pub fn keys(&self, user: UserId, key: &RecipientKey) -> Keys {
-        let mut keys = Keys::default();
+    /// The keys that a person has: of the epochs that were wrapped for them, and of those before; and what their private space had before all epochs.
+    pub fn keys(&self, user: &UserKeys) -> Keys {
+        let (user, key, mut keys) = (
+            user.id(),
+            user.opening(),
+            match self.is_private() && self.owner == Some(user.id()) {
+                true => Keys::private(user.private_space_key()),
+                false => Keys::default(),
+            },
+        );
         for grant in self.grants.values().filter(|grant| grant.user == user) {
             let plain = key.unwrap(self.purpose(GRANT), &grant.wrapped).ok();
             if let Some(bytes) = plain.as_ref().and_then(|plain| plain.first_chunk::<32>()) {
@@ -648,25 +995,13 @@ impl Charter {
         }
     }
 
-    /// The charter as it is kept. What is damaged of it is left out, as if it had never come: others have it.
-    pub fn load(kv: &impl Kv, space: SpaceId) -> Result<Self, KvError> {
-        let mut charter = Self::of(space);
-        let rows = kv.scan(Table::Charter, space.as_bytes(), None, usize::MAX)?;
+    /// What is kept of it joins what is known: nothing, but perhaps whose private space it is. What is damaged is left out, as if it had never come: others have it.
+    pub fn with_kept(self, kv: &impl Kv) -> Result<Self, KvError> {
+        let mut charter = self;
+        let rows = kv.scan(Table::Charter, charter.space.as_bytes(), None, usize::MAX)?;
         let records = rows.iter().map(|(_, row)| CharterRecord::from_bytes(row));
-        let mut left: Vec<_> = records.flatten().collect();
-        // Rows are in the order of their hashes: each pass takes at least what rests on nothing that is missing.
-        while !left.is_empty() {
-            let before = left.len();
-            left.retain(|record| {
-                matches!(
-                    charter.join(record),
-                    Err(CharterError::NotFounded | CharterError::Early)
-                )
-            });
-            if left.len() == before {
-                break;
-            }
-        }
+        let records: Vec<_> = records.flatten().collect();
+        charter.join_all(&records);
         Ok(charter)
     }
 
@@ -679,8 +1014,19 @@ impl Charter {
         Ok(joined)
     }
 
-    /// Keeps all records.
+    /// Keeps all records, and none that does not count any more.
     pub fn save(&self, kv: &mut impl Kv) -> Result<(), KvError> {
+        if self.kept.is_some() {
+            for (key, row) in kv.scan(Table::Charter, self.space.as_bytes(), None, usize::MAX)? {
+                let Ok(record) = CharterRecord::from_bytes(&row) else {
+                    continue;
+                };
+                let (hash, speaker) = (record.hash(), self.speakers.whose(record.claimed_signer()));
+                if !self.records.contains_key(&hash) && self.is_replaced(hash, speaker.generation) {
+                    kv.delete(Table::Charter, &key)?;
+                }
+            }
+        }
         self.records
             .values()
             .try_for_each(|record| Self::keep(kv, self.space, record))
@@ -706,23 +1052,30 @@ impl Charter {
 mod tests {
     use super::*;
     use crate::MemoryKv;
-    use potluck_crypto::derive::recipient_key;
     use potluck_types::SystemEntropy;
 
     fn user(seed: u8) -> SigningKey {
         SigningKey::from_seed(&[seed; 32])
     }
 
-    fn reader(seed: u8) -> (UserId, Recipient) {
-        (user(seed).user_id(), recipient_key(&user(seed)).recipient())
+    fn person(seed: u8) -> UserKeys {
+        UserKeys::new(user(seed))
+    }
+
+    fn reader(seed: u8) -> Reader {
+        Reader::of(&person(seed))
     }
 
     fn founded() -> Charter {
-        Charter::found(&user(1), reader(1).1, Timestamp::from_millis(7), &SystemEntropy).unwrap()
+        Charter::found(&person(1), &Speakers::default(), at(7), &SystemEntropy).unwrap()
+    }
+
+    fn load(kv: &MemoryKv, space: SpaceId) -> Result<Charter, KvError> {
+        Charter::of(space, &Speakers::default()).with_kept(kv)
     }
 
     fn keys(charter: &Charter, seed: u8) -> Keys {
-        charter.keys(user(seed).user_id(), &recipient_key(&user(seed)))
+        charter.keys(&person(seed))
     }
 
     fn add_epoch(charter: &mut Charter, readers: &[u8]) -> EpochId {
@@ -789,10 +1142,10 @@ mod tests {
 
     fn grant(charter: &mut Charter, seed: u8, may_write: bool, until: Option<u64>) {
         let to = GrantTo {
-            user: user(seed).user_id(),
-            recipient: reader(seed).1,
+            reader: reader(seed),
             may_write,
             until: until.map(at),
+            quota: None,
             called: "photos".to_owned(),
         };
         let record = charter
@@ -815,8 +1168,7 @@ mod tests {
         for seed in [2, 3] {
             let keys = keys(&charter, seed);
             assert!(keys.of(first).is_some() && keys.of(charter.current()).is_some());
-            let key = recipient_key(&user(seed));
-            assert_eq!(charter.called(user(seed).user_id(), &key).as_deref(), Some("photos"));
+            assert_eq!(charter.called(&person(seed)).as_deref(), Some("photos"));
         }
         let may_write = |seed: u8, clock| charter.may_write(user(seed).user_id(), device(seed), 1, at(clock));
         assert!(may_write(1, 99) && may_write(2, 99) && !may_write(3, 15) && !may_write(4, 15));
@@ -852,14 +1204,14 @@ mod tests {
         assert!(keys(&charter, 2).of(Some(after)).is_some());
         // Whoever hears of all this in another order knows the same.
         let records: Vec<_> = charter.records().cloned().collect();
-        let mut other = Charter::of(charter.space());
+        let mut other = Charter::of(charter.space(), &Speakers::default());
         for _ in 0..records.len() {
             records.iter().rev().for_each(|record| _ = other.join(record));
         }
         assert_eq!(other, charter);
         let mut kv = MemoryKv::default();
         charter.save(&mut kv).unwrap();
-        assert_eq!(Charter::load(&kv, charter.space()).unwrap(), charter);
+        assert_eq!(load(&kv, charter.space()).unwrap(), charter);
     }
 
     /// The owner's devices take two people out apart, each with an epoch for the other one.
@@ -869,35 +1221,256 @@ mod tests {
         for seed in [2, 3, 4] {
             grant(&mut one, seed, true, Some(100));
         }
-        let all: BTreeSet<_> = (1..5).map(|seed| user(seed).user_id()).collect();
-        assert!(!one.needs_epoch(&all, at(50)));
+        let all: BTreeMap<_, _> = (1..5).map(|seed| (user(seed).user_id(), BTreeSet::new())).collect();
+        assert!(!one.needs_epoch(&all, &keys(&one, 1), at(50)));
         // The time of three is over.
-        assert!(one.needs_epoch(&all, at(101)));
+        assert!(one.needs_epoch(&all, &keys(&one, 1), at(101)));
         let mut other = one.clone();
         let take_out = |charter: &mut Charter, seed: u8, left: &[u8]| {
             let gone = user(seed).user_id();
             let revocation = charter.next_revocation(&user(1), gone, Vec::new(), at(30)).unwrap();
             charter.join(&revocation).unwrap();
-            assert!(charter.needs_epoch(&all, at(50)));
+            assert!(charter.needs_epoch(&all, &keys(charter, 1), at(50)));
             add_epoch(charter, left);
-            assert!(!charter.needs_epoch(&all, at(50)));
+            assert!(!charter.needs_epoch(&all, &keys(charter, 1), at(50)));
         };
         take_out(&mut one, 2, &[1, 3, 4]);
         take_out(&mut other, 3, &[1, 2, 4]);
         for record in other.records() {
             one.join(record).unwrap();
         }
-        assert!(one.needs_epoch(&all, at(50)));
+        assert!(one.needs_epoch(&all, &keys(&one, 1), at(50)));
         let after = add_epoch(&mut one, &[1, 4]);
-        assert!(!one.needs_epoch(&all, at(50)));
+        assert!(!one.needs_epoch(&all, &keys(&one, 1), at(50)));
         for (seed, has) in [(1, true), (2, false), (3, false), (4, true)] {
             assert_eq!(keys(&one, seed).of(Some(after)).is_some(), has, "{seed}");
         }
-        // Nobody waits for one who cannot be reached.
-        let reached = BTreeSet::from([user(1).user_id()]);
-        assert!(one.needs_epoch(&reached, at(50)));
+        // Nobody waits for one who cannot be reached, and nobody is left out who cannot be at the time.
+        let reached = BTreeMap::from([(user(1).user_id(), BTreeSet::new())]);
+        assert!(!one.needs_epoch(&reached, &keys(&one, 1), at(50)));
         add_epoch(&mut one, &[1]);
-        assert!(!one.needs_epoch(&reached, at(50)));
+        assert!(!one.needs_epoch(&reached, &keys(&one, 1), at(50)));
+        assert!(one.needs_epoch(&all, &keys(&one, 1), at(50)));
+    }
+
+    /// The owner of [`founded`], once another key has taken the place of theirs; and who speaks with which key then.
+    fn replaced() -> (UserKeys, Speakers) {
+        let mut owner = person(1);
+        owner.push(user(101));
+        let later = Speaker {
+            user: owner.id(),
+            generation: 1,
+        };
+        let speakers = Speakers::of([(user(101).public(), later)]);
+        (owner, speakers)
+    }
+
+    /// Those who have heard of a charter, now that its owner's key was replaced.
+    fn knowing(charter: &Charter, speakers: &Speakers) -> Charter {
+        let mut kv = MemoryKv::default();
+        charter.save(&mut kv).unwrap();
+        Charter::of(charter.space(), speakers).with_kept(&kv).unwrap()
+    }
+
+    /// A machine that has the owner's first key is lost, and whoever has it uses that.
+    #[test]
+    fn what_a_key_signs_that_was_replaced_does_not_count_and_what_it_had_signed_does() {
+        let mut charter = founded();
+        grant(&mut charter, 2, true, None);
+        let (owner, speakers) = replaced();
+        let mut mine = knowing(&charter, &speakers);
+        let reached = BTreeMap::from([
+            (user(1).user_id(), Reader::former_tags(&owner)),
+            (user(2).user_id(), BTreeSet::new()),
+        ]);
+        assert!(mine.needs_epoch(&reached, &keys(&mine, 1), at(20)));
+        mine.succeed(&owner, at(20)).unwrap();
+        assert!(mine.next_successions(&owner, at(21)).unwrap().is_empty());
+        let readers = [Reader::of(&owner), reader(2)];
+        let held = mine.keys(&owner);
+        let epoch = mine
+            .next_epoch(owner.signing(), &readers, &held, &SystemEntropy)
+            .unwrap();
+        mine.join(&epoch).unwrap();
+        assert!(!mine.needs_epoch(&reached, &keys(&mine, 1), at(20)));
+        let stop = mine
+            .next_stop(owner.signing(), vec![(device(1), 7)], at(20))
+            .unwrap()
+            .unwrap();
+        mine.join(&stop).unwrap();
+        // The lost machine has what was written until now, and nothing after.
+        let lost = mine.keys(&person(1));
+        let current = mine.current();
+        assert!(lost.of(charter.current()).is_some() && lost.of(current).is_none());
+        for keys in [mine.keys(&owner), keys(&mine, 2)] {
+            assert!(keys.of(charter.current()).is_some() && keys.of(current).is_some());
+        }
+        assert_eq!((mine.end_of(device(1)), mine.end_of(device(9))), (Some(7), None));
+        // It lets somebody in: before others hear of the succession, or after.
+        let mut thief = charter.clone();
+        grant(&mut thief, 3, true, None);
+        let forged: Vec<_> = thief
+            .records()
+            .filter(|record| !charter.records.contains_key(&record.hash()))
+            .cloned()
+            .collect();
+        assert!(matches!(mine.join(&forged[0]), Err(CharterError::Replaced)));
+        let mut fooled = knowing(&thief, &speakers);
+        assert!(fooled.readers(at(20)).contains(&user(3).user_id()));
+        let records: Vec<_> = mine.records().cloned().collect();
+        fooled.join_all(&records);
+        assert_eq!(fooled, mine);
+        assert!(!fooled.readers(at(20)).contains(&user(3).user_id()));
+        // And is not kept.
+        let mut kv = MemoryKv::default();
+        thief.save(&mut kv).unwrap();
+        fooled.save(&mut kv).unwrap();
+        assert_eq!(
+            kv.scan(Table::Charter, mine.space().as_bytes(), None, usize::MAX)
+                .unwrap()
+                .len(),
+            records.len()
+        );
+        // Whoever has not heard that the key was replaced takes nothing that is signed with the next.
+        let mut behind = charter.clone();
+        let refused = records.iter().filter(|record| behind.join(record).is_err()).count();
+        assert_eq!((refused, behind.current()), (3, charter.current()));
+    }
+
+    #[test]
+    fn the_most_that_a_machine_of_the_owner_knew_of_a_lost_one_counts_and_nothing_that_an_old_key_says() {
+        let mut charter = founded();
+        let stop = |charter: &Charter, key: &SigningKey, seq: u64| {
+            charter.next_stop(key, vec![(device(1), seq)], at(20)).unwrap()
+        };
+        // Who has the first key ends the log of a machine early, or late, before that key is replaced.
+        for seq in [1, 1000] {
+            charter.join(&stop(&charter, &user(1), seq).unwrap()).unwrap();
+        }
+        let (owner, speakers) = replaced();
+        let mut mine = knowing(&charter, &speakers);
+        mine.succeed(&owner, at(20)).unwrap();
+        let mut other = mine.clone();
+        let mine_says = stop(&mine, owner.signing(), 7).unwrap();
+        let other_says = stop(&other, owner.signing(), 9).unwrap();
+        for charter in [&mut mine, &mut other] {
+            charter.join_all([&mine_says, &other_says]);
+            assert_eq!(charter.end_of(device(1)), Some(9));
+            assert!(stop(charter, owner.signing(), 9).is_none() && stop(charter, owner.signing(), 10).is_some());
+        }
+        assert_eq!(mine, other);
+        assert_eq!(knowing(&mine, &speakers), mine);
+    }
+
+    #[test]
+    fn a_charter_that_is_full_is_taken_over() {
+        let mut charter = founded();
+        let nonce = || NodeId::from_bytes((&SystemEntropy as &dyn Entropy).bytes());
+        let full = loop {
+            let ends = (0..1000).map(|_| (nonce(), 1)).collect();
+            let stop = charter.next_stop(&user(1), ends, at(10)).unwrap().unwrap();
+            if let Err(error) = charter.join(&stop) {
+                break error;
+            }
+        };
+        assert!(matches!(full, CharterError::TooMuch));
+        let (owner, speakers) = replaced();
+        let mut mine = knowing(&charter, &speakers);
+        let before = mine.clone();
+        mine.succeed(&owner, at(20)).unwrap();
+        assert!(before.records().all(|record| mine.records.contains_key(&record.hash())));
+        assert!(mine.follows(owner.signing().public()));
+    }
+
+    /// Two machines of the owner's each know of something that the other does not, when they hear that the key is another.
+    #[test]
+    fn what_any_machine_of_the_owner_knew_of_counts() {
+        let charter = founded();
+        let (owner, speakers) = replaced();
+        let mut apart: Vec<_> = [2, 3]
+            .iter()
+            .map(|seed| {
+                let mut charter = charter.clone();
+                grant(&mut charter, *seed, true, None);
+                let mut charter = knowing(&charter, &speakers);
+                charter.succeed(&owner, at(20)).unwrap();
+                charter
+            })
+            .collect();
+        let all: Vec<Vec<_>> = apart
+            .iter()
+            .map(|charter| charter.records().cloned().collect())
+            .collect();
+        for charter in &mut apart {
+            charter.join_all(all.iter().flatten());
+            assert_eq!(charter.readers(at(20)).len(), 3);
+        }
+        assert_eq!(apart[0], apart[1]);
+        assert!(apart[0].next_successions(&owner, at(21)).unwrap().is_empty());
+        // The key after that names what the one before has signed, too.
+        let mut twice = owner.clone();
+        twice.push(user(102));
+        let whose = |seed, generation| {
+            let speaker = Speaker {
+                user: owner.id(),
+                generation,
+            };
+            (user(seed).public(), speaker)
+        };
+        let speakers = Speakers::of([whose(101, 1), whose(102, 2)]);
+        let mut later = knowing(&apart[0], &speakers);
+        later.succeed(&twice, at(30)).unwrap();
+        assert_eq!(later.readers(at(30)).len(), 3);
+        let records: Vec<_> = later.records().cloned().collect();
+        let mut newcomer = Charter::of(later.space(), &speakers);
+        newcomer.join_all(&records);
+        assert_eq!(newcomer, later);
+    }
+
+    #[test]
+    fn more_is_named_than_one_record_holds() {
+        let mut charter = founded();
+        for _ in 0..NAMED_MAX {
+            let stop = charter.next_stop(
+                &user(1),
+                vec![(NodeId::from_bytes((&SystemEntropy as &dyn Entropy).bytes()), 1)],
+                at(10),
+            );
+            charter.join(&stop.unwrap().unwrap()).unwrap();
+        }
+        let (owner, speakers) = replaced();
+        let mut mine = knowing(&charter, &speakers);
+        assert_eq!(mine, {
+            let mut same = Charter::of(charter.space(), &speakers);
+            same.join_all(charter.records());
+            same
+        });
+        mine.succeed(&owner, at(20)).unwrap();
+        assert_eq!(mine.records().count(), charter.records().count() + 2);
+        assert_eq!(knowing(&mine, &speakers), mine);
+    }
+
+    #[test]
+    fn a_private_space_has_a_charter_once_its_persons_key_was_replaced() {
+        let (owner, speakers) = replaced();
+        let mut charter = Charter::private(owner.id(), &speakers);
+        assert_eq!((charter.digest(), charter.current()), (None, None));
+        let reached = |former: BTreeSet<u32>| BTreeMap::from([(owner.id(), former)]);
+        assert!(!charter.needs_epoch(&reached(BTreeSet::new()), &Keys::default(), at(1)));
+        assert!(charter.needs_epoch(&reached(Reader::former_tags(&owner)), &Keys::default(), at(1)));
+        charter.succeed(&owner, at(2)).unwrap();
+        assert_eq!(charter.records().count(), 1);
+        let epoch = charter.next_epoch(owner.signing(), &[Reader::of(&owner)], &Keys::default(), &SystemEntropy);
+        charter.join(&epoch.unwrap()).unwrap();
+        assert!(charter.keys(&owner).of(charter.current()).is_some());
+        let lost = charter.keys(&person(1));
+        assert!(lost.of(charter.current()).is_none() && lost.of(None).is_some());
+        // A first key, which others may have, begins no epoch after that.
+        let theirs = charter.next_epoch(&user(1), &[reader(1)], &Keys::default(), &SystemEntropy);
+        assert!(matches!(charter.join(&theirs.unwrap()), Err(CharterError::Replaced)));
+        let mut kv = MemoryKv::default();
+        charter.save(&mut kv).unwrap();
+        assert_eq!(Charter::private(owner.id(), &speakers).with_kept(&kv).unwrap(), charter);
     }
 
     #[test]
@@ -907,10 +1480,10 @@ mod tests {
         let before = charter.clone();
         let theirs = keys(&charter, 2);
         let to = GrantTo {
-            user: user(3).user_id(),
-            recipient: reader(3).1,
+            reader: reader(3),
             may_write: true,
             until: None,
+            quota: None,
             called: String::new(),
         };
         let grant = charter
@@ -944,7 +1517,7 @@ mod tests {
         let mut charter = founded();
         add_epoch(&mut charter, &[1]);
         let records: Vec<_> = charter.records().cloned().collect();
-        let mut behind = Charter::of(charter.space());
+        let mut behind = Charter::of(charter.space(), &Speakers::default());
         assert!(matches!(behind.join(&records[1]), Err(CharterError::NotFounded)));
         behind.join(&records[0]).unwrap();
         assert!(matches!(behind.join(&records[2]), Err(CharterError::Early)));
@@ -964,16 +1537,16 @@ mod tests {
         }
         charter.save(&mut kv).unwrap();
         founded().save(&mut kv).unwrap();
-        assert_eq!(Charter::load(&kv, charter.space()).unwrap(), charter);
+        assert_eq!(load(&kv, charter.space()).unwrap(), charter);
         // What is damaged is as if it had not come.
         let last = charter.records().last().unwrap().clone();
         let key = [&charter.space().as_bytes()[..], last.hash().as_bytes()].concat();
         kv.put(Table::Charter, &key, b"garbled").unwrap();
-        let mut damaged = Charter::load(&kv, charter.space()).unwrap();
+        let mut damaged = load(&kv, charter.space()).unwrap();
         assert_eq!(damaged.records().count() + 1, charter.records().count());
         assert_eq!(damaged.join_kept(&mut kv, &last).unwrap(), Joined::New);
-        assert_eq!(Charter::load(&kv, charter.space()).unwrap(), charter);
-        assert_eq!(Charter::load(&kv, SpaceId::from_bytes([9; 32])).unwrap().digest(), None);
+        assert_eq!(load(&kv, charter.space()).unwrap(), charter);
+        assert_eq!(load(&kv, SpaceId::from_bytes([9; 32])).unwrap().digest(), None);
     }
 
     #[test]
@@ -984,7 +1557,7 @@ mod tests {
             for at in 0..bytes.len() {
                 let mut garbled = bytes.clone();
                 garbled[at] ^= 1;
-                let mut other = Charter::of(charter.space());
+                let mut other = Charter::of(charter.space(), &Speakers::default());
                 other.join(charter.records().next().unwrap()).unwrap();
                 let taken = CharterRecord::from_bytes(&garbled).and_then(|record| other.join(&record));
                 assert!(taken.is_err(), "byte {at}");

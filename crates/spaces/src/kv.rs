@@ -44,6 +44,8 @@ pub enum Table {
     KeptUntil,
     /// Space → its [`Totals`](crate::Totals).
     Totals,
+    /// Space, device → bytes of what it has put, as they count against a quota.
+    Written,
     /// Space → its [`Settings`](crate::Settings), when that was said, and by which operation.
     Settings,
     /// Space, name → what was said last of a snapshot: [`Taken`](crate::Taken).
@@ -62,7 +64,7 @@ pub enum Table {
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Log,
         Self::Frontier,
         Self::Registers,
@@ -79,6 +81,7 @@ impl Table {
         Self::KeptAt,
         Self::KeptUntil,
         Self::Totals,
+        Self::Written,
         Self::Settings,
         Self::Snapshots,
         Self::Turnover,
@@ -89,7 +92,7 @@ impl Table {
     ];
 
     /// Those that follow from the logs, and can be made anew from them.
-    pub const DERIVED: [Self; 19] = [
+    pub const DERIVED: [Self; 20] = [
         Self::Frontier,
         Self::Registers,
         Self::Conflicts,
@@ -105,6 +108,7 @@ impl Table {
         Self::KeptAt,
         Self::KeptUntil,
         Self::Totals,
+        Self::Written,
         Self::Settings,
         Self::Snapshots,
         Self::Turnover,

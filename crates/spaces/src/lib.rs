@@ -35,7 +35,7 @@ mod view;
 pub use branch::{Again, Aside, Branch, BranchError, make_anew};
 pub use charter::{
     Before, Charter, CharterError, CharterRecord, Epoch, EpochId, Founding, Grant, GrantId, GrantTo, Joined, Keys,
-    Revocation, Wrap,
+    Reader, Revocation, Stop, Succession, Wrap,
 };
 pub use kv::{Kv, KvError, MemoryKv, Rows, Table};
 pub use link::{Links, Publication, Published};

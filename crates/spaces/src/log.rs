@@ -10,8 +10,10 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use std::collections::BTreeMap;
 
-/// The only version of the entry so far.
-const VERSION: u8 = 1;
+/// The version of what is written.
+const VERSION: u8 = 2;
+/// The version before did not compress changes; it has no other form.
+const VERSION_BEFORE: u8 = 1;
 
 /// An entry of a device's log. It is signed by the device, whose key names the log.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -128,6 +130,9 @@ impl From<KvError> for AppendError {
 /// Milliseconds in the year 2100: a clock beyond it is broken, and would silence all others for ever.
 const CLOCK_MAX: Timestamp = Timestamp::from_millis(4_102_444_800_000);
 
+/// Rows that are removed in one step when all are: more than there are devices.
+const LET_GO_ROWS: usize = 4096;
+
 /// The logs of one space.
 #[derive(Clone, Copy, Debug)]
 pub struct Log {
@@ -196,14 +201,14 @@ impl Log {
         let verified = signed.open()?;
         let device = NodeId::from_bytes(*verified.signer().as_bytes());
         let entry = verified.into_value();
-        if entry.space != self.space || entry.version != VERSION {
+        if entry.space != self.space || !(VERSION_BEFORE..=VERSION).contains(&entry.version) {
             return Err(AppendError::Foreign);
         }
         let position = self.position(kv, device)?;
         let next = position.map_or(1, |position| position.seq + 1);
         let log_key = |seq: u64| [&self.space.as_bytes()[..], device.as_bytes(), &seq.to_be_bytes()].concat();
         let bytes = signed.to_bytes();
-        if entry.seq < next {
+        if (1..next).contains(&entry.seq) {
             return match kv.get(Table::Log, &log_key(entry.seq))? {
                 Some(known) if known != bytes => Err(AppendError::Fork {
                     device: device.short(),
@@ -212,7 +217,7 @@ impl Log {
                 _ => Ok((Append::Known, entry, device)),
             };
         }
-        if entry.seq > next {
+        if entry.seq != next {
             return Err(AppendError::Gap {
                 device: device.short(),
                 expected: next,
@@ -242,6 +247,26 @@ impl Log {
         Pins::of(self.space).apply(kv, &entry)?;
         Links::of(self.space).apply(kv, &entry, device)?;
         Ok((Append::New, entry, device))
+    }
+
+    /// Removes what is kept of the space, but its charter: others keep it. That is done in steps; whether nothing is left. First goes how far its logs are known, so that what is left
+    /// meanwhile is given to nobody.
+    pub fn let_go(self, kv: &mut impl Kv) -> Result<bool, KvError> {
+        let others = Table::ALL
+            .into_iter()
+            .filter(|table| !matches!(table, Table::Charter | Table::Frontier));
+        let mut left = LET_GO_ROWS;
+        for table in [Table::Frontier].into_iter().chain(others) {
+            let rows = kv.scan(table, self.space.as_bytes(), None, left)?;
+            left -= rows.len();
+            for (key, _) in rows {
+                kv.delete(table, &key)?;
+            }
+            if left == 0 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// One entry of a device, as it was signed.

@@ -12,6 +12,9 @@ pub struct Settings {
     /// For how many milliseconds what is removed and overwritten can be brought back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_ms: Option<u64>,
+    /// How many bytes the space may hold, with what can be brought back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota: Option<u64>,
 }
 
 impl Settings {

@@ -4,9 +4,9 @@
 //! time is over; one that lets go of it at once decides for good. So the same entries give the same trash, in whatever order they come.
 
 use crate::{DirId, Head, Kv, KvError, Name, OpId, Table, Value};
-use potluck_types::{NodeId, SpaceId, Timestamp, from_canonical, to_canonical};
+use potluck_types::{NodeId, SpaceId, Timestamp, from_canonical, limits, to_canonical};
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 /// A value in the trash.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -19,6 +19,13 @@ pub struct Kept {
     pub head: Head,
     /// What put it here.
     pub removal: Removal,
+}
+
+impl Kept {
+    /// Whether its name had it at this clock.
+    pub fn was_there(&self, at: Timestamp) -> bool {
+        self.head.clock <= at && at < self.removal.clock
+    }
 }
 
 /// What put a value into the trash. The greatest of several counts.
@@ -53,6 +60,9 @@ pub struct Expiring {
 pub struct Totals {
     /// File versions that have a name.
     pub files: u64,
+    /// Their bytes. Content that several of them share counts for each.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub bytes: u64,
     /// File versions in the trash.
     pub kept: u64,
     /// Their bytes. Content that several of them share counts for each.
@@ -61,13 +71,76 @@ pub struct Totals {
     pub accepted: Timestamp,
 }
 
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 impl Totals {
     pub(crate) fn named(&mut self, value: &Value) {
-        self.files = self.files.saturating_add(u64::from(matches!(value, Value::File(_))));
+        if let Value::File(file) = value {
+            self.files = self.files.saturating_add(1);
+            self.bytes = self.bytes.saturating_add(file.len);
+        }
     }
 
-    pub(crate) fn unnamed(&mut self, value: &Value) {
-        self.files = self.files.saturating_sub(u64::from(matches!(value, Value::File(_))));
+    /// What counts against a space's [quota](crate::Settings::quota): what has a name, and what can be brought back.
+    pub fn used(&self) -> u64 {
+        self.bytes.saturating_add(self.kept_bytes)
+    }
+}
+
+/// What changes count, while they are made.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Tally {
+    pub(crate) totals: Totals,
+    /// How many bytes more, or less, of each device's there are than before.
+    written: BTreeMap<NodeId, i128>,
+}
+
+impl Tally {
+    /// From what there is.
+    pub(crate) fn from(totals: Totals) -> Self {
+        Self {
+            totals,
+            written: BTreeMap::new(),
+        }
+    }
+
+    fn write(&mut self, head: &Head, times: i128) -> u64 {
+        let Value::File(file) = &head.value else { return 0 };
+        *self.written.entry(head.op.device).or_default() += times * i128::from(file.len);
+        file.len
+    }
+
+    /// A value has a name.
+    pub(crate) fn named(&mut self, head: &Head) {
+        self.write(head, 1);
+        self.totals.named(&head.value);
+    }
+
+    /// It has it no more.
+    pub(crate) fn unnamed(&mut self, head: &Head) {
+        let len = self.write(head, -1);
+        if matches!(head.value, Value::File(_)) {
+            self.totals.files = self.totals.files.saturating_sub(1);
+            self.totals.bytes = self.totals.bytes.saturating_sub(len);
+        }
+    }
+
+    fn kept(&mut self, head: &Head) {
+        let len = self.write(head, 1);
+        if matches!(head.value, Value::File(_)) {
+            self.totals.kept = self.totals.kept.saturating_add(1);
+            self.totals.kept_bytes = self.totals.kept_bytes.saturating_add(len);
+        }
+    }
+
+    fn let_go(&mut self, head: &Head) {
+        let len = self.write(head, -1);
+        if matches!(head.value, Value::File(_)) {
+            self.totals.kept = self.totals.kept.saturating_sub(1);
+            self.totals.kept_bytes = self.totals.kept_bytes.saturating_sub(len);
+        }
     }
 }
 
@@ -154,12 +227,42 @@ impl Trash {
         kv.put(Table::Totals, self.space.as_bytes(), &to_canonical(&totals))
     }
 
+    /// How many bytes there are of what each device has put: what has a name, and what can be brought back.
+    pub fn written(self, kv: &impl Kv) -> Result<BTreeMap<NodeId, u64>, KvError> {
+        let rows = kv.scan(Table::Written, self.space.as_bytes(), None, limits::POOL_NODES_MAX)?;
+        let read = |(key, row): (Vec<u8>, Vec<u8>)| {
+            let device: [u8; 32] = key[32..]
+                .try_into()
+                .map_err(|_| "a key of what was written is 64 bytes")?;
+            Ok((NodeId::from_bytes(device), from_canonical(&row)?))
+        };
+        rows.into_iter().map(read).collect()
+    }
+
+    /// Writes down what was counted, if it is another than before.
+    pub(crate) fn note(self, kv: &mut impl Kv, before: Totals, tally: &Tally) -> Result<(), KvError> {
+        if tally.totals != before {
+            self.set_totals(kv, tally.totals)?;
+        }
+        for (device, more) in tally.written.iter().filter(|(_, more)| **more != 0) {
+            let key = [&self.space.as_bytes()[..], device.as_bytes()].concat();
+            let row = kv.get(Table::Written, &key)?;
+            let known: u64 = row.map_or(Ok(0), |row| from_canonical(&row))?;
+            let now = i128::from(known).saturating_add(*more);
+            match u64::try_from(now.max(0)).unwrap_or(u64::MAX) {
+                0 => kv.delete(Table::Written, &key)?,
+                now => kv.put(Table::Written, &key, &to_canonical(&now))?,
+            }
+        }
+        Ok(())
+    }
+
     pub(crate) fn insert(
         self,
         kv: &mut impl Kv,
         kept: &Kept,
         learned: Duration,
-        totals: &mut Totals,
+        tally: &mut Tally,
     ) -> Result<(), KvError> {
         let op = kept.head.op;
         kv.put(Table::Kept, &self.op_key(op), &to_canonical(kept))?;
@@ -170,22 +273,16 @@ impl Trash {
             &self.until_key(kept.removal.until, op),
             &learned.to_be_bytes(),
         )?;
-        if let Value::File(file) = &kept.head.value {
-            totals.kept += 1;
-            totals.kept_bytes = totals.kept_bytes.saturating_add(file.len);
-        }
+        tally.kept(&kept.head);
         Ok(())
     }
 
-    pub(crate) fn remove(self, kv: &mut impl Kv, kept: &Kept, totals: &mut Totals) -> Result<(), KvError> {
+    pub(crate) fn remove(self, kv: &mut impl Kv, kept: &Kept, tally: &mut Tally) -> Result<(), KvError> {
         let op = kept.head.op;
         kv.delete(Table::Kept, &self.op_key(op))?;
         kv.delete(Table::KeptAt, &self.place_key(kept.parent, &kept.name, op))?;
         kv.delete(Table::KeptUntil, &self.until_key(kept.removal.until, op))?;
-        if let Value::File(file) = &kept.head.value {
-            totals.kept = totals.kept.saturating_sub(1);
-            totals.kept_bytes = totals.kept_bytes.saturating_sub(file.len);
-        }
+        tally.let_go(&kept.head);
         Ok(())
     }
 

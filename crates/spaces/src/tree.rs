@@ -13,11 +13,13 @@ pub use change::{Change, Fate, RETENTION_MAX};
 use crate::{
     Entry, Kept, Keys, Kv, KvError, Log, Name, OpId, Path, PathError, Removal, Settings, Snapshots, Table, Taken,
     Totals, Trash, Turnover,
-    trash::{Replacement, op_bytes},
+    trash::{Replacement, Tally, op_bytes},
 };
 use places::Placement;
 use potluck_crypto::{BoxKey, Purpose, Signed};
-use potluck_types::{CodecError, Entropy, Hash, NodeId, SpaceId, StripeId, Timestamp, from_canonical, to_canonical};
+use potluck_types::{
+    CodecError, Entropy, Hash, NodeId, SpaceId, StripeId, Timestamp, from_canonical, from_own, to_canonical,
+};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use std::{collections::BTreeSet, time::Duration};
@@ -91,6 +93,13 @@ pub struct File {
     pub asked: Option<u8>,
 }
 
+impl File {
+    /// Whether a person sees no difference: the same bytes, and a program in both or in neither.
+    pub fn is_same(&self, other: &Self) -> bool {
+        (&self.content, self.executable) == (&other.content, other.executable)
+    }
+}
+
 /// What a name stands for.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Value {
@@ -133,7 +142,7 @@ impl Head {
     /// Whether a person sees no difference: one directory, or the same bytes.
     pub fn is_same(&self, other: &Self) -> bool {
         match (&self.value, &other.value) {
-            (Value::File(a), Value::File(b)) => (&a.content, a.executable) == (&b.content, b.executable),
+            (Value::File(a), Value::File(b)) => a.is_same(b),
             (a, b) => a == b,
         }
     }
@@ -221,7 +230,7 @@ type Place<'a> = (DirId, &'a Name);
 /// What an entry has done to the counts of its space.
 #[derive(Default)]
 struct Effect {
-    totals: Totals,
+    tally: Tally,
     /// File versions that were removed or overwritten.
     replaced: u64,
 }
@@ -255,20 +264,28 @@ impl Tree {
                 context: CHANGES,
                 associated: self.space.as_bytes(),
             },
-            &change::encode(changes),
+            &change::pack(changes),
             entropy,
         )
     }
 
     /// Opens an entry's changes.
     pub fn open(self, keys: &Keys, entry: &Entry) -> Result<Vec<Change>, TreeError> {
+        Ok(change::unpack(&self.unseal_changes(keys, entry)?)?)
+    }
+
+    /// How many bytes of changes an entry has, when they are unpacked; none where they do not open.
+    pub fn changes_len(self, keys: &Keys, entry: &Entry) -> Option<usize> {
+        change::unpacked_len(&self.unseal_changes(keys, entry).ok()?)
+    }
+
+    fn unseal_changes(self, keys: &Keys, entry: &Entry) -> Result<Vec<u8>, TreeError> {
         let purpose = Purpose {
             context: CHANGES,
             associated: self.space.as_bytes(),
         };
         let key = keys.of(entry.epoch).ok_or(TreeError::NoKey)?;
-        let plain = key.open(purpose, &entry.sealed).map_err(|_| TreeError::Sealed)?;
-        Ok(change::decode(&plain)?)
+        key.open(purpose, &entry.sealed).map_err(|_| TreeError::Sealed)
     }
 
     /// Opens an entry's changes and applies them. An entry is applied once, when it is appended, in its own device's order; one whose key is not known waits, and
@@ -354,7 +371,7 @@ impl Tree {
         };
         let before = self.trash().totals(kv)?;
         let mut effect = Effect {
-            totals: before,
+            tally: Tally::from(before),
             replaced: 0,
         };
         let mut used = Vec::new();
@@ -383,10 +400,10 @@ impl Tree {
                         value,
                         recoded: None,
                     });
-                    let went = self.replace(kv, (parent, &name), &replaces, removal, &mut effect.totals)?;
+                    let went = self.replace(kv, (parent, &name), &replaces, removal, &mut effect.tally)?;
                     effect.replaced += if fate.counts() { went } else { 0 };
                     if let Some(head) = head {
-                        self.add(kv, (parent, &name), head, &mut effect.totals)?;
+                        self.add(kv, (parent, &name), head, &mut effect.tally)?;
                     }
                 }
                 Change::Uses { file, stripes, .. } if stripes.is_empty() => self.release(kv, file)?,
@@ -409,15 +426,14 @@ impl Tree {
                     Snapshots::of(self.space).say(kv, &name, Taken { clock, op, is_there })?;
                 }
                 Change::Accept { until } => {
-                    effect.totals.accepted = effect.totals.accepted.max(until);
+                    let accepted = &mut effect.tally.totals.accepted;
+                    *accepted = until.max(*accepted);
                 }
             }
         }
-        if effect.totals != before {
-            self.trash().set_totals(kv, effect.totals)?;
-        }
+        self.trash().note(kv, before, &effect.tally)?;
         if effect.replaced > 0 {
-            Turnover::of(self.space).add(kv, entry.clock, effect.replaced, effect.totals.files)?;
+            Turnover::of(self.space).add(kv, entry.clock, effect.replaced, effect.tally.totals.files)?;
         }
         Ok(used)
     }
@@ -429,19 +445,19 @@ impl Tree {
         place: Place<'_>,
         replaces: &[OpId],
         replacement: Replacement,
-        totals: &mut Totals,
+        tally: &mut Tally,
     ) -> Result<u64, TreeError> {
         let mut heads = self.register(kv, place.0, place.1)?;
-        let (mut others, before, files) = (Vec::new(), heads.len(), totals.files);
+        let (mut others, before, files) = (Vec::new(), heads.len(), tally.totals.files);
         for replaced in replaces {
             let is_it = |head: &Head| head.op == *replaced && !matches!(head.value, Value::Directory(_));
             match heads.iter().position(is_it) {
                 Some(at) => {
                     let head = heads.remove(at);
                     if place.0 != DirId::LINKS {
-                        totals.unnamed(&head.value);
+                        tally.unnamed(&head);
                     }
-                    self.part_with(kv, place, head, replacement, totals)?;
+                    self.part_with(kv, place, head, replacement, tally)?;
                 }
                 None => others.push(*replaced),
             }
@@ -452,11 +468,11 @@ impl Tree {
         }
         for replaced in others {
             match self.unplace(kv, replaced)? {
-                Some((parent, name, head)) => self.part_with(kv, (parent, &name), head, replacement, totals)?,
-                None => self.replace_again(kv, replaced, replacement, totals)?,
+                Some((parent, name, head)) => self.part_with(kv, (parent, &name), head, replacement, tally)?,
+                None => self.replace_again(kv, replaced, replacement, tally)?,
             }
         }
-        Ok(files.saturating_sub(totals.files))
+        Ok(files.saturating_sub(tally.totals.files))
     }
 
     /// A value has no name any more: it goes to the trash, or lets go of its stripes.
@@ -466,7 +482,7 @@ impl Tree {
         (parent, name): Place<'_>,
         head: Head,
         replacement: Replacement,
-        totals: &mut Totals,
+        tally: &mut Tally,
     ) -> Result<(), TreeError> {
         let Some(removal) = replacement else {
             return self.release_value(kv, &head.value);
@@ -480,7 +496,7 @@ impl Tree {
             head,
             removal,
         };
-        Ok(self.trash().insert(kv, &kept, self.learning_at, totals)?)
+        Ok(self.trash().insert(kv, &kept, self.learning_at, tally)?)
     }
 
     /// A value that has no name, or has not been seen yet, is replaced by one more operation.
@@ -489,19 +505,19 @@ impl Tree {
         kv: &mut impl Kv,
         op: OpId,
         replacement: Replacement,
-        totals: &mut Totals,
+        tally: &mut Tally,
     ) -> Result<(), TreeError> {
         let trash = self.trash();
         if let Some(mut kept) = trash.get(kv, op)? {
             match replacement {
                 None => {
-                    trash.remove(kv, &kept, totals)?;
+                    trash.remove(kv, &kept, tally)?;
                     self.release_value(kv, &kept.head.value)?;
                 }
                 Some(removal) if removal > kept.removal => {
-                    trash.remove(kv, &kept, totals)?;
+                    trash.remove(kv, &kept, tally)?;
                     kept.removal = removal;
-                    trash.insert(kv, &kept, self.learning_at, totals)?;
+                    trash.insert(kv, &kept, self.learning_at, tally)?;
                 }
                 Some(_) => {}
             }
@@ -520,7 +536,7 @@ impl Tree {
     }
 
     /// Adds a value to a name, unless it was replaced before it came.
-    fn add(self, kv: &mut impl Kv, place: Place<'_>, mut head: Head, totals: &mut Totals) -> Result<(), TreeError> {
+    fn add(self, kv: &mut impl Kv, place: Place<'_>, mut head: Head, tally: &mut Tally) -> Result<(), TreeError> {
         if let Some((by, file)) = self.take_recoded(kv, head.op)?
             && let Value::File(old) = &mut head.value
         {
@@ -544,13 +560,13 @@ impl Tree {
         }
         if let Some(replacement) = foreseen {
             kv.delete(Table::Replaced, &self.op_key(head.op))?;
-            return self.part_with(kv, place, head, replacement, totals);
+            return self.part_with(kv, place, head, replacement, tally);
         }
         if matches!(head.value, Value::Directory(_)) {
             return Ok(());
         }
         if place.0 != DirId::LINKS {
-            totals.named(&head.value);
+            tally.named(&head);
         }
         let mut heads = self.register(kv, place.0, place.1)?;
         heads.push(head);
@@ -853,7 +869,7 @@ impl Tree {
 
     fn register(self, kv: &impl Kv, parent: DirId, name: &Name) -> Result<Vec<Head>, KvError> {
         let row = kv.get(Table::Registers, &self.register_key(parent, name.as_str()))?;
-        row.map_or_else(|| Ok(Vec::new()), |row| Ok(from_canonical(&row)?))
+        row.map_or_else(|| Ok(Vec::new()), |row| Ok(from_own(&row)?))
     }
 
     /// Names of a directory in order, after a name, up to a number.
@@ -872,7 +888,7 @@ impl Tree {
                 let name = String::from_utf8(key[prefix.len()..].to_vec()).map_err(|_| TreeError::Sealed)?;
                 Ok(Listed {
                     name: name.try_into()?,
-                    heads: from_canonical(&row)?,
+                    heads: from_own(&row)?,
                 })
             })
             .collect()

@@ -93,7 +93,7 @@ pub(crate) fn open(disk: &Arc<dyn Disk>, entropy: &dyn Entropy, cache_bytes: usi
 
     // Of a store that was there before, or was being made when the machine stopped.
     let is_index_lost = files.iter().any(|file| file.name == SUPERBLOCK_FILE)
-        && !files.iter().any(|file| file.name == format::INDEX_FILE);
+        && !files.iter().any(|file| file.name == format::INDEX_FILE && file.len > 0);
     let (index, checkpoint, rebuilt) = open_index(disk, cache_bytes, &found)?;
     let start = checkpoint.position.place.pack;
     read_headers(&**disk, &mut found, start)?;
@@ -208,8 +208,8 @@ fn open_index(
                 *id < start && pack.len > PACK_HEADER_BYTES as u64 && !checkpoint.packs.contains_key(id)
             };
             if !found.iter().any(unknown) {
-                let empty = checkpoint.position == Position::default();
-                return Ok((index, checkpoint, empty && !found.is_empty()));
+                // One that knows of nothing yet is that of a store which ended before its first checkpoint: all is replayed.
+                return Ok((index, checkpoint, false));
             }
             tracing::warn!("the index does not know all packs: it is rebuilt");
             index.close();

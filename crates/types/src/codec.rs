@@ -41,15 +41,20 @@ pub fn to_canonical<T: Serialize>(value: &T) -> Vec<u8> {
 
 /// Decodes a value, and refuses every encoding of it but the canonical one.
 pub fn from_canonical<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
-    let value: T = serde_ipld_dagcbor::from_slice(bytes).map_err(|error| CodecError::Malformed {
-        len: bytes.len(),
-        reason: error.to_string(),
-    })?;
+    let value: T = from_own(bytes)?;
     if to_canonical(&value) == bytes {
         Ok(value)
     } else {
         Err(CodecError::NotCanonical { len: bytes.len() })
     }
+}
+
+/// Decodes what this machine has encoded and kept itself. Whether the form is canonical was settled then, and is not looked at again: that takes as long as the decoding.
+pub fn from_own<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    serde_ipld_dagcbor::from_slice(bytes).map_err(|error| CodecError::Malformed {
+        len: bytes.len(),
+        reason: error.to_string(),
+    })
 }
 
 /// Decodes a value in which later versions may say more: fields of maps that this version does not know are passed over. The bytes are in canonical form all the
@@ -58,10 +63,7 @@ pub fn from_canonical_or_later<T: Serialize + DeserializeOwned>(bytes: &[u8]) ->
     match from_canonical(bytes) {
         Err(CodecError::NotCanonical { len }) if len <= LATER_BYTES_MAX => {
             from_canonical::<Ipld>(bytes)?;
-            serde_ipld_dagcbor::from_slice(bytes).map_err(|error| CodecError::Malformed {
-                len,
-                reason: error.to_string(),
-            })
+            from_own(bytes)
         }
         decoded => decoded,
     }

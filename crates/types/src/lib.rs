@@ -15,8 +15,8 @@ mod stripe;
 mod units;
 
 pub use clock::{Clock, Entropy, SystemClock, SystemEntropy, Timestamp};
-pub use codec::{CodecError, from_canonical, from_canonical_or_later, to_canonical};
+pub use codec::{CodecError, from_canonical, from_canonical_or_later, from_own, to_canonical};
 pub use dice::Dice;
 pub use id::{Digest, Hash, NodeId, ParseIdError, PoolId, SpaceId, StripeId, UserId};
 pub use stripe::{Descriptor, Geometry, Shard, ShardError, ShardId, UnverifiedShard};
-pub use units::{ByteSize, MachineName, ParseUnitError, SpaceName, UserName, Zone};
+pub use units::{ByteSize, MachineName, ParseUnitError, Region, Regions, SpaceName, UserName, Zone};

@@ -53,6 +53,10 @@ pub const APPEND_BYTES_MAX: usize = 4 * MIB;
 pub const ENTRY_BYTES_MAX: usize = 128 * KIB;
 /// Bytes of one signed record (a member, a grant, a vote), unless its type says otherwise.
 pub const RECORD_BYTES_MAX: usize = ENTRY_BYTES_MAX;
+/// Bytes of the record by which a person's key is replaced: it names some three hundred machines, and goes by gossip.
+pub const ROTATION_BYTES_MAX: usize = 60 * KIB;
+/// Keys that one person may have had.
+pub const USER_KEYS_MAX: usize = 64;
 /// Bytes of one record of a space's charter, with its signature: an epoch for some three hundred people.
 pub const CHARTER_RECORD_BYTES_MAX: usize = 48 * KIB;
 /// People who may read one space: each epoch has a key for every one of them, and fits a record.
@@ -63,6 +67,12 @@ pub const CHARTER_BYTES_MAX: usize = 4 * MIB;
 pub const CHARTERS_BYTES_MAX: usize = 4 * CHARTER_BYTES_MAX;
 /// Spaces that one person may found, beside their private one.
 pub const SPACES_PER_USER_MAX: usize = 1000;
+/// Spaces of one person whose data may not be everywhere, with those of which that was said before. Every member keeps what is said of that.
+pub const RESIDENCES_PER_USER_MAX: usize = 32;
+/// Bytes of what is said of one of them: eight regions, and what shows whose the space is.
+pub const RESIDENCE_BYTES_MAX: usize = 1200;
+/// Regions that the data of one space may be in.
+pub const REGIONS_MAX: usize = 8;
 /// Stripes that one log entry pins or unpins at most.
 pub const PINS_PER_ENTRY_MAX: usize = 1024;
 
@@ -80,7 +90,7 @@ pub const POOL_NAME_BYTES_MAX: usize = 64;
 pub const TICKET_TEXT_BYTES_MAX: usize = 16 * KIB;
 /// Characters of a link as typed or pasted: it has 106, the rest is white space.
 pub const LINK_TEXT_BYTES_MAX: usize = KIB;
-/// Files and directories that one link shows: with their names and references, up to 100 MB in the memory of who opens it.
+/// Files that one link shows: who opens it has all their names and references in memory.
 pub const LINK_ENTRIES_MAX: usize = 100_000;
 /// Files that one comparison of what there is with what there was tells of.
 pub const DIFFERENCES_MAX: usize = 100_000;
@@ -155,6 +165,9 @@ const _: () = assert!(CHUNK_BYTES_MAX.is_multiple_of(FRAME_BYTES));
 const _: () = assert!(INLINE_SEALED_BYTES_MAX < REPLICATE_SEALED_BYTES_MAX);
 const _: () = assert!(SHARD_BYTES_MAX + DESCRIPTOR_BYTES_MAX <= MESSAGE_BYTES_MAX);
 const _: () = assert!(SHARDS_MAX * 40 < DESCRIPTOR_BYTES_MAX);
+// What two hundred people say goes into one message.
+const _: () = assert!(200 * RESIDENCES_PER_USER_MAX * RESIDENCE_BYTES_MAX < MESSAGE_BYTES_MAX);
+const _: () = assert!(RESIDENCES_PER_USER_MAX * 40 < ROTATION_BYTES_MAX / 8);
 const _: () = assert!(APPEND_BYTES_MAX + ENTRY_BYTES_MAX < MESSAGE_BYTES_MAX);
 const _: () = assert!(PINS_PER_ENTRY_MAX * 40 < ENTRY_BYTES_MAX);
 const _: () = assert!(WRITE_WINDOW_BYTES >= SEALED_BYTES_MAX && READ_WINDOW_BYTES >= SEALED_BYTES_MAX);

@@ -18,11 +18,13 @@ pub enum Bug {
     RepairToFull,
     /// Who was a member once is served as one.
     ServeTakenOut,
+    /// Where the data of a space may be is not heeded when it is placed and repaired.
+    IgnoreRegions,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::AcknowledgeBeforeSync,
         Self::AcceptWrongShard,
         Self::CountZoneTwice,
@@ -30,6 +32,7 @@ impl Bug {
         Self::DropUnpin,
         Self::RepairToFull,
         Self::ServeTakenOut,
+        Self::IgnoreRegions,
     ];
 }
 

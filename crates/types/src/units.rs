@@ -1,7 +1,7 @@
 //! What people type: sizes, zones, names of machines and spaces.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use std::{fmt, str::FromStr};
+use std::{collections::BTreeSet, fmt, str::FromStr};
 
 /// Why text is not one of these.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -13,6 +13,9 @@ pub enum ParseUnitError {
     /// Not a name for a failure domain.
     #[error("`{0}` is not a zone: use 1 to 64 letters, digits, `-`, `_` or `.`")]
     Zone(String),
+    /// Not a name for a region.
+    #[error("`{0}` is not a region: use 1 to 64 letters, digits, `-`, `_` or `.`")]
+    Region(String),
     /// Not a name for a machine.
     #[error("`{0}` is not a name for a machine: use 1 to 64 letters, digits, `-`, `_` or `.`")]
     MachineName(String),
@@ -146,6 +149,9 @@ impl<'de> Deserialize<'de> for ByteSize {
 
 macro_rules! label {
     ($(#[$doc:meta])* $name:ident, $error:ident) => {
+        label!($(#[$doc])* $name, $error, str::to_owned);
+    };
+    ($(#[$doc:meta])* $name:ident, $error:ident, $as_kept:path) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -163,7 +169,7 @@ macro_rules! label {
 
             fn from_str(text: &str) -> Result<Self, ParseUnitError> {
                 if is_label(text) {
-                    Ok(Self(text.to_owned()))
+                    Ok(Self($as_kept(text)))
                 } else {
                     Err(ParseUnitError::$error(text.chars().take(80).collect()))
                 }
@@ -204,6 +210,14 @@ label! {
     /// to fail together, so no two shards of a stripe share one while zones suffice.
     Zone, Zone
 }
+
+label! {
+    /// Where a machine stands, as it says itself: a country, a jurisdiction. A space may be kept in some regions only. In small letters, whatever was typed: `EU` is `eu`.
+    Region, Region, str::to_ascii_lowercase
+}
+
+/// Where the data of a space may be: on machines that say that they stand in one of these regions.
+pub type Regions = BTreeSet<Region>;
 
 label! {
     /// What a person calls a machine. Nothing rests on it: two may have the same.
@@ -260,6 +274,14 @@ mod tests {
         }
         let largest: ByteSize = "999999999999999999".parse().unwrap();
         assert_eq!(largest.to_string().parse(), Ok(ByteSize(BYTES_MAX)));
+    }
+
+    #[test]
+    fn a_region_is_the_same_however_it_is_typed() {
+        let region = |text: &str| text.parse::<Region>().unwrap();
+        assert_eq!(region("EU"), region("eu"));
+        assert_eq!(region("EU").as_str(), "eu");
+        assert!("e u".parse::<Region>().is_err());
     }
 
     #[test]

@@ -1,10 +1,8 @@
 //! What holders claim to this node, their stripes' steward: which claims are to be challenged, which were disproved, and whom this node doubts for that.
 
 use super::{Action, Control, ReportSum};
-use crate::{
-    protocol::Reported,
-    standing::{Outcome, Standings},
-};
+use crate::standing::{Outcome, Standings};
+use potluck_placement::Reported;
 use potluck_types::{Dice, NodeId, ShardId, StripeId, Timestamp};
 use std::collections::{BTreeMap, HashMap};
 
@@ -134,20 +132,13 @@ impl Control {
         one_in: u32,
     ) -> BTreeMap<NodeId, Vec<Reported>> {
         let mut drawn: BTreeMap<NodeId, Drawn> = counts.keys().map(|node| (*node, Drawn::default())).collect();
-        for ((stripe, geometry, shard_len), holders) in self.planner.claims() {
-            for (node, index) in holders {
-                let (Some(drawn), Some(count)) = (drawn.get_mut(&node), counts.get(&node)) else {
-                    continue;
-                };
-                let reported = Reported {
-                    shard: ShardId { stripe, index },
-                    geometry,
-                    shard_len,
-                };
-                drawn.of += 1;
-                drawn.by_shards.offer(seed.number(reported.shard), reported, *count);
-                drawn.by_bytes.offer(seed.number_by_len(&reported), reported, *count);
-            }
+        for (node, reported) in self.planner.claims() {
+            let (Some(drawn), Some(count)) = (drawn.get_mut(&node), counts.get(&node)) else {
+                continue;
+            };
+            drawn.of += 1;
+            drawn.by_shards.offer(seed.number(reported.shard), reported, *count);
+            drawn.by_bytes.offer(seed.number_by_len(&reported), reported, *count);
         }
         let claims = drawn.into_iter().map(
             |(
@@ -239,33 +230,16 @@ impl Control {
     /// Moves claims between those that count and those that do not, as their challenges ended.
     fn weigh_claims(&mut self, now: Timestamp, holder: NodeId, outcomes: &[(ShardId, Outcome)]) {
         for (shard, outcome) in outcomes {
-            let ShardId { stripe, index } = *shard;
             match outcome {
                 Outcome::Proved => {
-                    if let Some(Reported {
-                        shard,
-                        geometry,
-                        shard_len,
-                    }) = self.disproved.remove(holder, *shard)
-                    {
-                        self.planner.report(now, holder, shard, geometry, shard_len, false);
+                    if let Some(reported) = self.disproved.remove(holder, *shard) {
+                        self.planner.report(now, holder, reported, false);
                     }
                 }
                 Outcome::Wrong => {
-                    let known = self.planner.coding(stripe);
-                    if let Some((geometry, shard_len)) = known
-                        && self.planner.holders(stripe).any(|held| held == (holder, index))
-                    {
-                        let shard = *shard;
-                        self.planner.retract(holder, stripe, index);
-                        self.disproved.insert(
-                            holder,
-                            Reported {
-                                shard,
-                                geometry,
-                                shard_len,
-                            },
-                        );
+                    if let Some(reported) = self.planner.claim(holder, *shard) {
+                        self.planner.retract(holder, shard.stripe, shard.index);
+                        self.disproved.insert(holder, reported);
                     }
                 }
                 // What a holder has lost it reports itself.
@@ -296,6 +270,7 @@ mod tests {
             geometry: Geometry::new(3, 2).unwrap(),
             // From a tenth of a megabyte to a whole one.
             shard_len: 100_000 * (1 + i as u32 % 10),
+            space: None,
         }
     }
 
@@ -305,12 +280,7 @@ mod tests {
         control.handle(at(0), Event::Record(state));
         let holder = key(12).node_id();
         for claim in claims {
-            let Reported {
-                shard,
-                geometry,
-                shard_len,
-            } = *claim;
-            control.planner.report(at(1), holder, shard, geometry, shard_len, false);
+            control.planner.report(at(1), holder, *claim, false);
         }
         (control, holder)
     }

@@ -11,16 +11,17 @@ use crate::{
 use potluck_crypto::derive::private_space_id;
 use potluck_placement::{Cause, Domain, NodeFacts, Presence, View, Work, rank};
 use potluck_types::{
-    ByteSize, Hash, NodeId, SpaceId, StripeId, Timestamp, UserId,
+    ByteSize, Hash, NodeId, Regions, SpaceId, StripeId, Timestamp, UserId,
     sabotage::{self, Bug},
 };
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
 /// How many grace periods an absent member is expected back before data is coded for a pool without it: a day, usually.
-const GONE_GRACES: u32 = 96;
+pub(super) const GONE_GRACES: u32 = 96;
 /// A node is full when the pool uses more of it than this share of what it offers, in percent.
 const FULL_PERCENT: u64 = 95;
 /// A connection that comes back within this was never lost: nothing is planned for it.
@@ -100,10 +101,13 @@ impl Control {
                 presence,
                 full: state.is_some_and(is_full),
                 doubted: self.standings.is_doubted(node) || drained.contains(&node),
+                region: state.and_then(|state| state.region.clone()),
+                outside: false,
             }
         };
         View {
             nodes: self.roster.nodes().map(|(node, _)| (node, facts(node))).collect(),
+            confined: Arc::clone(self.roster.confined()),
         }
     }
 
@@ -130,9 +134,21 @@ impl Control {
         doubters.into_iter().filter(is_most).map(|(about, _)| about).collect()
     }
 
-    /// The failure domains that new data is coded for.
-    pub(crate) fn at_hand(&self, now: Timestamp) -> AtHand {
+    /// The same for the data of a space.
+    pub(crate) fn present_view_for(&self, space: SpaceId, now: Timestamp) -> View {
         let view = self.present_view(now);
+        match self.roster.confined().get(&space) {
+            Some(regions) => view.within(regions),
+            None => view,
+        }
+    }
+
+    /// The failure domains that new data is coded for: that of a space, or any.
+    pub(crate) fn at_hand(&self, space: Option<SpaceId>, now: Timestamp) -> AtHand {
+        let view = match space {
+            Some(space) => self.present_view_for(space, now),
+            None => self.present_view(now),
+        };
         AtHand {
             expected: view.eligible_domains(now, self.gone_after()),
             eligible: view.eligible_domains(now, self.grace),
@@ -140,9 +156,15 @@ impl Control {
         }
     }
 
-    /// What [`AtHand::expected`] would be if nobody were about to leave.
-    pub(crate) fn expected_if_all_stay(&self, now: Timestamp) -> usize {
-        let mut view = self.present_view(now);
+    /// What [`AtHand::expected`] would be for data that may be in these regions only.
+    pub(crate) fn expected_within(&self, regions: &Regions, now: Timestamp) -> usize {
+        let view = self.present_view(now).within(regions);
+        view.eligible_domains(now, self.gone_after())
+    }
+
+    /// What [`AtHand::expected`] would be for the data of a space if nobody were about to leave.
+    pub(crate) fn expected_if_all_stay(&self, space: SpaceId, now: Timestamp) -> usize {
+        let mut view = self.present_view_for(space, now);
         for facts in view.nodes.values_mut() {
             if facts.presence == Presence::Leaving {
                 facts.presence = Presence::Live;
@@ -158,12 +180,9 @@ impl Control {
         if self.first_machine(space) != Some(self.me) {
             return None;
         }
+        let view = self.view.for_space(space);
         let count = |is_in: &dyn Fn(&NodeFacts) -> bool| {
-            let members = self
-                .view
-                .nodes
-                .values()
-                .filter(|facts| facts.weight > 0 && is_in(facts));
+            let members = view.nodes.values().filter(|facts| facts.weight > 0 && is_in(facts));
             members.map(|facts| &facts.domain).collect::<HashSet<_>>().len()
         };
         let is_expected = |facts: &NodeFacts| match facts.presence {
@@ -179,8 +198,13 @@ impl Control {
     }
 
     /// How long an absent member is expected back before data is coded for a pool without it.
-    fn gone_after(&self) -> Duration {
+    pub(crate) fn gone_after(&self) -> Duration {
         self.grace.saturating_mul(GONE_GRACES)
+    }
+
+    /// Whether it has been the same for a day where data of spaces may be.
+    pub(crate) fn is_long_confined(&self, now: Timestamp) -> bool {
+        self.confined_until.is_none_or(|until| now >= until)
     }
 
     /// How long it is until data is coded for a pool without any that are away now, when there are such.
@@ -250,12 +274,19 @@ impl Control {
 
     /// How many spaces with a charter here a person has founded.
     pub(crate) fn founded_by(&self, user: UserId) -> usize {
-        self.access.values().filter(|access| access.owner == Some(user)).count()
+        let owned = self.access.iter().filter(|(_, access)| access.owner == Some(user));
+        owned.filter(|(space, _)| **space != private_space_id(user)).count()
     }
 
-    /// Whether the charter of a space is here.
+    /// Whether a space is this person's own.
+    pub(crate) fn is_owned(&self, space: SpaceId, user: UserId) -> bool {
+        private_space_id(user) == space || self.access.get(&space).is_some_and(|access| access.owner == Some(user))
+    }
+
+    /// Whether a space has a charter: it is here, or it is the private one of somebody whose key was replaced.
     pub(crate) fn is_chartered(&self, space: SpaceId) -> bool {
-        self.access.contains_key(&space)
+        let mut replaced = self.roster.speakers().users();
+        self.access.contains_key(&space) || replaced.any(|user| private_space_id(user) == space)
     }
 
     /// Who reads and writes in a space, as its charter says.
@@ -428,6 +459,7 @@ impl Control {
                     _ => None,
                 },
                 zone: state.and_then(|state| state.zone.clone()),
+                region: state.and_then(|state| state.region.clone()),
                 name: state.and_then(|state| state.name.clone()),
                 capacity: state.map_or(ByteSize(0), |state| state.capacity),
                 used: state.map_or(ByteSize(0), |state| state.used),
@@ -458,6 +490,7 @@ fn cause_name(cause: Cause) -> &'static str {
     match cause {
         Cause::Grace => "grace",
         Cause::NoDomain => "no-domain",
+        Cause::NoRegion => "no-region",
         Cause::TooFewShards => "too-few-shards",
         Cause::Retry => "retry",
         Cause::Settling => "settling",

@@ -3,7 +3,7 @@ use crate::{
     records::{Certificate, Genesis, NodeState, VERSION, sign},
     standing::Outcome,
 };
-use potluck_crypto::SigningKey;
+use potluck_crypto::{SigningKey, UserKeys};
 
 const GRACE: Duration = Duration::from_secs(900);
 
@@ -14,7 +14,7 @@ pub(super) fn key(i: u8) -> SigningKey {
 fn certificate(roster: &Roster, node: u8, seq: u64, active: bool) -> PoolRecord {
     let value = Certificate {
         active,
-        ..Certificate::new(&key(1), roster.pool(), key(node).node_id(), seq)
+        ..Certificate::new(&UserKeys::new(key(1)), roster.pool(), key(node).node_id(), seq)
     };
     PoolRecord::Certificate(sign(&key(1), &value))
 }

@@ -3,17 +3,17 @@
 use crate::{
     control::{Check, Event, ReportSum},
     names,
-    protocol::{PoolReply, PoolRequest, Reported},
+    protocol::{PoolReply, PoolRequest},
     shared::{AskError, Shared},
 };
-use potluck_placement::{View, steward};
+use potluck_placement::{Reported, View, steward};
 use potluck_store::Entry;
 use potluck_types::{NodeId, ShardId};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 /// Shards that one step of a report reads.
-const PAGE: usize = 1024;
+const PAGE: usize = 400;
 /// At most a tenth of the time goes into finding out who looks after what is held here: in a large pool that is much to hash.
 const PAUSE_PER_WORK: u32 = 9;
 const PAUSE_MAX: Duration = Duration::from_secs(600);
@@ -144,6 +144,7 @@ fn page(shared: &Shared, after: Option<ShardId>) -> Option<Page> {
         shard: *shard,
         geometry: entry.geometry,
         shard_len: entry.payload_len,
+        space: Some(entry.space),
     };
     Some(Page {
         shards: entries.iter().map(reported).collect(),

@@ -6,6 +6,7 @@ use crate::{
     shared::Shared,
     twin,
 };
+use potluck_crypto::derive::machine_key;
 use potluck_net::Address;
 use potluck_types::{ByteSize, limits};
 use std::{
@@ -83,7 +84,7 @@ impl Shared {
         let (pool, last) =
             self.with_control(|control| (control.roster.pool(), control.roster.state(self.me()).cloned()));
         let (last_seq, revision) = last.map_or((0, 1), |last| {
-            let is_moved = (last.capacity, &last.zone) != (self.capacity, &self.zone);
+            let is_moved = (last.capacity, &last.zone, &last.region) != (self.capacity, &self.zone, &self.region);
             (last.seq, last.revision + u64::from(is_moved || last.revision == 0))
         });
         NodeState {
@@ -94,12 +95,14 @@ impl Shared {
             capacity: self.capacity,
             used: self.taken(),
             zone: self.zone.clone(),
+            region: self.region.clone(),
             addresses: self.announced_addresses(),
             leaving: self.leaving.load(Ordering::Relaxed),
             software: env!("CARGO_PKG_VERSION").to_owned(),
             name: self.name.clone(),
             revision,
             run: self.twin.run(),
+            recipient: Some(machine_key(&self.node_key).recipient()),
             doubts: self.with_control(|control| control.standings().doubted().take(limits::DOUBTS_MAX).collect()),
         }
     }

@@ -3,7 +3,8 @@
 use super::{Check, Fault, Finding, FsckProgress, Inhabitant};
 use crate::{
     error::HomeError,
-    home::{Home, LOCK, LOST_AND_FOUND, META, META_RESERVE, NODE_KEY, POOL, STORE, USER_KEY},
+    home::{BEING_WRITTEN, Home, LOCK, LOST_AND_FOUND, META, META_RESERVE, NODE_KEY, POOL, STORE, USER_KEY},
+    locked::LOCKED_KEYS,
     spare::Reserve,
 };
 use potluck_types::PoolId;
@@ -13,8 +14,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What a file is called while it is written.
-const BEING_WRITTEN: &str = ".new";
 /// The rights that nobody but the owner should have.
 const OF_OTHERS: u32 = 0o077;
 
@@ -40,7 +39,7 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
                 });
             }
         };
-        if ![POOL, META, NODE_KEY]
+        if ![POOL, META, NODE_KEY, LOCKED_KEYS]
             .iter()
             .any(|name| names.iter().any(|found| found == name))
         {
@@ -62,9 +61,12 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
                 is_made.then_some(()).ok_or_else(|| io::ErrorKind::StorageFull.into())
             });
         }
+        if Home::is_locked(self.path) {
+            return self.locked_keys(home);
+        }
         Ok(Inhabitant {
-            node: self.key(home, NODE_KEY),
-            user: self.key(home, USER_KEY),
+            node: self.key_file(home, NODE_KEY).map(|keys| keys.signing().clone()),
+            user: self.key_file(home, USER_KEY),
         })
     }
 
@@ -78,8 +80,9 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
 
     /// Whether a name in the home is one that belongs there.
     fn name(&mut self, home: &Home, name: &str) {
-        const OURS: [&str; 8] = [
+        const OURS: [&str; 9] = [
             LOCK,
+            LOCKED_KEYS,
             LOST_AND_FOUND,
             META,
             META_RESERVE,
@@ -94,7 +97,8 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
         let path = self.path.to_owned();
         match name.strip_suffix(BEING_WRITTEN) {
             Some(whole) if OURS.contains(&whole) => {
-                let is_needless = home.read_any_key(whole).is_ok() || whole == POOL;
+                // Whole keys that are under a passphrase are there, or others in their place: see below.
+                let is_needless = home.read_any_keys(whole).is_ok() || [POOL, LOCKED_KEYS].contains(&whole);
                 self.found(name, Fault::LeftOver, || match is_needless {
                     true => fs::remove_file(path.join(name)),
                     false => set_aside(&path, name).map(drop),
@@ -114,10 +118,40 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
         }
     }
 
-    fn key(&mut self, home: &Home, name: &str) -> Option<potluck_crypto::SigningKey> {
+    /// Those who live here, where their keys are under a passphrase.
+    fn locked_keys(&mut self, home: &Home) -> Result<Inhabitant, HomeError> {
+        self.permissions(LOCKED_KEYS, 0o600);
+        match home.open_keys(self.options.passphrase.as_ref()) {
+            Ok(()) => {}
+            Err(error @ (HomeError::NeedsPassphrase { .. } | HomeError::WrongPassphrase { .. })) => return Err(error),
+            Err(error) => {
+                let fault = match error {
+                    HomeError::Io { source, .. } => Fault::Unreadable {
+                        reason: source.to_string(),
+                    },
+                    _ => Fault::NotAKey,
+                };
+                self.report.findings.push(Finding::new(LOCKED_KEYS, fault));
+                return Ok(Inhabitant::default());
+            }
+        }
+        for name in [NODE_KEY, USER_KEY] {
+            let path = self.path.join(name);
+            if path.exists() {
+                self.found(name, Fault::Bare, || fs::remove_file(&path));
+            }
+        }
+        let keys = |name| home.unlocked_keys(name);
+        Ok(Inhabitant {
+            node: keys(NODE_KEY).map(|keys| keys.signing().clone()),
+            user: keys(USER_KEY),
+        })
+    }
+
+    fn key_file(&mut self, home: &Home, name: &str) -> Option<potluck_crypto::UserKeys> {
         self.permissions(name, 0o600);
-        let fault = match home.read_any_key(name) {
-            Ok(key) => return Some(key),
+        let fault = match home.read_any_keys(name) {
+            Ok(keys) => return Some(keys),
             Err(HomeError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Fault::Missing,
             Err(HomeError::Io { source, .. }) => Fault::Unreadable {
                 reason: source.to_string(),

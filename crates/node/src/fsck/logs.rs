@@ -2,14 +2,16 @@
 
 use super::{Check, Fault, Finding, FsckProgress};
 use crate::{
+    charters::Charters,
     error::MetaError,
     home::META,
     meta::{Meta, ReadKv, WriteKv},
     retention::Elapsed,
+    roster::Roster,
     spare::{Reserve, Spared},
 };
-use potluck_crypto::{Signed, SigningKey, derive};
-use potluck_spaces::{Append, Charter, Entry, Keys, Kv, KvError, Log, Rows, Table, Tree};
+use potluck_crypto::{Signed, UserKeys, derive};
+use potluck_spaces::{Append, Entry, Keys, Kv, KvError, Log, Rows, Table, Tree};
 use potluck_types::{ByteSize, NodeId, SpaceId, to_canonical};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,7 +24,7 @@ const ENTRIES: usize = 64;
 const ROWS: usize = 1024;
 /// Tables that are the same for the same entries, in whatever order these came. The others remember what came before what it rests on, and who was first, which
 /// another order leaves out or makes another.
-const COMPARED: [Table; 13] = [
+const COMPARED: [Table; 14] = [
     Table::Frontier,
     Table::Registers,
     Table::Conflicts,
@@ -35,6 +37,7 @@ const COMPARED: [Table; 13] = [
     Table::KeptAt,
     Table::KeptUntil,
     Table::Totals,
+    Table::Written,
     Table::Settings,
 ];
 /// The log of a device in a space.
@@ -112,10 +115,15 @@ struct Replay<'r> {
 
 impl<P: FnMut(FsckProgress)> Check<'_, P> {
     /// Checks all logs and tables; `user` is whose names can be read.
-    pub(super) fn logs(&mut self, meta: &Meta, user: Option<&SigningKey>) -> Result<LogDamage, MetaError> {
+    pub(super) fn logs(
+        &mut self,
+        meta: &Meta,
+        roster: Option<&Roster>,
+        user: Option<&UserKeys>,
+    ) -> Result<LogDamage, MetaError> {
         let scratch = scratch()?;
         let kv = meta.read()?;
-        let keys = self.keys(&kv, user)?;
+        let keys = self.keys(&kv, roster, user)?;
         let own = keys
             .iter()
             .filter(|(_, keys)| !keys.is_empty())
@@ -172,22 +180,31 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
     }
 
     /// The keys of this person's spaces, as they follow from theirs and from the charters that are here.
-    fn keys(&mut self, kv: &ReadKv, user: Option<&SigningKey>) -> Result<BTreeMap<SpaceId, Keys>, MetaError> {
+    fn keys(
+        &mut self,
+        kv: &ReadKv,
+        roster: Option<&Roster>,
+        user: Option<&UserKeys>,
+    ) -> Result<BTreeMap<SpaceId, Keys>, MetaError> {
         let mut keys = BTreeMap::new();
         let Some(user) = user else { return Ok(keys) };
-        let recipient = derive::recipient_key(user);
+        let speakers = roster.map(|roster| roster.speakers().clone()).unwrap_or_default();
+        let charters = Charters::among(speakers);
         for space in Table::Charter.spaces(kv).map_err(failed)? {
-            let charter = Charter::load(kv, space).map_err(failed)?;
+            let charter = charters.of(kv, space)?;
             let rows = scan(kv, Table::Charter, space.as_bytes(), None, usize::MAX)?;
             let count = rows.len().saturating_sub(charter.records().count()) as u64;
             if count > 0 {
                 let fault = Fault::Charter { count };
                 self.report.findings.push(Finding::new(place(space, None), fault));
             }
-            keys.insert(space, charter.keys(user.user_id(), &recipient));
+            keys.insert(space, charter.keys(user));
         }
-        let private = Keys::private(derive::private_space_key(user));
-        keys.insert(derive::private_space_id(user.user_id()), private);
+        // What it was sealed under at first follows from the person's key alone, whatever else cannot be read.
+        let private = keys.entry(derive::private_space_id(user.id())).or_default();
+        if private.is_empty() {
+            *private = Keys::private(user.private_space_key());
+        }
         Ok(keys)
     }
 

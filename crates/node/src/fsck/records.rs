@@ -93,11 +93,12 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
         };
         let records = readable_records(meta)?;
         self.report.records = records.len() as u64;
-        match roster_of(&records) {
+        let roster = roster_of(&records);
+        match &roster {
             Some(roster) => {
-                self.membership(&roster, inhabitant);
+                self.membership(roster, inhabitant);
                 damage.pool = Some(roster.pool());
-                damage.rows.extend(unproven(&roster, &records));
+                damage.rows.extend(unproven(roster, &records));
             }
             None => self
                 .report
@@ -114,7 +115,7 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
                 .findings
                 .push(Finding::new(place(table), Fault::Rows { count }));
         }
-        damage.logs = self.logs(meta, inhabitant.user.as_ref())?;
+        damage.logs = self.logs(meta, roster.as_ref(), inhabitant.user.as_ref())?;
         Ok(damage)
     }
 
@@ -122,7 +123,7 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
         let Some(node) = &inhabitant.node else { return };
         let fault = match (roster.user_of(node.node_id()), &inhabitant.user) {
             (None, _) => Fault::NotAMember,
-            (Some(owner), Some(user)) if owner != user.user_id() => Fault::OtherUser,
+            (Some(owner), Some(user)) if owner != user.id() => Fault::OtherUser,
             _ => return,
         };
         self.report.findings.push(Finding::new(place(RowTable::Records), fault));
@@ -172,7 +173,9 @@ fn roster_of(records: &[PoolRecord]) -> Option<Roster> {
         _ => None,
     });
     let mut roster = rosters.next()?;
-    for record in records {
+    let mut in_order: Vec<&PoolRecord> = records.iter().collect();
+    in_order.sort_by_key(|record| record.kind());
+    for record in in_order {
         let _ = roster.merge(record);
     }
     Some(roster)

@@ -12,15 +12,12 @@ use crate::{
         Credential, JoinReply, JoinRequest, PoolReply, PoolRequest, ShardReply, ShardRequest, decode, encode,
         encode_with,
     },
-    records::{Admission, Certificate, Genesis, NodeState, PoolRecord, VERSION, pool_id, sign, user_of},
+    records::{Admission, Certificate, Genesis, NodeState, PoolRecord, VERSION, pool_id, sign},
     roster::Roster,
     world::{Network, SystemStorage, World},
 };
 use bytes::Bytes;
-use potluck_crypto::{
-    Signed, SigningKey, TicketSecret,
-    derive::{private_space_id, recipient_key},
-};
+use potluck_crypto::{Signed, SigningKey, Speakers, TicketSecret, UserKeys, derive::private_space_id};
 use potluck_net::{Endpoint, MemoryNetwork, Message, Protocol, RequestError};
 use potluck_spaces::{Charter, Entry, Log, Share};
 use potluck_types::{
@@ -93,7 +90,8 @@ fn roster() -> Roster {
 }
 
 fn certificate(user: &SigningKey, roster: &Roster, node: NodeId) -> Signed<Certificate> {
-    sign(user, &Certificate::new(user, roster.pool(), node, 1))
+    let keys = UserKeys::new(user.clone());
+    sign(user, &Certificate::new(&keys, roster.pool(), node, 1))
 }
 
 /// See the module.
@@ -126,11 +124,13 @@ impl Server {
                 announce: Vec::new(),
                 capacity: CAPACITY,
                 zone: None,
+                region: None,
                 name: None,
                 mdns: false,
                 grace: Duration::from_secs(3600),
                 retention: Duration::ZERO,
                 mass_change_share: Share::HALF,
+                passphrase: None,
                 world: World {
                     network: Network::Memory(network),
                     ..World::default()
@@ -237,7 +237,7 @@ impl Server {
         let speaker = |certificate: &Signed<Certificate>| {
             let verified = certificate.open().expect("a good signature");
             assert_eq!(verified.value().node, self.stranger.id());
-            user_of(verified.signer())
+            verified.signer().user_id()
         };
         match &asked.credential {
             Credential::Ticket { secret, certificate } => {
@@ -419,8 +419,8 @@ fn founded_by(user: &SigningKey) -> Charter {
             buffer.fill(7);
         }
     }
-    let recipient = recipient_key(user).recipient();
-    Charter::found(user, recipient, Timestamp::from_millis(1), &Sevens).expect("a good key")
+    let keys = UserKeys::new(user.clone());
+    Charter::found(&keys, &Speakers::default(), Timestamp::from_millis(1), &Sevens).expect("a good key")
 }
 
 /// Writes a bit of everything into a database.
@@ -456,6 +456,7 @@ fn invite(meta: &Meta) {
             expires: Timestamp::from_millis(u64::MAX),
             uses_left: u32::MAX,
             mine: *mine,
+            generation: 0,
             used_by: Vec::new(),
         };
         meta.with_invite(secret.hash(), |slot| *slot = Some(invite))
@@ -469,7 +470,7 @@ fn furnish(folder: &Path, keys: &Keys, roster: &Roster) {
     for (name, key) in [("node.key", &keys.node), ("user.key", &keys.user)] {
         let mut options = std::fs::OpenOptions::new();
         let file = options.create_new(true).write(true).mode(0o600).open(folder.join(name));
-        let text = home::key_text(key);
+        let text = home::keys_text(&UserKeys::new(key.clone()));
         file.and_then(|mut file| file.write_all(text.as_bytes()))
             .expect("an empty folder");
     }
@@ -486,7 +487,7 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let pool = roster.pool();
     let with = |mode: u8, bytes: &[u8]| [&[mode], bytes].concat();
     let join = |credential| with(0, &to_canonical(&JoinRequest { pool, credential }));
-    let certificate = Certificate::new(&keys.stranger, pool, keys.stranger.node_id(), 1);
+    let certificate = Certificate::new(&UserKeys::new(keys.stranger.clone()), pool, keys.stranger.node_id(), 1);
     let admission = Admission {
         version: VERSION,
         pool,
@@ -515,6 +516,9 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let charter = founded_by(&keys.other_user);
     let records = charter.records().map(|record| ByteBuf::from(record.to_bytes()));
     let plain = entry.open().expect("its own signature").into_value();
+    // The number before the first, of a space that its author may not write to.
+    let mut zeroth = plain.clone();
+    (zeroth.seq, zeroth.space) = (0, private_space_id(keys.strange_user.user_id()));
     let message = |request: &PoolRequest| with(0, &to_canonical(request));
     let stripes = vec![stripe];
     let header = to_canonical(&ShardRequest::Get(shard));
@@ -585,6 +589,7 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ),
         ("pool", "stranger", with(1, &to_canonical(&PoolRequest::Probe))),
         ("pool", "entry", with(2, &to_canonical(&plain))),
+        ("pool", "zeroth", with(2, &to_canonical(&zeroth))),
         ("pool", "next", with(3, &to_canonical(&plain))),
         ("pool", "certificate", with(4, &to_canonical(&certificate))),
         ("pool", "admission", with(5, &to_canonical(&admission))),

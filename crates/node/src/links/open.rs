@@ -39,6 +39,7 @@ const ATTEMPTS: usize = 3;
 #[derive(Clone)]
 pub struct Linked {
     shared: Arc<Shared>,
+    space: SpaceId,
     content: Arc<LinkContent>,
     files: Arc<BTreeMap<Path, File>>,
 }
@@ -169,7 +170,7 @@ impl Linked {
             }
         };
         let content: Content = from_canonical(&file.content).map_err(TreeError::from)?;
-        Download::of_file(&self.shared, content, path, range)
+        Download::of_file((&self.shared, self.space), content, path, range)
     }
 }
 
@@ -251,7 +252,7 @@ async fn open_now(shared: &Arc<Shared>, link: &Link, password: Option<&str>) -> 
         return Err(LinkError::TooLarge.into());
     }
     let content: Content = from_canonical(&file.content).map_err(|_| LinkError::Damaged)?;
-    let bytes = Download::of_file(shared, content, &Path::root(), None)?
+    let bytes = Download::of_file((shared, space), content, &Path::root(), None)?
         .read_to_end()
         .await?;
     let files = Shared::blocking(move || listing::read(&bytes))
@@ -273,6 +274,7 @@ async fn open_now(shared: &Arc<Shared>, link: &Link, password: Option<&str>) -> 
         until,
     };
     let linked = Linked {
+        space,
         shared: Arc::clone(shared),
         content: Arc::new(content),
         files: Arc::new(files),

@@ -24,6 +24,8 @@ pub(super) struct Facts<'a> {
     pub(super) masses: &'a [MassIn],
     /// Whether a copy of this node runs elsewhere.
     pub(super) is_copied: bool,
+    /// Whether the person's key was replaced on two machines apart.
+    pub(super) has_rivals: bool,
 }
 
 /// One sentence for each thing.
@@ -38,10 +40,14 @@ pub(super) fn advice(facts: &Facts<'_>) -> Vec<String> {
         has_changed,
         masses,
         is_copied,
+        has_rivals,
     } = *facts;
     let mut advice: Vec<String> = masses.iter().map(question).collect();
     if is_copied {
         advice.push("A copy of this node runs on another machine, and is told to stop: give it a home of its own there (`potluck join TICKET --home DIR`).".to_owned());
+    }
+    if has_rivals {
+        advice.push("Your key was replaced twice, by machines that did not know of each other: `potluck device ls` says what each took out, and what to do.".to_owned());
     }
     if is_leaving {
         advice.push("This node is leaving: `potluck leave --cancel` keeps it in the pool.".to_owned());
@@ -70,6 +76,12 @@ pub(super) fn advice(facts: &Facts<'_>) -> Vec<String> {
                 stripes(unusable)
             ),
         });
+    }
+    if health.waiting.contains_key("no-region") {
+        advice.push(
+            "Some data is to be in some regions only, and they have too few machines for it: add one there, or bring one back. `potluck explain` says of which files, `potluck space info` where they may be."
+                .to_owned(),
+        );
     }
     if health.waiting.contains_key("no-domain") {
         let mut remedies = "add a machine, or bring one back".to_owned();

@@ -6,6 +6,7 @@ use crate::{
     charters::{self, Charters},
     claims::Claims,
     control::{Control, Event},
+    devices::{self, Hearing},
     download::PieceCache,
     driver,
     due::Due,
@@ -22,18 +23,19 @@ use crate::{
     shared::Shared,
     space::Opened,
     spaces::{self, Spaces},
+    turns::Turns,
     twin::Twin,
     world::{Network, World},
 };
 use futures::{StreamExt, stream::FuturesUnordered};
-use potluck_crypto::{Kit, KitMember, Signed, SigningKey, Ticket};
+use potluck_crypto::{Kit, KitMember, Signed, SigningKey, Ticket, UserKeys};
 use potluck_net::{Address, Endpoint, Inbox, Listen, Message, NetworkConfig, Protocol};
 use potluck_store::{Options, Store};
 use potluck_types::{NodeId, PoolId, limits};
 use std::{
     path::Path as FilePath,
     str::FromStr,
-    sync::{Arc, Mutex, atomic::AtomicBool},
+    sync::{Arc, Mutex, RwLock, atomic::AtomicBool},
     time::Duration,
 };
 use tokio::sync::{Notify, Semaphore, mpsc};
@@ -99,6 +101,8 @@ impl Parts {
 /// What is on disk of a node, but for its shards.
 async fn open(config: &NodeConfig) -> Result<(Home, SigningKey, Meta), StartError> {
     let home = Home::take_within(&config.home, &*config.world.storage, LOCK_PATIENCE).await?;
+    let passphrase = config.passphrase.clone();
+    let home = Shared::blocking(move || home.unlock(passphrase.as_ref()).map(|()| home)).await?;
     let node_key = home.node_key(&*config.world.entropy)?;
     home.refuse_missing(META)?;
     let meta = Meta::open(&home.disk()).map_err(|error| match error.action {
@@ -116,6 +120,11 @@ fn parsed<T: FromStr>(texts: &[String]) -> Result<Vec<T>, T::Err> {
 }
 
 impl Node {
+    /// Whether the keys of this home are under a passphrase.
+    pub fn is_locked(home: &FilePath) -> bool {
+        Home::is_locked(home)
+    }
+
     /// Whether a pool was made or joined in this home.
     pub fn has_pool(home: &FilePath) -> bool {
         Home::is_of_a_pool(home)
@@ -132,18 +141,18 @@ impl Node {
         let parts = Parts::prepare(&config).await?;
         refuse_occupied(&parts)?;
         let World { clock, entropy, .. } = &config.world;
-        let user_key = parts.home.user_key(&**entropy)?;
+        let user = parts.home.user_keys(&**entropy)?;
         let genesis = Genesis {
             version: VERSION,
             name: pool_name.to_owned(),
             created: clock.now(),
             nonce: entropy.bytes(),
         };
-        let mut roster = Roster::new(sign(&user_key, &genesis))?;
-        roster.merge(&own_certificate(&user_key, roster.pool(), parts.node_key.node_id(), 1))?;
+        let mut roster = Roster::new(sign(user.signing(), &genesis))?;
+        roster.merge(&own_certificate(&user, roster.pool(), parts.node_key.node_id(), 1))?;
         parts.meta.set_records(roster.records())?;
         parts.home.set_pool(roster.pool())?;
-        Self::launch(parts, user_key, roster, config).await
+        Self::launch(parts, user, roster, config).await
     }
 
     /// Starts the node of a home that belongs to a pool.
@@ -160,8 +169,13 @@ impl Node {
             }
             .into());
         }
-        let user_key = parts.home.user_key(&*config.world.entropy)?;
-        Self::launch(parts, user_key, roster, config).await
+        let mut user = parts.home.user_keys(&*config.world.entropy)?;
+        // One that came just before the last run ended.
+        let id = user.id();
+        if devices::follow(&mut user, roster.rotations(id), &parts.node_key) {
+            parts.home.set_user_keys(&user, &*config.world.entropy)?;
+        }
+        Self::launch(parts, user, roster, config).await
     }
 
     /// Joins a pool with a ticket, and starts.
@@ -174,7 +188,7 @@ impl Node {
         let own = if ticket.mine {
             None
         } else {
-            Some(parts.home.user_key(&*config.world.entropy).map_err(StartError::from)?)
+            Some(parts.home.user_keys(&*config.world.entropy).map_err(StartError::from)?)
         };
         let credential = match &own {
             None => Credential::TicketForMine { secret },
@@ -188,19 +202,18 @@ impl Node {
             addresses: ticket.addresses.clone(),
         };
         let asked = ask_to_join(&parts, ticket.pool, &ticket.pool_name, &[inviter], credential).await;
-        let (roster, seed) = asked.map_err(|error| match error {
+        let (roster, seeds) = asked.map_err(|error| match error {
             // The inviter's clock decides, since this one may be wrong; but it explains why nobody is there.
             JoinError::Unreachable { .. } if ticket.is_expired(config.world.clock.now()) => {
                 JoinError::Expired(ticket.expires)
             }
             error => error,
         })?;
-        let user_key = match (own, seed) {
-            (Some(user), _) => user,
-            (None, Some(seed)) => SigningKey::from_seed(&seed),
-            (None, None) => return Err(JoinError::Nonsense("the user key is missing".to_owned())),
-        };
-        Ok(Self::enter(parts, user_key, roster, config).await?)
+        let given = || UserKeys::of(seeds.iter().map(|seed| SigningKey::from_seed(seed)));
+        let user = own
+            .or_else(given)
+            .ok_or_else(|| JoinError::Nonsense("the user key is missing".to_owned()))?;
+        Ok(Self::enter(parts, user, roster, config).await?)
     }
 
     /// Brings a person back on a fresh machine: joins their pool with the key in their recovery kit.
@@ -214,19 +227,14 @@ impl Node {
     }
 
     /// Keeps what joining gave, then starts. The records come last: a home has a pool once they are there.
-    async fn enter(parts: Parts, user_key: SigningKey, roster: Roster, config: NodeConfig) -> Result<Self, StartError> {
-        parts.home.set_user_key(&user_key)?;
+    async fn enter(parts: Parts, user: UserKeys, roster: Roster, config: NodeConfig) -> Result<Self, StartError> {
+        parts.home.set_user_keys(&user, &*config.world.entropy)?;
         parts.meta.set_records(roster.records())?;
         parts.home.set_pool(roster.pool())?;
-        Self::launch(parts, user_key, roster, config).await
+        Self::launch(parts, user, roster, config).await
     }
 
-    async fn launch(
-        parts: Parts,
-        user_key: SigningKey,
-        roster: Roster,
-        config: NodeConfig,
-    ) -> Result<Self, StartError> {
+    async fn launch(parts: Parts, user: UserKeys, roster: Roster, config: NodeConfig) -> Result<Self, StartError> {
         let Parts {
             home,
             meta,
@@ -261,7 +269,8 @@ impl Node {
             let (rebuilt, unreadable) = (recovery.rebuilt, recovery.unreadable);
             tracing::warn!(rebuilt, damaged, missing_packs, %unreadable, "the shard store was repaired as it opened");
         }
-        let spaces = Spaces::of(Opened::private(&user_key));
+        let spaces = Spaces::of(Opened::private(&user));
+        let charters = Charters::among(roster.speakers().clone());
         let (events, events_receiver) = mpsc::unbounded_channel();
         let topic = roster.pool().to_string();
         endpoint.set_members(roster.members());
@@ -271,9 +280,11 @@ impl Node {
         let twin = Twin::begin(started_at);
         let shared = Arc::new(Shared {
             spaces,
-            charters: Charters::default(),
+            charters,
             node_key,
-            user_key,
+            user: user.id(),
+            user_keys: RwLock::new(Arc::new(user)),
+            hearing: Hearing::default(),
             endpoint,
             store,
             meta: Arc::new(meta),
@@ -290,12 +301,14 @@ impl Node {
             watch: Mutex::default(),
             cache: PieceCache::default(),
             suspects: Mutex::default(),
+            fetching: Turns::default(),
             saving: tokio::sync::Mutex::new(()),
             checking: tokio::sync::Mutex::new(()),
             addresses: Mutex::new(addresses),
             announce,
             capacity: config.capacity,
             zone: config.zone,
+            region: config.region,
             name: config.name,
             leaving: AtomicBool::new(false),
             parting: AtomicBool::new(false),
@@ -316,6 +329,11 @@ impl Node {
         });
         spaces::make_current(&shared).await?;
         charters::look_again(&shared)?;
+        let user = shared.user;
+        let is_replaced = shared.with_control(|control| control.roster.generation(user) > 0);
+        if is_replaced && let Err(error) = devices::hear_now(&shared) {
+            tracing::error!(%error, "what follows from a key that was replaced is not all done");
+        }
         if let Err(error) = spaces::refresh(&shared).await {
             tracing::error!(%error, "the catalogue of spaces cannot be read");
         }
@@ -324,24 +342,16 @@ impl Node {
         share::introduce(&shared).await;
         shared.run_event(Event::Damaged(recovery.damaged.len() as u64));
         tokio::spawn(driver::run(Arc::clone(&shared), inbox, events_receiver));
+        if shared.with_control(|control| control.roster.speakers().users().next().is_some()) {
+            // What follows from a key that was replaced may not have been done to its end.
+            devices::hear_soon(&shared);
+        }
         Ok(Self { shared })
     }
 }
 
 fn load_roster(meta: &Meta) -> Result<Option<Roster>, StartError> {
-    let records = meta.records()?;
-    let Some(genesis) = records.iter().find_map(|record| match record {
-        PoolRecord::Genesis(signed) => Some(signed.clone()),
-        _ => None,
-    }) else {
-        return Ok(None);
-    };
-    let mut roster = Roster::new(genesis)?;
-    for record in &records {
-        // Those that others rest on may come later: the roster keeps them aside until then.
-        let _ = roster.merge(record);
-    }
-    Ok(Some(roster))
+    Ok(Roster::of(meta.records()?)?)
 }
 
 fn refuse_occupied(parts: &Parts) -> Result<(), StartError> {
@@ -358,11 +368,11 @@ fn refuse_occupied(parts: &Parts) -> Result<(), StartError> {
     }
 }
 
-fn certificate(user: &SigningKey, pool: PoolId, node: NodeId, seq: u64) -> Signed<Certificate> {
-    sign(user, &Certificate::new(user, pool, node, seq))
+fn certificate(user: &UserKeys, pool: PoolId, node: NodeId, seq: u64) -> Signed<Certificate> {
+    sign(user.signing(), &Certificate::new(user, pool, node, seq))
 }
 
-fn own_certificate(user: &SigningKey, pool: PoolId, node: NodeId, seq: u64) -> PoolRecord {
+fn own_certificate(user: &UserKeys, pool: PoolId, node: NodeId, seq: u64) -> PoolRecord {
     PoolRecord::Certificate(certificate(user, pool, node, seq))
 }
 
@@ -373,7 +383,7 @@ async fn ask_to_join(
     pool_name: &str,
     members: &[KitMember],
     credential: Credential,
-) -> Result<(Roster, Option<Zeroizing<[u8; 32]>>), JoinError> {
+) -> Result<(Roster, Vec<Zeroizing<[u8; 32]>>), JoinError> {
     let request = protocol::encode(&JoinRequest { pool, credential });
     let mut reason = "no member's address is known".to_owned();
     let mut refusal: Option<Refusal> = None;
@@ -381,12 +391,15 @@ async fn ask_to_join(
     let mut asked: FuturesUnordered<_> = others.map(|member| ask_member(parts, member, &request)).collect();
     while let Some(answer) = asked.next().await {
         match answer {
-            Ok(JoinReply::Welcome { records, user_seed }) => {
-                let seed = user_seed
-                    .map(|seed| seed[..].try_into().map(Zeroizing::new))
-                    .transpose();
-                let seed = seed.map_err(|_| JoinError::Nonsense("the user key has another length".to_owned()))?;
-                return Ok((welcome_roster(pool, &records)?, seed));
+            Ok(JoinReply::Welcome {
+                records,
+                user_seed,
+                later_seeds,
+            }) => {
+                let seeds = user_seed.into_iter().chain(later_seeds);
+                let seeds: Result<Vec<_>, _> = seeds.map(|seed| seed[..].try_into().map(Zeroizing::new)).collect();
+                let seeds = seeds.map_err(|_| JoinError::Nonsense("a user key has another length".to_owned()))?;
+                return Ok((welcome_roster(pool, &records)?, seeds));
             }
             Ok(JoinReply::Refused(why)) => refusal = Some(why),
             Ok(JoinReply::Standing(_)) => "it answers what was not asked".clone_into(&mut reason),

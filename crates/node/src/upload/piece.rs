@@ -13,7 +13,7 @@ use bytes::Bytes;
 use potluck_dag::{Piece, Stripe, seal_piece};
 use potluck_placement::{GeometryError, default_survive, survivable};
 use potluck_spaces::{Liveness, Pins, Settings};
-use potluck_types::{Geometry, StripeId, from_canonical};
+use potluck_types::{Geometry, SpaceId, StripeId, from_canonical};
 use std::sync::Arc;
 use tokio::{sync::OwnedSemaphorePermit, task::JoinHandle};
 
@@ -78,12 +78,15 @@ pub(crate) struct Safety {
     wished: Option<u8>,
     /// Whether all machines must be here.
     pub(super) strict: bool,
+    /// Of which space the data is.
+    space: Option<SpaceId>,
 }
 
 impl Safety {
     /// What these options ask for in a space of which this was said.
-    pub(super) fn of(options: PutOptions, settings: Settings) -> Self {
+    pub(super) fn of(space: SpaceId, options: PutOptions, settings: Settings) -> Self {
         Self {
+            space: Some(space),
             asked: options.survive,
             wished: settings.survive,
             strict: options.strict,
@@ -103,7 +106,7 @@ pub(crate) fn geometry_now(shared: &Shared, safety: Safety) -> Result<Geometry, 
         expected,
         eligible,
         here,
-    } = shared.at_hand();
+    } = shared.at_hand(safety.space);
     // What is usual is promised also while some are away, as far as it goes without them; what was asked for, or is to be strict, without a but.
     let usual = safety.wished.unwrap_or_else(|| default_survive(expected));
     let survive = match safety.asked {
@@ -120,12 +123,12 @@ pub(crate) fn geometry_now(shared: &Shared, safety: Safety) -> Result<Geometry, 
 }
 
 /// Refuses to begin what a strict upload would fail at, or survives less than it is to.
-pub(super) fn refuse_degraded(shared: &Shared, safety: Safety) -> Result<(), NodeError> {
+pub(super) fn refuse_degraded(shared: &Shared, space: SpaceId, safety: Safety) -> Result<(), NodeError> {
     let AtHand {
         expected,
         eligible,
         here,
-    } = shared.at_hand();
+    } = shared.at_hand(safety.space);
     let survive = safety.said().unwrap_or_else(|| default_survive(expected));
     let wanted = potluck_placement::geometry(expected, survive)?.n();
     let fits = || Ok::<_, GeometryError>(here >= potluck_placement::geometry(eligible, survive)?.n().into());
@@ -135,7 +138,7 @@ pub(super) fn refuse_degraded(shared: &Shared, safety: Safety) -> Result<(), Nod
     Err(NodeError::Shards(ShardsError::TooFewDomains {
         stored: u8::try_from(here).unwrap_or(u8::MAX),
         wanted,
-        reason: "no other machine is here and has room".to_owned(),
+        reason: shared.nobody_else(space),
     }))
 }
 

@@ -47,6 +47,8 @@ pub(crate) struct Recoding {
     looked: Option<(Domains, Timestamp, Duration)>,
     /// Files that are still to be coded anew.
     pub(crate) left: u64,
+    /// For how many failure domains there are where the space may be, if it may not be everywhere, and since when that is so.
+    confined: Option<(usize, Timestamp)>,
 }
 
 /// A file that is to be coded anew.
@@ -74,6 +76,7 @@ async fn look_now(space: &OpenSpace) -> Duration {
     let Some(domains) = space.with_control(|control| control.settled_domains(now, space.id())) else {
         return LOOK_INTERVAL;
     };
+    let patience = less_safe_in(space, domains, now);
     let looked = space.opened().recoding.lock().expect("never poisoned").looked;
     let left = looked
         .filter(|(seen, ..)| *seen == domains)
@@ -84,36 +87,67 @@ async fn look_now(space: &OpenSpace) -> Duration {
     if space.refuse_when_full().is_err() {
         return RETRY_AFTER;
     }
-    let done = match all(space, domains).await {
+    let done = match all(space, domains, patience.is_zero()).await {
         Ok(done) => done,
         Err(error) => {
             tracing::info!(%error, "older files are not yet coded anew");
-            false
+            Done::Failed
         }
     };
     let ended = space.steady();
-    let pause = if done {
-        AGAIN_AFTER
-    } else {
-        RETRY_AFTER.max(ended.since(now).saturating_mul(RETRY_PER_LOOK))
+    let pause = match done {
+        Done::All => AGAIN_AFTER,
+        Done::ButLessSafe => patience,
+        Done::Failed => RETRY_AFTER.max(ended.since(now).saturating_mul(RETRY_PER_LOOK)),
     };
     let mut recoding = space.opened().recoding.lock().expect("never poisoned");
-    *recoding = Recoding {
-        looked: Some((domains, ended, pause)),
-        left: 0,
-    };
+    (recoding.looked, recoding.left) = (Some((domains, ended, pause)), 0);
     pause
 }
 
-/// Codes everything anew that should be; whether all of it was done.
-async fn all(space: &OpenSpace, domains: Domains) -> Result<bool, NodeError> {
+/// What came of coding anew.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Done {
+    /// All that should be.
+    All,
+    /// All but what would be less safe than it is, and has time.
+    ButLessSafe,
+    /// Not all.
+    Failed,
+}
+
+/// How long nothing is made less safe than it is, since the space may be where there are too few machines for it: who says so by mistake, or has stolen the key to say it, has taken
+/// nothing away by then. As long as an absent machine is waited for.
+fn less_safe_in(space: &OpenSpace, domains: Domains, now: Timestamp) -> Duration {
+    let is_confined = space.regions(space.id()).is_some();
+    let mut recoding = space.opened().recoding.lock().expect("never poisoned");
+    let known = recoding.confined.filter(|(all, _)| *all == domains.all);
+    recoding.confined = is_confined.then(|| known.unwrap_or((domains.all, now)));
+    let since = recoding.confined.map(|(_, since)| since);
+    drop(recoding);
+    let patience = space.with_control(|control| control.gone_after());
+    since.map_or(Duration::ZERO, |since| patience.saturating_sub(now.since(since)))
+}
+
+/// Codes everything anew that should be.
+async fn all(space: &OpenSpace, domains: Domains, may_be_less_safe: bool) -> Result<Done, NodeError> {
     let mut left = 0;
-    let mut search = Search::new(space, domains);
+    let mut search = Search::new(space, domains, may_be_less_safe);
     while search.next().await?.is_some() {
         left += 1;
     }
+    let done = match search.held_back {
+        0 => Done::All,
+        files => {
+            tracing::info!(
+                files,
+                "these would be less safe where the space may be, and stay where they are for now"
+            );
+            Done::ButLessSafe
+        }
+    };
     if left == 0 {
-        return Ok(true);
+        return Ok(done);
     }
     tracing::info!(
         files = left,
@@ -124,10 +158,10 @@ async fn all(space: &OpenSpace, domains: Domains) -> Result<bool, NodeError> {
         strict: true,
         ..PutOptions::default()
     };
-    let safety = Safety::of(options, Settings::default());
+    let safety = Safety::of(space.id(), options, Settings::default());
     let mut upload = Upload::new(space.clone(), options, safety, geometry(domains.here, 0)?);
     let mut failed = false;
-    let mut search = Search::new(space, domains);
+    let mut search = Search::new(space, domains, may_be_less_safe);
     set_left(space, left);
     while let Some(found) = search.next().await? {
         let now = space.steady();
@@ -144,7 +178,7 @@ async fn all(space: &OpenSpace, domains: Domains) -> Result<bool, NodeError> {
         set_left(space, left);
     }
     upload.finish().await?;
-    Ok(!failed)
+    Ok(if failed { Done::Failed } else { done })
 }
 
 fn set_left(space: &OpenSpace, left: u64) {
@@ -155,14 +189,19 @@ fn set_left(space: &OpenSpace, left: u64) {
 struct Search {
     space: OpenSpace,
     domains: Domains,
+    may_be_less_safe: bool,
+    /// Files that would be less safe, and are left alone.
+    held_back: u64,
     files: Files,
 }
 
 impl Search {
-    fn new(space: &OpenSpace, domains: Domains) -> Self {
+    fn new(space: &OpenSpace, domains: Domains, may_be_less_safe: bool) -> Self {
         Self {
             space: space.clone(),
             domains,
+            may_be_less_safe,
+            held_back: 0,
             // With what links show, which no path leads to.
             files: Files::below(space, vec![DirId::ROOT, DirId::LINKS]).and_trash(),
         }
@@ -171,6 +210,10 @@ impl Search {
     async fn next(&mut self) -> Result<Option<Found>, NodeError> {
         while let Some(at) = self.files.next().await? {
             if let Some((manifest, target)) = to_be_recoded(&self.space, &at.file, self.domains).await? {
+                if target.m() < at.file.survives && !self.may_be_less_safe {
+                    self.held_back += 1;
+                    continue;
+                }
                 return Ok(Some(Found { at, manifest, target }));
             }
         }
@@ -198,7 +241,13 @@ async fn to_be_recoded(
                 piece = part.tree.root().clone();
                 break;
             }
-            let node = read_piece(space.shared(), part.tree.root(), 0..part.tree.root().len(), true).await?;
+            let node = read_piece(
+                (space.shared(), space.id()),
+                part.tree.root(),
+                0..part.tree.root().len(),
+                true,
+            )
+            .await?;
             walk.descend(&part, &node).map_err(building)?;
         }
         found = better(&piece, file, domains)?;
@@ -292,7 +341,7 @@ impl Upload {
         while let Some(part) = walk.next() {
             let piece = part.tree.root();
             if part.data_range().is_none() {
-                let node = read_piece(self.space.shared(), piece, 0..piece.len(), true).await?;
+                let node = read_piece((self.space.shared(), self.space.id()), piece, 0..piece.len(), true).await?;
                 walk.descend(&part, &node).map_err(building)?;
                 continue;
             }
@@ -322,7 +371,7 @@ impl Upload {
             let again = known_piece(&space, old.as_bytes())?.filter(|other| other.geometry() == goal);
             if let Some(other) = again
                 && let Some(claim) = claim_live(&space, other.stripe())?
-                && let Some(survives) = stripes::survival(space.shared(), other.stripe(), goal).await
+                && let Some(survives) = stripes::survival(space.shared(), space.id(), other.stripe(), goal).await
             {
                 return Ok(Finished {
                     piece: piece.recoded(other.stripe(), goal),
@@ -330,7 +379,7 @@ impl Upload {
                     became: Became::Found { survives, claim },
                 });
             }
-            let gathered = stripes::gather(space.shared(), old, piece.geometry(), &[]).await?;
+            let gathered = stripes::gather(space.shared(), Some(space.id()), old, piece.geometry(), &[]).await?;
             let coded = Shared::blocking(move || {
                 let descriptor = gathered.shards[0].descriptor().clone();
                 let sealed = stripe::decode(&descriptor, &gathered.shards)?;

@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::{NodeFacts, geometry};
-use potluck_types::Hash;
+use potluck_types::{Hash, Region};
 use proptest::prelude::*;
+use std::sync::Arc;
 
 fn id(i: u8) -> NodeId {
     NodeId::from_bytes([i; 32])
@@ -19,18 +20,14 @@ struct Pool {
 }
 
 const SHARD_LEN: u32 = 1000;
+const SPACE: SpaceId = SpaceId::from_bytes([7; 32]);
 
 impl Pool {
     fn new(nodes: u8, zones: u8, stripes: u32) -> Self {
-        let facts = |i: u8| NodeFacts {
-            domain: Domain::Zone(format!("z{}", i % zones).parse().unwrap()),
-            weight: 1_000,
-            presence: Presence::Live,
-            full: false,
-            doubted: false,
-        };
+        let facts = |i: u8| NodeFacts::new(Domain::Zone(format!("z{}", i % zones).parse().unwrap()), 1_000);
         let view = View {
             nodes: (0..nodes).map(|i| (id(i), facts(i))).collect(),
+            ..View::default()
         };
         let geometry = geometry(zones.into(), crate::default_survive(zones.into())).unwrap();
         let mut pool = Self {
@@ -60,14 +57,17 @@ impl Pool {
 
     fn store(&mut self, node: NodeId, stripe: StripeId, index: u8) {
         self.disks.get_mut(&node).unwrap().insert((stripe, index));
-        self.planner.report(
-            self.now,
-            node,
-            ShardId { stripe, index },
-            self.geometry,
-            SHARD_LEN,
-            false,
-        );
+        let reported = self.reported(stripe, index);
+        self.planner.report(self.now, node, reported, false);
+    }
+
+    fn reported(&self, stripe: StripeId, index: u8) -> Reported {
+        Reported {
+            shard: ShardId { stripe, index },
+            geometry: self.geometry,
+            shard_len: SHARD_LEN,
+            space: Some(SPACE),
+        }
     }
 
     fn set(&mut self, i: u8, presence: Presence) {
@@ -76,6 +76,24 @@ impl Pool {
 
     fn kill(&mut self, i: u8) {
         self.set(i, Presence::Away { since: self.now });
+    }
+
+    /// These nodes stand in one region, where the data of a space is to be from now on.
+    fn confine(&mut self, space: SpaceId, inside: std::ops::Range<u8>) {
+        let region: Region = "eu".parse().unwrap();
+        for i in inside {
+            self.view.nodes.get_mut(&id(i)).unwrap().region = Some(region.clone());
+        }
+        self.view.confined = Arc::new([(space, [region].into())].into());
+    }
+
+    /// Shards on nodes that do not stand there.
+    fn outside(&self, inside: std::ops::Range<u8>) -> usize {
+        let outside = self
+            .disks
+            .iter()
+            .filter(|(node, _)| !inside.clone().any(|i| id(i) == **node));
+        outside.map(|(_, disk)| disk.len()).sum()
     }
 
     fn pass(&mut self, minutes: u64) {
@@ -383,14 +401,10 @@ fn a_stripe_that_is_being_written_is_given_time_until_it_was_whole_once() {
     });
     let stripe = StripeId::from_bytes([7; 32]);
     let order = rank(stripe, &pool.view);
-    let (geometry, n) = (pool.geometry, usize::from(pool.geometry.n()));
+    let n = usize::from(pool.geometry.n());
     let report = |pool: &mut Pool, number: usize| {
-        let shard = ShardId {
-            stripe,
-            index: number as u8,
-        };
-        pool.planner
-            .report(pool.now, order[number], shard, geometry, SHARD_LEN, true);
+        let reported = pool.reported(stripe, number as u8);
+        pool.planner.report(pool.now, order[number], reported, true);
     };
     (0..n - 1).for_each(|number| report(&mut pool, number));
     pool.now = pool.now + quiet;
@@ -407,9 +421,97 @@ fn a_stripe_whose_writing_broke_off_is_mended_in_the_end() {
     let mut pool = Pool::new(4, 4, 0);
     let stripe = StripeId::from_bytes([7; 32]);
     let first = rank(stripe, &pool.view)[0];
-    let shard = ShardId { stripe, index: 0 };
-    let geometry = Geometry::new(1, 2).unwrap();
-    pool.planner.report(pool.now, first, shard, geometry, SHARD_LEN, true);
+    let reported = Reported {
+        geometry: Geometry::new(1, 2).unwrap(),
+        ..pool.reported(stripe, 0)
+    };
+    pool.planner.report(pool.now, first, reported, true);
     pool.pass(1);
     assert!(pool.planner.next(pool.now, &pool.view).is_some());
+}
+
+#[test]
+fn what_may_be_in_one_region_only_is_brought_there_and_stays_there() {
+    let mut pool = Pool::new(12, 12, 60);
+    let inside = 0..pool.geometry.n() + 1;
+    pool.confine(SPACE, inside.clone());
+    assert!(pool.outside(inside.clone()) > 0);
+    pool.run();
+    pool.all_survive(2);
+    assert_eq!(pool.outside(inside.clone()), 0);
+    // One of them is lost: a machine elsewhere would be at hand.
+    pool.kill(0);
+    pool.pass(16);
+    pool.run();
+    pool.all_survive(2);
+    assert_eq!(pool.outside(inside), 0);
+    assert!(
+        pool.planner
+            .stripes()
+            .all(|(_, holders)| holders.count() >= pool.geometry.n().into())
+    );
+}
+
+#[test]
+fn what_a_region_has_no_machines_for_waits_and_is_kept_where_it_is() {
+    let mut pool = Pool::new(6, 6, 60);
+    let (before, inside) = (pool.geometry.n() - 1, 0..3);
+    pool.confine(SPACE, inside.clone());
+    pool.run();
+    pool.all_survive(2);
+    assert_eq!(pool.summary().waiting.keys().collect::<Vec<_>>(), [&Cause::NoRegion]);
+    assert!(pool.outside(inside.clone()) > 0 && before > 3);
+    // What is elsewhere is not mended there.
+    pool.kill(5);
+    pool.pass(16);
+    let copies = pool.outside(inside.clone());
+    pool.run();
+    assert_eq!(pool.outside(inside), copies);
+}
+
+#[test]
+fn one_holder_alone_does_not_say_where_a_stripe_may_be() {
+    let mut pool = Pool::new(6, 6, 1);
+    let other = SpaceId::from_bytes([9; 32]);
+    pool.confine(other, 0..0);
+    let (stripe, holders) = pool
+        .planner
+        .stripes()
+        .map(|(stripe, of)| (stripe, of.collect::<Vec<_>>()))
+        .next()
+        .unwrap();
+    let lie = |pool: &mut Pool, (node, index): (NodeId, u8)| {
+        let reported = Reported {
+            space: Some(other),
+            ..pool.reported(stripe, index)
+        };
+        pool.planner.report(pool.now, node, reported, false);
+    };
+    lie(&mut pool, holders[0]);
+    pool.run();
+    assert_eq!(pool.planner.work(stripe), Some(Work::Nothing));
+    // Nor does it when it was the first to say so.
+    pool.planner.forget(stripe);
+    lie(&mut pool, holders[0]);
+    for (node, index) in &holders[1..] {
+        pool.store(*node, stripe, *index);
+    }
+    pool.run();
+    assert_eq!(pool.planner.work(stripe), Some(Work::Nothing));
+    holders[1..4].iter().for_each(|holder| lie(&mut pool, *holder));
+    pool.run();
+    assert!(matches!(
+        pool.planner.work(stripe),
+        Some(Work::Waiting {
+            cause: Cause::NoRegion,
+            ..
+        })
+    ));
+    // Who has nothing of it any more has no say.
+    for (node, index) in &holders[..3] {
+        pool.planner.retract(*node, stripe, *index);
+        pool.store(*node, stripe, *index);
+    }
+    pool.run();
+    assert_eq!(pool.planner.work(stripe), Some(Work::Nothing));
 }

@@ -1,13 +1,10 @@
 //! What has changed: in a directory which files, in a file which lines.
 
-use super::{get, snapshot};
+use super::{files, get, snapshot};
 use crate::{
     cli,
     complaint::Complaint,
-    local::{
-        client,
-        message::{FileStat, Request, Source},
-    },
+    local::{client, message::Request},
     place::{Place, Spot, escape},
     terminal::{Terminal, count, table},
 };
@@ -67,12 +64,7 @@ pub(super) fn run(home: &Path, wish: &cli::Diff, terminal: Terminal) -> Result<(
 }
 
 fn is_file(home: &Path, place: &Place) -> Result<bool, Complaint> {
-    let request = Request::Stat {
-        from: Source::Space(place.space.clone()),
-        path: place.path.clone(),
-        which: Which::Latest,
-    };
-    match client::call::<FileStat>(home, &request) {
+    match files::stat_of(home, &place.clone().into(), Which::Latest) {
         Ok(stat) => Ok(stat.entry.is_some_and(|entry| entry.kind == Kind::File)),
         // It may have been there.
         Err(complaint) if complaint.kind == crate::complaint::Kind::NotFound => Ok(false),

@@ -201,7 +201,20 @@ fn keys(home: &Path) -> Vec<Check> {
             Ok(_) => ok("keys", name),
         }
     };
-    ["node.key", "user.key"].map(check).into()
+    let bare = ["node.key", "user.key"];
+    if !Node::is_locked(home) {
+        return bare.map(check).into();
+    }
+    let mut checks = vec![check("keys.locked")];
+    let in_the_open = bare.iter().filter(|name| home.join(name).exists());
+    checks.extend(in_the_open.map(|name| {
+        warn(
+            "keys",
+            format!("{} lies there, too, under no passphrase", home.join(name).display()),
+            "the next start removes it: `potluck stop`, then `potluck up --detach`",
+        )
+    }));
+    checks
 }
 
 /// A clock that stands before the newest of our own files was set back, or was wrong then.

@@ -5,7 +5,7 @@ use crate::{
     complaint::Complaint,
     local::{client, message::Request},
     place::Place,
-    terminal::{Terminal, count, table},
+    terminal::{Terminal, count, listed, table},
 };
 use potluck_node::{ExplainOptions, Explanation, MachineShare, NodeStatus, StripeWork};
 use potluck_types::{ByteSize, Clock, SystemClock, Timestamp};
@@ -105,6 +105,23 @@ fn safety(explanation: &Explanation) -> Vec<String> {
             ));
         }
     }
+    if let Some(regions) = &explanation.regions {
+        let listed = listed(regions, "and");
+        let there = match explanation.machines_there {
+            1 => "one machine of the pool stands".to_owned(),
+            machines => format!("{machines} machines of the pool stand"),
+        };
+        sentences.push(match explanation.elsewhere {
+            0 => format!("All of it is in {listed}, where the space is to be kept: {there} there."),
+            elsewhere => format!(
+                "{} elsewhere yet: the space is to be kept in {listed} only, where {there}.",
+                match elsewhere {
+                    1 => "1 shard is".to_owned(),
+                    more => format!("{more} shards are"),
+                }
+            ),
+        });
+    }
     let mut is_quiet = true;
     for (work, number) in &explanation.work {
         let stripes = count(*number, "stripe");
@@ -138,6 +155,10 @@ fn machines(explanation: &Explanation, check: bool, now: Timestamp) -> String {
     if check {
         heading.insert(6, "PROVED NOW".to_owned());
     }
+    let have_regions = explanation.regions.is_some();
+    if have_regions {
+        heading.insert(3, "REGION".to_owned());
+    }
     let mut rows = vec![heading];
     for share in &explanation.machines {
         let mut row = vec![
@@ -158,6 +179,10 @@ fn machines(explanation: &Explanation, check: bool, now: Timestamp) -> String {
         ];
         if check {
             row.insert(6, proved(share));
+        }
+        if have_regions {
+            let region = share.region.as_ref().map_or("-", |region| region.as_str());
+            row.insert(3, region.to_owned());
         }
         rows.push(row);
     }
@@ -228,6 +253,15 @@ fn advice(place: &Place, explanation: &Explanation, check: bool) -> Vec<String> 
     };
     if waits_for("no-domain") {
         advice.push("Add a machine, or room on one (`potluck status` says which are full).".to_owned());
+    }
+    if waits_for("no-region")
+        && let Some(regions) = &explanation.regions
+    {
+        advice.push(format!(
+            "Add a machine of {} (`potluck up --region`), or say where else it may be: `potluck space set {} --region`.",
+            listed(regions, "or"),
+            place.space
+        ));
     }
     let failed: u64 = explanation.machines.iter().map(|share| share.failed).sum();
     if failed > 0 {

@@ -42,6 +42,18 @@ pub(crate) fn pages(
     }
 }
 
+/// Asks what is known of a file or directory.
+pub(super) fn stat_of(home: &Path, place: &Spot, which: Which) -> Result<FileStat, Complaint> {
+    client::call(
+        home,
+        &Request::Stat {
+            from: place.from.clone(),
+            path: place.path.clone(),
+            which,
+        },
+    )
+}
+
 /// `potluck ls`.
 pub(super) fn list(
     home: &Path,
@@ -177,12 +189,7 @@ fn removed(done: RemoveReport, places: &[Place]) -> String {
 /// `potluck mv`. Into a directory that is there or typed as one, as `mv` of files does.
 pub(super) fn rename(home: &Path, from: &Place, to: &Place, terminal: Terminal) -> Result<(), Complaint> {
     trash::same_space(from, to, "moved")?;
-    let stat = Request::Stat {
-        from: Source::Space(to.space.clone()),
-        path: to.path.clone(),
-        which: Which::Latest,
-    };
-    let is_directory = match client::call::<FileStat>(home, &stat) {
+    let is_directory = match stat_of(home, &to.clone().into(), Which::Latest) {
         Ok(stat) => stat.entry.is_none_or(|entry| entry.kind == Kind::Directory),
         Err(complaint) if complaint.kind == ComplaintKind::NotFound => to.is_directory,
         Err(complaint) => return Err(complaint),
@@ -217,14 +224,7 @@ pub(super) fn rename(home: &Path, from: &Place, to: &Place, terminal: Terminal) 
 
 /// `potluck stat`.
 pub(super) fn stat(home: &Path, place: &Spot, terminal: Terminal) -> Result<(), Complaint> {
-    let stat: FileStat = client::call(
-        home,
-        &Request::Stat {
-            from: place.from.clone(),
-            path: place.path.clone(),
-            which: Which::Latest,
-        },
-    )?;
+    let stat = stat_of(home, place, Which::Latest)?;
     terminal.result(&stat, || describe(place, &stat));
     Ok(())
 }
@@ -245,11 +245,14 @@ fn describe(place: &Spot, stat: &FileStat) -> String {
             if entry.executable { "yes" } else { "no" }.to_owned(),
         ));
         rows.push(row("made to survive", count(stat.survives.into(), "lost machine")));
-        let stored = match stat.stripes {
-            0 => "with its name".to_owned(),
-            stripes => format!("in {}", count(stripes, "stripe")),
-        };
-        rows.push(row("stored", stored));
+        // How it is stored is for those who are in its space.
+        if let Source::Space(_) = place.from {
+            let stored = match stat.stripes {
+                0 => "with its name".to_owned(),
+                stripes => format!("in {}", count(stripes, "stripe")),
+            };
+            rows.push(row("stored", stored));
+        }
         if let Some(original) = &entry.copy_of {
             rows.push(row("conflicts with", escape(original.as_str())));
         }

@@ -1,6 +1,8 @@
 //! `potluck fsck`: is what lies in the home sound, and if not, what of it can be put right without the pool?
 
+use super::keys;
 use crate::{
+    cli,
     complaint::{Complaint, Kind},
     daemon,
     fresh::BESIDE,
@@ -12,12 +14,18 @@ use serde_json::{Value, json};
 use std::{path::Path, time::Duration};
 
 /// `potluck fsck`.
-pub(super) fn run(home: &Path, repair: bool, terminal: Terminal) -> Result<(), Complaint> {
+pub(super) fn run(
+    home: &Path,
+    repair: bool,
+    passphrase: &cli::Passphrase,
+    terminal: Terminal,
+) -> Result<(), Complaint> {
     // One that runs is told of at once; one that is about to end is waited for.
     daemon::refuse_running(home)?;
     let options = FsckOptions {
         repair,
         others: BESIDE.map(str::to_owned).into(),
+        passphrase: keys::opener(home, passphrase, terminal)?.map(|passphrase| passphrase.as_str().into()),
     };
     let mut bar = terminal.progress("checking", Some(0));
     let report = fsck(home, &options, |at| {

@@ -15,7 +15,7 @@ use crate::{
     local::{
         client::{self, Receiver, Sender},
         frame::FrameKind,
-        message::{FileStat, GetFile, GetItem, Page, Request},
+        message::{GetFile, GetItem, Page, Request},
     },
     place::{ByteRange, Spot, escape},
     terminal::{Progress, Terminal, count, rate, seconds},
@@ -88,14 +88,7 @@ pub(super) fn run(
     if dest == Some(Path::new("-")) {
         return print(home, place, which, range);
     }
-    let stat: FileStat = client::call(
-        home,
-        &Request::Stat {
-            from: place.from.clone(),
-            path: place.path.clone(),
-            which,
-        },
-    )?;
+    let stat = files::stat_of(home, place, which)?;
     let is_file = stat.entry.as_ref().is_some_and(|entry| entry.kind == Kind::File);
     if range.is_some() && !is_file {
         return Err(Complaint::usage(format!(
@@ -248,14 +241,7 @@ impl Bytes {
 
 /// A file in memory, unless it is longer than that.
 pub(super) fn bytes(home: &Path, place: &Spot, which: Which, max: u64) -> Result<Bytes, Complaint> {
-    let stat: FileStat = client::call(
-        home,
-        &Request::Stat {
-            from: place.from.clone(),
-            path: place.path.clone(),
-            which,
-        },
-    )?;
+    let stat = files::stat_of(home, place, which)?;
     let len = stat.entry.map_or(0, |entry| entry.len);
     if len > max {
         return Ok(Bytes { len, bytes: None });
@@ -326,7 +312,7 @@ impl Parts {
         }
     }
 
-    fn remove_all(&self) {
+    pub(crate) fn remove_all(&self) {
         for part in self.0.lock().iter().flat_map(|parts| parts.iter()) {
             let _ = fs::remove_file(part);
         }
@@ -411,14 +397,7 @@ impl Shared<'_> {
     fn ask_all(&self, home: &Path, sender: &mut Sender, asked: &mpsc::SyncSender<Asked>) -> Result<(), Complaint> {
         let target = self.target;
         let lost = |error: io::Error| client::lost(&error);
-        let stat: FileStat = client::call(
-            home,
-            &Request::Stat {
-                from: target.place.from.clone(),
-                path: target.place.path.clone(),
-                which: target.which,
-            },
-        )?;
+        let stat = files::stat_of(home, &target.place, target.which)?;
         match stat.entry.filter(|entry| entry.kind == Kind::File) {
             Some(entry) => {
                 let len = target

@@ -68,7 +68,7 @@ fn columns(version: &Version) -> Vec<String> {
     ]
 }
 
-fn by(machine: &str, person: Option<&str>) -> String {
+pub(super) fn by(machine: &str, person: Option<&str>) -> String {
     let machine = escape(machine);
     match person {
         Some(person) => format!("{machine} ({})", escape(person)),

@@ -1,4 +1,4 @@
-//! Recovery kits.
+//! Recovery kits, and keys under a passphrase.
 
 use crate::{
     cli::Passphrase,
@@ -9,6 +9,7 @@ use crate::{
     terminal::{Secret, Terminal, count},
 };
 use potluck_crypto::Kit;
+use potluck_node::Node;
 use potluck_types::limits::KIT_BYTES_MAX;
 use std::{
     fs::{self, File, OpenOptions},
@@ -18,7 +19,7 @@ use std::{
 };
 use zeroize::Zeroizing;
 
-/// What opens a recovery kit.
+/// What opens a recovery kit, and the keys of a home.
 const PASSPHRASE: Secret = Secret {
     name: "passphrase",
     variable: "POTLUCK_PASSPHRASE",
@@ -30,6 +31,8 @@ pub(super) const LINK_PASSWORD: Secret = Secret {
     variable: "POTLUCK_LINK_PASSWORD",
     option: "--password-file FILE",
 };
+/// Longer passphrases are refused: nobody has one, and a file that is none may be named by mistake.
+const PASSPHRASE_BYTES_MAX: usize = 1024;
 /// Shorter passphrases are remarked on: a person's own choice of fewer characters is within reach of guessing, scrypt or not.
 const PASSPHRASE_CHARS: usize = 12;
 
@@ -38,15 +41,7 @@ pub(super) fn backup(home: &Path, file: &Path, source: &Passphrase, terminal: Te
     if file.exists() {
         return Err(Complaint::usage(format!("{} is there already", file.display())).hint("name a new file"));
     }
-    let passphrase = passphrase(source, true, terminal)?;
-    if passphrase.is_empty() {
-        return Err(Complaint::usage("the passphrase is empty").hint("five or six random words make a good one"));
-    }
-    if passphrase.chars().count() < PASSPHRASE_CHARS {
-        terminal.note(&format!(
-            "The passphrase has under {PASSPHRASE_CHARS} characters: whoever finds the file may guess it. Five or six random words make a good one."
-        ));
-    }
+    let passphrase = new_passphrase(source, terminal)?;
     let kit: String = client::call(
         home,
         &Request::Backup {
@@ -99,6 +94,66 @@ pub(super) fn open(
     Ok((kit, passphrase))
 }
 
+/// `potluck keys lock`.
+pub(super) fn lock(home: &Path, source: &Passphrase, terminal: Terminal) -> Result<(), Complaint> {
+    let passphrase = new_passphrase(source, terminal)?;
+    client::call::<()>(
+        home,
+        &Request::LockKeys {
+            passphrase: passphrase.to_string(),
+        },
+    )?;
+    terminal.result(&serde_json::json!({ "locked": true }), || {
+        "The keys in this home are under the passphrase: the next `potluck up` asks for it. With no recovery kit and no other machine of yours, nobody can do without it.\n\
+         Names, and the keys to files that this machine knows of, lie in HOME/meta.redb as before: against a thief of the disk, encrypt that, too."
+            .to_owned()
+    });
+    Ok(())
+}
+
+/// `potluck keys unlock`.
+pub(super) fn unlock(home: &Path, terminal: Terminal) -> Result<(), Complaint> {
+    let was_locked: bool = client::call(home, &Request::UnlockKeys)?;
+    terminal.result(&serde_json::json!({ "locked": false }), || {
+        match was_locked {
+            true => "The keys in this home are under no passphrase any more.",
+            false => "The keys in this home were under no passphrase.",
+        }
+        .to_owned()
+    });
+    Ok(())
+}
+
+/// What opens the keys of a home, if they are under a passphrase.
+pub(super) fn opener(
+    home: &Path,
+    source: &Passphrase,
+    terminal: Terminal,
+) -> Result<Option<Zeroizing<String>>, Complaint> {
+    if !Node::is_locked(home) {
+        if source.passphrase_file.is_some() {
+            terminal.note("The keys in this home are under no passphrase: `potluck keys lock` puts them under one, when the node runs.");
+        }
+        return Ok(None);
+    }
+    // Before anybody types it for nothing.
+    daemon::refuse_running(home)?;
+    passphrase(source, false, terminal).map(Some)
+}
+
+fn new_passphrase(source: &Passphrase, terminal: Terminal) -> Result<Zeroizing<String>, Complaint> {
+    let passphrase = passphrase(source, true, terminal)?;
+    if passphrase.is_empty() {
+        return Err(Complaint::usage("the passphrase is empty").hint("five or six random words make a good one"));
+    }
+    if passphrase.chars().count() < PASSPHRASE_CHARS {
+        terminal.note(&format!(
+            "The passphrase has under {PASSPHRASE_CHARS} characters: whoever finds the file may guess it. Five or six random words make a good one."
+        ));
+    }
+    Ok(passphrase)
+}
+
 fn passphrase(source: &Passphrase, is_new: bool, terminal: Terminal) -> Result<Zeroizing<String>, Complaint> {
     secret(PASSPHRASE, source.passphrase_file.as_deref(), is_new, terminal)
 }
@@ -112,7 +167,7 @@ pub(super) fn secret(
     terminal: Terminal,
 ) -> Result<Zeroizing<String>, Complaint> {
     let first_line = |text: &str| Zeroizing::new(text.lines().next().unwrap_or_default().to_owned());
-    match file {
+    let secret = match file {
         Some(file) if file == Path::new("-") => {
             let text = super::read_input(&format!("the {}", what.name))?;
             Ok(first_line(&Zeroizing::new(text)))
@@ -125,5 +180,14 @@ pub(super) fn secret(
             Ok(secret) => Ok(Zeroizing::new(secret)),
             Err(_) => terminal.secret(what, is_new),
         },
+    };
+    let secret = secret?;
+    match secret.len() {
+        0..=PASSPHRASE_BYTES_MAX => Ok(secret),
+        len => Err(Complaint::usage(format!(
+            "a {} has {PASSPHRASE_BYTES_MAX} bytes at most, and this has {len}",
+            what.name
+        ))
+        .hint("is it the right file? Its first line counts")),
     }
 }

@@ -1,9 +1,12 @@
 //! One function a command. Each takes what was typed, and prints what came of it.
 
+mod access;
+mod device;
 mod diff;
 mod doctor;
 mod documents;
 mod explain;
+mod export;
 mod failure;
 pub(crate) mod files;
 mod fsck;
@@ -28,7 +31,7 @@ use crate::{
     demo,
     terminal::Terminal,
 };
-use potluck_node::{RemoveOptions, Settling};
+use potluck_node::{Access, RemoveOptions, Settling};
 use potluck_types::{Clock, SystemClock, Timestamp};
 use std::{
     ffi::OsString,
@@ -40,7 +43,16 @@ use std::{
 pub(crate) fn run(cli: Cli, terminal: Terminal) -> Result<(), Complaint> {
     let home = || home(cli.global.home.clone());
     match cli.command {
-        Command::Up { run, name } => start(&home()?, &run, Entrance::Up(name), &[], None, terminal),
+        Command::Up { run, name, passphrase } => {
+            let home = home()?;
+            let passphrase = keys::opener(&home, &passphrase, terminal)?;
+            let again: &[OsString] = match &passphrase {
+                Some(_) => &["up".into(), "--passphrase-file=-".into()],
+                None => &["up".into()],
+            };
+            let secret = passphrase.as_ref().map(|passphrase| passphrase.as_str());
+            start(&home, &run, Entrance::Up(name), again, secret, terminal)
+        }
         Command::Join { ticket, run } => {
             let ticket = if ticket == "-" {
                 read_input("the ticket")?
@@ -108,6 +120,7 @@ pub(crate) fn run(cli: Cli, terminal: Terminal) -> Result<(), Complaint> {
             }
             get::cat(&home()?, &places, which.resolve(SystemClock.now()), terminal)
         }
+        Command::Device(wish) => device::run(&home()?, wish, terminal),
         Command::Snapshot(wish) => snapshot::run(&home()?, wish, terminal),
         Command::Link(wish) => link::run(&home()?, wish, terminal),
         Command::Rm { places, recursive, now } => {
@@ -136,13 +149,25 @@ pub(crate) fn run(cli: Cli, terminal: Terminal) -> Result<(), Complaint> {
             let when = trash::When { at, since, version };
             trash::restore(&home()?, &place, when, to.as_ref(), terminal)
         }
+        Command::Access { space } => access::log(&home()?, &space, terminal),
+        Command::Verify { space } => access::verify(&home()?, &space, terminal),
+        Command::Export { place, folder } => export::run(&home()?, &place, &folder, terminal),
         Command::Space(wish) => space::run(&home()?, wish, terminal),
         Command::Share {
             space,
             with,
             write,
+            quota,
             expires,
-        } => people::share(&home()?, &space, with, write, expires, terminal),
+        } => {
+            let access = Access {
+                may_write: write,
+                since: None,
+                until: expires.map(|span| SystemClock.now() + span.duration()),
+                quota,
+            };
+            people::share(&home()?, &space, with, access, terminal)
+        }
         Command::Unshare { space, with } => people::unshare(&home()?, &space, with, terminal),
         Command::Accept { offer, called } => people::accept(&home()?, offer, called, terminal),
         Command::Whoami => people::whoami(&home()?, terminal),
@@ -159,6 +184,8 @@ pub(crate) fn run(cli: Cli, terminal: Terminal) -> Result<(), Complaint> {
         Command::Leave { force, .. } => pool::leave(&home()?, force, terminal),
         Command::Forget { node, force } => pool::forget(&home()?, &node, force, terminal),
         Command::Keys(Keys::Backup { file, passphrase }) => keys::backup(&home()?, &file, &passphrase, terminal),
+        Command::Keys(Keys::Lock { passphrase }) => keys::lock(&home()?, &passphrase, terminal),
+        Command::Keys(Keys::Unlock) => keys::unlock(&home()?, terminal),
         Command::Keys(Keys::Restore { file, passphrase, run }) => {
             let (kit, passphrase) = keys::open(&home()?, &file, &passphrase, terminal)?;
             let again = [
@@ -176,7 +203,7 @@ pub(crate) fn run(cli: Cli, terminal: Terminal) -> Result<(), Complaint> {
                 terminal,
             )
         }
-        Command::Fsck { repair } => fsck::run(&home()?, repair, terminal),
+        Command::Fsck { repair, passphrase } => fsck::run(&home()?, repair, &passphrase, terminal),
         Command::Doctor => doctor::run(&home()?, terminal),
         Command::Sweep { abandoned_after } => pool::sweep(&home()?, abandoned_after, terminal),
         Command::Stop => pool::stop(&home()?, terminal),
@@ -211,12 +238,10 @@ fn start(
     terminal: Terminal,
 ) -> Result<(), Complaint> {
     if !run.detach {
-        return daemon::run(home, run, entrance, terminal);
+        let passphrase = secret.filter(|_| matches!(entrance, Entrance::Up(_)));
+        return daemon::run(home, run, entrance, passphrase, terminal);
     }
     let mut arguments: Vec<OsString> = vec!["--home".into(), home.into()];
-    if again.is_empty() {
-        arguments.push("up".into());
-    }
     arguments.extend_from_slice(again);
     if let Entrance::Up(Some(name)) = entrance {
         arguments.extend(["--name".into(), name.into()]);
@@ -231,6 +256,9 @@ fn start(
     }
     if let Some(zone) = &run.zone {
         option("zone", zone.to_string());
+    }
+    if let Some(region) = &run.region {
+        option("region", region.to_string());
     }
     if let Some(machine) = &run.machine {
         option("machine", machine.to_string());

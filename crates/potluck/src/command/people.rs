@@ -5,11 +5,10 @@ use crate::{
     complaint::Complaint,
     local::{client, message::Request},
     place::escape,
-    span::Span,
     terminal::{Terminal, count, table},
 };
 use potluck_node::{Access, Member, Person, SpaceInfo, Status, Unshared};
-use potluck_types::{Clock, SpaceName, SystemClock, UserName};
+use potluck_types::{SpaceName, UserName};
 use serde_json::json;
 use std::path::Path;
 
@@ -76,15 +75,9 @@ pub(super) fn share(
     home: &Path,
     space: &SpaceName,
     with: String,
-    write: bool,
-    expires: Option<Span>,
+    access: Access,
     terminal: Terminal,
 ) -> Result<(), Complaint> {
-    let access = Access {
-        may_write: write,
-        since: None,
-        until: expires.map(|span| SystemClock.now() + span.duration()),
-    };
     let request = Request::Share {
         space: space.clone(),
         with,
@@ -101,8 +94,12 @@ pub(super) fn share(
             .access
             .until
             .map_or(String::new(), |until| format!(" until {}", day(until)));
+        let quota = member
+            .access
+            .quota
+            .map_or(String::new(), |quota| format!(", and put {quota} there at most"));
         format!(
-            "{} ({}) may {may} {space}{until}. They take it with: potluck accept {space}",
+            "{} ({}) may {may} {space}{quota}{until}. They take it with: potluck accept {space}",
             member.person.called(),
             member.person.user.short()
         )
@@ -164,7 +161,11 @@ pub(super) fn members(members: &[Member]) -> String {
             true => format!("{} (you)", member.person.called()),
             false => member.person.called(),
         };
-        vec![format!("  {name}"), may.to_owned(), until]
+        let put = match member.access.quota {
+            Some(quota) => format!("has put {} of {quota}", member.used),
+            None => format!("has put {}", member.used),
+        };
+        vec![format!("  {name}"), may.to_owned(), put, until]
     };
     table(&members.iter().map(row).collect::<Vec<_>>())
 }

@@ -181,21 +181,32 @@ fn stuck(left: u64, health: &HealthInfo) -> Complaint {
         .hint("`potluck leave --force` leaves all the same")
 }
 
+/// So much of the end of an id means a node: less may be a slip of the finger.
+const ID_END_CHARS: usize = 4;
+
+/// The node that a person means by its name, or by its id or the end of it.
+pub(super) fn find<'s>(status: &'s Status, named: &str) -> Result<&'s NodeInfo, Complaint> {
+    let fits = |node: &&NodeInfo| {
+        let is_name = node.name.as_ref().is_some_and(|name| name.as_str() == named);
+        is_name || named.len() >= ID_END_CHARS && node.id.to_string().ends_with(named)
+    };
+    let found: Vec<&NodeInfo> = status.nodes.iter().filter(fits).collect();
+    match found[..] {
+        [node] => Ok(node),
+        _ => {
+            let message = match found.len() {
+                0 => format!("no node of this pool is called `{}`", escape(named)),
+                some => format!("{some} nodes are called `{}`, or end in it", escape(named)),
+            };
+            Err(Complaint::new(Kind::NotFound, message).hint("`potluck status` shows them"))
+        }
+    }
+}
+
 /// `potluck forget`.
 pub(super) fn forget(home: &Path, named: &str, force: bool, terminal: Terminal) -> Result<(), Complaint> {
     let status = status::ask(home)?;
-    let fits = |node: &&NodeInfo| {
-        let is_name = node.name.as_ref().is_some_and(|name| name.as_str() == named);
-        !named.is_empty() && (is_name || node.id.to_string().ends_with(named))
-    };
-    let found: Vec<&NodeInfo> = status.nodes.iter().filter(fits).collect();
-    let [node] = found[..] else {
-        let message = match found.len() {
-            0 => format!("no node of this pool is called `{}`", escape(named)),
-            some => format!("{some} nodes are called `{}`, or end in it", escape(named)),
-        };
-        return Err(Complaint::new(Kind::NotFound, message).hint("`potluck status` shows them"));
-    };
+    let node = find(&status, named)?;
     if node.status == NodeStatus::Here {
         return Err(Complaint::usage("that is this node").hint("`potluck leave` moves its data to the others first"));
     }
@@ -210,7 +221,7 @@ pub(super) fn forget(home: &Path, named: &str, force: bool, terminal: Terminal) 
     }
     let name = node.called();
     terminal.confirm(&format!(
-        "Take {name} out of the pool? What only it holds is lost, and it needs a new ticket to come back."
+        "Take {name} out of the pool? What only it holds is lost, and it needs a new ticket to come back. If somebody else may have it: `potluck device revoke` replaces your key, too."
     ))?;
     client::call::<()>(home, &Request::Forget { node: node.id })?;
     terminal.result(&serde_json::json!({ "forgotten": node.id }), || {

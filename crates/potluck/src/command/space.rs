@@ -2,11 +2,11 @@
 
 use super::{people, trash::day};
 use crate::{
-    cli::Space,
+    cli::{RegionList, Space},
     complaint::Complaint,
     local::{client, message::Request},
     span::Span,
-    terminal::{Terminal, count, table},
+    terminal::{Terminal, count, listed as in_words, table},
 };
 use potluck_node::{Member, RemoveOptions, Setting, SpaceInfo, SpaceOptions, SpaceRemoval};
 use potluck_types::{ByteSize, SpaceName};
@@ -20,10 +20,15 @@ pub(super) fn run(home: &Path, wish: Space, terminal: Terminal) -> Result<(), Co
             name,
             survive,
             keep_versions,
+            quota,
+            region,
         } => {
             let options = SpaceOptions {
                 survive: survive.map_or(Setting::Unchanged, Setting::To),
                 retention: keep_versions.map_or(Setting::Unchanged, |span| Setting::To(span.duration())),
+                quota: quota.map_or(Setting::Unchanged, Setting::To),
+                regions: region.map_or(Setting::Unchanged, |RegionList(regions)| Setting::To(regions)),
+                confirmed: false,
             };
             let info: SpaceInfo = client::call(home, &Request::CreateSpace { name, options })?;
             say(terminal, &info, || {
@@ -37,12 +42,24 @@ pub(super) fn run(home: &Path, wish: Space, terminal: Terminal) -> Result<(), Co
             name,
             survive,
             keep_versions,
+            quota,
+            region,
         } => {
             let options = SpaceOptions {
                 survive: survive.unwrap_or_default(),
                 retention: keep_versions.unwrap_or_default().map(Span::duration),
+                quota: quota.unwrap_or_default(),
+                regions: region.unwrap_or_default().map(|RegionList(regions)| regions),
+                confirmed: false,
             };
-            let info: SpaceInfo = client::call(home, &Request::SetSpace { name, options })?;
+            let info: SpaceInfo = terminal.insist(|confirmed| {
+                let options = SpaceOptions {
+                    confirmed,
+                    ..options.clone()
+                };
+                let name = name.clone();
+                client::call(home, &Request::SetSpace { name, options })
+            })?;
             say(terminal, &info, || {
                 format!("{}: {}.", info.name, held(&info).join("; "))
             });
@@ -87,7 +104,7 @@ pub(super) fn run(home: &Path, wish: Space, terminal: Terminal) -> Result<(), Co
 }
 
 /// What holds in a space.
-fn held(info: &SpaceInfo) -> [String; 2] {
+fn held(info: &SpaceInfo) -> [String; 4] {
     let survive = match info.survive {
         Some(survive) => format!(
             "what is put there is to survive {}",
@@ -103,7 +120,23 @@ fn held(info: &SpaceInfo) -> [String; 2] {
         ),
         None => "what is removed can be brought back for as long as the configuration says".to_owned(),
     };
-    [survive, keep]
+    let quota = match info.quota {
+        Some(quota) => format!("it may hold {quota}, with what is in its trash"),
+        None => "it may hold what the pool has room for".to_owned(),
+    };
+    let regions = match (&info.regions, info.machines_there) {
+        (Some(regions), machines) => format!(
+            "its data is kept in {} only, where {}",
+            in_words(regions, "and"),
+            match machines.unwrap_or_default() {
+                0 => "no machine of the pool stands: nothing can be put".to_owned(),
+                1 => "one machine of the pool stands: it survives no loss of that".to_owned(),
+                machines => format!("{machines} machines of the pool stand"),
+            }
+        ),
+        (None, _) => "its data may be on any machine of the pool".to_owned(),
+    };
+    [survive, keep, quota, regions]
 }
 
 pub(super) fn say(terminal: Terminal, value: &impl Serialize, text: impl FnOnce() -> String) {
@@ -193,10 +226,7 @@ struct InDetail<'a> {
 }
 
 fn described(info: &SpaceInfo, members: &[Member]) -> String {
-    let mut text = format!("{}: {}", info.name, count(info.files, "file"));
-    if let Some(bytes) = info.bytes {
-        text.push_str(&format!(", {}", ByteSize(bytes)));
-    }
+    let mut text = format!("{}: {}, {}", info.name, count(info.files, "file"), ByteSize(info.bytes));
     text.push_str(&format!(
         ".\nIn its trash: {}, {}.\nWhose: {}.",
         count(info.trash.files, "version"),
@@ -206,7 +236,7 @@ fn described(info: &SpaceInfo, members: &[Member]) -> String {
     if let Some(created) = info.created {
         text.push_str(&format!("\nFounded: {created}."));
     }
-    if info.survive.is_some() || info.retention.is_some() {
+    if info.survive.is_some() || info.retention.is_some() || info.quota.is_some() || info.regions.is_some() {
         text.push_str(&format!("\nWhat holds there: {}.", held(info).join("; ")));
     }
     text.push_str(&format!("\nId: {}", info.id));

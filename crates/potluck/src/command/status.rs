@@ -107,7 +107,7 @@ fn audits(status: &Status) -> String {
 fn unreadable(status: &Status) -> String {
     let mut text = format!("Of yours, {} cannot be read:\n", count(status.unreadable_files, "file"));
     let told = status.unreadable_paths.iter().take(UNREADABLE_TOLD);
-    text.extend(told.map(|path| format!("  home:{}\n", escape(&path.to_string()))));
+    text.extend(told.map(|path| format!("  {}\n", escape(&path.to_string()))));
     match status.unreadable_files.saturating_sub(UNREADABLE_TOLD as u64) {
         0 => {}
         more => text.push_str(&format!("  and {more} more (`--json` names up to 100)\n")),
@@ -115,30 +115,41 @@ fn unreadable(status: &Status) -> String {
     text
 }
 
+/// Whether a node is here.
+pub(super) fn state(node: &NodeInfo, now: Timestamp) -> String {
+    match (node.status, node.away_since) {
+        (NodeStatus::Here, _) => "this node".to_owned(),
+        (NodeStatus::Live, _) => "live".to_owned(),
+        (NodeStatus::Leaving, _) => "leaving".to_owned(),
+        (NodeStatus::Doubted, _) => "doubted".to_owned(),
+        (NodeStatus::Away, Some(since)) => format!("away for {}", rough(now.since(since))),
+        (NodeStatus::Away, None) => "away".to_owned(),
+    }
+}
+
 fn nodes(status: &Status, now: Timestamp) -> String {
-    let mut rows = vec![
-        ["NAME", "NODE", "ZONE", "STATE", "USED", "OFFERED", "ADDRESS"]
-            .map(str::to_owned)
-            .to_vec(),
-    ];
+    let mut heading = ["NAME", "NODE", "ZONE", "STATE", "USED", "OFFERED", "ADDRESS"]
+        .map(str::to_owned)
+        .to_vec();
+    let have_regions = status.nodes.iter().any(|node| node.region.is_some());
+    if have_regions {
+        heading.insert(3, "REGION".to_owned());
+    }
+    let mut rows = vec![heading];
     for node in &status.nodes {
-        let state = match (node.status, node.away_since) {
-            (NodeStatus::Here, _) => "this node".to_owned(),
-            (NodeStatus::Live, _) => "live".to_owned(),
-            (NodeStatus::Leaving, _) => "leaving".to_owned(),
-            (NodeStatus::Doubted, _) => "doubted".to_owned(),
-            (NodeStatus::Away, Some(since)) => format!("away for {}", rough(now.since(since))),
-            (NodeStatus::Away, None) => "away".to_owned(),
-        };
-        rows.push(vec![
+        let mut row = vec![
             node.name.as_ref().map_or("-", |name| name.as_str()).to_owned(),
             node.id.short(),
             node.zone.as_ref().map_or("-", |zone| zone.as_str()).to_owned(),
-            state,
+            state(node, now),
             node.used.to_string(),
             node.capacity.to_string(),
             node.addresses.first().map_or("-".to_owned(), |address| escape(address)),
-        ]);
+        ];
+        if have_regions {
+            row.insert(3, node.region.as_ref().map_or("-", |region| region.as_str()).to_owned());
+        }
+        rows.push(row);
     }
     table(&rows)
 }
@@ -249,6 +260,7 @@ pub(super) fn cause_in_words(cause: &str) -> String {
     match cause {
         "grace" => "an absent machine may come back".to_owned(),
         "no-domain" => "no other machine is free to take a shard".to_owned(),
+        "no-region" => "no other machine where the space may be is free to take a shard".to_owned(),
         "too-few-shards" => "too few shards answer".to_owned(),
         "settling" => "not everybody has seen yet what just changed".to_owned(),
         "retry" => "a repair failed, and is tried again".to_owned(),

@@ -6,9 +6,9 @@ use potluck_node::{
     RemoveOptions, RestoreOptions, Settling, SpaceOptions, Which,
 };
 use potluck_spaces::{Name, Path};
-use potluck_types::{ByteSize, NodeId, SpaceName, Timestamp, UserName};
+use potluck_types::{ByteSize, NodeId, SpaceName, Timestamp, UserId, UserName};
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 /// Names in one page of a listing. A name of 255 bytes is six times that in JSON at worst, so a page has
 /// half a MiB at most.
@@ -83,6 +83,16 @@ pub(crate) enum Request {
         path: Path,
         /// From then on.
         since: Timestamp,
+    },
+    /// What changed who can read or write in a space, the latest first. Items: lists of `AccessEvent`. Reply: nothing.
+    AccessLog {
+        /// Which.
+        space: SpaceName,
+    },
+    /// Check the history of a space. Reply: `Verified`.
+    Verify {
+        /// Which.
+        space: SpaceName,
     },
     /// Names of a path and below it whose values conflict. Items: lists of `Conflict`. Reply: nothing.
     Conflicts {
@@ -247,13 +257,6 @@ pub(crate) enum Request {
         /// Its text, or the start of its id.
         link: String,
     },
-    /// What a link shows. Reply: `LinkContent`.
-    LinkContent {
-        /// Its text.
-        link: String,
-        /// Its password.
-        password: Option<String>,
-    },
     /// Found a space. Reply: `SpaceInfo`.
     CreateSpace {
         /// What it is to be called.
@@ -305,6 +308,13 @@ pub(crate) enum Request {
     },
     /// Begin to drain. Reply: nothing.
     Leave,
+    /// Put the keys of the home under a passphrase. Reply: nothing.
+    LockKeys {
+        /// It.
+        passphrase: String,
+    },
+    /// Take them out from under it. Reply: whether they were under one.
+    UnlockKeys,
     /// Drain no more. Reply: nothing.
     Stay,
     /// Reply: `LeaveProgress`.
@@ -315,6 +325,18 @@ pub(crate) enum Request {
     Forget {
         /// Which.
         node: NodeId,
+    },
+    /// Take machines of the same person out of their hands, and replace their key. Reply: `Revoked`.
+    Revoke {
+        /// Which.
+        nodes: BTreeSet<NodeId>,
+        /// All others of theirs, which are given the next key.
+        stays: BTreeSet<NodeId>,
+    },
+    /// Replace two keys that took the place of one by another. Reply: `Reconciled`.
+    Reconcile {
+        /// Which of those that took its place apart; none: the only one.
+        which: Option<UserId>,
     },
     /// End the membership, and the daemon. Reply: nothing.
     Part,

@@ -9,7 +9,6 @@ use super::{
     uploads,
 };
 use crate::complaint::{Complaint, Kind};
-use potluck_crypto::Link;
 use potluck_node::{Entry, Kind as EntryKind, Node, NodeError, PutOptions, Space, Which};
 use potluck_spaces::{Path, TreeError};
 use rustix::net::{RecvFlags, recv};
@@ -184,6 +183,8 @@ async fn answer(request: Request, service: &Service, frames: &mut Frames, replie
     | Request::Stat { .. }
     | Request::Versions { .. }
     | Request::Log { .. }
+    | Request::AccessLog { .. }
+    | Request::Verify { .. }
     | Request::Differences { .. }
     | Request::Conflicts { .. }
     | Request::Settle { .. }
@@ -201,7 +202,6 @@ async fn answer(request: Request, service: &Service, frames: &mut Frames, replie
     | Request::Link { .. }
     | Request::Links { .. }
     | Request::RevokeLink { .. }
-    | Request::LinkContent { .. }
     | Request::CreateSpace { .. }
     | Request::SetSpace { .. }
     | Request::Spaces { .. }
@@ -263,6 +263,13 @@ async fn answer(request: Request, service: &Service, frames: &mut Frames, replie
                 }
             }
         }
+        Request::AccessLog { space } => {
+            for page in node.access_log(&space).await?.chunks(PAGE_ENTRIES_MAX / 16) {
+                replies.json(FrameKind::Item, &page).await?;
+            }
+            replies.reply(&()).await
+        }
+        Request::Verify { space } => replies.reply(&node.verify(&space).await?).await,
         Request::Conflicts { space, path } => {
             let mut conflicts = node.space(&space)?.conflicts(&path);
             loop {
@@ -333,11 +340,6 @@ async fn answer(request: Request, service: &Service, frames: &mut Frames, replie
             replies.reply(&()).await
         }
         Request::RevokeLink { link } => replies.reply(&node.revoke_link(&link).await?).await,
-        Request::LinkContent { link, password } => {
-            let link: Link = link.parse()?;
-            let linked = node.open_link(&link, password.as_deref()).await?;
-            replies.reply(linked.content()).await
-        }
         Request::CreateSpace { name, options } => replies.reply(&node.create_space_with(name, options).await?).await,
         Request::SetSpace { name, options } => replies.reply(&node.set_space(&name, options).await?).await,
         Request::Spaces { removed } => {
@@ -376,12 +378,20 @@ async fn answer(request: Request, service: &Service, frames: &mut Frames, replie
             node.stay();
             replies.reply(&()).await
         }
+        Request::LockKeys { passphrase } => {
+            let passphrase = Zeroizing::new(passphrase);
+            node.lock_keys(passphrase.as_str().into()).await?;
+            replies.reply(&()).await
+        }
+        Request::UnlockKeys => replies.reply(&node.unlock_keys().await?).await,
         Request::LeaveProgress => replies.reply(&node.leave_progress().await?).await,
         Request::Probe => replies.reply(&node.probe().await).await,
         Request::Forget { node: gone } => {
             node.forget(gone).await?;
             replies.reply(&()).await
         }
+        Request::Revoke { nodes, stays } => replies.reply(&node.revoke(&nodes, &stays).await?).await,
+        Request::Reconcile { which } => replies.reply(&node.reconcile(which).await?).await,
         Request::Part => {
             node.part().await?;
             replies.reply(&()).await?;
@@ -426,10 +436,8 @@ async fn make_parent(space: &Space, from: &Path, to: &Path) -> Result<(), NodeEr
 /// why there may be more, if so.
 async fn list(from: &Readable, path: Path, recursive: bool, replies: &mut Replies) -> Result<Option<Complaint>, Ended> {
     let lacking = from.lacking().await.map(|reason| {
-        Complaint::failed(format!(
-            "this machine may not know all names, as it could not write them down: {reason}"
-        ))
-        .hint("make room on its disk; other machines of yours list them all")
+        Complaint::failed(format!("this machine may not know all names: {reason}"))
+            .hint("other machines of yours may list them all; where this one's disk is full, make room on it")
     });
     let stat = from.stat(&path, Which::Latest).await?;
     if let Some(entry) = stat

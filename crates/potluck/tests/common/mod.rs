@@ -192,6 +192,14 @@ impl Node {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
+    /// What it says.
+    #[track_caller]
+    pub fn said(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+        text(&output.stdout)
+    }
+
     /// It fails with this exit code, and says why; gives what it says.
     #[track_caller]
     pub fn fails(&self, arguments: &[&str], code: i32) -> String {

@@ -113,7 +113,7 @@ fn some_time(dice: &mut Dice, mean: Duration) -> Duration {
 /// What went wrong that no lost machine explains.
 pub fn try_pool(trial: Trial, seed: u64) -> Result<Count, String> {
     let (count, panicked) = in_simulated_time(async move {
-        let mut watched = Watched::begin(trial, seed).await?;
+        let mut watched = Box::pin(Watched::begin(trial, seed)).await?;
         watched.watch().await?;
         Ok(watched.count)
     });

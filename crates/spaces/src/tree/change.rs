@@ -2,15 +2,17 @@
 
 use super::{DirId, File, FileId, Value};
 use crate::{Name, OpId, Settings};
-use potluck_types::{CodecError, StripeId, Timestamp, from_canonical, to_canonical};
+use potluck_types::{CodecError, StripeId, Timestamp, from_canonical, limits, to_canonical};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// What is removed is kept for a year at most: a wrong number would fill the pool for ever.
 pub const RETENTION_MAX: Duration = Duration::from_secs(365 * 86_400);
 const RETENTION_MS_MAX: u64 = RETENTION_MAX.as_secs() * 1000;
+/// The version that is written where settings have a quota.
+const VERSION: u8 = 5;
 /// The version that is written where there is a snapshot.
-const VERSION: u8 = 4;
+const VERSION_SNAPSHOTS: u8 = 4;
 /// The version that is written where there are settings: version 2 has no word for them.
 const VERSION_SETTINGS: u8 = 3;
 /// The version of everything else: who knows no later one reads it.
@@ -126,9 +128,51 @@ struct Changes {
     changes: Vec<Change>,
 }
 
-pub(super) fn encode(changes: &[Change]) -> Vec<u8> {
+/// Compressed changes begin so, and no others do: the magic number of a Zstandard frame (RFC 8878, section 3.1.1).
+const ZSTANDARD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+/// Level 1 is a few times as fast as the signature of the entry, and level 3 saves but a few percent more.
+const LEVEL: i32 = 1;
+/// Shorter changes hardly shrink.
+const COMPRESSED_FROM: usize = 512;
+
+/// Changes as they are sealed: compressed where that is shorter. Those of one command have much in common.
+pub(super) fn pack(changes: &[Change]) -> Vec<u8> {
+    let plain = encode(changes);
+    if plain.len() < COMPRESSED_FROM {
+        return plain;
+    }
+    match zstd::bulk::compress(&plain, LEVEL) {
+        Ok(compressed) if compressed.len() < plain.len() => compressed,
+        _ => plain,
+    }
+}
+
+/// How long changes are that were packed, when they are unpacked; none, when that is more than an entry may say.
+pub(super) fn unpacked_len(packed: &[u8]) -> Option<usize> {
+    let len = match packed.starts_with(&ZSTANDARD) {
+        true => usize::try_from(zstd::zstd_safe::get_frame_content_size(packed).ok()??).ok()?,
+        false => packed.len(),
+    };
+    (len <= limits::ENTRY_BYTES_MAX).then_some(len)
+}
+
+/// Reads what was packed.
+pub(super) fn unpack(packed: &[u8]) -> Result<Vec<Change>, CodecError> {
+    let malformed = || CodecError::Malformed {
+        len: packed.len(),
+        reason: "changes that do not unpack".to_owned(),
+    };
+    let len = unpacked_len(packed).ok_or_else(malformed)?;
+    if !packed.starts_with(&ZSTANDARD) {
+        return decode(packed);
+    }
+    decode(&zstd::bulk::decompress(packed, len).map_err(|_| malformed())?)
+}
+
+fn encode(changes: &[Change]) -> Vec<u8> {
     let needs = |change: &Change| match change {
-        Change::Snapshot { .. } => VERSION,
+        Change::Settings(settings) if settings.quota.is_some() => VERSION,
+        Change::Snapshot { .. } => VERSION_SNAPSHOTS,
         Change::Settings(_) => VERSION_SETTINGS,
         Change::Set { .. } | Change::Uses { .. } | Change::Recode { .. } | Change::Accept { .. } => VERSION_BEFORE,
     };
@@ -139,7 +183,7 @@ pub(super) fn encode(changes: &[Change]) -> Vec<u8> {
 }
 
 /// Reads the changes of this version and of those before.
-pub(super) fn decode(plain: &[u8]) -> Result<Vec<Change>, CodecError> {
+fn decode(plain: &[u8]) -> Result<Vec<Change>, CodecError> {
     if plain.first().is_some_and(|first| first >> 5 == LIST) {
         let changes: Vec<version_1::Change> = from_canonical(plain)?;
         return Ok(changes.into_iter().map(Change::from).collect());
@@ -234,12 +278,48 @@ mod tests {
         // Who knows no later version reads what has nothing of one.
         let version = |bytes: &[u8]| from_canonical::<Changes>(bytes).unwrap().version;
         assert_eq!(version(&encoded), 2);
-        let settings = [Change::Settings(Settings {
-            survive: Some(2),
-            keep_ms: None,
-        })];
-        assert_eq!(version(&encode(&settings)), 3);
-        assert_eq!(decode(&encode(&settings)).unwrap(), settings);
+        for (quota, expected) in [(None, 3), (Some(1 << 40), 5)] {
+            let settings = [Change::Settings(Settings {
+                survive: Some(2),
+                keep_ms: None,
+                quota,
+            })];
+            assert_eq!(version(&encode(&settings)), expected);
+            assert_eq!(decode(&encode(&settings)).unwrap(), settings);
+        }
+    }
+
+    #[test]
+    fn many_changes_are_packed_and_come_back_and_no_more_is_unpacked_than_an_entry_may_say() {
+        let many = |count: u32| -> Vec<Change> {
+            let named = |i: u32| Change::Set {
+                parent: DirId::ROOT,
+                name: format!("name-{i}").try_into().unwrap(),
+                value: None,
+                replaces: Vec::new(),
+                fate: Fate::Kept(7),
+            };
+            (0..count).map(named).collect()
+        };
+        let (plain, packed) = (encode(&many(200)), pack(&many(200)));
+        assert!(
+            packed.starts_with(&ZSTANDARD) && packed.len() * 5 < plain.len(),
+            "{} of {}",
+            packed.len(),
+            plain.len()
+        );
+        assert_eq!(unpacked_len(&packed), Some(plain.len()));
+        assert_eq!(unpack(&packed).unwrap(), many(200));
+        assert_eq!(unpack(&pack(&many(1))).unwrap(), many(1));
+        assert_eq!(unpack(&plain).unwrap(), many(200), "as versions before wrote it");
+        // Cut off, with something behind, and more than is allowed.
+        assert!(unpack(&packed[..packed.len() - 1]).is_err());
+        assert!(unpack(&ZSTANDARD).is_err() && unpacked_len(&ZSTANDARD).is_none());
+        let bomb = zstd::bulk::compress(&vec![0; limits::ENTRY_BYTES_MAX + 1], LEVEL).unwrap();
+        assert!(bomb.len() < 100 && unpack(&bomb).is_err());
+        // One that says less than it holds.
+        let stream = zstd::stream::encode_all(&vec![0u8; 10 << 20][..], LEVEL).unwrap();
+        assert!(unpack(&stream).is_err());
     }
 
     /// What the version before wrote for a removal: `[{"Set": {"name": "a", "value": null, "parent": 0…, "replaces": []}}]`.

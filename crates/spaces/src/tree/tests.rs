@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     Append, AppendError, Body, Branch, Charter, Entry, Kept, Liveness, Log, MemoryKv, Pins, Totals, Trash, View,
 };
-use potluck_crypto::{Signed, SigningKey};
+use potluck_crypto::{Signed, SigningKey, Speakers, UserKeys};
 use potluck_types::{SystemEntropy, Timestamp};
 use proptest::prelude::*;
 
@@ -471,6 +471,18 @@ fn logs_refuse_gaps_forks_and_forgeries() {
     ));
     b.take(&one).unwrap();
     assert_eq!(b.take(&one).unwrap(), Append::Known);
+    // Logs begin with 1: nothing before it is known.
+    let mut zeroth = one.open().unwrap().into_value();
+    zeroth.seq = 0;
+    let zeroth = Signed::sign(&a.key, &zeroth).unwrap();
+    assert!(matches!(
+        b.take(&zeroth),
+        Err(AppendError::Gap {
+            expected: 2,
+            found: 0,
+            ..
+        })
+    ));
     let mut copied = Device::new(1);
     let other = copied.set("/x", Some(9));
     assert!(matches!(b.take(&other), Err(AppendError::Fork { seq: 1, .. })));
@@ -625,11 +637,11 @@ fn again(value: &Value) -> Value {
 
 #[test]
 fn what_its_author_sealed_wrongly_keeps_nobody_from_the_rest() {
-    let (user, now) = (SigningKey::from_seed(&[1; 32]), Timestamp::from_millis(1));
-    let recipient = potluck_crypto::derive::recipient_key(&user);
-    let charter = Charter::found(&user, recipient.recipient(), now, &SystemEntropy).unwrap();
+    let user = UserKeys::new(SigningKey::from_seed(&[1; 32]));
+    let now = Timestamp::from_millis(1);
+    let charter = Charter::found(&user, &Speakers::default(), now, &SystemEntropy).unwrap();
     let (space, epoch) = (charter.space(), charter.current());
-    let keys = charter.keys(user.user_id(), &recipient);
+    let keys = charter.keys(&user);
     let (mut writer, mut reader) = (MemoryKv::default(), MemoryKv::default());
     let change = Change::Accept {
         until: Timestamp::from_millis(7),
@@ -641,7 +653,7 @@ fn what_its_author_sealed_wrongly_keeps_nobody_from_the_rest() {
             epoch,
             ..Body::default()
         };
-        let signed = Log::of(space).next_entry(&writer, &user, now, body).unwrap();
+        let signed = Log::of(space).next_entry(&writer, user.signing(), now, body).unwrap();
         for kv in [&mut writer, &mut reader] {
             let (_, entry, device) = Log::of(space).append(kv, &signed).unwrap();
             Tree::of(space).apply(kv, &keys, device, &entry).unwrap();
@@ -657,6 +669,7 @@ fn of_two_settings_that_were_said_apart_the_later_holds() {
         let settings = Settings {
             survive,
             keep_ms: Some(1),
+            quota: None,
         };
         device.write(&[Change::Settings(settings)], Vec::new(), Vec::new());
     };
@@ -984,6 +997,22 @@ proptest! {
         let totals = Trash::of(SPACE).totals(&devices[0].kv).unwrap();
         let versions: usize = devices[0].files().iter().map(|(_, contents)| contents.len()).sum();
         prop_assert_eq!((totals.files >= versions as u64, totals.kept), (true, devices[0].trash().len() as u64));
+        let mut of_devices = std::collections::BTreeMap::<NodeId, u64>::new();
+        let mut count = |head: &Head| {
+            if let Value::File(file) = &head.value {
+                *of_devices.entry(head.op.device).or_default() += file.len;
+            }
+        };
+        let tree = Tree::of(SPACE);
+        for (key, row) in devices[0].kv.scan(Table::Registers, SPACE.as_bytes(), None, usize::MAX).unwrap() {
+            assert!(key.len() > 48);
+            from_canonical::<Vec<Head>>(&row).unwrap().iter().for_each(&mut count);
+        }
+        for (_, row) in devices[0].kv.scan(Table::Kept, SPACE.as_bytes(), None, usize::MAX).unwrap() {
+            count(&from_canonical::<Kept>(&row).unwrap().head);
+        }
+        of_devices.retain(|_, bytes| *bytes > 0);
+        prop_assert_eq!(tree.trash().written(&devices[0].kv).unwrap(), of_devices);
     }
 
     /// Four devices put files into directories, move these, and remove them, apart: in the end each directory is in one place, and each file in one.

@@ -1,16 +1,14 @@
 //! Pools of whole nodes in this process, over real connections on loopback.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-#![allow(dead_code, reason = "each test program uses its own part")]
-#![allow(unreachable_pub, reason = "a module of test programs")]
+#![allow(unreachable_pub, reason = "a module of a test program")]
 
 use potluck_crypto::SigningKey;
 use potluck_net::Endpoint;
 use potluck_node::{
     Access, FileMeta, HealthInfo, InviteOptions, Node, NodeConfig, NodeError, PutOptions, PutReport, RemoveOptions,
-    Share, Space, World,
+    Revoked, Share, Space, World,
 };
-use potluck_types::{ByteSize, SpaceName, Timestamp};
+use potluck_types::{ByteSize, NodeId, SpaceName, Timestamp};
 use std::{future::Future, time::Duration};
 use tempfile::TempDir;
 
@@ -67,12 +65,14 @@ pub fn config(home: &TempDir, grace: Duration) -> NodeConfig {
         announce: Vec::new(),
         capacity: ByteSize(2_000_000_000),
         zone: None,
+        region: None,
         name: None,
         mdns: false,
         grace,
         world: World::default(),
         retention: RETENTION,
         mass_change_share: Share::HALF,
+        passphrase: None,
     }
 }
 
@@ -133,6 +133,11 @@ impl Pool {
     }
 
     pub async fn add(&mut self) {
+        self.add_in(None).await;
+    }
+
+    /// One more machine of the same person, which says that it stands there.
+    pub async fn add_in(&mut self, region: Option<&str>) {
         let options = InviteOptions {
             uses: 1,
             expires: Duration::from_secs(3600),
@@ -140,7 +145,11 @@ impl Pool {
         };
         let ticket = self.node(0).invite(options).await.unwrap().ticket;
         let home = tempfile::tempdir().unwrap();
-        let node = Node::join(self.config(&home), &ticket).await.unwrap();
+        let config = NodeConfig {
+            region: region.map(|region| region.parse().unwrap()),
+            ..self.config(&home)
+        };
+        let node = Node::join(config, &ticket).await.unwrap();
         self.members.push(Member { node: Some(node), home });
     }
 
@@ -206,6 +215,11 @@ impl Pool {
 
     /// Another person joins, with a machine of theirs.
     pub async fn guest(&self) -> (Node, TempDir) {
+        self.guest_in(None).await
+    }
+
+    /// The same, with one that says that it stands there.
+    pub async fn guest_in(&self, region: Option<&str>) -> (Node, TempDir) {
         let options = InviteOptions {
             uses: 1,
             expires: Duration::from_secs(60),
@@ -213,8 +227,11 @@ impl Pool {
         };
         let ticket = self.node(0).invite(options).await.unwrap().ticket;
         let home = tempfile::tempdir().unwrap();
-        let node = Node::join(config(&home, self.grace), &ticket).await.unwrap();
-        (node, home)
+        let config = NodeConfig {
+            region: region.map(|region| region.parse().unwrap()),
+            ..config(&home, self.grace)
+        };
+        (Node::join(config, &ticket).await.unwrap(), home)
     }
 
     pub async fn put(&self, i: usize, path: &str, content: &[u8]) -> PutReport {
@@ -325,11 +342,20 @@ pub async fn put_into(space: &Space, path: &str, content: &[u8]) -> Result<PutRe
     upload.finish().await
 }
 
+/// Takes machines out of a person's hands; all others of theirs stay.
+pub async fn revoke(node: &Node, gone: &[NodeId]) -> Result<Revoked, NodeError> {
+    let status = node.status().await.unwrap();
+    let mine = status.nodes.iter().filter(|info| info.user == status.identity.user);
+    let stays = mine.map(|info| info.id).filter(|id| !gone.contains(id)).collect();
+    node.revoke(&gone.iter().copied().collect(), &stays).await
+}
+
 /// What a person may do who is let in to read.
 pub const READ: Access = Access {
     may_write: false,
     since: None,
     until: None,
+    quota: None,
 };
 /// And to write.
 pub const WRITE: Access = Access {

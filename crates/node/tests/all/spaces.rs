@@ -1,11 +1,8 @@
 //! Spaces beside the private one: founded, named, removed and brought back, on all machines of a person and on nobody else's.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod common;
-
-use common::{Pool, bytes, config, eventually, name, put_into, read, read_when_named, sees};
-use potluck_node::{Node, NodeError, RemoveOptions, Setting, Space, SpaceInfo, SpaceOptions};
+use crate::common::{Pool, WRITE, bytes, config, eventually, name, put_into, read, read_when_named, sees};
+use potluck_node::{Node, NodeError, Path, RemoveOptions, RestoreOptions, Setting, Space, SpaceInfo, SpaceOptions};
+use potluck_types::ByteSize;
 use std::time::Duration;
 
 const GRACE: Duration = Duration::from_secs(3600);
@@ -83,9 +80,19 @@ async fn a_space_is_on_all_machines_of_its_person_and_outlasts_them() {
 async fn what_is_said_of_a_space_holds_on_all_machines() {
     const DAY: Duration = Duration::from_secs(86_400);
     let pool = Pool::of(3, GRACE).await;
-    let options = |survive, retention| SpaceOptions { survive, retention };
+    let options = |survive, retention| SpaceOptions {
+        regions: Setting::Unchanged,
+        confirmed: false,
+        survive,
+        retention,
+        quota: Setting::Unchanged,
+    };
     let wished = options(Setting::To(9), Setting::To(2 * DAY));
-    let founded = pool.node(0).create_space_with(name("photos"), wished).await.unwrap();
+    let founded = pool
+        .node(0)
+        .create_space_with(name("photos"), wished.clone())
+        .await
+        .unwrap();
     assert_eq!((founded.survive, founded.retention), (Some(9), Some(2 * DAY)));
     let space = arrived(pool.node(1), "photos").await;
     eventually("the other machine knows what holds", || async {
@@ -128,7 +135,7 @@ async fn what_is_said_of_a_space_holds_on_all_machines() {
         options(Setting::To(20), Setting::Unchanged),
         options(Setting::Unchanged, Setting::To(366 * DAY)),
     ] {
-        assert!(is_refused(pool.node(0).set_space(&name("photos"), wrong).await));
+        assert!(is_refused(pool.node(0).set_space(&name("photos"), wrong.clone()).await));
         assert!(is_refused(pool.node(0).create_space_with(name("other"), wrong).await));
     }
     assert!(info(pool.node(0), "other").await.is_none());
@@ -300,4 +307,82 @@ async fn others_keep_a_space_without_seeing_it_and_a_recovery_kit_brings_it_back
         friend.stop().await;
     }
     back.stop().await;
+}
+
+/// A space holds what its owner says, for whoever writes to it; what makes it less is always taken.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_space_holds_no_more_than_its_owner_says() {
+    let pool = Pool::of(2, GRACE).await;
+    let (bob, _home) = pool.guest().await;
+    sees(&bob, 3).await;
+    bob.call_me("bob".parse().unwrap()).await;
+    let anna = pool.node(0);
+    eventually("they hear of Bob", || async {
+        anna.people().iter().any(|person| person.name.is_some())
+    })
+    .await;
+    let (shared, at) = (name("shared"), |text: &str| text.parse::<Path>().unwrap());
+    let options = |quota| SpaceOptions {
+        quota: Setting::To(ByteSize(quota)),
+        ..SpaceOptions::default()
+    };
+    anna.create_space_with(shared.clone(), options(3_000_000))
+        .await
+        .unwrap();
+    anna.share(&shared, "bob", WRITE).await.unwrap();
+    let annas = anna.space(&shared).unwrap();
+    put_into(&annas, "/one", &bytes(1, 1_000_000)).await.unwrap();
+    eventually("it is offered", || async { !bob.offers().await.unwrap().is_empty() }).await;
+    bob.accept("shared", None).await.unwrap();
+    let bobs = bob.space(&shared).unwrap();
+    eventually("he sees it", || async { bobs.stat(&at("/one")).await.is_ok() }).await;
+    // One that is too large is given up on the way, and many that are small together.
+    let info = || async { anna.space_info(&shared).await.unwrap() };
+    for space in [&annas, &bobs] {
+        let large = put_into(space, "/large", &bytes(2, 2_500_000)).await;
+        assert!(
+            matches!(&large, Err(NodeError::OverQuota { quota, used, .. }) if (quota.0, used.0) == (3_000_000, 1_000_000)),
+            "{large:?}"
+        );
+        assert!(space.stat(&at("/large")).await.is_err());
+    }
+    put_into(&bobs, "/two", &bytes(3, 1_500_000)).await.unwrap();
+    assert_eq!(read_when_named(&annas, "/two").await.len(), 1_500_000);
+    assert_eq!(
+        (info().await.bytes, info().await.quota),
+        (2_500_000, Some(ByteSize(3_000_000)))
+    );
+    let small = put_into(&annas, "/small", &bytes(4, 600_000)).await;
+    assert!(matches!(small, Err(NodeError::OverQuota { .. })), "{small:?}");
+    // What is removed counts while it can be brought back, and removing works.
+    let gently = RemoveOptions::default();
+    annas.remove(&at("/one"), gently).await.unwrap();
+    assert_eq!((info().await.bytes, info().await.trash.bytes), (1_500_000, 1_000_000));
+    let small = put_into(&annas, "/small", &bytes(4, 600_000)).await;
+    assert!(matches!(small, Err(NodeError::OverQuota { kept, .. }) if kept.0 == 1_000_000));
+    annas.bring_back(&at("/one"), RestoreOptions::default()).await.unwrap();
+    annas
+        .remove(&at("/one"), RemoveOptions { now: true, ..gently })
+        .await
+        .unwrap();
+    put_into(&annas, "/small", &bytes(4, 600_000)).await.unwrap();
+    // Less than there is: removing works, and nothing is added.
+    anna.set_space(&shared, options(1_000)).await.unwrap();
+    eventually("he hears of it", || async {
+        bob.space_info(&shared).await.unwrap().quota == Some(ByteSize(1_000))
+    })
+    .await;
+    let more = put_into(&bobs, "/more", b"more").await;
+    assert!(matches!(more, Err(NodeError::OverQuota { .. })), "{more:?}");
+    bobs.remove(&at("/two"), RemoveOptions { now: true, ..gently })
+        .await
+        .unwrap();
+    bobs.rename(&at("/small"), &at("/renamed")).await.unwrap();
+    // As much as one likes again.
+    let usual = SpaceOptions {
+        quota: Setting::Usual,
+        ..SpaceOptions::default()
+    };
+    assert_eq!(anna.set_space(&shared, usual).await.unwrap().quota, None);
+    put_into(&annas, "/large", &bytes(2, 2_500_000)).await.unwrap();
 }

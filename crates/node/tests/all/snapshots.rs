@@ -1,10 +1,6 @@
 //! Snapshots: what was there at a moment can be brought back, whatever became of it.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod common;
-
-use common::{Pool, bytes, eventually, put_into, read};
+use crate::common::{Pool, bytes, eventually, put_into, read};
 use potluck_node::{Node, NodeError, RemoveOptions, Space};
 use potluck_spaces::{Name, Path};
 use std::{collections::BTreeMap, time::Duration};
@@ -234,7 +230,7 @@ async fn whatever_is_done_after_a_snapshot_it_brings_all_of_it_back() {
     let node = pool.node(0);
     for seed in 0..30 {
         let (mut random, mut now) = (Random(seed), BTreeMap::new());
-        let space_name = common::name(&format!("s{seed}"));
+        let space_name = crate::common::name(&format!("s{seed}"));
         node.create_space(space_name.clone()).await.unwrap();
         let space = node.space(&space_name).unwrap();
         let mut taken = Vec::new();

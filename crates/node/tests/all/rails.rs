@@ -1,10 +1,6 @@
 //! What keeps people from losing more than they meant to: whole nodes over real connections on loopback.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod common;
-
-use common::{Pool, bytes, eventually, put, remove_now, within};
+use crate::common::{Pool, bytes, eventually, put, remove_now, within};
 use potluck_node::{FileMeta, Node, NodeError, PutOptions, RemoveOptions, RestoreOptions, RestoreReport, Trashed};
 use potluck_types::{Clock, SystemClock, Timestamp};
 use std::{fs, path::Path as FilePath, time::Duration};

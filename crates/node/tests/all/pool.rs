@@ -1,10 +1,6 @@
 //! Whole nodes in one process, over real connections on loopback: what a pool promises, as scripts.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod common;
-
-use common::{Member, Pool, bytes, config, eventually, put, remove_now, sees, within};
+use crate::common::{Member, Pool, bytes, config, eventually, put, remove_now, sees, within};
 use potluck_node::{
     FileMeta, HomeError, InviteOptions, JoinError, Node, NodeError, PutOptions, Refusal, ShardsError, StartError,
 };

@@ -1,21 +1,17 @@
 //! Spaces of several people: who is let in reads and writes what they may, who is taken out nothing that comes after.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod common;
-
-use common::{
+use crate::common::{
     Pool, READ, WRITE, bytes, config, eventually, listens_at, name, put_into, read, read_when_named, sees, started,
 };
-use potluck_node::{Access, Node, NodeConfig, NodeError, Space};
-use potluck_types::{SpaceName, Timestamp};
+use potluck_node::{Access, Member, Node, NodeConfig, NodeError, Path, RemoveOptions, Space};
+use potluck_types::{ByteSize, SpaceName, Timestamp};
 use std::time::Duration;
 use tempfile::TempDir;
 
 const GRACE: Duration = Duration::from_secs(3600);
 
 /// A pool of two machines of one person, and one of each of these others.
-async fn with_guests(guests: &[&str]) -> (Pool, Vec<(Node, TempDir)>) {
+pub(crate) async fn with_guests(guests: &[&str]) -> (Pool, Vec<(Node, TempDir)>) {
     let pool = Pool::of(2, GRACE).await;
     pool.node(0).call_me("anna".parse().unwrap()).await;
     let mut others = Vec::new();
@@ -42,7 +38,7 @@ async fn with_guests(guests: &[&str]) -> (Pool, Vec<(Node, TempDir)>) {
     (pool, others)
 }
 
-async fn accepted(node: &Node, called: &str) -> Space {
+pub(crate) async fn accepted(node: &Node, called: &str) -> Space {
     eventually("the offer arrives", || async {
         node.offers()
             .await
@@ -93,6 +89,66 @@ async fn who_is_let_in_reads_what_was_there_and_what_comes() {
     for (node, _) in others {
         node.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_who_was_let_in_puts_no_more_than_they_may() {
+    let (pool, others) = with_guests(&["bob"]).await;
+    let (anna, bob) = (pool.node(0), &others[0].0);
+    let (work, at) = (name("work"), |text: &str| text.parse::<Path>().unwrap());
+    anna.create_space(work.clone()).await.unwrap();
+    let hers = anna.space(&work).unwrap();
+    put_into(&hers, "/hers", &bytes(1, 2_000_000)).await.unwrap();
+    let up_to = |quota| Access {
+        quota: Some(ByteSize(quota)),
+        ..WRITE
+    };
+    let member = anna.share(&work, "bob", up_to(1_000_000)).await.unwrap();
+    assert_eq!(
+        (member.access.quota, member.used),
+        (Some(ByteSize(1_000_000)), ByteSize(0))
+    );
+    let his = accepted(bob, "work").await;
+    read_when_named(&his, "/hers").await;
+    put_into(&his, "/one", &bytes(2, 600_000)).await.unwrap();
+    let refused = put_into(&his, "/two", &bytes(3, 600_000)).await.map(drop);
+    let is_over = |refused: &Result<(), NodeError>, there: u64| matches!(refused, Err(NodeError::OverShare { quota, used, .. }) if (quota.0, used.0) == (1_000_000, there));
+    assert!(is_over(&refused, 600_000), "{refused:?}");
+    assert!(his.stat(&at("/two")).await.is_err());
+    // Small ones together, too.
+    let mut refused = Ok(());
+    for i in 0..200 {
+        if let Err(error) = put_into(&his, &format!("/small/{i}"), &bytes(i, 4_000)).await {
+            refused = Err(error);
+            break;
+        }
+    }
+    assert!(is_over(&refused, 1_000_000), "{refused:?}");
+    // What others do is not theirs: the owner overwrites, moves, and is not bounded.
+    put_into(&hers, "/more", &bytes(4, 2_000_000)).await.unwrap();
+    his.rename(&at("/hers"), &at("/renamed")).await.unwrap();
+    // What can be brought back counts, and room is made by letting go of it.
+    let gently = RemoveOptions::default();
+    his.remove(&at("/one"), gently).await.unwrap();
+    assert!(put_into(&his, "/two", &bytes(3, 600_000)).await.is_err());
+    his.empty_trash(&at("/one")).await.unwrap();
+    // What he has moved counts as his, and there is more of that than he may have; with more he may.
+    assert!(put_into(&his, "/two", &bytes(3, 600_000)).await.is_err());
+    let member = anna.share(&work, "bob", up_to(4_000_000)).await.unwrap();
+    assert_eq!(member.access.quota, Some(ByteSize(4_000_000)));
+    eventually("he may put more", || async {
+        Box::pin(put_into(&his, "/two", &bytes(3, 600_000))).await.is_ok()
+    })
+    .await;
+    let used = |members: Vec<Member>| members.into_iter().find(|member| !member.is_owner).unwrap().used.0;
+    eventually("his are counted alike", || async {
+        let counts = (
+            used(anna.members(&work).await.unwrap()),
+            used(bob.members(&work).await.unwrap()),
+        );
+        counts.0 == counts.1 && counts.0 >= 2_600_000
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -234,6 +290,7 @@ async fn what_makes_no_sense_is_refused() {
     // A grant that is over lets nobody in.
     let over = Access {
         until: Some(Timestamp::from_millis(1)),
+        quota: None,
         ..WRITE
     };
     check(owner.share(&name("work"), "bob", over).await, |error| {

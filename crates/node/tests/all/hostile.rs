@@ -1,12 +1,8 @@
 //! A member that turns: it answers with garbage, with wrong shards, not at all, or floods. Reads finish from the others, with the right bytes, and
 //! nothing that it says is believed.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod common;
-
+use crate::common::{Pool, bytes, connect, eventually, key_in, within};
 use bytes::Bytes;
-use common::{Pool, bytes, connect, eventually, key_in, within};
 use potluck_crypto::SigningKey;
 use potluck_net::{Endpoint, Message, NetworkConfig, Protocol};
 use potluck_node::{Node, NodeStatus};

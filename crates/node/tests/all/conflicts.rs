@@ -1,10 +1,6 @@
 //! One file that two machines change while they do not see each other: both versions are found, read, kept and let go of.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod common;
-
-use common::{Pool, bytes, eventually, put_into, read};
+use crate::common::{Pool, bytes, eventually, put_into, read};
 use potluck_node::{
     Conflict, NodeError, Path, RemoveOptions, RestoreOptions, Settling, Space, Version, VersionState, Which,
 };

@@ -1,10 +1,6 @@
 //! Links: whoever has one reads what it leads to, and nothing else.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod common;
-
-use common::{Pool, WRITE, bytes, eventually, name, put_into, sees, within};
+use crate::common::{Pool, WRITE, bytes, eventually, name, put_into, sees, within};
 use potluck_crypto::Link;
 use potluck_node::{Kind, LinkError, LinkOptions, Linked, Node, NodeError, RemoveOptions};
 use potluck_spaces::{Path, TreeError};

@@ -1,11 +1,7 @@
 //! Homes that are damaged in every way that a disk, a person or a crash can damage one: what is wrong is told, a check changes nothing, and what can be
 //! repaired is.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod common;
-
-use common::{Pool, bytes, config, eventually, put};
+use crate::common::{Pool, bytes, config, eventually, put};
 use potluck_node::{Fault, Finding, FsckOptions, FsckReport, HomeError, InviteOptions, Node, RemoveOptions, fsck};
 use redb::{ReadableTable, TableDefinition};
 use std::{
@@ -19,7 +15,7 @@ use tempfile::TempDir;
 
 const GRACE: Duration = Duration::from_secs(3600);
 
-type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
+pub(crate) type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
 /// As a node makes it; a test's folder is open to all.
 fn close(home: &Path) {
@@ -114,10 +110,10 @@ fn database(home: &Path, change: impl FnOnce(&redb::WriteTransaction)) {
     transaction.commit().unwrap();
 }
 
-const LOG: Table = TableDefinition::new("space-log");
+pub(crate) const LOG: Table = TableDefinition::new("space-log");
 
 /// Flips a bit in the last of some rows of a table, or removes it.
-fn damage_row(home: &Path, table: Table, at: usize, remove: bool) {
+pub(crate) fn damage_row(home: &Path, table: Table, at: usize, remove: bool) {
     database(home, |transaction| {
         let mut table = transaction.open_table(table).unwrap();
         let (key, mut value) = {

@@ -1,20 +1,16 @@
 //! Who may do what in a space of several people: by the program as it is, and by one that does not obey and says on the wire whatever it likes, with all the keys that its
 //! person has.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod common;
-
-use common::{
-    Pool, READ, WRITE, bytes, config, connect, eventually, key_in, name, put_into, read, read_when_named, sees,
+use crate::common::{
+    Pool, READ, WRITE, bytes, config, connect, eventually, key_in, name, put_into, read, read_when_named, revoke, sees,
     started, within,
 };
-use potluck_crypto::{BoxKey, Link, LinkId, RecipientKey, SigningKey, derive};
+use potluck_crypto::{BoxKey, Link, LinkId, SigningKey, Speakers, UserKeys};
 use potluck_net::{Endpoint, Message, NetworkConfig, Protocol};
 use potluck_node::{LinkError, LinkOptions, Node, NodeError, RemoveOptions, Space, Which};
 use potluck_spaces::{
     Append, Body, Change, Charter, CharterRecord, DirId, Entry, Fate, File, FileId, GrantTo, Keys, Log, MemoryKv, Name,
-    Path, Position, Publication, Tree, Value,
+    Path, Position, Publication, Reader, Tree, Value,
 };
 use potluck_types::{Hash, NodeId, SpaceId, StripeId, SystemEntropy, Timestamp, from_canonical, to_canonical};
 use serde::{Deserialize, Serialize};
@@ -247,8 +243,7 @@ async fn the_program_does_what_its_person_may() {
 struct Modified {
     endpoint: Endpoint,
     node: SigningKey,
-    user: SigningKey,
-    recipient: RecipientKey,
+    user: UserKeys,
     space: SpaceId,
     /// The space's log of this machine, and its charter, as others told.
     kv: MemoryKv,
@@ -258,7 +253,14 @@ struct Modified {
 impl Modified {
     /// Of a machine that has ended, and whose home this is.
     async fn in_place_of(home: &TempDir, honest: &[&Node], space: SpaceId) -> Self {
-        let (node, user) = (key_in(home, "node.key"), key_in(home, "user.key"));
+        let mut modified = Self::knowing_nothing(home, honest, space).await;
+        modified.learn(honest[0].identity().node).await;
+        modified
+    }
+
+    /// The same, before it has asked anybody.
+    async fn knowing_nothing(home: &TempDir, honest: &[&Node], space: SpaceId) -> Self {
+        let (node, user) = (key_in(home, "node.key"), UserKeys::new(key_in(home, "user.key")));
         let network = NetworkConfig {
             listen: vec!["127.0.0.1:0".parse().unwrap()],
             mdns: false,
@@ -275,18 +277,14 @@ impl Modified {
             }
         });
         connect(&endpoint, honest).await;
-        let recipient = derive::recipient_key(&user);
-        let mut modified = Self {
+        Self {
             endpoint,
             node,
             user,
-            recipient,
             space,
             kv: MemoryKv::default(),
-            charter: Charter::of(space),
-        };
-        modified.learn(honest[0].identity().node).await;
-        modified
+            charter: Charter::of(space, &Speakers::default()),
+        }
     }
 
     async fn ask(&self, victim: NodeId, request: &PoolRequest) -> PoolReply {
@@ -323,7 +321,7 @@ impl Modified {
     }
 
     fn keys(&self) -> Keys {
-        self.charter.keys(self.user.user_id(), &self.recipient)
+        self.charter.keys(&self.user)
     }
 
     /// An entry that puts `/forged`, removes what is named, and ends a link, as good as this person can make it, at this time.
@@ -398,8 +396,7 @@ async fn a_program_that_does_not_obey_does_no_more_than_its_person_may() {
     let bobs = bob.node.space(&name("work")).unwrap();
     assert!(read_when_named(&bobs, "/after").await == before);
     let honest = [pool.node(0), pool.node(1), &bob.node];
-    let eve_key = derive::recipient_key(&key_in(&eve.home, "user.key")).recipient();
-    let eve_id = key_in(&eve.home, "user.key").user_id();
+    let to_eve = Reader::of(&UserKeys::new(key_in(&eve.home, "user.key")));
     let now = u64::try_from(std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap();
     let link = linked_at(pool.node(0), "/before").await.unwrap();
     let mut back = Vec::new();
@@ -428,18 +425,18 @@ async fn a_program_that_does_not_obey_does_no_more_than_its_person_may() {
             }
             // Share with another, and with oneself: in one's own name.
             let to = GrantTo {
-                user: eve_id,
-                recipient: eve_key,
+                reader: to_eve,
                 may_write: true,
                 until: None,
+                quota: None,
                 called: "work".to_owned(),
             };
             let (keys, at) = (modified.keys(), Timestamp::from_millis(now));
             let grant = modified
                 .charter
-                .next_grant(&modified.user, &to, &keys, at, &SystemEntropy);
+                .next_grant(modified.user.signing(), &to, &keys, at, &SystemEntropy);
             let revocation = modified.charter.next_revocation(
-                &modified.user,
+                modified.user.signing(),
                 key_in(&bob.home, "user.key").user_id(),
                 Vec::new(),
                 at,
@@ -499,4 +496,119 @@ async fn a_program_that_does_not_obey_does_no_more_than_its_person_may() {
     // Who may write still does.
     put_into(&bobs, "/more", b"more").await.unwrap();
     assert_eq!(read_when_named(&space, "/more").await, b"more");
+}
+
+/// A machine of the owner's was lost: whoever has it obeys nothing, has all that was on it, and an accomplice in the pool.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_a_lost_machine_reads_and_changes_nothing_any_more() {
+    let mut pool = Pool::of(3, GRACE).await;
+    let (eve, eves_home) = pool.guest().await;
+    sees(&eve, 4).await;
+    let anna = pool.node(0);
+    anna.create_space(name("work")).await.unwrap();
+    let work = anna.space(&name("work")).unwrap();
+    put_into(&work, "/before", b"before").await.unwrap();
+    let link = linked_at(anna, "/before").await.unwrap();
+    let theirs = &pool.members[2];
+    eventually("the space is there, too", || async {
+        theirs.node.as_ref().unwrap().space(&name("work")).is_ok()
+    })
+    .await;
+    let lost = theirs.node.as_ref().unwrap();
+    let (lost_id, owner) = (lost.identity().node, lost.identity().user);
+    put_into(&lost.space(&name("work")).unwrap(), "/by-lost", b"before")
+        .await
+        .unwrap();
+    pool.kill(2).await;
+    revoke(pool.node(0), &[lost_id]).await.unwrap();
+    let work = pool.node(0).space(&name("work")).unwrap();
+    for at in ["/after", "/later"] {
+        put_into(&work, at, b"after").await.unwrap();
+        pool.put(0, at, b"after").await;
+    }
+    let honest = [pool.node(0), pool.node(1)];
+    // By itself it gets no answer.
+    let direct = Modified::knowing_nothing(&pool.members[2].home, &honest, work.id()).await;
+    for victim in honest {
+        let request = Message::new(to_canonical(&PoolRequest::Charter {
+            space: work.id(),
+            records: Vec::new(),
+        }));
+        let refused = direct
+            .endpoint
+            .request(victim.identity().node, Protocol::Pool, &request);
+        assert!(within("a refusal", refused).await.is_err());
+    }
+    drop(direct);
+    // The accomplice is told what everybody is.
+    eve.stop().await;
+    drop(eve);
+    let next = key_in(&pool.members[0].home, "user.key").public();
+    let speakers = Speakers::of([(
+        next,
+        potluck_crypto::Speaker {
+            user: owner,
+            generation: 1,
+        },
+    )]);
+    let home = pool.node(0).private().id();
+    for space in [work.id(), home] {
+        let mut modified = Modified::knowing_nothing(&eves_home, &honest, space).await;
+        let lost_home = &pool.members[2].home;
+        modified.node = key_in(lost_home, "node.key");
+        modified.user = UserKeys::new(key_in(lost_home, "user.key"));
+        modified.charter = match space == home {
+            true => Charter::private(owner, &speakers),
+            false => Charter::of(space, &speakers),
+        };
+        modified.learn(honest[0].identity().node).await;
+        let keys = modified.keys();
+        assert!(!keys.is_empty(), "what was there before it could read");
+        assert!(keys.of(modified.charter.current()).is_none(), "and nothing after");
+        let now = u64::try_from(std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap();
+        for victim in honest.map(|node| node.identity().node) {
+            let known = modified.known(victim).await;
+            for clock in [now, 1, now - 60_000] {
+                let entries = vec![modified.forged(&[], link.id(), clock)];
+                let reply = modified.ask(victim, &PoolRequest::Append { space, entries }).await;
+                assert!(matches!(reply, PoolReply::Failed(_)), "{reply:?}");
+                assert_eq!(modified.known(victim).await, known, "it was taken");
+            }
+            // It lets itself in as another, and ends what the owner says.
+            let to = GrantTo {
+                reader: Reader::of(&UserKeys::new(key_in(&eves_home, "user.key"))),
+                may_write: true,
+                until: None,
+                quota: None,
+                called: "work".to_owned(),
+            };
+            let first = modified.user.signing();
+            let mut before = modified.charter.clone();
+            let epoch = before.next_epoch(first, &[to.reader], &keys, &SystemEntropy).unwrap();
+            assert!(before.join(&epoch).is_err());
+            let ended = before.next_stop(first, vec![(honest[0].identity().node, 0)], Timestamp::from_millis(1));
+            let forged = [epoch, ended.unwrap().unwrap()];
+            let records = forged.iter().map(|record| ByteBuf::from(record.to_bytes())).collect();
+            modified.ask(victim, &PoolRequest::Charter { space, records }).await;
+            let mut after = modified.charter.clone();
+            let records = Vec::new();
+            let PoolReply::Charter(told) = modified.ask(victim, &PoolRequest::Charter { space, records }).await else {
+                panic!("no charter");
+            };
+            for record in told {
+                let record = CharterRecord::from_bytes(&record).unwrap();
+                assert!(!forged.contains(&record));
+                after.join(&record).unwrap();
+            }
+        }
+    }
+    // Nothing has changed for the owner.
+    for node in honest {
+        let space = node.space(&name("work")).unwrap();
+        for at in ["/before", "/by-lost", "/after"] {
+            read_when_named(&space, at).await;
+        }
+        assert_eq!(read_when_named(&node.private(), "/later").await, b"after");
+        assert_eq!(node.members(&name("work")).await.unwrap().len(), 1);
+    }
 }

@@ -1,10 +1,6 @@
 //! What a person is told of where a file is and how safe: the truth, also when a disk has rotted and machines are away.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod common;
-
-use common::{Pool, bytes, eventually};
+use crate::common::{Pool, bytes, eventually};
 use potluck_node::{ExplainOptions, Explanation, Node, NodeError, NodeStatus, StripeWork, TreeError};
 use std::{
     fs::{self, OpenOptions},

@@ -1,0 +1,142 @@
+//! Who could do what in a space, and since when: the records of its charter, its links, and where its data may be, as one log. All of it is signed, and checked when it comes in.
+
+use crate::{
+    api::{AccessChange, AccessEvent, Person},
+    error::NodeError,
+    links, share,
+    space::OpenSpace,
+};
+use potluck_crypto::{PublicKey, Record, Signed};
+use potluck_spaces::CharterRecord;
+use potluck_types::{ByteSize, SpaceName, Timestamp, UserId};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What changed who can read or write in a space, the latest first.
+pub(crate) fn events(space: &OpenSpace, called: &SpaceName) -> Result<Vec<AccessEvent>, NodeError> {
+    let charter = space.charters.of(&space.read()?, space.id())?;
+    let known: BTreeMap<UserId, Person> = share::people(space)
+        .into_iter()
+        .map(|person| (person.user, person))
+        .collect();
+    let person = |user: UserId| known.get(&user).cloned().unwrap_or_else(|| Person::unknown(user));
+    let speaker = |key: PublicKey| person(charter.speakers().whose(key).user);
+    let mut events = Vec::new();
+    let mut add = |at, by, what| events.push(AccessEvent { at, by: Some(by), what });
+    let (mut users, mut granted) = (BTreeMap::new(), BTreeSet::new());
+    for record in charter.records() {
+        if let CharterRecord::Grant(signed) = record
+            && let Some((_, grant)) = opened(signed)
+        {
+            users.insert(signed.hash(), grant.user);
+            granted.insert((grant.user, grant.at));
+        }
+    }
+    for record in charter.records() {
+        match record {
+            CharterRecord::Founding(signed) => {
+                if let Some((key, founding)) = opened(signed) {
+                    add(founding.created, speaker(key), AccessChange::Founded);
+                }
+            }
+            CharterRecord::Grant(signed) => {
+                if let Some((key, grant)) = opened(signed) {
+                    let what = AccessChange::LetIn {
+                        person: person(grant.user),
+                        may_write: grant.may_write,
+                        until: grant.until,
+                        quota: grant.quota.map(ByteSize),
+                    };
+                    add(grant.at, speaker(key), what);
+                }
+            }
+            CharterRecord::Revocation(signed) => {
+                let Some((key, revocation)) = opened(signed) else {
+                    continue;
+                };
+                let mut out: Vec<UserId> = revocation
+                    .grants
+                    .iter()
+                    .filter_map(|grant| users.get(grant).copied())
+                    .collect();
+                out.sort_unstable();
+                out.dedup();
+                // Who is given other rights in the same moment is not taken out.
+                out.retain(|user| !granted.contains(&(*user, revocation.at)));
+                for user in out {
+                    let what = AccessChange::TakenOut { person: person(user) };
+                    add(revocation.at, speaker(key), what);
+                }
+            }
+            CharterRecord::Succession(signed) => {
+                if let Some((key, succession)) = opened(signed) {
+                    add(succession.at, speaker(key), AccessChange::KeyReplaced);
+                }
+            }
+            CharterRecord::Stop(signed) => {
+                if let Some((key, stop)) = opened(signed) {
+                    let machines = stop.ends.iter().map(|(machine, _)| *machine).collect();
+                    add(stop.at, speaker(key), AccessChange::MachinesLost { machines });
+                }
+            }
+            CharterRecord::Epoch(_) => {}
+        }
+    }
+    events.extend(of_links(space, called, &person)?);
+    let residence = space.with_control(|control| {
+        let residence = control.roster.residence(space.id())?;
+        Some((residence.at, residence.regions.clone()))
+    });
+    if let Some((at, regions)) = residence {
+        let by = charter.owner().map(person);
+        let what = AccessChange::Confined { regions };
+        events.push(AccessEvent { at, by, what });
+    }
+    events.sort_by_key(|event| std::cmp::Reverse(event.at));
+    // Each machine of the owner's says what counts when a key was replaced.
+    events.dedup_by(|a, b| (&a.by, &a.what) == (&b.by, &b.what));
+    Ok(events)
+}
+
+fn opened<T: Record>(signed: &Signed<T>) -> Option<(PublicKey, T)> {
+    let verified = signed.open().ok()?;
+    Some((verified.signer(), verified.into_value()))
+}
+
+/// When links were made, and ended.
+fn of_links(
+    space: &OpenSpace,
+    called: &SpaceName,
+    person: &impl Fn(UserId) -> Person,
+) -> Result<Vec<AccessEvent>, NodeError> {
+    let mut events = Vec::new();
+    for published in links::with_ended(space)? {
+        let by = space
+            .with_control(|control| control.roster.owner_of(published.device))
+            .map(person);
+        let link = published.publication.link.to_string();
+        let (at, what): (Timestamp, _) = match links::info(space, called, &published) {
+            Some(info) => (
+                info.made,
+                AccessChange::LinkMade {
+                    link,
+                    path: info.path,
+                    until: info.until,
+                    needs_password: info.needs_password,
+                },
+            ),
+            None if published.publication.shown.is_none() => (published.clock, AccessChange::LinkEnded { link }),
+            // What it leads to cannot be read here; it opens all the same.
+            None => {
+                let made = AccessChange::LinkMade {
+                    link,
+                    path: None,
+                    until: published.publication.until,
+                    needs_password: false,
+                };
+                (published.clock, made)
+            }
+        };
+        events.push(AccessEvent { at, by, what });
+    }
+    Ok(events)
+}
