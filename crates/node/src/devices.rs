@@ -354,10 +354,7 @@ pub(crate) fn hear_now(shared: &Shared) -> Result<(), NodeError> {
     charters::hear(shared, speakers);
     let vouched = charters::vouch(shared);
     charters::look_again(shared)?;
-    let private = shared.charters.of(&shared.read()?, shared.spaces.private().id())?;
-    if private.is_private() {
-        shared.spaces.private().learn(&private, &shared.keys());
-    }
+    shared.spaces.private().learn(shared)?;
     kept.and(vouched)
 }
 

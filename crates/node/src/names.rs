@@ -462,13 +462,8 @@ pub(crate) async fn take_entries(
     {
         tokio::spawn(pin_again(space, contested));
     }
-    match shared.open_space(space) {
-        Some(open) if space != shared.spaces.private().id() => {
-            // Its key may have come while this was taken by one who had none.
-            spaces::unseal(&open).await?;
-        }
-        Some(_) => spaces::refresh(shared).await?,
-        None => {}
+    if let Some(open) = shared.open_space(space) {
+        spaces::read(&open).await?;
     }
     Ok(unpinned)
 }

@@ -26,6 +26,8 @@ pub(crate) struct Opened {
     id: SpaceId,
     dedup_key: DedupKey,
     ring: RwLock<Arc<Ring>>,
+    /// Held while the charter is read and the keys are made of it: of several who do, the last knows the most.
+    learning: Mutex<()>,
     /// Changes are made one after the other.
     pub(crate) names: tokio::sync::Mutex<()>,
     /// Whether this node has heard since its start what others know of its own log.
@@ -43,6 +45,7 @@ impl Opened {
             id,
             dedup_key,
             ring: RwLock::new(Arc::new(ring)),
+            learning: Mutex::default(),
             names: tokio::sync::Mutex::new(()),
             knows_own_log: AtomicBool::new(false),
             lacking: Mutex::default(),
@@ -68,9 +71,16 @@ impl Opened {
         Some(Self::new(charter.space(), dedup_key, ring))
     }
 
-    /// The charter says more than before.
-    pub(crate) fn learn(&self, charter: &Charter, user: &UserKeys) {
-        *self.ring.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Ring::of(charter, user));
+    /// The charter says more than before, or the person has another key.
+    pub(crate) fn learn(&self, shared: &Shared) -> Result<(), MetaError> {
+        let _one_at_a_time = self.learning.lock().unwrap_or_else(PoisonError::into_inner);
+        let charter = shared.charters.of(&shared.read()?, self.id)?;
+        // A private space without a charter has the key that it had from the beginning.
+        if charter.owner().is_some() {
+            let ring = Arc::new(Ring::of(&charter, &shared.keys()));
+            *self.ring.write().unwrap_or_else(PoisonError::into_inner) = ring;
+        }
+        Ok(())
     }
 
     pub(crate) fn id(&self) -> SpaceId {

@@ -232,21 +232,17 @@ pub(crate) fn learn(
     Box::pin(async move {
         let task = Arc::clone(&shared);
         let opened = Shared::blocking(move || {
-            let charter = task.charters.of(&task.read()?, space)?;
-            if space == task.spaces.private.id() {
-                // Without a charter, its key is what it was from the beginning.
-                if charter.is_private() {
-                    task.spaces.private.learn(&charter, &task.keys());
-                }
-                return Ok(Some(Arc::clone(&task.spaces.private)));
+            if let Some(opened) = task.spaces.opened(space) {
+                opened.learn(&task)?;
+                return Ok(Some(opened));
             }
             let mut others = task.spaces.lock();
             let Some(mounted) = others.get_mut(&space) else {
                 return Ok::<_, NodeError>(None);
             };
-            match &mounted.opened {
-                Some(opened) => opened.learn(&charter, &task.keys()),
-                None => mounted.opened = Opened::chartered(&charter, &task.keys()).map(Arc::new),
+            if mounted.opened.is_none() {
+                let charter = task.charters.of(&task.read()?, space)?;
+                mounted.opened = Opened::chartered(&charter, &task.keys()).map(Arc::new);
             }
             Ok(mounted.opened.clone())
         });
@@ -257,9 +253,18 @@ pub(crate) fn learn(
     })
 }
 
+/// Opens what waits for a key that is here by now, and learns of the spaces that it names.
+pub(crate) async fn read(space: &OpenSpace) -> Result<(), NodeError> {
+    unseal(space).await?;
+    match space.id() == space.spaces.private.id() {
+        true => refresh(space.shared()).await,
+        false => Ok(()),
+    }
+}
+
 /// Reads what waited for the keys that are here now.
 async fn begin_reading(space: &OpenSpace) -> Result<(), NodeError> {
-    unseal(space).await?;
+    read(space).await?;
     let space = space.clone();
     tokio::spawn(async move { share::renew(&space).await });
     Ok(())
@@ -295,7 +300,7 @@ fn keys(shared: &Shared, space: SpaceId) -> Result<Keys, MetaError> {
     })
 }
 
-/// Opens the entries that waited for a key.
+/// Opens the entries that waited for a key. Whoever takes entries does this afterwards: the key may have come meanwhile, when they were not waiting yet.
 pub(crate) async fn unseal(space: &OpenSpace) -> Result<(), NodeError> {
     loop {
         let task = space.clone();
