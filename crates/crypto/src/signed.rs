@@ -83,8 +83,15 @@ impl<T: Record> Signed<T> {
         signer
             .verify(&signed_bytes(context, &self.payload), &self.signature)
             .map_err(|BadSignature| SignedError::Signature { context, signer })?;
-        let value = from_canonical_or_later(&self.payload).map_err(|source| SignedError::Codec { context, source })?;
+        let value = self.claimed()?;
         Ok(Verified { value, signer })
+    }
+
+    /// What somebody is said to have signed; [`Signed::open`] tells whether that is so.
+    pub fn claimed(&self) -> Result<T, SignedError> {
+        let context = T::CONTEXT;
+        check_len::<T>(self.payload.len(), T::BYTES_MAX)?;
+        from_canonical_or_later(&self.payload).map_err(|source| SignedError::Codec { context, source })
     }
 
     /// Reads an envelope from bytes that anyone may have sent. Nothing in it is checked yet.

@@ -137,6 +137,12 @@ impl Speakers {
         users.into_iter()
     }
 
+    /// Which of a person's keys is in use: 0 for the first.
+    pub fn generation(&self, user: UserId) -> u32 {
+        let theirs = self.0.values().filter(|speaker| speaker.user == user);
+        theirs.map(|speaker| speaker.generation).max().unwrap_or(0)
+    }
+
     /// Who speaks with this key.
     pub fn whose(&self, key: PublicKey) -> Speaker {
         self.0.get(&key).copied().unwrap_or(Speaker {

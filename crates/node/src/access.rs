@@ -45,8 +45,11 @@ pub(crate) fn events(space: &OpenSpace, called: &SpaceName) -> Result<Vec<Access
                         may_write: grant.may_write,
                         until: grant.until,
                         quota: grant.quota.map(ByteSize),
+                        may_share: grant.may_share,
                     };
-                    add(grant.at, speaker(key), what);
+                    // What others have given has the owner's signature once their machines have heard of it.
+                    let by = grant.under.and_then(|_| charter.given_by(&grant));
+                    add(grant.at, by.map_or_else(|| speaker(key), person), what);
                 }
             }
             CharterRecord::Revocation(signed) => {

@@ -504,6 +504,9 @@ pub struct SpaceInfo {
     pub may_read: bool,
     /// Whether this person may write to it.
     pub may_write: bool,
+    /// Whether this person may let others in.
+    #[serde(default)]
+    pub may_share: bool,
     /// Whether another person has let this one in, who has not said yet that they want it.
     pub is_offered: bool,
     /// How many files it has.
@@ -633,6 +636,9 @@ pub struct Access {
     /// How many bytes may be there of what they have put, with what can be brought back; none: as many as the space may hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quota: Option<ByteSize>,
+    /// Whether they may let others in, who may do no more than they.
+    #[serde(default)]
+    pub may_share: bool,
 }
 
 /// A person who may read a space.
@@ -644,6 +650,9 @@ pub struct Member {
     pub is_owner: bool,
     /// What they may do.
     pub access: Access,
+    /// Who has let them in, if it was not the owner: they are in for as long as that person is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Person>,
     /// How many bytes there are of what their machines have put.
     #[serde(default)]
     pub used: ByteSize,
@@ -656,7 +665,10 @@ pub struct Unshared {
     pub person: Person,
     /// How many of their machines are not here: these learn of it when they are.
     pub away: u64,
-    /// How many links into the space that they had made were ended.
+    /// Whom they had let in, and who is out with them.
+    #[serde(default)]
+    pub with_them: Vec<Person>,
+    /// How many links into the space that all of these had made were ended.
     #[serde(default)]
     pub links: u64,
 }

@@ -383,6 +383,17 @@ pub enum NodeError {
     /// Only a space's owner says who may read it.
     #[error("the space `{0}` is another person's: they say who may read it")]
     NotYourSpace(SpaceName),
+    /// Whoever was let in lets others in if that was said, and gives them no more than they have.
+    #[error("you cannot let {person} {what}")]
+    NotYoursToGive {
+        /// Whom.
+        person: String,
+        /// What is refused, and why.
+        what: &'static str,
+    },
+    /// The owner has said as much, or another who may.
+    #[error("{0} may do that already")]
+    IsIn(String),
     /// Nobody of the pool is called so.
     #[error("nobody in this pool is called `{0}`, or has an id that ends so")]
     NoSuchPerson(String),

@@ -11,7 +11,7 @@ use crate::{
     space::OpenSpace,
     spaces,
 };
-use potluck_spaces::{Charter, GrantTo, Keys, Log, Reader};
+use potluck_spaces::{Charter, Grant, GrantId, GrantTo, Keys, Log, Reader};
 use potluck_types::{ByteSize, NodeId, SpaceName, UserId, UserName};
 use serde_bytes::ByteBuf;
 use std::{
@@ -100,37 +100,102 @@ pub(crate) async fn share(
     with: &str,
     access: Access,
 ) -> Result<Member, NodeError> {
-    let space = own(shared, name).await?;
+    let space = to_share(shared, name)?;
     let person = find(shared, with)?;
     if person.is_me {
         return Err(NodeError::WithYourself);
     }
+    let charter = charters::known(shared, space.id()).await?;
     let to = GrantTo {
         reader: reader(shared, &person)?,
         may_write: access.may_write,
         until: access.until,
         quota: access.quota.map(|quota| quota.0),
+        may_share: access.may_share,
+        under: None,
         called: name.to_string(),
     };
-    let task = space.clone();
-    let now = shared.now();
-    change(&space, move |charter, keys| {
-        let (owner, user) = (task.keys(), to.reader.user);
-        let grant = charter.next_grant(owner.signing(), &to, keys, now, &*task.entropy)?;
-        // What was granted before ends with it: what is said last holds.
-        let before = charter.grants(now).any(|grant| grant.user == user);
-        if before {
-            let ended = charter.next_revocation(owner.signing(), user, ends(&task, user)?, now)?;
-            charter.join(&ended)?;
-        }
-        charter.join(&grant)?;
-        Ok(())
-    })
-    .await?;
-    spread(&space, person.user).await?;
+    if charter.owner() == Some(shared.user) {
+        let_in(&space, to).await?;
+    } else {
+        let own = charter.shares(shared.user, shared.now());
+        let own = own.ok_or_else(|| NodeError::NotYourSpace(name.clone()))?;
+        pass_on(&space, &charter, own, &person, to).await?;
+    }
+    spread(&space, &BTreeSet::from([person.user])).await?;
     let members = members(shared, name).await?;
     let member = members.into_iter().find(|member| member.person.user == person.user);
     member.ok_or_else(|| NodeError::NotShared(person.called()))
+}
+
+/// Lets somebody into a space of this person's.
+async fn let_in(space: &OpenSpace, to: GrantTo) -> Result<(), NodeError> {
+    let (task, now) = (space.clone(), space.now());
+    change(space, move |charter, keys| {
+        let (owner, user) = (task.keys(), to.reader.user);
+        let grant = charter.next_grant(owner.signing(), &to, keys, now, &*task.entropy)?;
+        // What was granted before ends with it: what is said last holds. Whom they have let in stay in, if they still may.
+        let before = charter.grants(now).any(|grant| grant.user == user);
+        let carried = charter.next_carried(owner.signing(), &grant, now)?;
+        if before {
+            let ends = ends(&task, &charter.let_in_by(user))?;
+            charter.join(&charter.next_revocation(owner.signing(), user, ends, now)?)?;
+        }
+        charter.join(&grant)?;
+        carried.iter().try_for_each(|record| charter.join(record).map(drop))?;
+        Ok(())
+    })
+    .await
+    .map(drop)
+}
+
+/// Lets somebody into a space of another's, under a grant that says that this person may.
+async fn pass_on(
+    space: &OpenSpace,
+    charter: &Charter,
+    (under, own): (GrantId, &Grant),
+    person: &Person,
+    to: GrantTo,
+) -> Result<(), NodeError> {
+    let now = space.now();
+    // For as long as this person, where nothing else is said.
+    let until = to.until.or(own.until);
+    let beyond = match () {
+        () if to.may_share => Some("let others in: only the owner says who may"),
+        () if to.may_write && !own.may_write => Some("change it: you may only read it yourself"),
+        () if to.may_write && own.quota.is_some() => {
+            Some("change it: what you may put there yourself is bounded, and whoever you let in can only read it")
+        }
+        () if own.until.is_some_and(|end| until.is_none_or(|until| until > end)) => {
+            Some("in for so long: your own time ends before")
+        }
+        () => None,
+    };
+    if let Some(what) = beyond {
+        let person = person.called();
+        return Err(NodeError::NotYoursToGive { person, what });
+    }
+    let has_it = |grant: &Grant| {
+        let is_as_long = grant.until.is_none_or(|end| until.is_some_and(|until| until <= end));
+        grant.user == person.user && is_as_long && (grant.may_write || !to.may_write)
+    };
+    if charter.owner() == Some(person.user) || charter.grants(now).any(has_it) {
+        return Err(NodeError::IsIn(person.called()));
+    }
+    let task = space.clone();
+    change(space, move |charter, keys| {
+        let user = task.keys();
+        let to = GrantTo {
+            until,
+            under: Some(under),
+            called: charter.called(&user).unwrap_or(to.called),
+            ..to
+        };
+        charter.join(&charter.next_grant(user.signing(), &to, keys, now, &*task.entropy)?)?;
+        Ok(())
+    })
+    .await
+    .map(drop)
 }
 
 /// Takes a person out of a space. What they have read they may keep; what is written from now on is sealed under a key that they do not have.
@@ -145,31 +210,45 @@ pub(crate) async fn unshare(shared: &Arc<Shared>, name: &SpaceName, with: &str) 
     if let Err(error) = names::catch_up(&space).await {
         tracing::info!(%error, "what counts of who is taken out is what is known here");
     }
-    let links = links::count_of(&space, person.user)?;
     let (task, user, now) = (space.clone(), person.user, shared.now());
+    let leaving = charters::known(shared, space.id()).await?.leaving_with(user, now);
+    let mut links = 0;
+    for user in &leaving {
+        links += links::count_of(&space, *user)?;
+    }
     change(&space, move |charter, keys| {
         let owner = task.keys();
-        let revocation = charter.next_revocation(owner.signing(), user, ends(&task, user)?, now)?;
-        charter.join(&revocation)?;
+        let ends = ends(&task, &charter.let_in_by(user))?;
+        charter.join(&charter.next_revocation(owner.signing(), user, ends, now)?)?;
         begin_epoch(&task, charter, keys)
     })
     .await?;
-    spread(&space, person.user).await?;
+    spread(&space, &leaving).await?;
     links::withdraw_of_leavers(&space).await?;
     let away = shared.with_control(|control| {
         let live = control.live_peers();
-        let nodes = control.roster.nodes().filter(|(_, of)| *of == person.user);
+        let nodes = control.roster.nodes().filter(|(_, of)| leaving.contains(of));
         nodes.filter(|(node, _)| !live.contains(node)).count() as u64
     });
-    Ok(Unshared { person, away, links })
+    let with_them = people(shared).into_iter();
+    let is_with_them = |one: &Person| one.user != user && leaving.contains(&one.user);
+    Ok(Unshared {
+        person,
+        away,
+        with_them: with_them.filter(is_with_them).collect(),
+        links,
+    })
 }
 
-/// How far the logs of a person's devices are known here.
-fn ends(space: &OpenSpace, user: UserId) -> Result<Vec<(NodeId, u64)>, NodeError> {
+/// How far the logs of people's devices are known here.
+fn ends(space: &OpenSpace, users: &BTreeSet<UserId>) -> Result<Vec<(NodeId, u64)>, NodeError> {
     let frontier = Log::of(space.id())
         .frontier(&space.read()?)
         .map_err(MetaError::reading)?;
-    let of_them = |device: NodeId| space.with_control(|control| control.roster.owner_of(device)) == Some(user);
+    let of_them = |device: NodeId| {
+        let owner = space.with_control(|control| control.roster.owner_of(device));
+        owner.is_some_and(|owner| users.contains(&owner))
+    };
     let theirs = frontier.into_iter().filter(|(device, _)| of_them(*device));
     Ok(theirs.map(|(device, position)| (device, position.seq)).collect())
 }
@@ -312,6 +391,10 @@ async fn renew_now(space: &OpenSpace) -> Result<(), NodeError> {
         if !charter.follows(owner.signing().public()) {
             charter.succeed(&owner, task.now())?;
         }
+        // Whoever others have let in is in, also when a key of those is replaced.
+        for copy in charter.next_copies(owner.signing(), task.now())? {
+            charter.join(&copy)?;
+        }
         if needs_epoch(&task, charter, keys) {
             begin_epoch(&task, charter, keys)?;
         }
@@ -338,11 +421,17 @@ pub(crate) fn needs_epoch(shared: &Shared, charter: &Charter, keys: &Keys) -> bo
 
 /// A space of this person's that can be shared.
 async fn own(shared: &Arc<Shared>, name: &SpaceName) -> Result<OpenSpace, NodeError> {
+    to_share(shared, name)?;
+    spaces::own(shared, name).await
+}
+
+/// A space that can be shared, whosever it is.
+fn to_share(shared: &Arc<Shared>, name: &SpaceName) -> Result<OpenSpace, NodeError> {
     if name.is_home() {
         return Err(NodeError::HomeIsPrivate);
     }
     shared.refuse_old_key()?;
-    spaces::own(shared, name).await
+    spaces::find(shared, name)
 }
 
 /// Adds records to a charter, all or none. Whether there are any.
@@ -360,15 +449,15 @@ async fn change(
     Ok(is_changed)
 }
 
-/// Tells the custodians, who hear of it where logs are compared, and the machines of a person that are here, what has changed of a charter.
-async fn spread(space: &OpenSpace, user: UserId) -> Result<(), NodeError> {
+/// Tells the custodians, who hear of it where logs are compared, and the machines of some people that are here, what has changed of a charter.
+async fn spread(space: &OpenSpace, users: &BTreeSet<UserId>) -> Result<(), NodeError> {
     names::replicate(space).await?;
     let charter = charters::known(space.shared(), space.id()).await?;
     let records = charter.records().map(|record| ByteBuf::from(record.to_bytes()));
     let peers = space.with_control(|control| {
         let live = control.live_peers().into_iter();
-        live.filter(|node| control.roster.user_of(*node) == Some(user))
-            .collect::<Vec<_>>()
+        let is_theirs = |node: &NodeId| control.roster.user_of(*node).is_some_and(|user| users.contains(&user));
+        live.filter(is_theirs).collect::<Vec<_>>()
     });
     let request = PoolRequest::Charter {
         space: space.id(),
@@ -384,16 +473,10 @@ pub(crate) async fn members(shared: &Arc<Shared>, name: &SpaceName) -> Result<Ve
     let space = spaces::find(shared, name)?;
     let (charter, now) = (charters::known(shared, space.id()).await?, shared.now());
     let owner = charter.owner().unwrap_or(shared.user);
-    let granted = charter.grants(now).map(|grant| {
-        let access = Access {
-            may_write: grant.may_write,
-            since: Some(grant.at),
-            until: grant.until,
-            quota: grant.quota.map(ByteSize),
-        };
-        (grant.user, access)
-    });
-    let members: BTreeMap<UserId, Access> = granted.collect();
+    let mut granted = BTreeMap::<UserId, Vec<&Grant>>::new();
+    for grant in charter.grants(now) {
+        granted.entry(grant.user).or_default().push(grant);
+    }
     let task = space.clone();
     let used = Shared::blocking(move || names::used_by(&task, &task.read()?)).await?;
     let used = |user: UserId| ByteSize(used.get(&user).copied().unwrap_or_default());
@@ -410,14 +493,35 @@ pub(crate) async fn members(shared: &Arc<Shared>, name: &SpaceName) -> Result<Ve
             since: charter.created(),
             until: None,
             quota: None,
+            may_share: true,
         },
+        by: None,
         used: used(owner),
     };
-    let others = members.into_iter().map(|(user, access)| Member {
-        person: person(user),
-        is_owner: false,
-        access,
-        used: used(user),
+    // Of several who let one in, all that any of them gives.
+    let others = granted.iter().map(|(user, grants)| {
+        let is_endless = grants.iter().any(|grant| grant.until.is_none());
+        let by = |grant: &&Grant| charter.given_by(grant).filter(|by| *by != owner);
+        Member {
+            person: person(*user),
+            is_owner: false,
+            access: Access {
+                may_write: grants.iter().any(|grant| grant.may_write),
+                since: grants.iter().map(|grant| grant.at).min(),
+                until: grants
+                    .iter()
+                    .filter_map(|grant| grant.until)
+                    .max()
+                    .filter(|_| !is_endless),
+                quota: charter.quota(*user, now).map(ByteSize),
+                may_share: grants.iter().any(|grant| grant.may_share),
+            },
+            by: match grants.iter().any(|grant| grant.under.is_none()) {
+                true => None,
+                false => grants.iter().find_map(by).map(person),
+            },
+            used: used(*user),
+        }
     });
     Ok(std::iter::once(first).chain(others).collect())
 }

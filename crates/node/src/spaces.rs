@@ -543,14 +543,16 @@ pub(crate) async fn offers(shared: &Arc<Shared>) -> Result<Vec<SpaceInfo>, NodeE
 
 fn described(shared: &Shared, name: SpaceName, charter: &Charter) -> SpaceInfo {
     let (me, id, owner) = (shared.user, charter.space(), charter.owner());
+    let is_mine = owner == Some(me);
     SpaceInfo {
         name,
         id,
         owner,
         owner_name: owner.and_then(|owner| shared.with_control(|control| control.roster.called(owner))),
-        is_mine: owner == Some(me),
+        is_mine,
         may_read: shared.with_control(|control| control.may_read(me, id)),
         may_write: shared.with_control(|control| control.may_write(me, id)),
+        may_share: is_mine || charter.shares(me, shared.now()).is_some(),
         is_offered: false,
         files: 0,
         bytes: 0,
@@ -700,6 +702,7 @@ pub(crate) async fn list(shared: &Arc<Shared>, with_removed: bool) -> Result<Vec
             is_mine: true,
             may_read: true,
             may_write: true,
+            may_share: false,
             is_offered: false,
             files: 0,
             bytes: 0,

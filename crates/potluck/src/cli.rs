@@ -269,7 +269,7 @@ pub(crate) enum Command {
     /// Make and name spaces: each is encrypted under a key of its own
     #[command(subcommand)]
     Space(Space),
-    /// Let another person of the pool into a space of yours
+    /// Let another person of the pool into a space of yours, or into one whose owner has said that you may
     Share {
         /// Which
         #[arg(value_name = "SPACE")]
@@ -283,6 +283,9 @@ pub(crate) enum Command {
         /// How much of what they put may be there, with what is in the trash: `5GB` [default: as much as the space may hold]
         #[arg(long, value_name = "SIZE", requires = "write")]
         quota: Option<ByteSize>,
+        /// They may let others in, who may do no more than they, and who are out when they are
+        #[arg(long)]
+        may_share: bool,
         /// For so long; what they have read by then they may keep [default: until you take them out]
         #[arg(long, value_name = "SPAN")]
         expires: Option<Span>,

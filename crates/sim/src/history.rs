@@ -868,9 +868,7 @@ async fn let_in(owner: &Node, node: &Node) -> Broken {
     let name: SpaceName = FOUNDED.parse().expect("a name");
     let access = Access {
         may_write: true,
-        since: None,
-        until: None,
-        quota: None,
+        ..Access::default()
     };
     let with = node.identity().user.to_string();
     let shared = owner.share(&name, &with, access).await;

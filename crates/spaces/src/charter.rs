@@ -6,6 +6,9 @@
 //! records know the same, in whatever order these came. A *grant* lets a person in: it has the key of an epoch for them. A *revocation* ends grants, and says how far what
 //! that person's devices have written counts; the next epoch is not for them.
 //!
+//! Whoever a grant says that of may let others in: a grant that is *given under* theirs gives no more than theirs does, and ends with it. So many count, and no more: what
+//! people add who are not the owner never fills a charter. The owner's machines make such a grant theirs when they hear of it: it counts then whatever becomes of the key that it was signed with.
+//!
 //! Where the owner's key was replaced, since a machine that had it is lost, a *succession* names what the keys before have signed that counts, and a *stop* how far the logs of lost
 //! machines do. A person's private space is not founded: its id and its first key follow from their own, and it has a charter once their key was replaced.
 
@@ -82,6 +85,11 @@ fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_false(said: &bool) -> bool {
+    !said
+}
+
 /// The key of an epoch for whoever has that of the next.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Before {
@@ -109,6 +117,12 @@ pub struct Grant {
     /// How many bytes may be there of what the person has put, with what can be brought back; none: as many as the space may hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quota: Option<u64>,
+    /// Whether the person may let others in.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub may_share: bool,
+    /// The grant that it is given under, and ends with; none when it is the owner's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub under: Option<GrantId>,
     /// The epoch whose key it has.
     pub epoch: EpochId,
     /// Which key of that person's it is wrapped for: see [`Reader::tag`].
@@ -123,8 +137,26 @@ impl Record for Grant {
     const BYTES_MAX: usize = 1024;
 }
 
+impl Grant {
+    /// Whether it gives nothing that one does not, under which it is given. Who may put so much and no more lets nobody put anything.
+    fn is_within(&self, over: &Self) -> bool {
+        let ends_with_it = over
+            .until
+            .is_none_or(|end| self.until.is_some_and(|until| until <= end));
+        let is_no_more = !self.may_write || (over.may_write && over.quota.is_none());
+        over.may_share && over.under.is_none() && !self.may_share && ends_with_it && is_no_more
+    }
+}
+
 /// Names a grant: the hash of its record.
 pub type GrantId = Hash;
+
+/// So many grants are given under one at most, those that ended among them: of more those with the least ids count, whoever has heard of which.
+pub const GRANTS_UNDER_ONE_MAX: usize = 16;
+/// Of those that the owner has made theirs, some may not count any more, for others that came later: so many people are let in with one who may let in others.
+const READERS_WITH_ONE_MAX: usize = 1 + 2 * GRANTS_UNDER_ONE_MAX;
+/// Room in a charter for those.
+const UNDER_ONE_BYTES: usize = GRANTS_UNDER_ONE_MAX * (Grant::BYTES_MAX + 128);
 
 /// Grants are ended.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -219,6 +251,16 @@ impl CharterRecord {
         Hash::of(&self.to_bytes())
     }
 
+    /// How much room it takes in a charter, with what may be added to it by others.
+    fn bytes(&self) -> usize {
+        let may_share = |signed: &Signed<Grant>| signed.claimed().is_ok_and(|grant| grant.may_share);
+        let of_others = match self {
+            Self::Grant(signed) if may_share(signed) => UNDER_ONE_BYTES,
+            _ => 0,
+        };
+        self.to_bytes().len() + of_others
+    }
+
     /// Whose signature it is said to have.
     fn claimed_signer(&self) -> PublicKey {
         match self {
@@ -266,9 +308,15 @@ pub enum CharterError {
     /// The owner's key was replaced since, and what took its place does not name it.
     #[error("the record was signed with a key that was replaced, and does not count")]
     Replaced,
-    /// An epoch that it comes after is not known yet.
-    #[error("an epoch that comes before is not known yet")]
+    /// What it rests on is not known yet: an epoch, or a grant.
+    #[error("an epoch or a grant that comes before is not known yet")]
     Early,
+    /// It gives more than the grant that it is given under.
+    #[error("the grant gives more than the one that it is given under")]
+    Wider,
+    /// So many were let in under one grant.
+    #[error("{GRANTS_UNDER_ONE_MAX} people were let in under one grant, and can be no more")]
+    TooManyUnderOne,
     /// A charter has limits.
     #[error("the space has as many records as it may have")]
     TooMuch,
@@ -357,6 +405,10 @@ pub struct GrantTo {
     pub until: Option<Timestamp>,
     /// How many bytes may be there of what they have put, if that is bounded.
     pub quota: Option<u64>,
+    /// Whether they may let others in.
+    pub may_share: bool,
+    /// The grant that it is given under; none when the owner gives it.
+    pub under: Option<GrantId>,
     /// What the owner calls the space.
     pub called: String,
 }
@@ -373,6 +425,8 @@ pub struct Charter {
     stopped: BTreeMap<NodeId, (u32, u64)>,
     epochs: BTreeMap<EpochId, Epoch>,
     grants: BTreeMap<GrantId, Grant>,
+    /// Those of them that others than the owner have signed, by what they are given under.
+    passed_on: BTreeMap<GrantId, BTreeSet<GrantId>>,
     /// Grants that were ended, and how far what each device wrote under them counts.
     revoked: BTreeMap<GrantId, BTreeMap<NodeId, u64>>,
     records: BTreeMap<Hash, CharterRecord>,
@@ -391,6 +445,7 @@ impl Charter {
             stopped: BTreeMap::new(),
             epochs: BTreeMap::new(),
             grants: BTreeMap::new(),
+            passed_on: BTreeMap::new(),
             revoked: BTreeMap::new(),
             records: BTreeMap::new(),
             bytes: 0,
@@ -471,7 +526,12 @@ impl Charter {
         if self.records.contains_key(&hash) {
             return Ok(Joined::Known);
         }
-        let bytes = record.to_bytes().len();
+        if let CharterRecord::Grant(signed) = record
+            && let Some(under) = self.is_passed_on(signed)
+        {
+            return self.join_under(under, signed);
+        }
+        let bytes = record.bytes();
         // Who had a key that was replaced has not used up the room of those that came later.
         let generation = self.speakers.whose(record.claimed_signer()).generation;
         let reserve = RESERVE_BYTES.checked_shr(generation).unwrap_or(0);
@@ -508,18 +568,13 @@ impl Charter {
                 let verified = signed.open()?;
                 let (signer, grant) = (verified.signer(), verified.into_value());
                 self.check(hash, signer, grant.version, grant.space)?;
-                if !self.epochs.contains_key(&grant.epoch) {
-                    return Err(CharterError::Early);
-                }
+                self.check_grant(&grant)?;
                 self.grants.insert(signed.hash(), grant);
             }
             CharterRecord::Revocation(signed) => {
                 let verified = signed.open()?;
                 let (signer, revocation) = (verified.signer(), verified.into_value());
                 self.check(hash, signer, revocation.version, revocation.space)?;
-                if !revocation.grants.iter().all(|grant| self.grants.contains_key(grant)) {
-                    return Err(CharterError::Early);
-                }
                 let ends: BTreeMap<_, _> = revocation.ends.into_iter().collect();
                 for grant in revocation.grants {
                     // Of several that end a grant, each decides what does not count.
@@ -559,6 +614,62 @@ impl Charter {
         }
         self.records.insert(hash, record.clone());
         self.bytes += bytes;
+        Ok(Joined::New)
+    }
+
+    /// Whether what a grant rests on is there, and lets it be.
+    fn check_grant(&self, grant: &Grant) -> Result<(), CharterError> {
+        let over = grant
+            .under
+            .map(|under| self.grants.get(&under).ok_or(CharterError::Early));
+        if !self.epochs.contains_key(&grant.epoch) {
+            return Err(CharterError::Early);
+        }
+        match over.transpose()? {
+            Some(over) if !grant.is_within(over) => Err(CharterError::Wider),
+            _ => Ok(()),
+        }
+    }
+
+    /// What a grant is given under, if it is said to be signed by another than the owner.
+    fn is_passed_on(&self, signed: &Signed<Grant>) -> Option<GrantId> {
+        let signer = self.speakers.whose(signed.claimed_signer()).user;
+        let is_owner = self.owner.is_none_or(|owner| owner == signer);
+        signed.claimed().ok().filter(|_| !is_owner)?.under
+    }
+
+    /// Takes a grant that somebody gives under theirs. It takes the room that was kept for it.
+    fn join_under(&mut self, under: GrantId, signed: &Signed<Grant>) -> Result<Joined, CharterError> {
+        let verified = signed.open()?;
+        let (signer, grant, id) = (verified.signer(), verified.into_value(), signed.hash());
+        if grant.version != VERSION || grant.space != self.space {
+            return Err(CharterError::Foreign);
+        }
+        let speaker = self.speakers.whose(signer);
+        let over = self.grants.get(&under).ok_or(CharterError::Early)?;
+        if over.user != speaker.user {
+            let user = speaker.user.short();
+            return Err(CharterError::NotAllowed { user });
+        }
+        if speaker.generation < self.speakers.generation(speaker.user) {
+            return Err(CharterError::Replaced);
+        }
+        self.check_grant(&grant)?;
+        let passed_on = self.passed_on.entry(under).or_default();
+        passed_on.insert(id);
+        if passed_on.len() > GRANTS_UNDER_ONE_MAX
+            && let Some(last) = passed_on.pop_last()
+        {
+            if last == id {
+                return Err(CharterError::TooMuch);
+            }
+            self.grants.remove(&last);
+            self.records
+                .retain(|_, record| !matches!(record, CharterRecord::Grant(signed) if signed.hash() == last));
+        }
+        self.grants.insert(id, grant);
+        let record = CharterRecord::Grant(signed.clone());
+        self.records.insert(record.hash(), record);
         Ok(Joined::New)
     }
 
@@ -653,7 +764,8 @@ impl Charter {
         let is_said = self.kept.as_ref().filter(|(known, _)| *known == generation);
         let before = |record: &&CharterRecord| {
             let is_founding = matches!(record, CharterRecord::Founding(_));
-            !is_founding && self.speakers.whose(record.claimed_signer()).generation < generation
+            let speaker = self.speakers.whose(record.claimed_signer());
+            !is_founding && speaker.user == owner.id() && speaker.generation < generation
         };
         let hashes: Vec<Hash> = self.records().filter(before).map(CharterRecord::hash).collect();
         if generation == 0 || is_said.is_some_and(|(_, kept)| hashes.iter().all(|hash| kept.contains(hash))) {
@@ -731,9 +843,17 @@ impl Charter {
         entropy: &dyn Entropy,
     ) -> Result<CharterRecord, CharterError> {
         let Reader { user, recipient, tag } = to.reader;
-        let readers = self.readers(now);
-        if readers.len() >= limits::SPACE_READERS_MAX && !readers.contains(&user) {
+        let others = self
+            .grants(now)
+            .filter(|grant| grant.user != user && grant.under.is_none());
+        let more = |may_share: bool| if may_share { READERS_WITH_ONE_MAX } else { 1 };
+        let readers: usize = others.map(|grant| more(grant.may_share)).sum();
+        if to.under.is_none() && readers + more(to.may_share) > limits::SPACE_READERS_MAX {
             return Err(CharterError::TooManyReaders);
+        }
+        let given = to.under.and_then(|under| self.passed_on.get(&under));
+        if given.is_some_and(|given| given.len() >= GRANTS_UNDER_ONE_MAX) {
+            return Err(CharterError::TooManyUnderOne);
         }
         let epoch = self.current().ok_or(CharterError::NotFounded)?;
         let key = keys.of(Some(epoch)).ok_or(CharterError::NotAllowed {
@@ -749,6 +869,8 @@ impl Charter {
             at: now,
             until: to.until,
             quota: to.quota,
+            may_share: to.may_share,
+            under: to.under,
             epoch,
             tag,
             wrapped: wrapped
@@ -758,7 +880,7 @@ impl Charter {
         Ok(CharterRecord::Grant(Signed::sign(owner, &grant)?))
     }
 
-    /// The end of all grants that a person has. It is not part of the charter yet; the next epoch is to follow.
+    /// The end of all grants that a person has, and of those that they have given. It is not part of the charter yet; the next epoch is to follow.
     pub fn next_revocation(
         &self,
         owner: &SigningKey,
@@ -766,25 +888,122 @@ impl Charter {
         ends: Vec<(NodeId, u64)>,
         now: Timestamp,
     ) -> Result<CharterRecord, CharterError> {
-        let grants = self
-            .grants
-            .iter()
-            .filter(|(id, grant)| grant.user == user && !self.revoked.contains_key(*id));
         let revocation = Revocation {
             version: VERSION,
             space: self.space,
             at: now,
-            grants: grants.map(|(id, _)| *id).collect(),
+            grants: self.ending_with(user).map(|(id, _)| *id).collect(),
             ends,
         };
         Ok(CharterRecord::Revocation(Signed::sign(owner, &revocation)?))
     }
 
+    /// Those of a person's grants that were not ended, and what is given under them.
+    fn ending_with(&self, user: UserId) -> impl Iterator<Item = (&GrantId, &Grant)> {
+        let is_theirs = move |grant: &Grant| grant.user == user;
+        let ends = move |(id, grant): &(&GrantId, &Grant)| {
+            let over = grant.under.and_then(|under| self.grants.get(&under));
+            !self.is_ended(id, grant) && (is_theirs(grant) || over.is_some_and(is_theirs))
+        };
+        self.grants.iter().filter(ends)
+    }
+
+    /// A person, and those whom they have let in.
+    pub fn let_in_by(&self, user: UserId) -> BTreeSet<UserId> {
+        let theirs = self.ending_with(user).map(|(_, grant)| grant.user);
+        std::iter::once(user).chain(theirs).collect()
+    }
+
+    /// Who reads no more when a person is taken out: those whom nobody else has let in.
+    pub fn leaving_with(&self, user: UserId, now: Timestamp) -> BTreeSet<UserId> {
+        let ending: BTreeSet<_> = self.ending_with(user).map(|(id, _)| id).collect();
+        let staying = |(id, grant): &(&GrantId, &Grant)| self.holds(id, grant, now) && !ending.contains(id);
+        let stay = self.grants.iter().filter(staying).map(|(_, grant)| grant.user);
+        let stay: BTreeSet<_> = self.owner.into_iter().chain(stay).collect();
+        self.readers(now).difference(&stay).copied().collect()
+    }
+
+    /// The owner's own copies of what others have given under their grants, and was not copied yet. They are not part of the charter yet.
+    pub fn next_copies(&self, owner: &SigningKey, now: Timestamp) -> Result<Vec<CharterRecord>, CharterError> {
+        let mut copies = Vec::new();
+        for (under, lent) in &self.passed_on {
+            let of_owner = self.grants.iter().filter(|(id, _)| !lent.contains(*id));
+            let of_owner = of_owner.map(|(_, grant)| grant);
+            let copied: Vec<_> = of_owner.filter(|grant| grant.under == Some(*under)).collect();
+            let holding = lent.iter().filter_map(|id| Some((id, self.grants.get(id)?)));
+            let holding = holding.filter(|(id, grant)| self.holds(id, grant, now) && !copied.contains(grant));
+            let left = GRANTS_UNDER_ONE_MAX.saturating_sub(copied.len());
+            for (_, grant) in holding.take(left) {
+                copies.push(CharterRecord::Grant(Signed::sign(owner, grant)?));
+            }
+        }
+        Ok(copies)
+    }
+
+    /// What a person has given that fits under another grant of theirs too, given under that by the owner. It is not part of the charter yet.
+    pub fn next_carried(
+        &self,
+        owner: &SigningKey,
+        under: &CharterRecord,
+        now: Timestamp,
+    ) -> Result<Vec<CharterRecord>, CharterError> {
+        let CharterRecord::Grant(signed) = under else {
+            return Ok(Vec::new());
+        };
+        let over = signed.claimed()?;
+        let mut carried: Vec<Grant> = Vec::new();
+        for grant in self.grants(now) {
+            let before = grant.under.and_then(|before| self.grants.get(&before));
+            let is_theirs = before.is_some_and(|before| before.user == over.user);
+            let grant = Grant {
+                under: Some(signed.hash()),
+                ..grant.clone()
+            };
+            if is_theirs && grant.is_within(&over) && !carried.contains(&grant) {
+                carried.push(grant);
+            }
+        }
+        let sign = |grant: &Grant| Ok(CharterRecord::Grant(Signed::sign(owner, grant)?));
+        carried.iter().map(sign).collect()
+    }
+
+    /// The grant under which a person may let others in, if they may.
+    pub fn shares(&self, user: UserId, now: Timestamp) -> Option<(GrantId, &Grant)> {
+        let holding = self.grants.iter().filter(|(id, grant)| self.holds(id, grant, now));
+        let theirs = holding.filter(|(_, grant)| grant.user == user && grant.may_share);
+        theirs.max_by_key(|(_, grant)| grant.at).map(|(id, grant)| (*id, grant))
+    }
+
+    /// Who has let in whom a grant is for; the owner, where it is given under none.
+    pub fn given_by(&self, grant: &Grant) -> Option<UserId> {
+        match grant.under {
+            Some(under) => self.grants.get(&under).map(|over| over.user),
+            None => self.owner,
+        }
+    }
+
     /// The grants that hold at this time.
     pub fn grants(&self, now: Timestamp) -> impl Iterator<Item = &Grant> {
-        let holds = move |grant: &Grant| grant.until.is_none_or(|until| now <= until);
-        let kept = self.grants.iter().filter(|(id, _)| !self.revoked.contains_key(*id));
-        kept.map(|(_, grant)| grant).filter(move |grant| holds(grant))
+        let holding = self.grants.iter().filter(move |(id, grant)| self.holds(id, grant, now));
+        holding.map(|(_, grant)| grant)
+    }
+
+    fn holds(&self, id: &GrantId, grant: &Grant, now: Timestamp) -> bool {
+        !self.is_ended(id, grant) && grant.until.is_none_or(|until| now <= until)
+    }
+
+    /// Whether a grant was ended, or the one that it is given under.
+    fn is_ended(&self, id: &GrantId, grant: &Grant) -> bool {
+        let is_revoked = |id: &GrantId| self.revoked.contains_key(id);
+        is_revoked(id) || grant.under.as_ref().is_some_and(is_revoked)
+    }
+
+    /// How far counts what a device wrote under a grant; none where that was not ended. Of what ended with another, and was not named then, nothing does.
+    fn end(&self, id: &GrantId, grant: &Grant, device: NodeId) -> Option<u64> {
+        match self.revoked.get(id) {
+            Some(ends) => Some(ends.get(&device).copied().unwrap_or(0)),
+            None => self.is_ended(id, grant).then_some(0),
+        }
     }
 
     /// What the owner calls the space, as they said to one who was let in.
@@ -863,11 +1082,10 @@ impl Charter {
     /// Whether an entry counts that a person's device has written, if the device is in their hands.
     pub fn may_write(&self, user: UserId, device: NodeId, seq: u64, clock: Timestamp) -> bool {
         let counts = |(id, grant): (&GrantId, &Grant)| {
-            let ends = self.revoked.get(id).map(|ends| ends.get(&device).copied().unwrap_or(0));
             grant.user == user
                 && grant.may_write
                 && grant.until.is_none_or(|until| clock <= until)
-                && ends.is_none_or(|end| seq <= end)
+                && self.end(id, grant, device).is_none_or(|end| seq <= end)
         };
         self.owner == Some(user) || self.grants.iter().any(counts)
     }
@@ -888,10 +1106,7 @@ impl Charter {
             .grants
             .iter()
             .filter(|(_, grant)| grant.user == user && grant.may_write);
-        let lasts = granted.map(|(id, _)| match self.revoked.get(id) {
-            None => u64::MAX,
-            Some(ends) => ends.get(&device).copied().unwrap_or(0),
-        });
+        let lasts = granted.map(|(id, grant)| self.end(id, grant, device).unwrap_or(u64::MAX));
         lasts.max().unwrap_or(0)
     }
 
@@ -912,10 +1127,14 @@ impl Charter {
             }
             CharterRecord::Epoch(signed) => {
                 let known = self.epochs.get(&signed.hash()).map(|epoch| epoch.depth);
-                let depth = known.or_else(|| Some(signed.open().ok()?.value().depth));
+                let depth = known.or_else(|| Some(signed.claimed().ok()?.depth));
                 (2, depth.unwrap_or(0))
             }
-            CharterRecord::Grant(_) => (3, 0),
+            // One that is given under another comes after it.
+            CharterRecord::Grant(signed) => {
+                let is_under = signed.claimed().is_ok_and(|grant| grant.under.is_some());
+                (3, u32::from(is_under))
+            }
             CharterRecord::Revocation(_) | CharterRecord::Stop(_) => (4, 0),
         }
     }
@@ -1016,13 +1235,14 @@ impl Charter {
 
     /// Keeps all records, and none that does not count any more.
     pub fn save(&self, kv: &mut impl Kv) -> Result<(), KvError> {
-        if self.kept.is_some() {
+        if self.kept.is_some() || !self.passed_on.is_empty() {
             for (key, row) in kv.scan(Table::Charter, self.space.as_bytes(), None, usize::MAX)? {
                 let Ok(record) = CharterRecord::from_bytes(&row) else {
                     continue;
                 };
                 let (hash, speaker) = (record.hash(), self.speakers.whose(record.claimed_signer()));
-                if !self.records.contains_key(&hash) && self.is_replaced(hash, speaker.generation) {
+                let counts_no_more = Some(speaker.user) != self.owner || self.is_replaced(hash, speaker.generation);
+                if !self.records.contains_key(&hash) && counts_no_more {
                     kv.delete(Table::Charter, &key)?;
                 }
             }
@@ -1140,18 +1360,55 @@ mod tests {
         Timestamp::from_millis(millis)
     }
 
-    fn grant(charter: &mut Charter, seed: u8, may_write: bool, until: Option<u64>) {
-        let to = GrantTo {
+    fn to(seed: u8, may_write: bool, until: Option<u64>) -> GrantTo {
+        GrantTo {
             reader: reader(seed),
             may_write,
             until: until.map(at),
             quota: None,
+            may_share: false,
+            under: None,
             called: "photos".to_owned(),
-        };
-        let record = charter
-            .next_grant(&user(1), &to, &keys(charter, 1), at(10), &SystemEntropy)
-            .unwrap();
+        }
+    }
+
+    /// A grant by the owner, or by another with the charter's keys. It is not part of the charter yet.
+    fn given(charter: &Charter, by: u8, to: &GrantTo) -> CharterRecord {
+        let keys = keys(charter, by);
+        charter
+            .next_grant(&user(by), to, &keys, at(10), &SystemEntropy)
+            .unwrap()
+    }
+
+    fn grant(charter: &mut Charter, seed: u8, may_write: bool, until: Option<u64>) {
+        let record = given(charter, 1, &to(seed, may_write, until));
         assert_eq!(charter.join(&record).unwrap(), Joined::New);
+    }
+
+    /// Lets one in who may let others in. Gives the grant.
+    fn grant_to_share(charter: &mut Charter, seed: u8, may_write: bool, until: Option<u64>) -> GrantId {
+        let record = given(
+            charter,
+            1,
+            &GrantTo {
+                may_share: true,
+                ..to(seed, may_write, until)
+            },
+        );
+        charter.join(&record).unwrap();
+        charter.shares(user(seed).user_id(), at(10)).unwrap().0
+    }
+
+    /// Others hear of all records, in several orders, and keep them.
+    fn is_known_alike(charter: &Charter) {
+        let records: Vec<_> = charter.records().cloned().collect();
+        let mut others = [(); 2].map(|()| Charter::of(charter.space(), charter.speakers()));
+        others[0].join_all(records.iter().rev());
+        for _ in 0..records.len() {
+            records.iter().rev().for_each(|record| _ = others[1].join(record));
+        }
+        assert!(others.iter().all(|other| other == charter));
+        assert_eq!(&knowing(charter, charter.speakers()), charter);
     }
 
     fn device(seed: u8) -> NodeId {
@@ -1202,16 +1459,317 @@ mod tests {
         assert!(may_write(&charter, device(2), 8));
         assert_eq!(last(&charter, device(2)), u64::MAX);
         assert!(keys(&charter, 2).of(Some(after)).is_some());
-        // Whoever hears of all this in another order knows the same.
-        let records: Vec<_> = charter.records().cloned().collect();
-        let mut other = Charter::of(charter.space(), &Speakers::default());
-        for _ in 0..records.len() {
-            records.iter().rev().for_each(|record| _ = other.join(record));
+        is_known_alike(&charter);
+    }
+
+    #[test]
+    fn who_may_lets_others_in_and_they_are_out_together() {
+        let mut charter = founded();
+        let under = Some(grant_to_share(&mut charter, 2, true, None));
+        let (bob, carol, dave) = (user(2).user_id(), user(3).user_id(), user(4).user_id());
+        let lent = given(
+            &charter,
+            2,
+            &GrantTo {
+                under,
+                ..to(3, true, None)
+            },
+        );
+        let heard_late = given(
+            &charter,
+            2,
+            &GrantTo {
+                under,
+                ..to(4, true, None)
+            },
+        );
+        charter.join(&lent).unwrap();
+        assert_eq!(charter.readers(at(20)), BTreeSet::from([user(1).user_id(), bob, carol]));
+        assert!(keys(&charter, 3).of(charter.current()).is_some());
+        assert_eq!(charter.called(&person(3)).as_deref(), Some("photos"));
+        assert!(charter.may_write(carol, device(3), 1, at(11)));
+        let of_carol = charter.grants(at(20)).find(|grant| grant.user == carol).unwrap();
+        assert_eq!(charter.given_by(of_carol), Some(bob));
+        is_known_alike(&charter);
+        let (both, owner) = (BTreeSet::from([bob, carol]), user(1));
+        assert_eq!(
+            (charter.let_in_by(bob), charter.leaving_with(bob, at(20))),
+            (both.clone(), both)
+        );
+        // Whom the owner has let in, too, stays.
+        let mut kept = charter.clone();
+        grant(&mut kept, 3, false, None);
+        assert_eq!(kept.leaving_with(bob, at(20)), BTreeSet::from([bob]));
+        let ends = vec![(device(2), 7), (device(3), 5)];
+        let ended = charter.next_revocation(&owner, bob, ends, at(30)).unwrap();
+        for charter in [&mut charter, &mut kept] {
+            charter.join(&ended).unwrap();
+            charter.join(&heard_late).unwrap();
+            assert!(charter.may_write(carol, device(3), 5, at(11)));
+            assert!(!charter.may_write(carol, device(3), 6, at(11)));
+            assert_eq!(
+                (
+                    charter.last_counting(carol, device(3)),
+                    charter.last_counting(bob, device(2))
+                ),
+                (5, 7)
+            );
+            // Nobody knew of that one when it ended.
+            assert!(!charter.may_write(dave, device(4), 1, at(11)));
+            assert_eq!(charter.last_counting(dave, device(4)), 0);
         }
-        assert_eq!(other, charter);
+        assert_eq!(charter.readers(at(31)), BTreeSet::from([owner.user_id()]));
+        assert_eq!(kept.readers(at(31)), BTreeSet::from([owner.user_id(), carol]));
+        is_known_alike(&charter);
+        let reached = BTreeMap::from([(owner.user_id(), BTreeSet::new())]);
+        assert!(charter.needs_epoch(&reached, &keys(&charter, 1), at(31)));
+    }
+
+    #[test]
+    fn nobody_gives_more_than_they_have() {
+        let mut charter = founded();
+        let reads = Some(grant_to_share(&mut charter, 2, false, Some(50)));
+        let writes = Some(grant_to_share(&mut charter, 3, true, None));
+        let bounded = GrantTo {
+            may_share: true,
+            quota: Some(7),
+            ..to(4, true, None)
+        };
+        charter.join(&given(&charter, 1, &bounded)).unwrap();
+        let bounded = charter.shares(user(4).user_id(), at(10)).map(|(id, _)| id);
+        grant(&mut charter, 5, true, None);
+        let only_in = charter.grants.iter().find(|(_, grant)| grant.user == user(5).user_id());
+        let only_in = only_in.map(|(id, _)| *id);
+        let under = |under: Option<GrantId>, to: GrantTo| GrantTo { under, ..to };
+        let refused = |by: u8, to: GrantTo| charter.clone().join(&given(&charter, by, &to)).unwrap_err();
+        for (by, to) in [
+            (2, under(reads, to(9, true, Some(50)))),
+            (2, under(reads, to(9, false, None))),
+            (2, under(reads, to(9, false, Some(51)))),
+            (
+                3,
+                GrantTo {
+                    may_share: true,
+                    ..under(writes, to(9, true, None))
+                },
+            ),
+            (4, under(bounded, to(9, true, None))),
+            (5, under(only_in, to(9, false, None))),
+        ] {
+            let error = refused(by, to);
+            assert!(matches!(error, CharterError::Wider), "{by}: {error:?}");
+        }
+        for (by, to) in [
+            // Under another's, and in the owner's stead.
+            (2, under(writes, to(9, false, None))),
+            (3, to(9, true, None)),
+        ] {
+            let error = refused(by, to);
+            assert!(matches!(error, CharterError::NotAllowed { .. }), "{by}: {error:?}");
+        }
+        let unknown = under(Some(Hash::of(b"nothing")), to(9, false, None));
+        assert!(matches!(refused(2, unknown), CharterError::Early));
+        // Nobody whom they let in lets in others.
+        charter
+            .join(&given(&charter, 3, &under(writes, to(6, true, None))))
+            .unwrap();
+        let lent = charter.grants.iter().find(|(_, grant)| grant.under == writes);
+        let lent = lent.map(|(id, _)| *id);
+        let error = charter
+            .clone()
+            .join(&given(&charter, 6, &under(lent, to(9, false, None))));
+        assert!(matches!(error, Err(CharterError::Wider)), "{error:?}");
+        for (by, to) in [
+            (2, under(reads, to(9, false, Some(50)))),
+            (4, under(bounded, to(9, false, None))),
+        ] {
+            charter.join(&given(&charter, by, &to)).unwrap();
+        }
+    }
+
+    /// One who may let others in goes on and on, and not all hear of everything in the same order.
+    #[test]
+    fn what_others_give_never_fills_a_charter() {
+        let mut charter = founded();
+        let under = Some(grant_to_share(&mut charter, 2, true, None));
+        let lent: Vec<_> = (0..2 * GRANTS_UNDER_ONE_MAX)
+            .map(|_| {
+                given(
+                    &charter,
+                    2,
+                    &GrantTo {
+                        under,
+                        ..to(3, true, None)
+                    },
+                )
+            })
+            .collect();
+        let before = charter.bytes();
+        assert!(before > UNDER_ONE_BYTES);
+        let mut others = [charter.clone(), charter.clone()];
         let mut kv = MemoryKv::default();
-        charter.save(&mut kv).unwrap();
+        for record in &lent {
+            let _ = charter.join(record);
+            charter.save(&mut kv).unwrap();
+        }
+        lent.iter().rev().for_each(|record| _ = others[0].join(record));
+        others[1].join_all(&lent);
+        assert!(others.iter().all(|other| *other == charter));
+        assert_eq!(
+            (charter.records().count(), charter.bytes()),
+            (3 + GRANTS_UNDER_ONE_MAX, before)
+        );
+        let error = charter.next_grant(
+            &user(2),
+            &GrantTo {
+                under,
+                ..to(3, true, None)
+            },
+            &keys(&charter, 2),
+            at(10),
+            &SystemEntropy,
+        );
+        assert!(matches!(error, Err(CharterError::TooManyUnderOne)), "{error:?}");
+        // Those that do not count are not kept.
+        let rows = kv
+            .scan(Table::Charter, charter.space().as_bytes(), None, usize::MAX)
+            .unwrap();
+        assert_eq!(rows.len(), charter.records().count());
         assert_eq!(load(&kv, charter.space()).unwrap(), charter);
+        // Nor do the owner's machines, which hear of one after the other.
+        let mut heard = charter.clone();
+        heard.grants.retain(|_, grant| grant.under.is_none());
+        heard.passed_on.clear();
+        for record in &lent {
+            let _ = heard.join(record);
+            heard.join_all(&heard.next_copies(&user(1), at(20)).unwrap());
+        }
+        let of_carol = heard.grants(at(20)).filter(|grant| grant.under.is_some());
+        assert!(of_carol.count() <= 2 * GRANTS_UNDER_ONE_MAX);
+        // The owner lets in no more of those than could read the space with all whom they let in.
+        let mut seed = 10;
+        let full = loop {
+            let wanted = GrantTo {
+                may_share: true,
+                ..to(seed, false, None)
+            };
+            match charter.next_grant(&user(1), &wanted, &keys(&charter, 1), at(10), &SystemEntropy) {
+                Ok(record) => charter.join(&record).unwrap(),
+                Err(error) => break error,
+            };
+            seed += 1;
+        };
+        assert!(matches!(full, CharterError::TooManyReaders));
+        assert_eq!(
+            usize::from(seed - 10),
+            limits::SPACE_READERS_MAX / READERS_WITH_ONE_MAX - 1
+        );
+    }
+
+    /// A machine of one who lets others in is lost.
+    #[test]
+    fn what_the_owner_has_made_theirs_counts_whatever_becomes_of_the_key_of_who_gave_it() {
+        let mut charter = founded();
+        let under = Some(grant_to_share(&mut charter, 2, true, None));
+        charter
+            .join(&given(
+                &charter,
+                2,
+                &GrantTo {
+                    under,
+                    ..to(3, true, None)
+                },
+            ))
+            .unwrap();
+        let copies = charter.next_copies(&user(1), at(20)).unwrap();
+        assert_eq!(copies.len(), 1);
+        charter.join_all(&copies);
+        assert!(charter.next_copies(&user(1), at(20)).unwrap().is_empty());
+        // The owner has not heard of this one.
+        charter
+            .join(&given(
+                &charter,
+                2,
+                &GrantTo {
+                    under,
+                    ..to(4, true, None)
+                },
+            ))
+            .unwrap();
+        is_known_alike(&charter);
+        let later = Speaker {
+            user: user(2).user_id(),
+            generation: 1,
+        };
+        let mut after = knowing(&charter, &Speakers::of([(user(102).public(), later)]));
+        let readers = |charter: &Charter| -> Vec<u8> {
+            let readers = charter.readers(at(20));
+            (1..9).filter(|seed| readers.contains(&user(*seed).user_id())).collect()
+        };
+        assert_eq!((readers(&charter), readers(&after)), (vec![1, 2, 3, 4], vec![1, 2, 3]));
+        // Only with the key in use.
+        let lent = GrantTo {
+            under,
+            ..to(5, true, None)
+        };
+        let old = given(&charter, 2, &lent);
+        assert!(matches!(after.join(&old), Err(CharterError::Replaced)));
+        let held = keys(&after, 2);
+        let new = after
+            .next_grant(&user(102), &lent, &held, at(20), &SystemEntropy)
+            .unwrap();
+        after.join(&new).unwrap();
+        assert_eq!(readers(&after), [1, 2, 3, 5]);
+        is_known_alike(&after);
+    }
+
+    #[test]
+    fn whom_one_has_let_in_stays_when_that_one_is_given_other_rights_that_go_as_far() {
+        let mut charter = founded();
+        let under = Some(grant_to_share(&mut charter, 2, true, None));
+        charter
+            .join(&given(
+                &charter,
+                2,
+                &GrantTo {
+                    under,
+                    ..to(3, true, None)
+                },
+            ))
+            .unwrap();
+        charter
+            .join(&given(
+                &charter,
+                2,
+                &GrantTo {
+                    under,
+                    ..to(4, false, None)
+                },
+            ))
+            .unwrap();
+        charter.join_all(&charter.next_copies(&user(1), at(20)).unwrap());
+        let bob = user(2).user_id();
+        let again = |may_write: bool, may_share: bool| {
+            let mut charter = charter.clone();
+            let next = given(
+                &charter,
+                1,
+                &GrantTo {
+                    may_share,
+                    ..to(2, may_write, None)
+                },
+            );
+            let carried = charter.next_carried(&user(1), &next, at(20)).unwrap();
+            let ended = charter.next_revocation(&user(1), bob, Vec::new(), at(20)).unwrap();
+            charter.join_all([&ended, &next]);
+            charter.join_all(&carried);
+            is_known_alike(&charter);
+            let may = |seed: u8| charter.may_write(user(seed).user_id(), device(seed), 1, at(11));
+            (charter.readers(at(20)).len(), may(3))
+        };
+        assert_eq!(again(true, true), (4, true));
+        assert_eq!(again(false, true), (3, false));
+        assert_eq!(again(true, false), (2, false));
     }
 
     /// The owner's devices take two people out apart, each with an epoch for the other one.
@@ -1484,6 +2042,8 @@ mod tests {
             may_write: true,
             until: None,
             quota: None,
+            may_share: false,
+            under: None,
             called: String::new(),
         };
         let grant = charter

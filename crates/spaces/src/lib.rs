@@ -34,8 +34,8 @@ mod view;
 
 pub use branch::{Again, Aside, Branch, BranchError, make_anew};
 pub use charter::{
-    Before, Charter, CharterError, CharterRecord, Epoch, EpochId, Founding, Grant, GrantId, GrantTo, Joined, Keys,
-    Reader, Revocation, Stop, Succession, Wrap,
+    Before, Charter, CharterError, CharterRecord, Epoch, EpochId, Founding, GRANTS_UNDER_ONE_MAX, Grant, GrantId,
+    GrantTo, Joined, Keys, Reader, Revocation, Stop, Succession, Wrap,
 };
 pub use kv::{Kv, KvError, MemoryKv, Rows, Table};
 pub use link::{Links, Publication, Published};

@@ -32,6 +32,8 @@ pub enum AccessChange {
         until: Option<Timestamp>,
         /// How many bytes of what they put may be there, if that is bounded.
         quota: Option<ByteSize>,
+        /// Whether they may let others in.
+        may_share: bool,
     },
     /// A person was taken out.
     TakenOut {

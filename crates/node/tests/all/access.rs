@@ -429,6 +429,8 @@ async fn a_program_that_does_not_obey_does_no_more_than_its_person_may() {
                 may_write: true,
                 until: None,
                 quota: None,
+                may_share: false,
+                under: None,
                 called: "work".to_owned(),
             };
             let (keys, at) = (modified.keys(), Timestamp::from_millis(now));
@@ -441,8 +443,23 @@ async fn a_program_that_does_not_obey_does_no_more_than_its_person_may() {
                 Vec::new(),
                 at,
             );
-            let forged: Vec<_> = [grant, revocation].into_iter().flatten().collect();
-            assert_eq!(forged.len(), 1 + usize::from(is_reader));
+            // And under a grant of one's own, which says nothing of letting others in.
+            let own = modified.charter.records().find_map(|record| match record {
+                CharterRecord::Grant(signed) if signed.claimed().unwrap().user == modified.user.id() => {
+                    Some(signed.hash())
+                }
+                _ => None,
+            });
+            let under = GrantTo {
+                under: own,
+                may_write: false,
+                ..to
+            };
+            let passed_on = modified
+                .charter
+                .next_grant(modified.user.signing(), &under, &keys, at, &SystemEntropy);
+            let forged: Vec<_> = [grant, revocation, passed_on].into_iter().flatten().collect();
+            assert_eq!(forged.len(), 1 + 2 * usize::from(is_reader));
             for record in &forged {
                 assert!(modified.charter.clone().join(record).is_err());
             }
@@ -580,6 +597,8 @@ async fn who_has_a_lost_machine_reads_and_changes_nothing_any_more() {
                 may_write: true,
                 until: None,
                 quota: None,
+                may_share: false,
+                under: None,
                 called: "work".to_owned(),
             };
             let first = modified.user.signing();

@@ -356,6 +356,7 @@ pub const READ: Access = Access {
     since: None,
     until: None,
     quota: None,
+    may_share: false,
 };
 /// And to write.
 pub const WRITE: Access = Access {

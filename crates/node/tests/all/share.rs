@@ -3,7 +3,7 @@
 use crate::common::{
     Pool, READ, WRITE, bytes, config, eventually, listens_at, name, put_into, read, read_when_named, sees, started,
 };
-use potluck_node::{Access, Member, Node, NodeConfig, NodeError, Path, RemoveOptions, Space};
+use potluck_node::{Access, AccessChange, Member, Node, NodeConfig, NodeError, Path, Person, RemoveOptions, Space};
 use potluck_types::{ByteSize, SpaceName, Timestamp};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -318,4 +318,107 @@ async fn what_makes_no_sense_is_refused() {
     for (node, _) in others {
         node.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_who_may_lets_others_in_while_the_owner_is_away_and_they_are_out_together() {
+    let (mut pool, others) = with_guests(&["bob", "carol", "dave"]).await;
+    let [bob, carol, dave] = [0, 1, 2].map(|at| &others[at].0);
+    let work = name("work");
+    pool.node(0).create_space(work.clone()).await.unwrap();
+    put_into(&pool.node(0).space(&work).unwrap(), "/hers", b"from the beginning")
+        .await
+        .unwrap();
+    let may_share = Access {
+        may_share: true,
+        ..WRITE
+    };
+    let member = pool.node(0).share(&work, "bob", may_share).await.unwrap();
+    assert!(member.access.may_share && member.by.is_none());
+    let his = accepted(bob, "work").await;
+    read_when_named(&his, "/hers").await;
+    assert!(
+        bob.spaces(false)
+            .await
+            .unwrap()
+            .iter()
+            .any(|space| space.name == work && space.may_share)
+    );
+    for at in [0, 1] {
+        pool.kill(at).await;
+    }
+    let member = bob.share(&work, "carol", WRITE).await.unwrap();
+    let by = member.by.map(|by| by.called());
+    assert_eq!((by.as_deref(), member.access.may_share), (Some("bob"), false));
+    let carols = accepted(carol, "work").await;
+    assert_eq!(read_when_named(&carols, "/hers").await, b"from the beginning");
+    put_into(&carols, "/carols", b"counts").await.unwrap();
+    assert_eq!(read_when_named(&his, "/carols").await, b"counts");
+    // No more than that.
+    let refused = [
+        bob.share(&work, "dave", may_share).await,
+        bob.share(&work, "carol", READ).await,
+        bob.share(&work, "anna", READ).await,
+        carol.share(&work, "dave", READ).await,
+    ];
+    assert!(
+        matches!(
+            &refused,
+            [
+                Err(NodeError::NotYoursToGive { .. }),
+                Err(NodeError::IsIn(_)),
+                Err(NodeError::IsIn(_)),
+                Err(NodeError::NotYourSpace(_))
+            ]
+        ),
+        "{refused:?}"
+    );
+    let refused = bob.unshare(&work, "carol").await;
+    assert!(matches!(refused, Err(NodeError::NotYourSpace(_))), "{refused:?}");
+    for at in [0, 1] {
+        pool.restart(at).await;
+    }
+    let anna = pool.node(0);
+    let hers = anna.space(&work).unwrap();
+    assert_eq!(read_when_named(&hers, "/carols").await, b"counts");
+    let members = anna.members(&work).await.unwrap();
+    let in_by: Vec<_> = members
+        .iter()
+        .map(|member| (member.person.called(), member.by.as_ref().map(Person::called)))
+        .collect();
+    let person = |name: &str, by: Option<&str>| (name.to_owned(), by.map(str::to_owned));
+    assert_eq!(in_by.len(), 3);
+    for one in [person("anna", None), person("bob", None), person("carol", Some("bob"))] {
+        assert!(in_by.contains(&one), "{in_by:?}");
+    }
+    let log = anna.access_log(&work).await.unwrap();
+    let by_bob = log.iter().filter(|event| {
+        let is_bob = event.by.as_ref().is_some_and(|by| by.called() == "bob");
+        is_bob && matches!(&event.what, AccessChange::LetIn { person, .. } if person.called() == "carol")
+    });
+    assert_eq!(by_bob.count(), 1, "{log:?}");
+    // With other rights that go as far, whom he let in stays; when he goes, she goes.
+    anna.share(&work, "bob", may_share).await.unwrap();
+    assert_eq!(anna.members(&work).await.unwrap().len(), 3);
+    let gone = anna.unshare(&work, "bob").await.unwrap();
+    assert_eq!(gone.with_them.iter().map(Person::called).collect::<Vec<_>>(), ["carol"]);
+    assert_eq!(anna.members(&work).await.unwrap().len(), 1);
+    put_into(&hers, "/after", b"for nobody else").await.unwrap();
+    for (node, space) in [(bob, &his), (carol, &carols)] {
+        eventually("they hear of it", || async {
+            matches!(
+                put_into(space, "/late", b"late").await,
+                Err(NodeError::NotIn | NodeError::ReadOnly)
+            )
+        })
+        .await;
+        assert!(read(space, "/after").await.is_err());
+        assert!(matches!(
+            node.share(&work, "dave", READ).await,
+            Err(NodeError::NotYourSpace(_))
+        ));
+    }
+    assert!(dave.offers().await.unwrap().is_empty());
+    assert_eq!(read_when_named(&hers, "/carols").await, b"counts");
+    assert!(read(&hers, "/late").await.is_err());
 }

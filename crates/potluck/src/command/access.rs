@@ -49,6 +49,7 @@ fn in_words(change: &AccessChange) -> String {
             may_write,
             until,
             quota,
+            may_share,
         } => {
             let what = if *may_write {
                 "may read and change it"
@@ -57,7 +58,8 @@ fn in_words(change: &AccessChange) -> String {
             };
             let until = until.map_or(String::new(), |until| format!(", until {until}"));
             let quota = quota.map_or(String::new(), |quota| format!(", and put {quota} there at most"));
-            format!("let {} in: {what}{quota}{until}", called(person))
+            let others = if *may_share { ", and let others in" } else { "" };
+            format!("let {} in: {what}{quota}{others}{until}", called(person))
         }
         AccessChange::TakenOut { person } => format!("took {} out", called(person)),
         AccessChange::KeyReplaced => "vouched for what counts, as a key of the owner's was replaced".to_owned(),

@@ -158,6 +158,7 @@ pub(crate) fn run(cli: Cli, terminal: Terminal) -> Result<(), Complaint> {
             with,
             write,
             quota,
+            may_share,
             expires,
         } => {
             let access = Access {
@@ -165,6 +166,7 @@ pub(crate) fn run(cli: Cli, terminal: Terminal) -> Result<(), Complaint> {
                 since: None,
                 until: expires.map(|span| SystemClock.now() + span.duration()),
                 quota,
+                may_share,
             };
             people::share(&home()?, &space, with, access, terminal)
         }

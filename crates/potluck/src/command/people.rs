@@ -5,7 +5,7 @@ use crate::{
     complaint::Complaint,
     local::{client, message::Request},
     place::escape,
-    terminal::{Terminal, count, table},
+    terminal::{Terminal, count, listed, table},
 };
 use potluck_node::{Access, Member, Person, SpaceInfo, Status, Unshared};
 use potluck_types::{SpaceName, UserName};
@@ -85,10 +85,10 @@ pub(super) fn share(
     };
     let member: Member = client::call(home, &request)?;
     say(terminal, &member, || {
-        let may = if member.access.may_write {
-            "read and change"
-        } else {
-            "read"
+        let may = may(member.access.may_write);
+        let others = match member.access.may_share {
+            true => ", and let others in",
+            false => "",
         };
         let until = member
             .access
@@ -99,7 +99,7 @@ pub(super) fn share(
             .quota
             .map_or(String::new(), |quota| format!(", and put {quota} there at most"));
         format!(
-            "{} ({}) may {may} {space}{quota}{until}. They take it with: potluck accept {space}",
+            "{} ({}) may {may} {space}{quota}{others}{until}. They take it with: potluck accept {space}",
             member.person.called(),
             member.person.user.short()
         )
@@ -119,6 +119,10 @@ pub(super) fn unshare(home: &Path, space: &SpaceName, with: String, terminal: Te
         let mut text = format!(
             "{name} reads nothing that is written to {space} from now on. What was there before they may have kept: names, content, and the keys to it."
         );
+        if !gone.with_them.is_empty() {
+            let names = listed(gone.with_them.iter().map(Person::called), "and");
+            text.push_str(&format!("\nNeither does whom they had let in: {names}."));
+        }
         if gone.away > 0 {
             text.push_str(&format!(
                 "\n{} of theirs is not here, and learns of it when it is.",
@@ -139,10 +143,18 @@ pub(super) fn accept(
 ) -> Result<(), Complaint> {
     let info: SpaceInfo = client::call(home, &Request::Accept { offer, called })?;
     say(terminal, &info, || {
-        let may = if info.may_write { "read and change" } else { "read" };
-        format!("You may {may} {}: potluck ls {}:/", info.name, info.name)
+        let (may, name) = (may(info.may_write), &info.name);
+        let others = match info.may_share {
+            true => format!("\nYou may let others in: potluck share {name} --with PERSON"),
+            false => String::new(),
+        };
+        format!("You may {may} {name}: potluck ls {name}:/{others}")
     });
     Ok(())
+}
+
+fn may(write: bool) -> &'static str {
+    if write { "read and change" } else { "read" }
 }
 
 /// Those who may read a space, one a line.
@@ -165,7 +177,12 @@ pub(super) fn members(members: &[Member]) -> String {
             Some(quota) => format!("has put {} of {quota}", member.used),
             None => format!("has put {}", member.used),
         };
-        vec![format!("  {name}"), may.to_owned(), put, until]
+        let shares = match (&member.by, member.access.may_share && !member.is_owner) {
+            (Some(by), _) => format!("let in by {}", by.called()),
+            (None, true) => "lets others in".to_owned(),
+            (None, false) => String::new(),
+        };
+        vec![format!("  {name}"), may.to_owned(), put, shares, until]
     };
     table(&members.iter().map(row).collect::<Vec<_>>())
 }
