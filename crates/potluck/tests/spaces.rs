@@ -176,7 +176,19 @@ fn two_people_share_a_space_until_one_is_taken_out() {
     until("what he wrote arrives", || {
         anna.run(&["cat", "work:/mine/note"]).stdout == b"a note"
     });
-    assert!(anna.said(&["space", "info", "work"]).contains("reads and writes"));
+    let info = anna.said(&["space", "info", "work"]);
+    assert!(info.contains("reads and writes") && !info.contains("lets others in"), "{info}");
+
+    let said = anna.said(&["share", "work", "--with", "bob", "--write", "--may-share"]);
+    assert!(said.contains("read and change work, and let others in"), "{said}");
+    assert!(anna.said(&["space", "info", "work"]).contains("lets others in"));
+    assert!(anna.said(&["access", "work"]).contains("and let others in"));
+    until("he knows that he may let others in", || {
+        bob.json(&["space", "info", "annas"])["may_share"] == true
+    });
+    bob.fails(&["share", "annas", "--with", "anna"], 2);
+    bob.fails(&["share", "annas", "--with", "anna", "--may-share"], 6);
+    bob.fails(&["unshare", "annas", "--with", "anna"], 6);
 
     assert!(
         anna.said(&["unshare", "work", "--with", "bob"])

@@ -133,7 +133,7 @@ fn report(space: &SpaceName, verified: &Verified) -> Vec<String> {
     }
     if verified.records > 0 {
         lines.push(format!(
-            "{} of who may read and write, each signed by the owner: `potluck access {space}` shows them.",
+            "{} of who may read and write, each signed by who may say so: `potluck access {space}` shows them.",
             count(verified.records, "record")
         ));
     }
