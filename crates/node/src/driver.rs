@@ -15,7 +15,7 @@ use crate::{
     error::MetaError,
     links, names,
     protocol::{self, BATCH_MAX, Credential, JoinReply, JoinRequest, PoolReply, PoolRequest},
-    records::PoolRecord,
+    records::{PoolRecord, Sent},
     serve, share,
     shared::{AskError, Shared},
     sweep, upload, watch,
@@ -347,7 +347,7 @@ impl Shared {
     /// Takes a record of this node's own, and tells everybody who is here directly.
     pub(crate) async fn tell_all(self: &Arc<Self>, record: PoolRecord) {
         let peers = self.with_control(|control| control.live_peers());
-        let request = PoolRequest::Records(vec![record.clone()]);
+        let request = PoolRequest::Records(Sent::of([&record]));
         let told = peers.into_iter().map(|peer| self.ask(peer, &request));
         futures::future::join_all(told).await;
         self.introduce(record).await;
@@ -485,7 +485,7 @@ async fn greet(shared: Arc<Shared>, node: NodeId) {
     if (is_first || theirs != digest)
         && let Ok(PoolReply::Records(records)) = shared.ask(node, &PoolRequest::PullRecords).await
     {
-        for record in records {
+        for record in records.known() {
             shared.introduce(record).await;
         }
         if !shared.caught_up.swap(true, Ordering::Relaxed) {

@@ -3,7 +3,7 @@
 use crate::{
     api::{HealthInfo, StripeWork},
     error::Refusal,
-    records::PoolRecord,
+    records::{PoolRecord, Sent},
 };
 use bytes::Bytes;
 use potluck_crypto::{KeyShare, LinkId, Signed};
@@ -49,7 +49,7 @@ pub(crate) enum Credential {
 pub(crate) enum JoinReply {
     /// All records of the pool; and the inviter's first user key, for another machine of theirs.
     Welcome {
-        records: Vec<PoolRecord>,
+        records: Sent,
         user_seed: Option<ByteBuf>,
         /// The keys that took the place of that one, in their order.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -65,7 +65,7 @@ pub(crate) enum PoolRequest {
     /// First on a new connection, and now and then: do we know the same members?
     Hello { digest: Hash, state: Option<PoolRecord> },
     /// Records that the other may lack.
-    Records(Vec<PoolRecord>),
+    Records(Sent),
     /// All records, please.
     PullRecords,
     /// What the asker holds of the stripes that the other looks after. The first page of a full report replaces all before it.
@@ -130,7 +130,7 @@ pub(crate) enum PoolReply {
         digest: Hash,
         state: Option<PoolRecord>,
     },
-    Records(Vec<PoolRecord>),
+    Records(Sent),
     Done,
     /// To `CheckReports`: a full report is needed.
     Differs,
@@ -272,9 +272,12 @@ pub(crate) fn decode<T: Serialize + DeserializeOwned>(message: &Message) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::records::{Genesis, VERSION, sign};
     use ipld_core::ipld::Ipld;
+    use potluck_crypto::SigningKey;
     use potluck_types::from_canonical;
     use proptest::prelude::*;
+    use std::collections::BTreeMap;
 
     /// With one more field in each record that has several; what has one key is a choice.
     fn say_more(value: &mut Ipld) {
@@ -301,6 +304,25 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_record_that_only_a_later_version_knows_keeps_nobody_from_the_others() {
+        let genesis = Genesis {
+            version: VERSION,
+            name: "home".to_owned(),
+            created: Timestamp::from_millis(1),
+            nonce: [2; 16],
+        };
+        let known = PoolRecord::Genesis(sign(&SigningKey::from_seed(&[3; 32]), &genesis));
+        let later = to_canonical(&BTreeMap::from([("Motion", "to be voted on")]));
+        assert!(PoolRecord::from_bytes(&later).is_err());
+        let all = [known.to_bytes(), later, known.to_bytes()].map(ByteBuf::from);
+        let sent = decode::<PoolReply>(&encode(&BTreeMap::from([("Records", all)]))).unwrap();
+        let PoolReply::Records(sent) = sent else {
+            panic!("{sent:?}");
+        };
+        assert_eq!(sent.known().collect::<Vec<_>>(), [known.clone(), known]);
+    }
+
     /// A type that has no encoding fails when it is first sent: so each is sent here.
     #[test]
     fn every_message_comes_back() {
@@ -319,7 +341,7 @@ mod tests {
                 digest: hash,
                 state: None,
             },
-            PoolRequest::Records(Vec::new()),
+            PoolRequest::Records(Sent::default()),
             PoolRequest::PullRecords,
             PoolRequest::Report {
                 first: true,
@@ -392,7 +414,7 @@ mod tests {
                 digest: hash,
                 state: None,
             },
-            PoolReply::Records(Vec::new()),
+            PoolReply::Records(Sent::default()),
             PoolReply::Done,
             PoolReply::Differs,
             PoolReply::OtherView,

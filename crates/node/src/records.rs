@@ -296,6 +296,23 @@ impl PoolRecord {
     }
 }
 
+/// Records as they are sent, each for itself: who does not know one, as it is of a later version, takes the others.
+#[derive(Clone, Default, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Sent(Vec<ByteBuf>);
+
+impl Sent {
+    pub(crate) fn of<'r>(records: impl IntoIterator<Item = &'r PoolRecord>) -> Self {
+        let bytes = records.into_iter().map(|record| ByteBuf::from(record.to_bytes()));
+        Self(bytes.collect())
+    }
+
+    /// Those that this version knows.
+    pub(crate) fn known(&self) -> impl Iterator<Item = PoolRecord> {
+        self.0.iter().filter_map(|bytes| PoolRecord::from_bytes(bytes).ok())
+    }
+}
+
 /// The id of the pool that this genesis begins.
 pub(crate) fn pool_id(genesis: &Signed<Genesis>) -> PoolId {
     PoolId::from_bytes(*genesis.hash().as_bytes())

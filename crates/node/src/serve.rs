@@ -10,7 +10,7 @@ use crate::{
         self, BATCH_MAX, Credential, HOLDERS_MAX, Inspected, JoinReply, JoinRequest, PoolReply, PoolRequest,
         ShardReply, ShardRequest,
     },
-    records::{Admission, Certificate, PoolRecord, VERSION, sign},
+    records::{Admission, Certificate, PoolRecord, Sent, VERSION, sign},
     shared::Shared,
     stripes, sweep,
 };
@@ -67,7 +67,7 @@ async fn join(shared: &Arc<Shared>, node: NodeId, request: JoinRequest) -> JoinR
             for record in records {
                 shared.introduce(record).await;
             }
-            let records = shared.with_control(|control| control.roster.records().cloned().collect());
+            let records = shared.with_control(|control| Sent::of(control.roster.records()));
             let keys = keys.iter().flat_map(|keys| keys.all());
             let mut seeds = keys.map(|key| ByteBuf::from(key.seed().to_vec()));
             JoinReply::Welcome {
@@ -223,13 +223,13 @@ async fn pool(shared: &Arc<Shared>, peer: NodeId, request: PoolRequest) -> PoolR
             })
         }
         PoolRequest::Records(records) => {
-            for record in records {
+            for record in records.known() {
                 shared.introduce(record).await;
             }
             PoolReply::Done
         }
         PoolRequest::PullRecords => {
-            PoolReply::Records(shared.with_control(|control| control.roster.records().cloned().collect()))
+            PoolReply::Records(shared.with_control(|control| Sent::of(control.roster.records())))
         }
         PoolRequest::Report { first, shards, gone } => {
             shared
@@ -313,8 +313,7 @@ async fn pool(shared: &Arc<Shared>, peer: NodeId, request: PoolRequest) -> PoolR
             now: shared.now(),
         },
         PoolRequest::StateOf { node } => {
-            let known = shared.with_control(|control| control.roster.state_record(node).cloned());
-            PoolReply::Records(known.into_iter().collect())
+            PoolReply::Records(shared.with_control(|control| Sent::of(control.roster.state_record(node))))
         }
         PoolRequest::Holders { stripes } if stripes.len() <= HOLDERS_MAX => {
             let now = shared.steady();

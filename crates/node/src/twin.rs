@@ -126,7 +126,7 @@ pub(crate) async fn look(shared: &Arc<Shared>) {
         else {
             continue;
         };
-        for record in records {
+        for record in records.known() {
             if let PoolRecord::State(signed) = record
                 && let Ok(opened) = signed.open()
                 && node_of(opened.signer()) == me

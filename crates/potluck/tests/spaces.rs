@@ -177,7 +177,10 @@ fn two_people_share_a_space_until_one_is_taken_out() {
         anna.run(&["cat", "work:/mine/note"]).stdout == b"a note"
     });
     let info = anna.said(&["space", "info", "work"]);
-    assert!(info.contains("reads and writes") && !info.contains("lets others in"), "{info}");
+    assert!(
+        info.contains("reads and writes") && !info.contains("lets others in"),
+        "{info}"
+    );
 
     let said = anna.said(&["share", "work", "--with", "bob", "--write", "--may-share"]);
     assert!(said.contains("read and change work, and let others in"), "{said}");

@@ -12,7 +12,7 @@ use crate::{
         Credential, JoinReply, JoinRequest, PoolReply, PoolRequest, ShardReply, ShardRequest, decode, encode,
         encode_with,
     },
-    records::{Admission, Certificate, Genesis, NodeState, PoolRecord, VERSION, pool_id, sign},
+    records::{Admission, Certificate, Genesis, NodeState, PoolRecord, Sent, VERSION, pool_id, sign},
     roster::Roster,
     world::{Network, SystemStorage, World},
 };
@@ -267,7 +267,7 @@ impl Server {
             assert!(matches!(answer, Err(RequestError::NotAMember)), "{answer:?}");
             return;
         }
-        let record = |record: PoolRecord| encode(&PoolRequest::Records(vec![record]));
+        let record = |record: PoolRecord| encode(&PoolRequest::Records(Sent::of([&record])));
         let message = match mode {
             0 => Some(message),
             2 | 3 => self.append(bytes, *mode == 3),

@@ -399,7 +399,7 @@ async fn ask_to_join(
                 let seeds = user_seed.into_iter().chain(later_seeds);
                 let seeds: Result<Vec<_>, _> = seeds.map(|seed| seed[..].try_into().map(Zeroizing::new)).collect();
                 let seeds = seeds.map_err(|_| JoinError::Nonsense("a user key has another length".to_owned()))?;
-                return Ok((welcome_roster(pool, &records)?, seeds));
+                return Ok((welcome_roster(pool, &records.known().collect::<Vec<_>>())?, seeds));
             }
             Ok(JoinReply::Refused(why)) => refusal = Some(why),
             Ok(JoinReply::Standing(_)) => "it answers what was not asked".clone_into(&mut reason),
