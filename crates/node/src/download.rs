@@ -1,14 +1,20 @@
-//! Getting: a manifest is walked, and a window of pieces is fetched ahead of the reader, each from any *k* of its holders.
+//! Getting: a manifest is walked, and a window of pieces is fetched ahead of the reader, each from any *k* of its holders. A file that is coded anew meanwhile is read on from where it
+//! lies then.
 
 use crate::{
+    api::{VersionId, Which},
+    edit,
     error::{NodeError, ShardsError},
+    names,
     shared::Shared,
-    stripes,
+    space::OpenSpace,
+    stripes, versions,
 };
 use bytes::Bytes;
 use potluck_dag::{Content, Part, Piece, Walk, stripe};
 use potluck_spaces::Path;
 use potluck_types::{SpaceId, StripeId, limits};
+use serde_bytes::ByteBuf;
 use std::{
     collections::VecDeque,
     ops::Range,
@@ -73,6 +79,31 @@ impl Download {
         Ok(all)
     }
 
+    /// Of a version of a path, or of a range of it; a range that goes beyond its end ends there.
+    pub(crate) async fn of_version(
+        space: &OpenSpace,
+        path: &Path,
+        which: Which,
+        range: Option<Range<u64>>,
+    ) -> Result<Self, NodeError> {
+        let (task, at) = (space.clone(), path.clone());
+        let head = Shared::blocking(move || versions::head(&task, &at, which)).await?;
+        let (file, content) = edit::content_of(path, &head.value)?;
+        let range = within(path, content.len(), range)?;
+        let place = Place {
+            space: space.clone(),
+            path: path.clone(),
+            version: VersionId::of(head.op),
+            lies: file.content,
+        };
+        Ok(Self::begin(
+            (Arc::clone(space.shared()), space.id()),
+            content,
+            range,
+            Some(place),
+        ))
+    }
+
     /// Of a file of a space at a path, or of a range of it; a range that goes beyond its end ends there.
     pub(crate) fn of_file(
         (shared, space): (&Arc<Shared>, SpaceId),
@@ -80,42 +111,87 @@ impl Download {
         path: &Path,
         range: Option<Range<u64>>,
     ) -> Result<Self, NodeError> {
-        let len = content.len();
-        let range = range.unwrap_or(0..len);
-        if range.start > len || (range.start == len && len > 0) || range.start > range.end {
-            return Err(NodeError::Range {
-                path: path.clone(),
-                len,
-                start: range.start,
-            });
-        }
-        Ok(Self::begin(
-            (Arc::clone(shared), space),
-            content,
-            range.start..range.end.min(len),
-        ))
+        let range = within(path, content.len(), range)?;
+        Ok(Self::begin((Arc::clone(shared), space), content, range, None))
     }
 
-    fn begin((shared, space): (Arc<Shared>, SpaceId), content: Content, range: Range<u64>) -> Self {
+    fn begin(
+        (shared, space): (Arc<Shared>, SpaceId),
+        mut content: Content,
+        range: Range<u64>,
+        mut place: Option<Place>,
+    ) -> Self {
         let len = range.end - range.start;
         let (sender, bytes) = mpsc::channel(2);
         tokio::spawn(async move {
-            if let Err(error) = send_content((&shared, space), content, range, &sender).await {
-                let _ = sender.send(Err(error)).await;
+            let mut at = range.start;
+            while let Err(error) = send_content((&shared, space), content, &mut at, range.end, &sender).await {
+                let moved = match &mut place {
+                    Some(place) if matches!(error, NodeError::Shards(ShardsError::Unreadable { .. })) => {
+                        place.look_again().await
+                    }
+                    _ => None,
+                };
+                let Some(moved) = moved else {
+                    let _ = sender.send(Err(error)).await;
+                    return;
+                };
+                content = moved;
             }
         });
         Self { len, bytes }
     }
 }
 
+/// A range of a file of this length.
+fn within(path: &Path, len: u64, range: Option<Range<u64>>) -> Result<Range<u64>, NodeError> {
+    let range = range.unwrap_or(0..len);
+    if range.start > len || (range.start == len && len > 0) || range.start > range.end {
+        return Err(NodeError::Range {
+            path: path.clone(),
+            len,
+            start: range.start,
+        });
+    }
+    Ok(range.start..range.end.min(len))
+}
+
+/// Where a version is named that is being read.
+struct Place {
+    space: OpenSpace,
+    path: Path,
+    version: VersionId,
+    /// Where its content was last.
+    lies: ByteBuf,
+}
+
+impl Place {
+    /// Where the version lies, if that is elsewhere by now: it was coded anew, perhaps before this node heard of it.
+    async fn look_again(&mut self) -> Option<Content> {
+        let heard = names::catch_up(&self.space);
+        if let Ok(Err(error)) = tokio::time::timeout(limits::STALL_TIMEOUT, heard).await {
+            tracing::debug!(%error, "whether a file lies elsewhere by now is what is known here");
+        }
+        let (space, path, which) = (self.space.clone(), self.path.clone(), Which::Version(self.version));
+        let found = Shared::blocking(move || edit::content_of(&path, &versions::head(&space, &path, which)?.value));
+        let (file, content) = found.await.ok()?;
+        let is_moved = file.content != self.lies;
+        self.lies = file.content;
+        is_moved.then_some(content)
+    }
+}
+
 type Sender = mpsc::Sender<Result<Bytes, NodeError>>;
 
+/// Sends what is from `at` to an end, which is where `at` is then; after an error, it is where to go on.
 async fn send_content(
     (shared, space): (&Arc<Shared>, SpaceId),
     content: Content,
-    range: Range<u64>,
+    at: &mut u64,
+    end: u64,
     sender: &Sender,
 ) -> Result<(), NodeError> {
+    let range = *at..end;
     let tree = match content {
         Content::Inline(bytes) => {
             let at = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
@@ -160,6 +236,7 @@ async fn send_content(
     });
     while let Some(fetch) = ahead.recv().await {
         let (bytes, _room) = fetch.await.map_err(|_| NodeError::Stopping)??;
+        *at += bytes.len() as u64;
         if sender.send(Ok(bytes)).await.is_err() {
             planner.abort();
             return Ok(());

@@ -91,11 +91,12 @@ pub(crate) fn stat_of(space: &OpenSpace, path: &Path, head: &Head, copy_of: Opti
     })
 }
 
-/// The file at a path, and where its content is.
-pub(crate) fn content(space: &OpenSpace, path: &Path) -> Result<(File, Content), NodeError> {
+/// What is at a path, the latest of it, and what has set it.
+pub(crate) fn head(space: &OpenSpace, path: &Path) -> Result<Head, NodeError> {
     let found = space.view().find(&space.read()?, path)?;
-    let found = found.ok_or_else(|| TreeError::IsADirectory(path.clone()))?;
-    content_of(path, &found.heads[0].value)
+    let heads = found.into_iter().flat_map(|found| found.heads);
+    let head = heads.into_iter().next();
+    Ok(head.ok_or_else(|| TreeError::IsADirectory(path.clone()))?)
 }
 
 /// The file that a value of a path is, and where its content is.

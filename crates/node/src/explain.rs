@@ -44,7 +44,7 @@ pub(crate) async fn explain(space: &OpenSpace, path: &Path, options: ExplainOpti
         }
     } else {
         let (task, at) = (space.clone(), path.clone());
-        let (file, _) = Shared::blocking(move || edit::content(&task, &at)).await?;
+        let (file, _) = Shared::blocking(move || edit::content_of(&at, &edit::head(&task, &at)?.value)).await?;
         account.add(path.clone(), &file).await?;
     }
     Ok(account.close().await)

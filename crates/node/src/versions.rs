@@ -7,8 +7,7 @@ use crate::{
     space::OpenSpace,
     trash::{self, is_missing},
 };
-use potluck_dag::Content;
-use potluck_spaces::{File, Found, Head, Kept, Machines, Name, OpId, Path, TreeError, Value};
+use potluck_spaces::{Found, Head, Kept, Machines, Name, OpId, Path, TreeError, Value};
 use potluck_types::{Hash, to_canonical};
 
 /// Bytes of the hash of the operation that set a version, which name it.
@@ -130,11 +129,11 @@ pub(crate) fn kept(space: &OpenSpace, path: &Path, id: VersionId) -> Result<Opti
     Ok(history.kept.iter().any(|kept| kept.head.op == op).then_some(op))
 }
 
-/// The file at a path as it was, and where its content is. Of the latest nothing but its name is looked at.
-pub(crate) fn content(space: &OpenSpace, path: &Path, which: Which) -> Result<(File, Content), NodeError> {
+/// What was at a path, and what has set it. Of the latest nothing but its name is looked at.
+pub(crate) fn head(space: &OpenSpace, path: &Path, which: Which) -> Result<Head, NodeError> {
     match which {
-        Which::Latest => edit::content(space, path),
-        which => edit::content_of(path, &History::of(space, path)?.which(which)?.value),
+        Which::Latest => edit::head(space, path),
+        which => Ok(History::of(space, path)?.which(which)?.clone()),
     }
 }
 

@@ -113,9 +113,7 @@ impl Space {
         which: Which,
         range: Option<Range<u64>>,
     ) -> Result<Download, NodeError> {
-        let (space, at) = (self.space.clone(), path.clone());
-        let (_, content) = Shared::blocking(move || versions::content(&space, &at, which)).await?;
-        Download::of_file((self.space.shared(), self.space.id()), content, path, range)
+        Download::of_version(&self.space, path, which, range).await
     }
 
     /// Removes a file, or a directory with all that is in it. It can be brought back for as long as was configured, unless it is to go now.

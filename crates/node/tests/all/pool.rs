@@ -210,6 +210,29 @@ async fn what_one_machine_held_survives_two_losses_once_there_are_enough() {
     }
 }
 
+/// More of it than is fetched ahead.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_coded_anew_while_it_is_read_is_read_to_its_end() {
+    let mut pool = Pool::of(1, Duration::from_secs(2)).await;
+    let content = bytes(1, 60_000_000);
+    pool.put(0, "/file", &content).await;
+    let path = "/file".parse().unwrap();
+    let mut reading = pool.node(0).private().download(&path, None).await.unwrap();
+    let mut read = reading.next().await.unwrap().unwrap().to_vec();
+    for _ in 1..3 {
+        pool.add().await;
+    }
+    pool.all_see_each_other().await;
+    pool.health("it survives a loss, and what was there before is gone", |health| {
+        health.worst() == Some(1) && health.recoding == 0 && health.stripes() > 0
+    })
+    .await;
+    while let Some(bytes) = reading.next().await {
+        read.extend_from_slice(&bytes.unwrap());
+    }
+    assert!(read == content);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn three_machines_become_two_with_nothing_lost() {
     let mut pool = Pool::of(3, Duration::from_secs(2)).await;
