@@ -405,13 +405,11 @@ async fn one_who_may_lets_others_in_while_the_owner_is_away_and_they_are_out_tog
     assert_eq!(anna.members(&work).await.unwrap().len(), 1);
     put_into(&hers, "/after", b"for nobody else").await.unwrap();
     for (node, space) in [(bob, &his), (carol, &carols)] {
-        eventually("they hear of it", || async {
-            matches!(
-                put_into(space, "/late", b"late").await,
-                Err(NodeError::NotIn | NodeError::ReadOnly)
-            )
-        })
-        .await;
+        let is_out = || async {
+            let put = Box::pin(put_into(space, "/late", b"late")).await;
+            matches!(put, Err(NodeError::NotIn | NodeError::ReadOnly))
+        };
+        eventually("they hear of it", is_out).await;
         assert!(read(space, "/after").await.is_err());
         assert!(matches!(
             node.share(&work, "dave", READ).await,
