@@ -20,7 +20,7 @@ use potluck_spaces::{
     Append, AppendError, Body, Change, Entry, Frontier, Keys, Kv, Liveness, Log, Path, Pins, Position, Table, Totals,
     Trash, Tree, TreeError, Value,
 };
-use potluck_types::{ByteSize, NodeId, SpaceId, StripeId, Timestamp, UserId, limits, to_canonical};
+use potluck_types::{ByteSize, Hash, NodeId, SpaceId, StripeId, Timestamp, UserId, limits, to_canonical};
 use serde_bytes::ByteBuf;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -619,6 +619,12 @@ pub(crate) async fn offered(shared: &Arc<Shared>, space: SpaceId) -> Result<Fron
     Ok(known)
 }
 
+/// What those have in common who know the same of a space's logs and of its charter.
+pub(crate) fn digest(known: &Frontier, charter: Option<Hash>) -> Hash {
+    let known: Vec<_> = known.iter().collect();
+    Hash::of(&to_canonical(&(known, charter)))
+}
+
 /// How far this node knows the log of one device.
 pub(crate) async fn known(shared: &Arc<Shared>, space: SpaceId, device: NodeId) -> Result<Option<Position>, NodeError> {
     let task = Arc::clone(shared);
@@ -637,16 +643,20 @@ pub(crate) async fn spaces(shared: &Arc<Shared>) -> Result<Vec<SpaceId>, NodeErr
 
 /// How far a peer knows the logs of a space. It and this node know the same of its charter afterwards.
 async fn frontier_of(shared: &Arc<Shared>, peer: NodeId, space: SpaceId) -> Result<Frontier, String> {
+    let told = |error: NodeError| error.to_string();
     let is_chartered = shared.spaces.is_catalogued(space) || shared.with_control(|control| control.is_chartered(space));
-    let request = PoolRequest::Frontier { space, is_chartered };
+    let ours = offered(shared, space).await.map_err(told)?;
+    let our_charter = charters::known(shared, space).await.map_err(told)?.digest();
+    let request = PoolRequest::Frontier {
+        space,
+        is_chartered,
+        digest: Some(digest(&ours, our_charter)),
+    };
     match shared.ask(peer, &request).await {
+        Ok(PoolReply::Same) => Ok(ours),
         Ok(PoolReply::Frontier(known)) => Ok(known.into_iter().collect()),
         Ok(PoolReply::Logs { known, charter }) => {
-            let ours = charters::known(shared, space)
-                .await
-                .map_err(|error| error.to_string())?
-                .digest();
-            if ours != charter {
+            if our_charter != charter {
                 charters::compare(shared, peer, space).await?;
             }
             Ok(known.into_iter().collect())

@@ -94,6 +94,9 @@ pub(crate) enum PoolRequest {
         /// Whether the space has a charter: then the answer is [`PoolReply::Logs`].
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         is_chartered: bool,
+        /// The digest of what the asker knows: who knows the same says no more than [`PoolReply::Same`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        digest: Option<Hash>,
     },
     /// Records of a space's charter. Reply: those that were not among them.
     Charter { space: SpaceId, records: Vec<ByteBuf> },
@@ -141,6 +144,8 @@ pub(crate) enum PoolReply {
     /// To `Spaces`: for each stripe, if one is held.
     Spaces(Vec<Option<SpaceId>>),
     Frontier(Vec<(NodeId, Position)>),
+    /// To `Frontier`: the other knows what the asker knows.
+    Same,
     /// How far the logs of a space are known, and what is known of its charter.
     Logs {
         known: Vec<(NodeId, Position)>,
@@ -361,10 +366,12 @@ mod tests {
             PoolRequest::Frontier {
                 space,
                 is_chartered: true,
+                digest: Some(hash),
             },
             PoolRequest::Frontier {
                 space,
                 is_chartered: false,
+                digest: None,
             },
             PoolRequest::Charter {
                 space,
@@ -420,6 +427,7 @@ mod tests {
             PoolReply::OtherView,
             PoolReply::Located(vec![vec![0, 3]]),
             PoolReply::Spaces(vec![None, Some(space)]),
+            PoolReply::Same,
             PoolReply::Frontier(vec![(device, position)]),
             PoolReply::Entries(vec![ByteBuf::from(vec![1])]),
             PoolReply::Logs {

@@ -270,7 +270,11 @@ async fn pool(shared: &Arc<Shared>, peer: NodeId, request: PoolRequest) -> PoolR
             Ok(_) => PoolReply::Done,
             Err(error) => PoolReply::Failed(error.to_string()),
         },
-        PoolRequest::Frontier { space, is_chartered } => match known_logs(shared, space, is_chartered).await {
+        PoolRequest::Frontier {
+            space,
+            is_chartered,
+            digest,
+        } => match known_logs(shared, space, is_chartered, digest).await {
             Ok(reply) => reply,
             Err(error) => PoolReply::Failed(error.to_string()),
         },
@@ -340,13 +344,22 @@ async fn pool(shared: &Arc<Shared>, peer: NodeId, request: PoolRequest) -> PoolR
     }
 }
 
-async fn known_logs(shared: &Arc<Shared>, space: SpaceId, is_chartered: bool) -> Result<PoolReply, NodeError> {
-    let known = names::offered(shared, space).await?.into_iter().collect();
-    if !is_chartered {
-        return Ok(PoolReply::Frontier(known));
-    }
+async fn known_logs(
+    shared: &Arc<Shared>,
+    space: SpaceId,
+    is_chartered: bool,
+    theirs: Option<Hash>,
+) -> Result<PoolReply, NodeError> {
+    let known = names::offered(shared, space).await?;
     let charter = charters::known(shared, space).await?.digest();
-    Ok(PoolReply::Logs { known, charter })
+    if theirs == Some(names::digest(&known, charter)) {
+        return Ok(PoolReply::Same);
+    }
+    let known = known.into_iter().collect();
+    Ok(match is_chartered {
+        true => PoolReply::Logs { known, charter },
+        false => PoolReply::Frontier(known),
+    })
 }
 
 async fn fetch(shared: &Arc<Shared>, space: SpaceId, device: NodeId, after: u64) -> PoolReply {

@@ -176,6 +176,8 @@ async fn compare(space: &OpenSpace, node: NodeId, (ours, our_charter): (&Frontie
     let request = PoolRequest::Frontier {
         space: space.id(),
         is_chartered: true,
+        // It is to say what it has.
+        digest: None,
     };
     let has = match space.ask(node, &request).await {
         Ok(PoolReply::Logs { known, charter }) => match has(space, ours, &known.into_iter().collect()) {

@@ -551,6 +551,7 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
             message(&PoolRequest::Frontier {
                 space,
                 is_chartered: true,
+                digest: None,
             }),
         ),
         (

@@ -23,20 +23,37 @@ const GRACE: Duration = Duration::from_secs(3600);
 /// As `docs/protocol.md` has them.
 #[derive(Serialize)]
 enum PoolRequest {
-    Append { space: SpaceId, entries: Vec<ByteBuf> },
-    Frontier { space: SpaceId, is_chartered: bool },
-    Charter { space: SpaceId, records: Vec<ByteBuf> },
-    Fetch { space: SpaceId, device: NodeId, after: u64 },
-    Released { space: SpaceId, stripes: Vec<StripeId> },
+    Append {
+        space: SpaceId,
+        entries: Vec<ByteBuf>,
+    },
+    Frontier {
+        space: SpaceId,
+        is_chartered: bool,
+        digest: Option<Hash>,
+    },
+    Charter {
+        space: SpaceId,
+        records: Vec<ByteBuf>,
+    },
+    Fetch {
+        space: SpaceId,
+        device: NodeId,
+        after: u64,
+    },
+    Released {
+        space: SpaceId,
+        stripes: Vec<StripeId>,
+    },
 }
 
 #[derive(Serialize, Deserialize, Debug)]
 enum PoolReply {
     Done,
     Frontier(Vec<(NodeId, Position)>),
+    Same,
     Logs {
         known: Vec<(NodeId, Position)>,
-        #[allow(dead_code, reason = "it is read, and of no matter here")]
         charter: Option<Hash>,
     },
     Charter(Vec<ByteBuf>),
@@ -366,16 +383,23 @@ impl Modified {
         ByteBuf::from(entry.unwrap().to_bytes())
     }
 
-    /// How far a node knows the log of this machine.
+    /// How far a node knows the log of this machine. Asked once more by one who knows as much, it says no more than that.
     async fn known(&self, at: NodeId) -> u64 {
-        let request = PoolRequest::Frontier {
+        let request = |digest| PoolRequest::Frontier {
             space: self.space,
             is_chartered: true,
+            digest,
         };
-        let known = match self.ask(at, &request).await {
-            PoolReply::Logs { known, .. } | PoolReply::Frontier(known) => known,
+        let (known, charter) = match self.ask(at, &request(None)).await {
+            PoolReply::Logs { known, charter } => (known, charter),
+            PoolReply::Frontier(known) => (known, None),
             other => panic!("{other:?}"),
         };
+        let digest = Hash::of(&to_canonical(&(&known, charter)));
+        let again = self.ask(at, &request(Some(digest))).await;
+        assert!(matches!(again, PoolReply::Same), "{again:?}");
+        let bytes = to_canonical(&request(Some(digest))).len() + to_canonical(&again).len();
+        assert!(bytes < 1_000, "one round trip of {bytes} bytes");
         let own = known.into_iter().find(|(device, _)| *device == self.node.node_id());
         own.map_or(0, |(_, position)| position.seq)
     }
