@@ -7,7 +7,7 @@ use crate::{
     space::OpenSpace,
 };
 use potluck_crypto::{PublicKey, Record, Signed};
-use potluck_spaces::CharterRecord;
+use potluck_spaces::{Charter, CharterRecord, Grant, GrantId, Revocation};
 use potluck_types::{ByteSize, SpaceName, Timestamp, UserId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,15 +22,7 @@ pub(crate) fn events(space: &OpenSpace, called: &SpaceName) -> Result<Vec<Access
     let speaker = |key: PublicKey| person(charter.speakers().whose(key).user);
     let mut events = Vec::new();
     let mut add = |at, by, what| events.push(AccessEvent { at, by: Some(by), what });
-    let (mut users, mut granted) = (BTreeMap::new(), BTreeSet::new());
-    for record in charter.records() {
-        if let CharterRecord::Grant(signed) = record
-            && let Some((_, grant)) = opened(signed)
-        {
-            users.insert(signed.hash(), grant.user);
-            granted.insert((grant.user, grant.at));
-        }
-    }
+    let grants = Grants::of(&charter);
     for record in charter.records() {
         match record {
             CharterRecord::Founding(signed) => {
@@ -56,16 +48,7 @@ pub(crate) fn events(space: &OpenSpace, called: &SpaceName) -> Result<Vec<Access
                 let Some((key, revocation)) = opened(signed) else {
                     continue;
                 };
-                let mut out: Vec<UserId> = revocation
-                    .grants
-                    .iter()
-                    .filter_map(|grant| users.get(grant).copied())
-                    .collect();
-                out.sort_unstable();
-                out.dedup();
-                // Who is given other rights in the same moment is not taken out.
-                out.retain(|user| !granted.contains(&(*user, revocation.at)));
-                for user in out {
+                for user in grants.out_by(&revocation) {
                     let what = AccessChange::TakenOut { person: person(user) };
                     add(revocation.at, speaker(key), what);
                 }
@@ -98,6 +81,52 @@ pub(crate) fn events(space: &OpenSpace, called: &SpaceName) -> Result<Vec<Access
     // Each machine of the owner's says what counts when a key was replaced.
     events.dedup_by(|a, b| (&a.by, &a.what) == (&b.by, &b.what));
     Ok(events)
+}
+
+/// All grants of a charter, and when they were ended.
+struct Grants {
+    given: BTreeMap<GrantId, Grant>,
+    ended: BTreeMap<GrantId, Timestamp>,
+}
+
+impl Grants {
+    fn of(charter: &Charter) -> Self {
+        let (mut given, mut ended) = (BTreeMap::new(), BTreeMap::<GrantId, Timestamp>::new());
+        for record in charter.records() {
+            match record {
+                CharterRecord::Grant(signed) => given.extend(opened(signed).map(|(_, grant)| (signed.hash(), grant))),
+                CharterRecord::Revocation(signed) => {
+                    let Some((_, revocation)) = opened(signed) else {
+                        continue;
+                    };
+                    for grant in revocation.grants {
+                        let at = ended.entry(grant).or_insert(revocation.at);
+                        *at = revocation.at.min(*at);
+                    }
+                }
+                _ => {}
+            }
+        }
+        Self { given, ended }
+    }
+
+    /// Whether a grant holds right after a time, as far as it was given and ended.
+    fn holds_after(&self, id: &GrantId, grant: &Grant, at: Timestamp) -> bool {
+        let is_ended = |id: &GrantId| self.ended.get(id).is_some_and(|end| *end <= at);
+        grant.at <= at && !is_ended(id) && !grant.under.as_ref().is_some_and(is_ended)
+    }
+
+    /// Whom a revocation takes out: not who is in by another grant, as one who was given other rights in the same moment.
+    fn out_by(&self, revocation: &Revocation) -> BTreeSet<UserId> {
+        let users = revocation.grants.iter().filter_map(|id| self.given.get(id));
+        let mut out: BTreeSet<UserId> = users.map(|grant| grant.user).collect();
+        for (id, grant) in &self.given {
+            if self.holds_after(id, grant, revocation.at) {
+                out.remove(&grant.user);
+            }
+        }
+        out
+    }
 }
 
 fn opened<T: Record>(signed: &Signed<T>) -> Option<(PublicKey, T)> {

@@ -3,9 +3,11 @@
 use crate::common::{
     Pool, READ, WRITE, bytes, config, eventually, listens_at, name, put_into, read, read_when_named, sees, started,
 };
-use potluck_node::{Access, AccessChange, Member, Node, NodeConfig, NodeError, Path, Person, RemoveOptions, Space};
+use potluck_node::{
+    Access, AccessChange, AccessEvent, Member, Node, NodeConfig, NodeError, Path, Person, RemoveOptions, Space,
+};
 use potluck_types::{ByteSize, SpaceName, Timestamp};
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 use tempfile::TempDir;
 
 const GRACE: Duration = Duration::from_secs(3600);
@@ -400,9 +402,21 @@ async fn one_who_may_lets_others_in_while_the_owner_is_away_and_they_are_out_tog
     // With other rights that go as far, whom he let in stays; when he goes, she goes.
     anna.share(&work, "bob", may_share).await.unwrap();
     assert_eq!(anna.members(&work).await.unwrap().len(), 3);
+    let out = |events: &[AccessEvent]| {
+        let out = |event: &AccessEvent| match &event.what {
+            AccessChange::TakenOut { person } => Some(person.called()),
+            _ => None,
+        };
+        events.iter().filter_map(out).collect::<BTreeSet<_>>()
+    };
+    assert!(out(&anna.access_log(&work).await.unwrap()).is_empty());
     let gone = anna.unshare(&work, "bob").await.unwrap();
     assert_eq!(gone.with_them.iter().map(Person::called).collect::<Vec<_>>(), ["carol"]);
     assert_eq!(anna.members(&work).await.unwrap().len(), 1);
+    assert_eq!(
+        out(&anna.access_log(&work).await.unwrap()),
+        ["bob", "carol"].map(str::to_owned).into()
+    );
     put_into(&hers, "/after", b"for nobody else").await.unwrap();
     for (node, space) in [(bob, &his), (carol, &carols)] {
         let is_out = || async {
