@@ -3,7 +3,7 @@
 use potluck::fuzzing::Daemon;
 use potluck_crypto::{SigningKey, Speaker, Speakers, UserKeys};
 use potluck_node::fuzzing::Server;
-use potluck_spaces::{Charter, Machines};
+use potluck_spaces::{Charter, GrantTo, Machines, Reader};
 use potluck_types::{Entropy, NodeId, Timestamp};
 use std::sync::OnceLock;
 use tempfile::TempDir;
@@ -42,14 +42,31 @@ impl Machines for Nameless {
     }
 }
 
+/// One who was let into [`founded`], and may let others in.
+pub fn guest() -> UserKeys {
+    UserKeys::new(SigningKey::from_seed(&[3; 32]))
+}
+
 /// A space that was founded, and whose it is, by the first of two keys: the same each time.
 pub fn founded() -> (UserKeys, Charter) {
     let mut owner = UserKeys::new(SigningKey::from_seed(&[1; 32]));
     let (next, user) = (SigningKey::from_seed(&[2; 32]), owner.id());
     let speakers = Speakers::of([(next.public(), Speaker { user, generation: 1 })]);
-    let charter = Charter::found(&owner, &speakers, Timestamp::from_millis(1), &Sevens);
+    let now = Timestamp::from_millis(1);
+    let mut charter = Charter::found(&owner, &speakers, now, &Sevens).expect("a good key");
+    let to = GrantTo {
+        reader: Reader::of(&guest()),
+        may_write: true,
+        until: None,
+        quota: None,
+        may_share: true,
+        under: None,
+        called: "work".to_owned(),
+    };
+    let grant = charter.next_grant(owner.signing(), &to, &charter.keys(&owner), now, &Sevens);
+    charter.join(&grant.expect("a good key")).expect("room");
     owner.push(next);
-    (owner, charter.expect("a good key"))
+    (owner, charter)
 }
 
 fn with_home<T>(start: impl FnOnce(&TempDir) -> T) -> (T, TempDir) {

@@ -6,7 +6,7 @@ use potluck_crypto::{BoxKey, Link, LinkId, Purpose, SigningKey, Ticket, TicketSe
 use potluck_dag::{Content, ManifestBuilder, Tree, seal_piece};
 use potluck_fuzz::Nameless;
 use potluck_spaces::{Body, Change, CharterRecord, Log, MemoryKv, Publication, Tree as Names, View};
-use potluck_types::{Entropy, Geometry, NodeId, PoolId, SpaceId, StripeId, Timestamp, to_canonical};
+use potluck_types::{Entropy, Geometry, NodeId, PoolId, SpaceId, StripeId, Timestamp, UserId, to_canonical};
 use std::{
     cell::Cell,
     convert::Infallible,
@@ -176,13 +176,23 @@ fn main() -> io::Result<()> {
     write("entry", "first", &entry)?;
     write("signed", "entry", &entry)?;
     let mut epochs = Vec::new();
-    for (at, record) in potluck_fuzz::founded().1.records().enumerate() {
+    let (guest, (_, charter)) = (potluck_fuzz::guest(), potluck_fuzz::founded());
+    for (at, record) in charter.records().enumerate() {
         write("charter", &format!("record-{at}"), &record.to_bytes())?;
         if let CharterRecord::Epoch(signed) = record {
             epochs.push(signed.open().expect("its own signature").into_value());
         }
     }
     write("charter", "epochs", &to_canonical(&epochs))?;
+    let (under, over) = charter
+        .shares(guest.id(), Timestamp::from_millis(1))
+        .expect("one who may let others in");
+    let lent = [UserId::from_bytes([4; 32]), UserId::from_bytes([5; 32])].map(|user| {
+        let mut grant = over.clone();
+        (grant.user, grant.may_share, grant.under) = (user, false, Some(under));
+        grant
+    });
+    write("charter", "lent", &to_canonical(&lent.to_vec()))?;
     write("path", "path", path.to_string().as_bytes())?;
 
     let purpose = Purpose {

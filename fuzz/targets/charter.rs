@@ -1,12 +1,15 @@
-//! Records of a space's charter, as a custodian takes them; and epochs, successions and stops by an owner that means harm: the charter can still be kept, read and gone on from.
+//! Records of a space's charter, as a custodian takes them; epochs, successions and stops by an owner that means harm: the charter can still be kept, read and gone on from; and grants by
+//! somebody who may let others in, and means harm: they take no more room than was kept for them.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use potluck_crypto::{Signed, SigningKey, UserKeys};
-use potluck_fuzz::founded;
-use potluck_spaces::{Charter, CharterRecord, Epoch, Joined, MemoryKv, Reader, Stop, Succession};
-use potluck_types::{SystemEntropy, from_canonical};
+use potluck_fuzz::{founded, guest};
+use potluck_spaces::{
+    Charter, CharterRecord, Epoch, GRANTS_UNDER_ONE_MAX, Grant, Joined, MemoryKv, Reader, Stop, Succession,
+};
+use potluck_types::{SystemEntropy, Timestamp, from_canonical};
 
 fuzz_target!(|bytes: &[u8]| {
     let (owner, mut charter) = founded();
@@ -18,6 +21,15 @@ fuzz_target!(|bytes: &[u8]| {
         assert!(!matches!(charter.join(&record), Ok(Joined::New)));
         assert!(charter == before);
     }
+    let (room, everybody) = (charter.bytes(), charter.readers(Timestamp::default()).len());
+    for grant in from_canonical::<Vec<Grant>>(bytes).unwrap_or_default() {
+        join(
+            &mut charter,
+            Signed::sign(guest().signing(), &grant).map(CharterRecord::Grant),
+        );
+    }
+    assert_eq!(charter.bytes(), room);
+    assert!(charter.readers(Timestamp::default()).len() <= everybody + GRANTS_UNDER_ONE_MAX);
     let first = owner.all().next().expect("a person has a key");
     for epoch in from_canonical::<Vec<Epoch>>(bytes).unwrap_or_default() {
         join(&mut charter, Signed::sign(first, &epoch).map(CharterRecord::Epoch));
@@ -28,7 +40,10 @@ fuzz_target!(|bytes: &[u8]| {
         join(&mut charter, signed.map(CharterRecord::Succession));
     }
     for stop in stops {
-        join(&mut charter, Signed::sign(owner.signing(), &stop).map(CharterRecord::Stop));
+        join(
+            &mut charter,
+            Signed::sign(owner.signing(), &stop).map(CharterRecord::Stop),
+        );
     }
     let mut kv = MemoryKv::default();
     charter.save(&mut kv).expect("tables in memory");
