@@ -38,6 +38,7 @@ pub(crate) fn events(space: &OpenSpace, called: &SpaceName) -> Result<Vec<Access
                         until: grant.until,
                         quota: grant.quota.map(ByteSize),
                         may_share: grant.may_share,
+                        counted: grants.holds_after(&signed.hash(), &grant, grant.at),
                     };
                     // What others have given has the owner's signature once their machines have heard of it.
                     let by = grant.under.and_then(|_| charter.given_by(&grant));
@@ -116,10 +117,22 @@ impl Grants {
         grant.at <= at && !is_ended(id) && !grant.under.as_ref().is_some_and(is_ended)
     }
 
+    /// The same right before it.
+    fn holds_before(&self, id: &GrantId, grant: &Grant, at: Timestamp) -> bool {
+        let is_ended = |id: &GrantId| self.ended.get(id).is_some_and(|end| *end < at);
+        grant.at <= at && !is_ended(id) && !grant.under.as_ref().is_some_and(is_ended)
+    }
+
     /// Whom a revocation takes out: not who is in by another grant, as one who was given other rights in the same moment.
     fn out_by(&self, revocation: &Revocation) -> BTreeSet<UserId> {
-        let users = revocation.grants.iter().filter_map(|id| self.given.get(id));
-        let mut out: BTreeSet<UserId> = users.map(|grant| grant.user).collect();
+        let named: BTreeSet<&GrantId> = revocation.grants.iter().collect();
+        let mut out = BTreeSet::new();
+        for (id, grant) in &self.given {
+            let is_named = named.contains(id) || grant.under.as_ref().is_some_and(|under| named.contains(under));
+            if is_named && self.holds_before(id, grant, revocation.at) {
+                out.insert(grant.user);
+            }
+        }
         for (id, grant) in &self.given {
             if self.holds_after(id, grant, revocation.at) {
                 out.remove(&grant.user);

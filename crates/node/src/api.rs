@@ -658,6 +658,20 @@ pub struct Member {
     pub used: ByteSize,
 }
 
+/// One who was let into a space, and what that means for others.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LetIn {
+    /// What they may do.
+    #[serde(flatten)]
+    pub member: Member,
+    /// Whom they had let in, and who is out, as they may not let others in any more.
+    #[serde(default)]
+    pub out: Vec<Person>,
+    /// Whom they had let in to write, and who can only read from now on.
+    #[serde(default)]
+    pub only_read: Vec<Person>,
+}
+
 /// One who was taken out of a space.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Unshared {

@@ -380,9 +380,15 @@ pub enum NodeError {
     /// The private space is for one person.
     #[error("the space `home` is yours alone")]
     HomeIsPrivate,
-    /// Only a space's owner says who may read it.
-    #[error("the space `{0}` is another person's: they say who may read it")]
+    /// Only a space's owner does this.
+    #[error("the space `{0}` is another person's, and this is for them to do")]
     NotYourSpace(SpaceName),
+    /// Only a space's owner lets people in, and who was given leave to.
+    #[error("the space `{0}` is another person's, who has not said that you may let others in, or not for so long")]
+    MayNotShare(SpaceName),
+    /// A time that is over.
+    #[error("nobody is let in for a time that is over")]
+    OverAlready,
     /// Whoever was let in lets others in if that was said, and gives them no more than they have.
     #[error("you cannot let {person} {what}")]
     NotYoursToGive {
@@ -392,7 +398,7 @@ pub enum NodeError {
         what: &'static str,
     },
     /// The owner has said as much, or another who may.
-    #[error("{0} may do that already")]
+    #[error("{0} may do as much already, and only the owner of the space says that somebody may do less")]
     IsIn(String),
     /// Nobody of the pool is called so.
     #[error("nobody in this pool is called `{0}`, or has an id that ends so")]
@@ -501,7 +507,7 @@ pub enum NodeError {
     },
     /// There would be more of what a person has put into a space than its owner has said that there may be.
     #[error(
-        "the owner of the space lets you put {quota} there, and {used} of yours are there with what is in the trash: this would be {more} more"
+        "you may put {quota} there, and {used} of yours are there with what is in the trash: this would be {more} more"
     )]
     OverShare {
         /// How much may be there.

@@ -80,11 +80,11 @@ pub mod yardstick;
 pub use api::{
     Access, AccessChange, AccessEvent, AuditInfo, Compared, Conflict, Did, Difference, Differing, Doing, Emptied,
     Entry, ExplainOptions, Explanation, FileMeta, Has, HealthInfo, Held, Identity, Invitation, InviteOptions, Kind,
-    LeaveProgress, LinkContent, LinkInfo, LinkMade, LinkOptions, MachineShare, MassIn, Member, NodeConfig, NodeInfo,
-    NodeStatus, Person, Probe, Problem, PutOptions, PutReport, Reconciled, RemoveOptions, RemoveReport, RestoreOptions,
-    RestoreReport, Revoked, Rival, Setting, Settled, Settling, ShardInfo, SnapshotInfo, SpaceInfo, SpaceOptions,
-    SpacePath, SpaceRemoval, Stat, Status, StripeInfo, StripeWork, TrashInfo, Trashed, Unshared, Verified, Version,
-    VersionId, VersionIdError, VersionState, Which,
+    LeaveProgress, LetIn, LinkContent, LinkInfo, LinkMade, LinkOptions, MachineShare, MassIn, Member, NodeConfig,
+    NodeInfo, NodeStatus, Person, Probe, Problem, PutOptions, PutReport, Reconciled, RemoveOptions, RemoveReport,
+    RestoreOptions, RestoreReport, Revoked, Rival, Setting, Settled, Settling, ShardInfo, SnapshotInfo, SpaceInfo,
+    SpaceOptions, SpacePath, SpaceRemoval, Stat, Status, StripeInfo, StripeWork, TrashInfo, Trashed, Unshared,
+    Verified, Version, VersionId, VersionIdError, VersionState, Which,
 };
 pub use changes::Changes;
 pub use conflicts::Conflicts;

@@ -9,9 +9,9 @@ pub use space::Space;
 use crate::{
     access,
     api::{
-        Access, AccessEvent, Held, Identity, Invitation, InviteOptions, LeaveProgress, LinkInfo, LinkMade, LinkOptions,
-        MassIn, Member, NodeStatus, Person, Probe, Reconciled, RemoveOptions, Revoked, SpaceInfo, SpaceOptions,
-        SpacePath, SpaceRemoval, Status, TrashInfo, Unshared, Verified,
+        Access, AccessEvent, Held, Identity, Invitation, InviteOptions, LeaveProgress, LetIn, LinkInfo, LinkMade,
+        LinkOptions, MassIn, Member, NodeStatus, Person, Probe, Reconciled, RemoveOptions, Revoked, SpaceInfo,
+        SpaceOptions, SpacePath, SpaceRemoval, Status, TrashInfo, Unshared, Verified,
     },
     audit, branch, collect, conflicts,
     control::AtHand,
@@ -295,7 +295,7 @@ impl Node {
     }
 
     /// Lets a person, by their name or the end of their id, into a space of this person's.
-    pub async fn share(&self, space: &SpaceName, with: &str, access: Access) -> Result<Member, NodeError> {
+    pub async fn share(&self, space: &SpaceName, with: &str, access: Access) -> Result<LetIn, NodeError> {
         share::share(&self.shared, space, with, access).await
     }
 

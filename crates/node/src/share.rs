@@ -1,7 +1,7 @@
 //! Letting other people into a space, and taking them out again; and the names by which people know each other.
 
 use crate::{
-    api::{Access, Member, Person, SpaceInfo, Unshared},
+    api::{Access, LetIn, Member, Person, SpaceInfo, Unshared},
     charters,
     error::{MetaError, NodeError},
     links, names,
@@ -99,11 +99,14 @@ pub(crate) async fn share(
     name: &SpaceName,
     with: &str,
     access: Access,
-) -> Result<Member, NodeError> {
+) -> Result<LetIn, NodeError> {
     let space = to_share(shared, name)?;
     let person = find(shared, with)?;
     if person.is_me {
         return Err(NodeError::WithYourself);
+    }
+    if access.until.is_some_and(|until| until <= shared.now()) {
+        return Err(NodeError::OverAlready);
     }
     let charter = charters::known(shared, space.id()).await?;
     let to = GrantTo {
@@ -119,13 +122,25 @@ pub(crate) async fn share(
         let_in(&space, to).await?;
     } else {
         let own = charter.shares(shared.user, shared.now());
-        let own = own.ok_or_else(|| NodeError::NotYourSpace(name.clone()))?;
+        let own = own.ok_or_else(|| NodeError::MayNotShare(name.clone()))?;
         pass_on(&space, &charter, own, &person, to).await?;
     }
     spread(&space, &BTreeSet::from([person.user])).await?;
     let members = members(shared, name).await?;
     let member = members.into_iter().find(|member| member.person.user == person.user);
-    member.ok_or_else(|| NodeError::NotShared(person.called()))
+    let (after, now) = (charters::known(shared, space.id()).await?, shared.now());
+    let these = |users: BTreeSet<UserId>| {
+        let others = people(shared).into_iter();
+        others
+            .filter(|one| one.user != person.user && users.contains(&one.user))
+            .collect()
+    };
+    let (readers, writers) = (after.readers(now), after.writers(now));
+    Ok(LetIn {
+        member: member.ok_or_else(|| NodeError::NotShared(person.called()))?,
+        out: these(charter.readers(now).difference(&readers).copied().collect()),
+        only_read: these(&(&charter.writers(now) - &writers) & &readers),
+    })
 }
 
 /// Lets somebody into a space of this person's.
@@ -161,6 +176,7 @@ async fn pass_on(
     // For as long as this person, where nothing else is said.
     let until = to.until.or(own.until);
     let beyond = match () {
+        () if charter.is_barred(under, person.user) => Some("in again: the owner has taken them out"),
         () if to.may_share => Some("let others in: only the owner says who may"),
         () if to.may_write && !own.may_write => Some("change it: you may only read it yourself"),
         () if to.may_write && own.quota.is_some() => {
@@ -177,7 +193,12 @@ async fn pass_on(
     }
     let has_it = |grant: &Grant| {
         let is_as_long = grant.until.is_none_or(|end| until.is_some_and(|until| until <= end));
-        grant.user == person.user && is_as_long && (grant.may_write || !to.may_write)
+        let is_as_much = match (to.may_write, grant.quota) {
+            (false, _) => true,
+            (true, None) => grant.may_write,
+            (true, Some(may_put)) => grant.may_write && to.quota.is_some_and(|quota| quota <= may_put),
+        };
+        grant.user == person.user && is_as_long && is_as_much
     };
     if charter.owner() == Some(person.user) || charter.grants(now).any(has_it) {
         return Err(NodeError::IsIn(person.called()));
@@ -202,8 +223,10 @@ async fn pass_on(
 pub(crate) async fn unshare(shared: &Arc<Shared>, name: &SpaceName, with: &str) -> Result<Unshared, NodeError> {
     let space = own(shared, name).await?;
     let person = find(shared, with)?;
-    let is_in = |members: &[Member]| members.iter().any(|member| member.person.user == person.user);
-    if person.is_me || !is_in(&members(shared, name).await?) {
+    // Whose time is over may have the key until it is another.
+    let is_in =
+        |charter: &Charter| charter.readers(shared.now()).contains(&person.user) || charter.has_key(person.user);
+    if person.is_me || !is_in(&*charters::known(shared, space.id()).await?) {
         return Err(NodeError::NotShared(person.called()));
     }
     // What they wrote until now counts, as far as it is known to anybody who is here.
@@ -211,13 +234,16 @@ pub(crate) async fn unshare(shared: &Arc<Shared>, name: &SpaceName, with: &str) 
         tracing::info!(%error, "what counts of who is taken out is what is known here");
     }
     let (task, user, now) = (space.clone(), person.user, shared.now());
-    let leaving = charters::known(shared, space.id()).await?.leaving_with(user, now);
+    let mut leaving = charters::known(shared, space.id()).await?.leaving_with(user, now);
+    leaving.insert(user);
     let mut links = 0;
     for user in &leaving {
         links += links::count_of(&space, *user)?;
     }
     change(&space, move |charter, keys| {
         let owner = task.keys();
+        // What others gave is made the owner's first: all know then who was taken out.
+        charter.join_all(&charter.next_copies(owner.signing(), now)?);
         let ends = ends(&task, &charter.let_in_by(user))?;
         charter.join(&charter.next_revocation(owner.signing(), user, ends, now)?)?;
         begin_epoch(&task, charter, keys)
@@ -295,6 +321,8 @@ fn unsaid_ends(space: &OpenSpace, charter: &Charter) -> Result<Vec<(NodeId, u64)
     Ok(lost.into_iter().map(end).filter(is_unsaid).collect())
 }
 
+/// How long after somebody's time is over the key is made another.
+const AFTER_END: Duration = Duration::from_secs(1);
 /// How long those are waited for who may be the only ones that keep what a lost machine wrote.
 const END_PATIENCE: Duration = Duration::from_secs(7 * 86_400);
 
@@ -401,6 +429,11 @@ async fn renew_now(space: &OpenSpace) -> Result<(), NodeError> {
         Ok(())
     })
     .await?;
+    // When the next one's time is over, the key is to be another.
+    let now = space.now();
+    if let Some(end) = charters::known(space.shared(), space.id()).await?.next_end(now) {
+        space.sweep_due.within(end.since(now) + AFTER_END);
+    }
     links::withdraw_of_leavers(space).await?;
     if is_changed {
         // Custodians hear of it where logs are compared.
@@ -539,7 +572,12 @@ pub(crate) async fn accept(
     let info = match (found.next(), found.next()) {
         (Some(info), None) => info,
         (Some(_), Some(_)) => return Err(NodeError::SeveralOffers(offer.to_owned())),
-        (None, _) => return Err(NodeError::NoSuchOffer(offer.to_owned())),
+        (None, _) => {
+            // Who is let in anew has it already, under whatever name.
+            let mut known = spaces::list(shared, false).await?.into_iter();
+            let known = known.find(|info| !info.is_mine && info.may_read && fits(&info));
+            return known.ok_or_else(|| NodeError::NoSuchOffer(offer.to_owned()));
+        }
     };
     let name = called.unwrap_or_else(|| info.name.clone());
     spaces::mount(shared, &name, info.id).await?;

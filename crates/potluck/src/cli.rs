@@ -283,7 +283,7 @@ pub(crate) enum Command {
         /// How much of what they put may be there, with what is in the trash: `5GB` [default: as much as the space may hold]
         #[arg(long, value_name = "SIZE", requires = "write")]
         quota: Option<ByteSize>,
-        /// They may let others in, who may do no more than they, and who are out when they are
+        /// They may let others in, who may do no more than they, and who are out when they are; with `--quota`: to read
         #[arg(long)]
         may_share: bool,
         /// For so long; what they have read by then they may keep [default: until you take them out]

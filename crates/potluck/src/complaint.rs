@@ -360,10 +360,17 @@ impl From<NodeError> for Complaint {
             NodeError::NotIn => Self::new(Kind::Refused, message).hint("its owner may let you in again: `potluck share SPACE --with YOU` there"),
             NodeError::HomeIsPrivate => Self::usage(message)
                 .hint("`potluck space create NAME` makes one that you can share"),
-            NodeError::NotYourSpace(_) => Self::new(Kind::Refused, message)
-                .hint("`potluck space info` says whose it is; they may let you let others in: `potluck share SPACE --with YOU --may-share` there"),
-            NodeError::NotYoursToGive { .. } => Self::new(Kind::Refused, message).hint("`potluck space info SPACE` says what you may do, and whose it is: they can"),
-            NodeError::IsIn(_) => Self::usage(message).hint("`potluck space info SPACE` shows who may do what, and whose it is: they can change that"),
+            NodeError::NotYourSpace(space) => {
+                let hint = format!("`potluck space info {space}` says whose it is");
+                Self::new(Kind::Refused, message).hint(hint)
+            }
+            NodeError::MayNotShare(space) => {
+                let hint = format!("`potluck space info {space}` says whose it is; they give leave to: `potluck share SPACE --with YOU --may-share` there");
+                Self::new(Kind::Refused, message).hint(hint)
+            }
+            NodeError::NotYoursToGive { .. } => Self::new(Kind::Refused, message).hint("the owner of the space can; `potluck space info SPACE` says who that is, and what you may do"),
+            NodeError::OverAlready => Self::usage(message).hint("`--expires 7d` is for a week"),
+            NodeError::IsIn(_) => Self::usage(message).hint("`potluck space info SPACE` shows who may do what, and whose it is"),
             NodeError::NoSuchPerson(_) => Self::new(Kind::NotFound, message)
                 .hint("`potluck people` lists them; `potluck id NAME` on their machine gives them a name"),
             NodeError::SeveralPeople(_) => Self::usage(message).hint("use the end of their id, as `potluck people` shows it"),

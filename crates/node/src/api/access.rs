@@ -34,6 +34,8 @@ pub enum AccessChange {
         quota: Option<ByteSize>,
         /// Whether they may let others in.
         may_share: bool,
+        /// Whether it counted: who said so may not have heard yet that they had no say any more.
+        counted: bool,
     },
     /// A person was taken out.
     TakenOut {

@@ -151,7 +151,7 @@ impl Party {
 fn is_refused<T>(done: &Result<T, NodeError>) -> bool {
     matches!(
         done,
-        Err(NodeError::ReadOnly | NodeError::NotIn | NodeError::NotYourSpace(_))
+        Err(NodeError::ReadOnly | NodeError::NotIn | NodeError::NotYourSpace(_) | NodeError::MayNotShare(_))
     )
 }
 

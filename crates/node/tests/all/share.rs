@@ -4,9 +4,9 @@ use crate::common::{
     Pool, READ, WRITE, bytes, config, eventually, listens_at, name, put_into, read, read_when_named, sees, started,
 };
 use potluck_node::{
-    Access, AccessChange, AccessEvent, Member, Node, NodeConfig, NodeError, Path, Person, RemoveOptions, Space,
+    Access, AccessChange, AccessEvent, LetIn, Member, Node, NodeConfig, NodeError, Path, Person, RemoveOptions, Space,
 };
-use potluck_types::{ByteSize, SpaceName, Timestamp};
+use potluck_types::{ByteSize, Clock, SpaceName, SystemClock, Timestamp};
 use std::{collections::BTreeSet, time::Duration};
 use tempfile::TempDir;
 
@@ -61,7 +61,7 @@ async fn who_is_let_in_reads_what_was_there_and_what_comes() {
     pool.node(0).create_space(name("photos")).await.unwrap();
     let space = pool.node(0).space(&name("photos")).unwrap();
     put_into(&space, "/before", &old).await.unwrap();
-    let member = pool.node(0).share(&name("photos"), "bob", READ).await.unwrap();
+    let member = pool.node(0).share(&name("photos"), "bob", READ).await.unwrap().member;
     assert_eq!(
         (member.person.called(), member.access.may_write),
         ("bob".to_owned(), false)
@@ -78,7 +78,7 @@ async fn who_is_let_in_reads_what_was_there_and_what_comes() {
         .await;
     assert!(matches!(refused, Err(NodeError::ReadOnly)), "{refused:?}");
     let shared = bob.share(&name("photos"), "carol", READ).await;
-    assert!(matches!(shared, Err(NodeError::NotYourSpace(_))), "{shared:?}");
+    assert!(matches!(shared, Err(NodeError::MayNotShare(_))), "{shared:?}");
     // Carol, who was not let in, sees nothing of it.
     assert!(carol.offers().await.unwrap().is_empty());
     assert!(matches!(
@@ -105,7 +105,7 @@ async fn one_who_was_let_in_puts_no_more_than_they_may() {
         quota: Some(ByteSize(quota)),
         ..WRITE
     };
-    let member = anna.share(&work, "bob", up_to(1_000_000)).await.unwrap();
+    let member = anna.share(&work, "bob", up_to(1_000_000)).await.unwrap().member;
     assert_eq!(
         (member.access.quota, member.used),
         (Some(ByteSize(1_000_000)), ByteSize(0))
@@ -137,7 +137,7 @@ async fn one_who_was_let_in_puts_no_more_than_they_may() {
     // What he has moved counts as his, and there is more of that than he may have; with more he may.
     assert!(put_into(&his, "/two", &bytes(3, 600_000)).await.is_err());
     let member = anna.share(&work, "bob", up_to(4_000_000)).await.unwrap();
-    assert_eq!(member.access.quota, Some(ByteSize(4_000_000)));
+    assert_eq!(member.member.access.quota, Some(ByteSize(4_000_000)));
     eventually("he may put more", || async {
         Box::pin(put_into(&his, "/two", &bytes(3, 600_000))).await.is_ok()
     })
@@ -274,7 +274,7 @@ async fn what_makes_no_sense_is_refused() {
     let owner = pool.node(0);
     owner.create_space(name("work")).await.unwrap();
     let check = |outcome: Result<_, NodeError>, fits: fn(&NodeError) -> bool| {
-        let error = outcome.map(|_: potluck_node::Member| ()).unwrap_err();
+        let error = outcome.map(|_: LetIn| ()).unwrap_err();
         assert!(fits(&error), "{error:?}");
     };
     check(owner.share(&name("work"), "nobody", READ).await, |error| {
@@ -296,7 +296,7 @@ async fn what_makes_no_sense_is_refused() {
         ..WRITE
     };
     check(owner.share(&name("work"), "bob", over).await, |error| {
-        matches!(error, NodeError::NotShared(_))
+        matches!(error, NodeError::OverAlready)
     });
     assert!(others[0].0.offers().await.unwrap().is_empty());
     // What is said last holds, and what was written before stays.
@@ -335,7 +335,7 @@ async fn one_who_may_lets_others_in_while_the_owner_is_away_and_they_are_out_tog
         may_share: true,
         ..WRITE
     };
-    let member = pool.node(0).share(&work, "bob", may_share).await.unwrap();
+    let member = pool.node(0).share(&work, "bob", may_share).await.unwrap().member;
     assert!(member.access.may_share && member.by.is_none());
     let his = accepted(bob, "work").await;
     read_when_named(&his, "/hers").await;
@@ -349,7 +349,7 @@ async fn one_who_may_lets_others_in_while_the_owner_is_away_and_they_are_out_tog
     for at in [0, 1] {
         pool.kill(at).await;
     }
-    let member = bob.share(&work, "carol", WRITE).await.unwrap();
+    let member = bob.share(&work, "carol", WRITE).await.unwrap().member;
     let by = member.by.map(|by| by.called());
     assert_eq!((by.as_deref(), member.access.may_share), (Some("bob"), false));
     let carols = accepted(carol, "work").await;
@@ -370,7 +370,7 @@ async fn one_who_may_lets_others_in_while_the_owner_is_away_and_they_are_out_tog
                 Err(NodeError::NotYoursToGive { .. }),
                 Err(NodeError::IsIn(_)),
                 Err(NodeError::IsIn(_)),
-                Err(NodeError::NotYourSpace(_))
+                Err(NodeError::MayNotShare(_))
             ]
         ),
         "{refused:?}"
@@ -399,7 +399,19 @@ async fn one_who_may_lets_others_in_while_the_owner_is_away_and_they_are_out_tog
         is_bob && matches!(&event.what, AccessChange::LetIn { person, .. } if person.called() == "carol")
     });
     assert_eq!(by_bob.count(), 1, "{log:?}");
-    // With other rights that go as far, whom he let in stays; when he goes, she goes.
+    // With other rights, whom he let in stays as far as those go; when he goes, she goes.
+    let called = |people: &[Person]| people.iter().map(Person::called).collect::<Vec<_>>();
+    let let_in = anna.share(&work, "bob", may_share).await.unwrap();
+    assert!(let_in.out.is_empty() && let_in.only_read.is_empty(), "{let_in:?}");
+    let reads = Access {
+        may_share: true,
+        ..READ
+    };
+    let let_in = anna.share(&work, "bob", reads).await.unwrap();
+    assert_eq!(
+        (let_in.out.len(), called(&let_in.only_read)),
+        (0, vec!["carol".to_owned()])
+    );
     anna.share(&work, "bob", may_share).await.unwrap();
     assert_eq!(anna.members(&work).await.unwrap().len(), 3);
     let out = |events: &[AccessEvent]| {
@@ -411,7 +423,7 @@ async fn one_who_may_lets_others_in_while_the_owner_is_away_and_they_are_out_tog
     };
     assert!(out(&anna.access_log(&work).await.unwrap()).is_empty());
     let gone = anna.unshare(&work, "bob").await.unwrap();
-    assert_eq!(gone.with_them.iter().map(Person::called).collect::<Vec<_>>(), ["carol"]);
+    assert_eq!(called(&gone.with_them), ["carol"]);
     assert_eq!(anna.members(&work).await.unwrap().len(), 1);
     assert_eq!(
         out(&anna.access_log(&work).await.unwrap()),
@@ -427,10 +439,58 @@ async fn one_who_may_lets_others_in_while_the_owner_is_away_and_they_are_out_tog
         assert!(read(space, "/after").await.is_err());
         assert!(matches!(
             node.share(&work, "dave", READ).await,
-            Err(NodeError::NotYourSpace(_))
+            Err(NodeError::MayNotShare(_))
         ));
     }
     assert!(dave.offers().await.unwrap().is_empty());
     assert_eq!(read_when_named(&hers, "/carols").await, b"counts");
     assert!(read(&hers, "/late").await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whose_time_is_over_has_no_key_to_what_comes_and_who_was_taken_out_stays_out() {
+    let (pool, others) = with_guests(&["bob", "carol"]).await;
+    let (anna, bob, work) = (pool.node(0), &others[0].0, name("work"));
+    anna.create_space(work.clone()).await.unwrap();
+    let hers = anna.space(&work).unwrap();
+    put_into(&hers, "/before", b"while he may").await.unwrap();
+    let records = || async { anna.verify(&work).await.unwrap().records };
+    // Long enough for him to take it, however slow this machine is.
+    let until = Some(SystemClock.now() + Duration::from_secs(10));
+    anna.share(&work, "bob", Access { until, ..WRITE }).await.unwrap();
+    let his = accepted(bob, "work").await;
+    read_when_named(&his, "/before").await;
+    let before = records().await;
+    eventually("there is another key", || async { records().await > before }).await;
+    assert_eq!(anna.members(&work).await.unwrap().len(), 1);
+    put_into(&hers, "/after", b"for nobody else").await.unwrap();
+    let refused = put_into(&his, "/late", b"late").await;
+    assert!(
+        matches!(refused, Err(NodeError::NotIn | NodeError::ReadOnly)),
+        "{refused:?}"
+    );
+    assert!(read(&his, "/after").await.is_err());
+    let unshared = anna.unshare(&work, "bob").await;
+    assert!(matches!(unshared, Err(NodeError::NotShared(_))), "{unshared:?}");
+    // Whom the owner takes out does not come back by another.
+    anna.share(
+        &work,
+        "bob",
+        Access {
+            may_share: true,
+            ..WRITE
+        },
+    )
+    .await
+    .unwrap();
+    assert_eq!(bob.accept("work", None).await.unwrap().name, work);
+    eventually("he knows", || async { bob.share(&work, "carol", READ).await.is_ok() }).await;
+    eventually("she is in", || async { anna.members(&work).await.unwrap().len() == 3 }).await;
+    anna.unshare(&work, "carol").await.unwrap();
+    eventually("he knows that, too", || async {
+        bob.members(&work).await.unwrap().len() == 2
+    })
+    .await;
+    let refused = bob.share(&work, "carol", READ).await;
+    assert!(matches!(refused, Err(NodeError::NotYoursToGive { .. })), "{refused:?}");
 }

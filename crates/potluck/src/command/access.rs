@@ -50,6 +50,7 @@ fn in_words(change: &AccessChange) -> String {
             until,
             quota,
             may_share,
+            counted,
         } => {
             let what = if *may_write {
                 "may read and change it"
@@ -59,7 +60,11 @@ fn in_words(change: &AccessChange) -> String {
             let until = until.map_or(String::new(), |until| format!(", until {until}"));
             let quota = quota.map_or(String::new(), |quota| format!(", and put {quota} there at most"));
             let others = if *may_share { ", and let others in" } else { "" };
-            format!("let {} in: {what}{quota}{others}{until}", called(person))
+            let void = match counted {
+                true => "",
+                false => " (it did not count: they had no say any more)",
+            };
+            format!("let {} in: {what}{quota}{others}{until}{void}", called(person))
         }
         AccessChange::TakenOut { person } => format!("took {} out", called(person)),
         AccessChange::KeyReplaced => "vouched for what counts, as a key of the owner's was replaced".to_owned(),

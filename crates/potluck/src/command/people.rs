@@ -7,7 +7,7 @@ use crate::{
     place::escape,
     terminal::{Terminal, count, listed, table},
 };
-use potluck_node::{Access, Member, Person, SpaceInfo, Status, Unshared};
+use potluck_node::{Access, LetIn, Member, Person, SpaceInfo, Status, Unshared};
 use potluck_types::{SpaceName, UserName};
 use serde_json::json;
 use std::path::Path;
@@ -83,8 +83,9 @@ pub(super) fn share(
         with,
         access,
     };
-    let member: Member = client::call(home, &request)?;
-    say(terminal, &member, || {
+    let let_in: LetIn = client::call(home, &request)?;
+    let member = &let_in.member;
+    say(terminal, &let_in, || {
         let may = may(member.access.may_write);
         let others = match member.access.may_share {
             true => ", and let others in",
@@ -93,16 +94,31 @@ pub(super) fn share(
         let until = member
             .access
             .until
-            .map_or(String::new(), |until| format!(" until {}", day(until)));
+            .map_or(String::new(), |until| format!(", until {}", day(until)));
         let quota = member
             .access
             .quota
             .map_or(String::new(), |quota| format!(", and put {quota} there at most"));
-        format!(
+        let mut text = format!(
             "{} ({}) may {may} {space}{quota}{others}{until}. They take it with: potluck accept {space}",
             member.person.called(),
             member.person.user.short()
-        )
+        );
+        for (people, what) in [
+            (&let_in.out, "out, as they were let in with that: "),
+            (
+                &let_in.only_read,
+                "only reading from now on, as they were let in with that: ",
+            ),
+        ] {
+            if !people.is_empty() {
+                text.push_str(&format!(
+                    "\nThese are {what}{}",
+                    listed(people.iter().map(Person::called), "and")
+                ));
+            }
+        }
+        text
     });
     Ok(())
 }
@@ -121,7 +137,7 @@ pub(super) fn unshare(home: &Path, space: &SpaceName, with: String, terminal: Te
         );
         if !gone.with_them.is_empty() {
             let names = listed(gone.with_them.iter().map(Person::called), "and");
-            text.push_str(&format!("\nNeither does whom they had let in: {names}."));
+            text.push_str(&format!("\nThe same goes for whom they had let in: {names}."));
         }
         if gone.away > 0 {
             text.push_str(&format!(
