@@ -93,6 +93,7 @@ pub use error::{HomeError, JoinError, LinkError, MetaError, NodeError, RecordErr
 pub use fsck::{Fault, Finding, FsckOptions, FsckProgress, FsckReport, fsck};
 pub use links::Linked;
 pub use node::{Node, Space};
+pub use potluck_crypto::{Link, ParseLinkError};
 pub use potluck_spaces::{Mass, Name, Path, PathError, Share, ShareError, TreeError};
 pub use rails::{Loss, MassChange};
 pub use trash::Listing;

@@ -29,7 +29,11 @@ use potluck_crypto::{BoxKey, KeyShare, Link, LinkId, Purpose, derive};
 use potluck_spaces::{
     Change, DirId, EpochId, Fate, File, Head, Links, Name, Path, Publication, Published, Tree, TreeError, Value,
 };
-use potluck_types::{Hash, NodeId, SpaceId, SpaceName, Timestamp, UserId, from_canonical, to_canonical};
+use potluck_types::{
+    Hash, NodeId, SpaceId, SpaceName, Timestamp, UserId, from_canonical,
+    sabotage::{self, Bug},
+    to_canonical,
+};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use std::{
@@ -509,7 +513,9 @@ async fn withdraw(space: &OpenSpace, link: LinkId) -> Result<(), NodeError> {
         publication: Publication::end_of(link),
         about: Vec::new(),
     };
-    say(space, draft, None).await?;
+    if !sabotage::is_planted(Bug::KeepLinks) {
+        say(space, draft, None).await?;
+    }
     readers::end(space, link).await
 }
 
@@ -706,7 +712,7 @@ async fn show(space: &OpenSpace, called: &SpaceName, mine: Mine) -> Result<bool,
         // The listing itself may lie in other stripes by now.
         shown.listing.map(|file| file.content) == there.map(|file| file.content) && shown.name == name
     });
-    if is_current && digest == mine.about.digest {
+    if (is_current && digest == mine.about.digest) || sabotage::is_planted(Bug::LeaveLinks) {
         return Ok(false);
     }
     publish(

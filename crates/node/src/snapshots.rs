@@ -13,6 +13,7 @@ use crate::{
 use potluck_spaces::{
     Change, DirId, Expiring, Fate, Head, Kv, Machines, Name, Snapshots, Taken, Trash, Tree, TreeError, Value,
 };
+use potluck_types::sabotage::{self, Bug};
 use std::time::Duration;
 
 /// Snapshots that one space may have.
@@ -135,7 +136,7 @@ pub(crate) fn spare(space: &OpenSpace, kv: &impl Kv, changes: &[Change]) -> Resu
         return Ok(None);
     }
     let held = Snapshots::of(space.id()).held(kv).map_err(MetaError::reading)?;
-    if held.is_empty() {
+    if held.is_empty() || sabotage::is_planted(Bug::ForgetSnapshots) {
         return Ok(None);
     }
     let retention = space.retention()?.max(Duration::from_millis(1));

@@ -1,17 +1,23 @@
 //! One history: a plan is carried out, and everything that the pool has promised is checked.
 
+mod links;
+mod snapshots;
+
 use crate::{
-    ledger::{Content, Ledger, Seen},
+    ledger::{Content, Ledger, Safety, Seen},
     machine::RETENTION,
     plan::{Episode, Fault, Plan, Scale, Step, Work},
     pool::{Pool, REGION},
-    world::Diary,
+    world::{Diary, dice},
 };
+use links::{Link, OfLink};
 use potluck_node::{
-    Access, FileMeta, HealthInfo, Held, Name, Node, NodeError, NodeStatus, Path, PutOptions, PutReport, RemoveOptions,
-    Setting, Space, SpaceOptions, Status, TreeError,
+    Access, FileMeta, HealthInfo, Held, LinkError, Name, Node, NodeError, NodeStatus, Path, PutOptions, PutReport,
+    RemoveOptions, Setting, Space, SpaceOptions, Status, TreeError,
 };
-use potluck_types::{Geometry, NodeId, SpaceId, SpaceName, StripeId, Timestamp};
+use potluck_placement::default_survive;
+use potluck_types::{Dice, Geometry, NodeId, SpaceId, SpaceName, StripeId, Timestamp};
+use snapshots::{OfSnapshot, Snapshot};
 use std::{
     cell::Cell,
     collections::{BTreeMap, BTreeSet},
@@ -22,7 +28,7 @@ use std::{
 };
 use tokio::{
     task::JoinSet,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, error::Elapsed, sleep, sleep_until, timeout},
 };
 
 /// The folder that is a space of its own, and what it is called.
@@ -31,6 +37,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 /// So soon a machine that was taken out learns nothing more.
 const SHUT_OUT_AFTER: Duration = MINUTE;
+/// So soon all with whom nothing is wrong have heard of what was acknowledged, and links show it.
+const HEARD_AFTER: Duration = Duration::from_secs(600);
 /// No operation takes longer, whatever is wrong.
 const OPERATION_MAX: Duration = HOUR;
 /// So soon a pool is whole again when all are here.
@@ -42,6 +50,9 @@ const QUIET: Duration = HOUR;
 /// What was removed is gone from all disks so long after it was to be kept: those that were off in between count a day later, and after a clock that was ahead
 /// once, what is removed is kept for twice its time and a day at most.
 const FREED_AFTER: Duration = RETENTION.saturating_add(Duration::from_secs(3 * 24 * 3600));
+
+/// What is said of an operation that took longer.
+const HANGS: &str = "it hangs";
 
 /// What came of a history.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -75,17 +86,40 @@ enum Done {
     Read(Seen),
 }
 
-struct Finished {
+/// An operation on a file that has ended.
+struct OfFile {
     user: usize,
     path: String,
     machine: usize,
     done: Done,
 }
 
+/// An operation that has ended.
+enum Finished {
+    File(OfFile),
+    Snapshot(OfSnapshot),
+    Link(OfLink),
+}
+
+/// A space: whose it is, and whether they founded it; else it is their private one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Place {
+    owner: usize,
+    is_founded: bool,
+}
+
 struct History {
     pool: Pool,
     ledger: Ledger,
     busy: BTreeSet<(usize, String)>,
+    /// When a change of each file was begun or ended last.
+    touched: BTreeMap<(usize, String), Instant>,
+    snapshots: Vec<Snapshot>,
+    snapshots_taken: u64,
+    links: Vec<Link>,
+    links_made: u64,
+    /// What is chosen when snapshots and links are looked at.
+    dice: Dice,
     works: JoinSet<Finished>,
     /// Domains in which something is wrong in this episode.
     hurt: BTreeSet<usize>,
@@ -151,11 +185,17 @@ pub(crate) fn run(plan: &Plan, aloud: bool) -> Outcome {
     let plan = plan.clone();
     let (mut outcome, panicked) = in_simulated_time(async move {
         let begun = Instant::now();
-        let diary = Diary::new(begun, aloud);
+        let (diary, seed) = (Diary::new(begun, aloud), plan.seed);
         let mut history = History {
             pool: Pool::new(plan, diary.clone(), begun),
             ledger: Ledger::new(),
             busy: BTreeSet::new(),
+            touched: BTreeMap::new(),
+            snapshots: Vec::new(),
+            snapshots_taken: 0,
+            links: Vec::new(),
+            links_made: 0,
+            dice: dice(seed, "looks", 0),
             works: JoinSet::new(),
             hurt: BTreeSet::new(),
             shut_out: BTreeMap::new(),
@@ -207,6 +247,8 @@ impl History {
             self.becomes_whole(&format!("after episode {number}")).await?;
             self.hurt.clear();
             self.all_is_as_promised().await?;
+            self.snapshots_hold().await?;
+            self.links_show().await?;
             self.scrub().await?;
             self.stays_quiet().await?;
             self.books_agree().await?;
@@ -302,6 +344,8 @@ impl History {
             self.until(begun + *at).await?;
             match step {
                 Step::Work(work) => self.begin(*work),
+                Step::Snapshot(work) => self.begin_with_snapshot(*work),
+                Step::Link(work) => self.begin_with_link(*work),
                 Step::Fault { machine, fault } => self.strike(*machine, *fault).await,
             }
         }
@@ -342,6 +386,8 @@ impl History {
         self.hurt.insert(domain);
         if fault.loses() {
             self.ledger.values_mut().for_each(|promise| promise.lose(domain));
+            self.snapshots.iter_mut().for_each(|snapshot| snapshot.lose(domain));
+            self.links.iter_mut().for_each(|link| link.lose(domain));
         }
         if self.pool.node(machine).is_some() || fault.destroys() {
             self.pool.suffer(machine, fault).await;
@@ -385,9 +431,54 @@ impl History {
         fitting.get(at).copied()
     }
 
+    /// The same, with its node.
+    fn node_of(&self, user: usize, chance: u64, sound: bool) -> Option<(usize, Node)> {
+        let machine = self.machine_of(user, chance, sound)?;
+        Some((machine, self.pool.node(machine).cloned()?))
+    }
+
+    /// A space of a person: as often the one that they founded as their files are there.
+    fn place_of(&self, user: usize, chance: u64) -> Place {
+        let folder = if chance % 3 == 2 { FOUNDED } else { "folder-0" };
+        Place::of(self.owner_of(user, folder), folder)
+    }
+
+    /// Somebody who works in a space.
+    fn worker_in(&self, place: Place, chance: u64) -> usize {
+        self.worker_of(place.owner, if place.is_founded { FOUNDED } else { "" }, chance)
+    }
+
+    /// What is written into the log of a space now survives the loss of so many domains; those in which something is wrong may be lost already.
+    fn safety_now(&self, place: Place) -> Safety {
+        let plan = &self.pool.plan;
+        let confined = plan.confined.as_ref().filter(|_| place.is_founded);
+        let keeps = |machine: &usize| confined.is_none_or(|confined| confined.inside[*machine]);
+        let domains = (0..plan.domains.len()).filter(keeps).map(|i| plan.domains[i]);
+        let sound: BTreeSet<usize> = domains.filter(|domain| !self.hurt.contains(domain)).collect();
+        let mut safety = Safety::of(default_survive(sound.len()));
+        self.hurt.iter().for_each(|domain| safety.lose(*domain));
+        safety
+    }
+
+    /// A change of a file begins or ends. Who has not heard of a snapshot yet may let go of what it has.
+    fn touch(&mut self, key: &(usize, String)) {
+        self.touched.insert(key.clone(), Instant::now());
+        for snapshot in &mut self.snapshots {
+            snapshot.touch(key);
+        }
+    }
+
+    /// Nobody waits for ever on a machine with which nothing is wrong.
+    fn refuse_to_hang(&self, machine: usize, reason: &str, what: &str) -> Broken {
+        if reason == HANGS && !self.hurt.contains(&self.pool.plan.domains[machine]) {
+            return Err(format!("machine {machine}: {what} took over {OPERATION_MAX:?}"));
+        }
+        Ok(())
+    }
+
     fn begin(&mut self, work: Work) {
         let (file, chance) = match work {
-            Work::Put { file, chance, .. } | Work::Remove { file, chance } | Work::Read { file, chance } => {
+            Work::Put { file, chance, .. } | Work::Remove { file, chance, .. } | Work::Read { file, chance } => {
                 (file, chance)
             }
         };
@@ -409,6 +500,9 @@ impl History {
         };
         self.outcome.operations += 1;
         self.busy.insert(key.clone());
+        if !matches!(work, Work::Read { .. }) {
+            self.touch(&key);
+        }
         let promise = self.ledger.entry(key).or_default();
         self.pool
             .diary
@@ -425,44 +519,52 @@ impl History {
                 }
                 self.works.spawn(async move {
                     let put = timeout(OPERATION_MAX, put(&node, &path, content)).await;
-                    let done = Done::Put(content, put.unwrap_or_else(|_| Err("it hangs".to_owned())));
-                    Finished {
+                    let done = Done::Put(content, put.unwrap_or_else(|_| Err(HANGS.to_owned())));
+                    Finished::File(OfFile {
                         user,
                         path,
                         machine,
                         done,
-                    }
+                    })
                 });
             }
-            Work::Remove { .. } => {
+            Work::Remove { now, .. } => {
                 promise.attempt(None);
                 self.works.spawn(async move {
-                    let removed = timeout(OPERATION_MAX, remove(&node, &path)).await;
-                    let done = Done::Removed(removed.unwrap_or_else(|_| Err("it hangs".to_owned())));
-                    Finished {
+                    let removed = timeout(OPERATION_MAX, remove(&node, &path, now)).await;
+                    let done = Done::Removed(removed.unwrap_or_else(|_| Err(HANGS.to_owned())));
+                    Finished::File(OfFile {
                         user,
                         path,
                         machine,
                         done,
-                    }
+                    })
                 });
             }
             Work::Read { .. } => {
                 self.works.spawn(async move {
                     let seen = read(&node, &path).await;
-                    Finished {
+                    Finished::File(OfFile {
                         user,
                         path,
                         machine,
                         done: Done::Read(seen),
-                    }
+                    })
                 });
             }
         }
     }
 
     fn note(&mut self, finished: Finished) -> Broken {
-        let Finished {
+        match finished {
+            Finished::File(file) => self.note_file(file),
+            Finished::Snapshot(snapshot) => self.note_snapshot(snapshot),
+            Finished::Link(link) => self.note_link(link),
+        }
+    }
+
+    fn note_file(&mut self, finished: OfFile) -> Broken {
+        let OfFile {
             user,
             path,
             machine,
@@ -470,6 +572,9 @@ impl History {
         } = finished;
         let key = (user, path.clone());
         self.busy.remove(&key);
+        if !matches!(done, Done::Read(_)) {
+            self.touch(&key);
+        }
         let is_hurt = self.hurt.contains(&self.pool.plan.domains[machine]);
         // Machines that run and with which something is wrong may have taken a part, and lose it.
         let faulty: Vec<usize> = self.hurt.iter().copied().collect();
@@ -500,14 +605,8 @@ impl History {
                 format!("{path} of person {user} is as promised")
             }
         };
-        let hangs = |reason: &String| reason == "it hangs";
-        if let Done::Put(_, Err(reason)) | Done::Removed(Err(reason)) = &done
-            && hangs(reason)
-            && !is_hurt
-        {
-            return Err(format!(
-                "machine {machine}: {path} of person {user} took over {OPERATION_MAX:?}"
-            ));
+        if let Done::Put(_, Err(reason)) | Done::Removed(Err(reason)) = &done {
+            self.refuse_to_hang(machine, reason, &format!("{path} of person {user}"))?;
         }
         self.pool.diary.tell(&told);
         Ok(())
@@ -764,12 +863,13 @@ impl History {
 
     /// What was removed takes no room any more.
     async fn everything_goes(&mut self) -> Broken {
+        self.snapshots_go().await?;
         let keys: Vec<_> = self.ledger.keys().cloned().collect();
         for (user, path) in keys {
             if let Some(machine) = self.machine_of(user, 0, false)
                 && let Some(node) = self.pool.node(machine).cloned()
             {
-                remove(&node, &path)
+                remove(&node, &path, false)
                     .await
                     .map_err(|error| format!("{path} cannot be removed: {error}"))?;
             }
@@ -840,10 +940,14 @@ pub(crate) async fn put(node: &Node, path: &str, content: Content) -> Result<Put
     work.await.map_err(|error: NodeError| error.to_string())
 }
 
-async fn remove(node: &Node, path: &str) -> Result<(), String> {
+async fn remove(node: &Node, path: &str, now: bool) -> Result<(), String> {
     let path = path.parse().map_err(|error| format!("{error}"))?;
     let space = space_of(node, &path).map_err(|error| error.to_string())?;
-    match space.remove(&path, RemoveOptions::default()).await {
+    let options = RemoveOptions {
+        now,
+        ..RemoveOptions::default()
+    };
+    match space.remove(&path, options).await {
         Ok(_) => Ok(()),
         Err(error) if is_absent(&error) => Ok(()),
         Err(error) => Err(error.to_string()),
@@ -855,11 +959,24 @@ pub(crate) async fn read(node: &Node, path: &str) -> Seen {
         return Seen::Absent;
     };
     let work = async { space_of(node, &path)?.download(&path, None).await?.read_to_end().await };
+    see(work).await
+}
+
+/// What whoever waits for a file sees.
+async fn see(work: impl Future<Output = Result<Vec<u8>, NodeError>>) -> Seen {
     match timeout(OPERATION_MAX, work).await {
         Ok(Ok(bytes)) => Seen::Bytes(bytes),
-        Ok(Err(error)) if is_absent(&error) || matches!(error, NodeError::NoSuchSpace(_)) => Seen::Absent,
+        Ok(Err(error)) if is_unknown(&error) => Seen::Absent,
         Ok(Err(error)) => Seen::Refused(error.to_string()),
-        Err(_) => Seen::Refused("it hangs".to_owned()),
+        Err(_) => Seen::Refused(HANGS.to_owned()),
+    }
+}
+
+/// What whoever waits for something is told.
+fn told<T>(result: Result<Result<T, NodeError>, Elapsed>) -> Result<T, String> {
+    match result {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(_) => Err(HANGS.to_owned()),
     }
 }
 
@@ -888,15 +1005,53 @@ fn confined() -> SpaceOptions {
     }
 }
 
-/// A third of a person's files is in a space that they founded, the others in the private one.
-fn space_of(node: &Node, path: &Path) -> Result<Space, NodeError> {
-    let folder = path.names().first().map(Name::as_str);
-    if folder == Some(FOUNDED) {
-        return node.space(&FOUNDED.parse().expect("a name"));
+impl Place {
+    /// A third of a person's files is in a space that they founded, the others in the private one.
+    fn of(owner: usize, path: &str) -> Self {
+        let is_founded = path.starts_with(FOUNDED);
+        Self { owner, is_founded }
     }
-    Ok(node.private())
+
+    fn name(self) -> SpaceName {
+        if self.is_founded {
+            FOUNDED.parse().expect("a name")
+        } else {
+            SpaceName::home()
+        }
+    }
+
+    fn space(self, node: &Node) -> Result<Space, NodeError> {
+        node.space(&self.name())
+    }
+
+    /// Whether a file is in it.
+    fn has(self, (owner, path): &(usize, String)) -> bool {
+        Self::of(*owner, path) == self
+    }
+}
+
+fn space_of(node: &Node, path: &Path) -> Result<Space, NodeError> {
+    let folder = path.names().first().map_or("", Name::as_str);
+    Place::of(0, folder).space(node)
+}
+
+/// One of several.
+fn pick<T>(of: &[T], chance: u64) -> Option<&T> {
+    of.get((chance % of.len().max(1) as u64) as usize)
 }
 
 fn is_absent(error: &NodeError) -> bool {
     matches!(error, NodeError::Tree(TreeError::NotFound(_)))
+}
+
+/// Whether nothing is known here of what is asked for.
+fn is_unknown(error: &NodeError) -> bool {
+    is_absent(error)
+        || matches!(
+            error,
+            NodeError::NoSuchSpace(_)
+                | NodeError::NoSuchSnapshot(_)
+                | NodeError::NoSuchVersion { .. }
+                | NodeError::Link(LinkError::Gone(_))
+        )
 }

@@ -23,6 +23,43 @@ impl Content {
     }
 }
 
+/// How many losses something survives, as was said when it was acknowledged, and which domains were lost since.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Safety {
+    survives: u8,
+    lost: Vec<usize>,
+}
+
+impl Safety {
+    /// It was acknowledged just now.
+    pub(crate) fn of(survives: u8) -> Self {
+        Self {
+            survives,
+            lost: Vec::new(),
+        }
+    }
+
+    /// A domain was lost, for now or for ever.
+    pub(crate) fn lose(&mut self, domain: usize) {
+        if !self.lost.contains(&domain) {
+            self.lost.push(domain);
+        }
+    }
+
+    /// What needs both this and that.
+    pub(crate) fn and(&self, other: &Self) -> Self {
+        let mut both = self.clone();
+        both.survives = both.survives.min(other.survives);
+        other.lost.iter().for_each(|domain| both.lose(*domain));
+        both
+    }
+
+    /// Whether it must be there now.
+    pub(crate) fn is_due(&self) -> bool {
+        self.lost.len() <= usize::from(self.survives)
+    }
+}
+
 /// A file of one person.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Promise {
@@ -32,9 +69,7 @@ pub(crate) struct Promise {
     maybe: Vec<Option<Content>>,
     /// All that it ever was: what one who has not heard the news may show.
     ever: Vec<Content>,
-    /// How many losses it survives, as was said when it was acknowledged, and which domains were lost since.
-    pub(crate) survives: u8,
-    pub(crate) lost: Vec<usize>,
+    safety: Safety,
 }
 
 /// What a read gave.
@@ -53,8 +88,32 @@ impl Promise {
         self.sure = content;
         self.maybe.clear();
         self.ever.extend(content);
-        self.survives = survives;
-        self.lost.clear();
+        self.safety = Safety::of(survives);
+    }
+
+    /// One that a snapshot has: whoever reads it there sees this and nothing else.
+    pub(crate) fn noted(&self, snapshot: &Safety) -> Option<Self> {
+        let content = self.sure.filter(|_| self.maybe.is_empty() && self.is_due())?;
+        Some(Self {
+            sure: Some(content),
+            maybe: Vec::new(),
+            ever: self.ever.clone(),
+            safety: self.safety.and(snapshot),
+        })
+    }
+
+    /// What is noted is being brought back, or if nothing is, something that it once was.
+    pub(crate) fn attempt_to_bring_back(&mut self, noted: Option<&Self>) {
+        match noted {
+            Some(noted) => self.attempt(noted.sure),
+            None => self.maybe.extend(self.ever.iter().copied().map(Some)),
+        }
+    }
+
+    /// What is noted was brought back.
+    pub(crate) fn brought_back(&mut self, noted: &Self) {
+        self.acknowledge(noted.sure, 0);
+        self.safety = noted.safety.clone();
     }
 
     /// It was tried, and nobody knows how it ended.
@@ -79,20 +138,22 @@ impl Promise {
         let is_lost = seen.is_none() && !self.is_due();
         self.sure = found.unwrap_or(if is_lost { None } else { self.sure });
         self.maybe.clear();
-        self.survives = survives;
-        self.lost.clear();
+        self.safety = Safety::of(survives);
     }
 
     /// A domain was lost, for now or for ever.
     pub(crate) fn lose(&mut self, domain: usize) {
-        if !self.lost.contains(&domain) {
-            self.lost.push(domain);
-        }
+        self.safety.lose(domain);
     }
 
     /// Whether it must be readable now.
     pub(crate) fn is_due(&self) -> bool {
-        self.lost.len() <= usize::from(self.survives)
+        self.safety.is_due()
+    }
+
+    /// Whether it is there, as far as that is known.
+    pub(crate) fn is_there(&self) -> bool {
+        self.sure.is_some()
     }
 
     /// What is wrong with what a reader saw who is connected and has heard the news; nothing when it is as promised.
@@ -166,5 +227,29 @@ mod tests {
         promise.acknowledge(None, 1);
         assert!(promise.judge(&Seen::Bytes(content(2).bytes())).is_err());
         promise.judge(&Seen::Absent).unwrap();
+    }
+
+    #[test]
+    fn what_a_snapshot_has_is_not_what_the_file_becomes() {
+        let content = |seed| Content { seed, len: 100 };
+        let seen = |seed| Seen::Bytes(content(seed).bytes());
+        let mut promise = Promise::default();
+        promise.acknowledge(Some(content(1)), 2);
+        promise.lose(3);
+        let noted = promise.noted(&Safety::of(1)).unwrap();
+        promise.attempt(None);
+        assert!(promise.noted(&Safety::of(1)).is_none(), "nobody knows what it is");
+        promise.acknowledge(Some(content(2)), 2);
+        noted.judge(&seen(1)).unwrap();
+        assert!(noted.judge(&seen(2)).is_err());
+        assert!(noted.judge(&Seen::Absent).is_err());
+        promise.attempt_to_bring_back(Some(&noted));
+        promise.judge(&seen(1)).unwrap();
+        promise.judge(&seen(2)).unwrap();
+        promise.brought_back(&noted);
+        assert!(promise.judge(&seen(2)).is_err());
+        assert!(promise.is_due());
+        promise.lose(4);
+        assert!(!promise.is_due(), "the snapshot survives one loss");
     }
 }

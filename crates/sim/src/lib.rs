@@ -5,7 +5,7 @@
 //!
 //! Parts:
 //! - `plan`: what happens in a history. `shrink` leaves out of it what does not matter.
-//! - `history`: carries a plan out, and checks what the pool has promised, which the `ledger` keeps.
+//! - `history`: carries a plan out, and checks what the pool has promised, which the `ledger` keeps; of `snapshots` and `links`, too.
 //! - `durability`: how long data lasts, by a model and by trials.
 //! - `quiet`: what a pool costs in which nothing happens. `recovery`: how soon a large one is whole again.
 //! - `pool` and `machine`: what can be done to machines. `liar`: one that has turned. `weather` is the network between them, `world` their time and chance.

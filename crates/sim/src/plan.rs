@@ -85,6 +85,8 @@ pub(crate) enum NetworkKind {
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Step {
     Work(Work),
+    Snapshot(SnapshotWork),
+    Link(LinkWork),
     Fault { machine: usize, fault: Fault },
 }
 
@@ -101,11 +103,40 @@ pub(crate) enum Work {
     Remove {
         file: u64,
         chance: u64,
+        /// Whether it does not go to the trash.
+        now: bool,
     },
     Read {
         file: u64,
         chance: u64,
     },
+}
+
+/// What people do with snapshots.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum SnapshotWork {
+    Take {
+        chance: u64,
+    },
+    /// A file is read as one has it.
+    Read {
+        chance: u64,
+    },
+    /// All that one has is brought back.
+    Restore {
+        chance: u64,
+    },
+    Remove {
+        chance: u64,
+    },
+}
+
+/// What people do with links.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum LinkWork {
+    Make { chance: u64 },
+    Open { chance: u64 },
+    Revoke { chance: u64 },
 }
 
 /// What goes wrong with a machine. The numbers are those of the catalogue of faults.
@@ -216,6 +247,10 @@ fn pick<T: Copy>(dice: &mut Dice, of: &[T]) -> T {
     of[dice.roll(of.len() as u64) as usize]
 }
 
+fn moment(dice: &mut Dice, length: Duration) -> Duration {
+    Duration::from_millis(dice.roll(u64::try_from(length.as_millis()).unwrap_or(1)))
+}
+
 fn length(dice: &mut Dice) -> usize {
     let most = match dice.roll(10) {
         0..4 => 4 << 10,
@@ -235,7 +270,11 @@ fn work(dice: &mut Dice) -> Work {
             content: dice.roll(u64::MAX),
             chance,
         },
-        5 => Work::Remove { file, chance },
+        5 => Work::Remove {
+            file,
+            chance,
+            now: false,
+        },
         _ => Work::Read { file, chance },
     }
 }
@@ -317,7 +356,51 @@ impl Plan {
             episodes,
         };
         plan.forgive();
+        plan.add_snapshots();
+        plan.add_links();
         plan
+    }
+
+    /// In a third of the histories people take snapshots, and half of what they remove is to go at once.
+    fn add_snapshots(&mut self) {
+        let mut dice = world::dice(self.seed, "snapshots", 0);
+        if dice.roll(3) != 0 {
+            return;
+        }
+        for episode in &mut self.episodes {
+            for (_, step) in &mut episode.steps {
+                if let Step::Work(Work::Remove { now, .. }) = step {
+                    *now = dice.roll(2) == 0;
+                }
+            }
+            episode.add(&mut dice, |dice| {
+                let (kind, chance) = (dice.roll(8), dice.roll(u64::MAX));
+                Step::Snapshot(match kind {
+                    0..3 => SnapshotWork::Take { chance },
+                    3..6 => SnapshotWork::Read { chance },
+                    6 => SnapshotWork::Restore { chance },
+                    _ => SnapshotWork::Remove { chance },
+                })
+            });
+        }
+    }
+
+    /// In a third of them people make links.
+    fn add_links(&mut self) {
+        let mut dice = world::dice(self.seed, "links", 0);
+        if dice.roll(3) != 0 {
+            return;
+        }
+        for episode in &mut self.episodes {
+            episode.add(&mut dice, |dice| {
+                let (kind, chance) = (dice.roll(8), dice.roll(u64::MAX));
+                Step::Link(match kind {
+                    0..3 => LinkWork::Make { chance },
+                    3..7 => LinkWork::Open { chance },
+                    _ => LinkWork::Revoke { chance },
+                })
+            });
+        }
     }
 
     /// One machine turns once: who turns again and again is rightly doubted for a month.
@@ -325,7 +408,7 @@ impl Plan {
         let steps = self.episodes.iter_mut().flat_map(|episode| &mut episode.steps);
         let faults = steps.filter_map(|(_, step)| match step {
             Step::Fault { fault, .. } => Some(fault),
-            Step::Work(_) => None,
+            Step::Work(_) | Step::Snapshot(_) | Step::Link(_) => None,
         });
         let turns = faults.filter(|fault| matches!(fault, Fault::Turned { .. }));
         turns.skip(1).for_each(|fault| *fault = Fault::Restart);
@@ -353,6 +436,15 @@ impl Plan {
 }
 
 impl Episode {
+    /// Adds a few steps, at any time.
+    fn add(&mut self, dice: &mut Dice, step: impl Fn(&mut Dice) -> Step) {
+        for _ in 0..2 + dice.roll(6) {
+            let when = moment(dice, self.length);
+            self.steps.push((when, step(dice)));
+        }
+        self.steps.sort_by_key(|(when, _)| *when);
+    }
+
     fn draw(dice: &mut Dice, domains: &[usize]) -> Self {
         let length = HOUR * (6 + dice.roll(36) as u32);
         let nodes = domains.len();
@@ -369,7 +461,7 @@ impl Episode {
             struck.insert(dice.roll(all.len() as u64) as usize);
         }
         let victims: BTreeSet<usize> = (0..nodes).filter(|i| struck.contains(&domains[*i])).collect();
-        let at = |dice: &mut Dice| Duration::from_millis(dice.roll(u64::try_from(length.as_millis()).unwrap_or(1)));
+        let at = |dice: &mut Dice| moment(dice, length);
         let mut steps: Vec<(Duration, Step)> = Vec::new();
         for _ in 0..3 + dice.roll(8) {
             let when = at(dice);

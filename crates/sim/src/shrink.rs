@@ -80,6 +80,8 @@ fn story(plan: &Plan) -> Vec<String> {
         ));
         lines.extend(episode.steps.iter().map(|(at, step)| match step {
             Step::Work(work) => format!("  after {at:?}: {work:?}"),
+            Step::Snapshot(work) => format!("  after {at:?}: a snapshot, {work:?}"),
+            Step::Link(work) => format!("  after {at:?}: a link, {work:?}"),
             Step::Fault { machine, fault } => format!("  after {at:?}: machine {machine} suffers {fault:?}"),
         }));
     }

@@ -71,3 +71,18 @@ fn leaving_data_where_it_may_not_be_is_found() {
 fn serving_who_was_taken_out_is_found() {
     check(Bug::ServeTakenOut);
 }
+
+#[test]
+fn letting_go_of_what_a_snapshot_holds_is_found() {
+    check(Bug::ForgetSnapshots);
+}
+
+#[test]
+fn links_that_go_on_showing_what_there_was_are_found() {
+    check(Bug::LeaveLinks);
+}
+
+#[test]
+fn links_that_go_on_after_they_were_ended_are_found() {
+    check(Bug::KeepLinks);
+}

@@ -20,11 +20,17 @@ pub enum Bug {
     ServeTakenOut,
     /// Where the data of a space may be is not heeded when it is placed and repaired.
     IgnoreRegions,
+    /// What a snapshot holds is let go of with all else.
+    ForgetSnapshots,
+    /// A link goes on showing what there was.
+    LeaveLinks,
+    /// A link is said to have ended, and goes on.
+    KeepLinks,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::AcknowledgeBeforeSync,
         Self::AcceptWrongShard,
         Self::CountZoneTwice,
@@ -33,6 +39,9 @@ impl Bug {
         Self::RepairToFull,
         Self::ServeTakenOut,
         Self::IgnoreRegions,
+        Self::ForgetSnapshots,
+        Self::LeaveLinks,
+        Self::KeepLinks,
     ];
 }
 
