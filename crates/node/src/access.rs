@@ -40,9 +40,11 @@ pub(crate) fn events(space: &OpenSpace, called: &SpaceName) -> Result<Vec<Access
                         may_share: grant.may_share,
                         counted: grants.holds_after(&signed.hash(), &grant, grant.at),
                     };
-                    // What others have given has the owner's signature once their machines have heard of it.
-                    let by = grant.under.and_then(|_| charter.given_by(&grant));
-                    add(grant.at, by.map_or_else(|| speaker(key), person), what);
+                    // What others have given has the owner's signature, too, once their machines have heard of it.
+                    let user = charter.speakers().whose(key).user;
+                    if grant.under.is_none() || Some(user) != charter.owner() || grants.count_of(&grant) == 1 {
+                        add(grant.at, speaker(key), what);
+                    }
                 }
             }
             CharterRecord::Revocation(signed) => {
@@ -109,6 +111,11 @@ impl Grants {
             }
         }
         Self { given, ended }
+    }
+
+    /// How often the same was given: once by each who has signed it.
+    fn count_of(&self, grant: &Grant) -> usize {
+        self.given.values().filter(|known| *known == grant).count()
     }
 
     /// Whether a grant holds right after a time, as far as it was given and ended.

@@ -25,6 +25,15 @@ pub(crate) struct Charters {
     changing: Mutex<()>,
 }
 
+/// Where a charter that is to be remembered comes from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    /// It was read, and may have been added to since.
+    Before,
+    /// It was just written down.
+    Now,
+}
+
 #[derive(Default)]
 struct Known {
     charters: BTreeMap<SpaceId, Arc<Charter>>,
@@ -57,7 +66,7 @@ impl Charters {
             known.blank(space)
         };
         let charter = Arc::new(blank.with_kept(kv).map_err(MetaError::reading)?);
-        self.remember(Arc::clone(&charter));
+        self.remember(Arc::clone(&charter), Reading::Before);
         Ok(charter)
     }
 
@@ -66,7 +75,7 @@ impl Charters {
         self.lock().charters.get(&space).cloned()
     }
 
-    fn remember(&self, charter: Arc<Charter>) {
+    fn remember(&self, charter: Arc<Charter>, reading: Reading) {
         // What nothing is known of takes no room.
         if charter.bytes() == 0 {
             return;
@@ -77,6 +86,10 @@ impl Charters {
             return;
         }
         let remembered = &mut known.charters;
+        // It was read before another said more.
+        if reading == Reading::Before && remembered.contains_key(&charter.space()) {
+            return;
+        }
         let bytes: usize = remembered.values().map(|charter| charter.bytes()).sum();
         if bytes + charter.bytes() > limits::CHARTERS_BYTES_MAX {
             remembered.clear();
@@ -329,7 +342,7 @@ pub(crate) fn look_again(shared: &Shared) -> Result<(), MetaError> {
 pub(crate) fn learn(shared: &Shared, charter: Charter) {
     let (space, access) = (charter.space(), Admitted::of(&charter, shared.now()));
     shared.with_control(|control| control.set_access(space, access));
-    shared.charters.remember(Arc::new(charter));
+    shared.charters.remember(Arc::new(charter), Reading::Now);
 }
 
 /// Makes a peer and this node know the same of a charter.

@@ -203,7 +203,7 @@ async fn send_content(
     // Large files read each piece once; only packs and nodes are worth keeping.
     let cached = tree.depth() == 0;
     let window = Arc::new(Semaphore::new(limits::READ_WINDOW_BYTES));
-    let (ahead_sender, mut ahead) = mpsc::channel::<JoinHandle<Result<(Bytes, OwnedSemaphorePermit), NodeError>>>(64);
+    let (ahead_sender, mut ahead) = mpsc::channel::<Fetched>(64);
     let planner = tokio::spawn({
         let shared = Arc::clone(shared);
         async move {
@@ -234,15 +234,26 @@ async fn send_content(
             Ok::<_, NodeError>(())
         }
     });
+    let sent = forward(&mut ahead, at, sender).await;
+    if !matches!(sent, Ok(true)) {
+        planner.abort();
+        return sent.map(drop);
+    }
+    planner.await.map_err(|_| NodeError::Stopping)?
+}
+
+type Fetched = JoinHandle<Result<(Bytes, OwnedSemaphorePermit), NodeError>>;
+
+/// Sends what is fetched, in order. Whether somebody has taken all of it.
+async fn forward(ahead: &mut mpsc::Receiver<Fetched>, at: &mut u64, sender: &Sender) -> Result<bool, NodeError> {
     while let Some(fetch) = ahead.recv().await {
         let (bytes, _room) = fetch.await.map_err(|_| NodeError::Stopping)??;
         *at += bytes.len() as u64;
         if sender.send(Ok(bytes)).await.is_err() {
-            planner.abort();
-            return Ok(());
+            return Ok(false);
         }
     }
-    planner.await.map_err(|_| NodeError::Stopping)?
+    Ok(true)
 }
 
 fn damaged(part: &Part, error: &dyn std::fmt::Display) -> NodeError {

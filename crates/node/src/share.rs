@@ -11,8 +11,9 @@ use crate::{
     space::OpenSpace,
     spaces,
 };
-use potluck_spaces::{Charter, Grant, GrantId, GrantTo, Keys, Log, Reader};
-use potluck_types::{ByteSize, NodeId, SpaceName, UserId, UserName};
+use potluck_crypto::SigningKey;
+use potluck_spaces::{Charter, CharterError, Grant, GrantId, GrantTo, Keys, Log, Reader};
+use potluck_types::{ByteSize, NodeId, SpaceName, Timestamp, UserId, UserName, limits};
 use serde_bytes::ByteBuf;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -148,6 +149,7 @@ async fn let_in(space: &OpenSpace, to: GrantTo) -> Result<(), NodeError> {
     let (task, now) = (space.clone(), space.now());
     change(space, move |charter, keys| {
         let (owner, user) = (task.keys(), to.reader.user);
+        make_own(charter, owner.signing(), now)?;
         let grant = charter.next_grant(owner.signing(), &to, keys, now, &*task.entropy)?;
         // What was granted before ends with it: what is said last holds. Whom they have let in stay in, if they still may.
         let before = charter.grants(now).any(|grant| grant.user == user);
@@ -164,6 +166,12 @@ async fn let_in(space: &OpenSpace, to: GrantTo) -> Result<(), NodeError> {
     .map(drop)
 }
 
+/// Signs what others have given once more: it counts then whatever becomes of their keys, and all know what is ended that was given.
+fn make_own(charter: &mut Charter, owner: &SigningKey, now: Timestamp) -> Result<(), NodeError> {
+    charter.join_all(&charter.next_copies(owner, now)?);
+    Ok(())
+}
+
 /// Lets somebody into a space of another's, under a grant that says that this person may.
 async fn pass_on(
     space: &OpenSpace,
@@ -176,7 +184,7 @@ async fn pass_on(
     // For as long as this person, where nothing else is said.
     let until = to.until.or(own.until);
     let beyond = match () {
-        () if charter.is_barred(under, person.user) => Some("in again: the owner has taken them out"),
+        () if charter.is_barred(person.user) => Some("in again: the owner has taken them out"),
         () if to.may_share => Some("let others in: only the owner says who may"),
         () if to.may_write && !own.may_write => Some("change it: you may only read it yourself"),
         () if to.may_write && own.quota.is_some() => {
@@ -242,10 +250,18 @@ pub(crate) async fn unshare(shared: &Arc<Shared>, name: &SpaceName, with: &str) 
     }
     change(&space, move |charter, keys| {
         let owner = task.keys();
-        // What others gave is made the owner's first: all know then who was taken out.
-        charter.join_all(&charter.next_copies(owner.signing(), now)?);
+        let before = charter.clone();
+        make_own(charter, owner.signing(), now)?;
         let ends = ends(&task, &charter.let_in_by(user))?;
-        charter.join(&charter.next_revocation(owner.signing(), user, ends, now)?)?;
+        let end = |charter: &mut Charter| {
+            let revocation = charter.next_revocation(owner.signing(), user, ends.clone(), now)?;
+            charter.join(&revocation)
+        };
+        // There may be room for that alone.
+        if let Err(CharterError::TooMuch) = end(charter) {
+            *charter = before;
+            end(charter)?;
+        }
         begin_epoch(&task, charter, keys)
     })
     .await?;
@@ -279,14 +295,21 @@ fn ends(space: &OpenSpace, users: &BTreeSet<UserId>) -> Result<Vec<(NodeId, u64)
     Ok(theirs.map(|(device, position)| (device, position.seq)).collect())
 }
 
-/// Those who may read a space, and what is wrapped for each; without those of whom that is not known.
+/// Those who may read a space, and what is wrapped for each; without those of whom that is not known. An epoch is for so many at most: whom the owner has let in come first.
 fn readers(shared: &Shared, charter: &Charter) -> Vec<Reader> {
-    let me = shared.keys();
+    let (me, now) = (shared.keys(), shared.now());
     let reader = |user: UserId| match user == shared.user {
         true => Some(Reader::of(&me)),
         false => shared.with_control(|control| control.roster.reader(user)),
     };
-    charter.readers(shared.now()).into_iter().filter_map(reader).collect()
+    let (direct, others): (Vec<_>, Vec<_>) = charter.grants(now).partition(|grant| grant.under.is_none());
+    let users = charter
+        .owner()
+        .into_iter()
+        .chain(direct.into_iter().chain(others).map(|grant| grant.user));
+    let mut seen = BTreeSet::new();
+    let users = users.filter(|user| seen.insert(*user)).take(limits::SPACE_READERS_MAX);
+    users.filter_map(reader).collect()
 }
 
 /// Adds an epoch for those who may read a space.
@@ -413,16 +436,13 @@ async fn renew_now(space: &OpenSpace) -> Result<(), NodeError> {
         }
         names::catch_up(space).await?;
     }
-    let task = space.clone();
+    let (task, now) = (space.clone(), space.now());
     let is_changed = change(space, move |charter, keys| {
         let owner = task.keys();
         if !charter.follows(owner.signing().public()) {
             charter.succeed(&owner, task.now())?;
         }
-        // Whoever others have let in is in, also when a key of those is replaced.
-        for copy in charter.next_copies(owner.signing(), task.now())? {
-            charter.join(&copy)?;
-        }
+        make_own(charter, owner.signing(), now)?;
         if needs_epoch(&task, charter, keys) {
             begin_epoch(&task, charter, keys)?;
         }
@@ -430,7 +450,6 @@ async fn renew_now(space: &OpenSpace) -> Result<(), NodeError> {
     })
     .await?;
     // When the next one's time is over, the key is to be another.
-    let now = space.now();
     if let Some(end) = charters::known(space.shared(), space.id()).await?.next_end(now) {
         space.sweep_due.within(end.since(now) + AFTER_END);
     }

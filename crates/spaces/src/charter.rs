@@ -14,8 +14,8 @@
 
 use crate::{Kv, KvError, Table};
 use potluck_crypto::{
-    BoxKey, PublicKey, Purpose, Recipient, Record, Signed, SignedError, SigningKey, Speaker, Speakers, UserKeys,
-    derive::private_space_id,
+    BoxKey, PublicKey, Purpose, Recipient, RecipientKeys, Record, Signed, SignedError, SigningKey, Speaker, Speakers,
+    UserKeys, derive::private_space_id,
 };
 use potluck_types::{
     CodecError, Entropy, Hash, NodeId, SpaceId, Timestamp, UserId, from_canonical, limits, to_canonical,
@@ -153,8 +153,10 @@ pub type GrantId = Hash;
 
 /// So many grants are given under one at most, those that ended among them: of more those with the least ids count, whoever has heard of which.
 pub const GRANTS_UNDER_ONE_MAX: usize = 16;
-/// Of those that the owner has made theirs, some may not count any more, for others that came later: so many people are let in with one who may let in others.
-const READERS_WITH_ONE_MAX: usize = 1 + 2 * GRANTS_UNDER_ONE_MAX;
+/// So many people are let in with one who may let in others.
+const READERS_WITH_ONE_MAX: usize = 1 + GRANTS_UNDER_ONE_MAX;
+/// So many under one have the owner's signature, those carried over among them: else whoever gives one after the other, each with a lesser id, would have the owner fill the charter.
+const COPIES_UNDER_ONE_MAX: usize = 3 * GRANTS_UNDER_ONE_MAX;
 /// Room in a charter for those.
 const UNDER_ONE_BYTES: usize = GRANTS_UNDER_ONE_MAX * (Grant::BYTES_MAX + 128);
 
@@ -429,8 +431,8 @@ pub struct Charter {
     passed_on: BTreeMap<GrantId, BTreeSet<GrantId>>,
     /// Grants that were ended, and how far what each device wrote under them counts.
     revoked: BTreeMap<GrantId, BTreeMap<NodeId, u64>>,
-    /// Who was taken out that had been let in under a grant: under that one they do not come in again.
-    barred: BTreeSet<(GrantId, UserId)>,
+    /// Whom the owner has taken out, and not only whoever let them in: they do not come in again under a grant of somebody else's.
+    barred: BTreeSet<UserId>,
     records: BTreeMap<Hash, CharterRecord>,
     /// Of all records.
     bytes: usize,
@@ -579,10 +581,12 @@ impl Charter {
                 let (signer, revocation) = (verified.signer(), verified.into_value());
                 self.check(hash, signer, revocation.version, revocation.space)?;
                 let ends: BTreeMap<_, _> = revocation.ends.into_iter().collect();
+                let barred = revocation
+                    .grants
+                    .iter()
+                    .filter_map(|id| self.barred_by(id, &revocation.grants));
+                self.barred.extend(barred.collect::<Vec<_>>());
                 for grant in revocation.grants {
-                    if let Some(known) = self.grants.get(&grant) {
-                        self.barred.extend(known.under.map(|under| (under, known.user)));
-                    }
                     // Of several that end a grant, each decides what does not count.
                     let counts = self.revoked.entry(grant).or_insert_with(|| ends.clone());
                     counts.retain(|device, seq| {
@@ -632,6 +636,8 @@ impl Charter {
             return Err(CharterError::Early);
         }
         match over.transpose()? {
+            // It would have a key in it, which somebody else has chosen.
+            Some(over) if self.owner == Some(grant.user) || over.user == grant.user => Err(CharterError::Wider),
             Some(over) if !grant.is_within(over) => Err(CharterError::Wider),
             _ => Ok(()),
         }
@@ -639,10 +645,31 @@ impl Charter {
 
     /// A grant is part of the charter. It may have been ended already.
     fn note(&mut self, id: GrantId, grant: Grant) {
-        if self.revoked.contains_key(&id) {
-            self.barred.extend(grant.under.map(|under| (under, grant.user)));
-        }
         self.grants.insert(id, grant);
+        if self.revoked.contains_key(&id) {
+            let revocations = self.records.values().filter_map(|record| match record {
+                CharterRecord::Revocation(signed) => signed.claimed().ok(),
+                _ => None,
+            });
+            let naming = revocations.filter(|revocation| revocation.grants.contains(&id));
+            let barred = naming.filter_map(|revocation| self.barred_by(&id, &revocation.grants));
+            let barred: Vec<_> = barred.collect();
+            self.barred.extend(barred);
+        }
+    }
+
+    /// Whom it bars that a grant is ended with these. What others have signed tells nobody that, since not all know the same of it.
+    fn barred_by(&self, id: &GrantId, ended: &[GrantId]) -> Option<UserId> {
+        let grant = self.grants.get(id).filter(|_| self.is_owners(id))?;
+        let is_with_giver = grant.under.is_some_and(|under| ended.contains(&under));
+        (!is_with_giver).then_some(grant.user)
+    }
+
+    /// Whether the owner has signed a grant.
+    fn is_owners(&self, id: &GrantId) -> bool {
+        let under = self.grants.get(id).and_then(|grant| grant.under);
+        let passed_on = under.and_then(|under| self.passed_on.get(&under));
+        !passed_on.is_some_and(|passed_on| passed_on.contains(id))
     }
 
     /// What a grant is given under, if it is said to be signed by another than the owner.
@@ -946,7 +973,7 @@ impl Charter {
             let copied: Vec<_> = of_owner.filter(|grant| grant.under == Some(*under)).collect();
             let holding = lent.iter().filter_map(|id| Some((id, self.grants.get(id)?)));
             let holding = holding.filter(|(id, grant)| self.holds(id, grant, now) && !copied.contains(grant));
-            let left = GRANTS_UNDER_ONE_MAX.saturating_sub(copied.len());
+            let left = COPIES_UNDER_ONE_MAX.saturating_sub(copied.len());
             for (_, grant) in holding.take(left) {
                 copies.push(CharterRecord::Grant(Signed::sign(owner, grant)?));
             }
@@ -974,12 +1001,14 @@ impl Charter {
                 under: Some(signed.hash()),
                 may_write: grant.may_write && over.may_write && over.quota.is_none(),
                 until: ends,
+                at: now,
                 ..grant.clone()
             };
             if is_theirs && grant.is_within(&over) && !carried.contains(&grant) {
                 carried.push(grant);
             }
         }
+        carried.truncate(GRANTS_UNDER_ONE_MAX);
         let sign = |grant: &Grant| Ok(CharterRecord::Grant(Signed::sign(owner, grant)?));
         carried.iter().map(sign).collect()
     }
@@ -1009,16 +1038,16 @@ impl Charter {
         !self.is_ended(id, grant) && grant.until.is_none_or(|until| now <= until)
     }
 
-    /// Whether a grant was ended, or the one that it is given under, or another to the same person under that.
+    /// Whether a grant was ended, or the one that it is given under, or whom it is for was taken out by the owner.
     fn is_ended(&self, id: &GrantId, grant: &Grant) -> bool {
         let is_revoked = |id: &GrantId| self.revoked.contains_key(id);
-        let is_over = |under: GrantId| is_revoked(&under) || self.is_barred(under, grant.user);
+        let is_over = |under: GrantId| is_revoked(&under) || self.is_barred(grant.user);
         is_revoked(id) || grant.under.is_some_and(is_over)
     }
 
-    /// Whether the owner has taken out a person who was let in under a grant.
-    pub fn is_barred(&self, under: GrantId, user: UserId) -> bool {
-        self.barred.contains(&(under, user))
+    /// Whether the owner has ended what a person had, so that nobody else lets them in.
+    pub fn is_barred(&self, user: UserId) -> bool {
+        self.barred.contains(&user)
     }
 
     /// Whether a person has the key that is in use.
@@ -1042,10 +1071,14 @@ impl Charter {
 
     /// What the owner calls the space, as they said to one who was let in.
     pub fn called(&self, user: &UserKeys) -> Option<String> {
+        let key = user.opening();
+        let name = |grant: &Grant| {
+            let plain = key.unwrap(self.purpose(GRANT), &grant.wrapped).ok()?;
+            String::from_utf8(plain.get(32..)?.to_vec()).ok()
+        };
         let grants = self.grants.values().filter(|grant| grant.user == user.id());
-        let last = grants.max_by_key(|grant| grant.at)?;
-        let plain = user.opening().unwrap(self.purpose(GRANT), &last.wrapped).ok()?;
-        String::from_utf8(plain.get(32..)?.to_vec()).ok()
+        let named = grants.filter_map(|grant| Some((grant.under.is_none(), grant.at, name(grant)?)));
+        named.max().map(|(_, _, name)| name)
     }
 
     /// Whose the space is; none while its founding is not known.
@@ -1085,6 +1118,16 @@ impl Charter {
     /// [tags](Reader::tag) of those. Its owner is to begin another epoch then. The same where an epoch was begun apart for others, and no other opens it, and the owner's `keys` do.
     pub fn needs_epoch(&self, reached: &BTreeMap<UserId, BTreeSet<u32>>, keys: &Keys, now: Timestamp) -> bool {
         let readers = self.readers(now);
+        // Else others could have one epoch begun after the other.
+        let by_owner = self
+            .grants
+            .iter()
+            .filter(|(id, grant)| self.is_owners(id) && self.holds(id, grant, now));
+        let let_in: BTreeSet<_> = self
+            .owner
+            .into_iter()
+            .chain(by_owner.map(|(_, grant)| grant.user))
+            .collect();
         let is_replaced = |user: &UserId, tag: &u32| reached.get(user).is_some_and(|former| former.contains(tag));
         let Some(current) = self.current() else {
             // The first key of a private space follows from its person's first.
@@ -1092,7 +1135,7 @@ impl Charter {
         };
         let is_wrong = |id: EpochId| {
             let have = self.have(id);
-            let lacks = |user: &&UserId| readers.contains(user) && !have.iter().any(|(known, _)| known == *user);
+            let lacks = |user: &&UserId| let_in.contains(user) && !have.iter().any(|(known, _)| known == *user);
             let may_not = |(user, tag): &(UserId, u32)| !readers.contains(user) || is_replaced(user, tag);
             have.iter().any(may_not) || reached.keys().any(|user| lacks(&user))
         };
@@ -1100,10 +1143,13 @@ impl Charter {
         self.latest().into_iter().filter(apart).chain([current]).any(is_wrong)
     }
 
-    /// Who was given the key of an epoch, each with the tag of their key.
+    /// Who was given the key of an epoch, each with the tag of their key, as far as the owner has said so.
     fn have(&self, id: EpochId) -> BTreeSet<(UserId, u32)> {
-        let granted = self.grants.values().filter(|grant| grant.epoch == id);
-        let granted = granted.map(|grant| (grant.user, grant.tag));
+        let granted = self
+            .grants
+            .iter()
+            .filter(|(given, grant)| grant.epoch == id && self.is_owners(given));
+        let granted = granted.map(|(_, grant)| (grant.user, grant.tag));
         let wrapped = self.epochs.get(&id).into_iter().flat_map(|epoch| &epoch.wraps);
         wrapped.map(|wrap| (wrap.user, wrap.tag)).chain(granted).collect()
     }
@@ -1201,12 +1247,40 @@ impl Charter {
                 false => Keys::default(),
             },
         );
-        for grant in self.grants.values().filter(|grant| grant.user == user) {
-            let plain = key.unwrap(self.purpose(GRANT), &grant.wrapped).ok();
-            if let Some(bytes) = plain.as_ref().and_then(|plain| plain.first_chunk::<32>()) {
-                keys.0.insert(Some(grant.epoch), BoxKey::from_bytes(*bytes));
+        let given = self.grants.values().filter(|grant| grant.user == user);
+        let (by_others, by_owner): (Vec<_>, Vec<_>) = given.partition(|grant| grant.under.is_some());
+        let opened = |grant: &Grant| {
+            let plain = key.unwrap(self.purpose(GRANT), &grant.wrapped).ok()?;
+            Some(BoxKey::from_bytes(*plain.first_chunk::<32>()?))
+        };
+        keys.0.extend(
+            by_owner
+                .into_iter()
+                .filter_map(|grant| Some((Some(grant.epoch), opened(grant)?))),
+        );
+        self.open_epochs(&mut keys, user, &key);
+        // Whatever others have put into what they give takes the place of no key that is known.
+        for grant in by_others {
+            if keys.of(Some(grant.epoch)).is_none()
+                && let Some(own) = opened(grant)
+                && self.opens_before(grant.epoch, &own)
+            {
+                keys.0.insert(Some(grant.epoch), own);
+                self.open_epochs(&mut keys, user, &key);
             }
         }
+        keys
+    }
+
+    /// Whether a key may be that of an epoch: it opens those before.
+    fn opens_before(&self, epoch: EpochId, key: &BoxKey) -> bool {
+        let before = self.epochs.get(&epoch).into_iter().flat_map(|epoch| &epoch.before);
+        let mut opened = before.map(|before| key.open(self.purpose(BEFORE), &before.key));
+        opened.all(|opened| opened.is_ok())
+    }
+
+    /// Adds the keys of the epochs that were wrapped for a person, and of those before all that are known.
+    fn open_epochs(&self, keys: &mut Keys, user: UserId, key: &RecipientKeys) {
         let mut epochs: Vec<_> = self.epochs.iter().collect();
         epochs.sort_by_key(|(_, epoch)| std::cmp::Reverse(epoch.depth));
         for (id, epoch) in epochs {
@@ -1222,12 +1296,11 @@ impl Charter {
             for before in &epoch.before {
                 let opened = own.open(self.purpose(BEFORE), &before.key).ok();
                 if let Some(Ok(bytes)) = opened.map(|plain| plain.try_into()) {
-                    keys.0.insert(Some(before.epoch), BoxKey::from_bytes(bytes));
+                    keys.0.entry(Some(before.epoch)).or_insert(BoxKey::from_bytes(bytes));
                 }
             }
             keys.0.insert(Some(*id), own);
         }
-        keys
     }
 
     /// Epochs that no other comes after.
@@ -1559,6 +1632,58 @@ mod tests {
         assert!(charter.needs_epoch(&reached, &keys(&charter, 1), at(31)));
     }
 
+    /// One who may let others in puts another key into what they give.
+    #[test]
+    fn nobody_gives_those_who_have_a_key_another() {
+        let mut charter = founded();
+        let under = Some(grant_to_share(&mut charter, 2, true, None));
+        grant(&mut charter, 3, true, None);
+        let (first, before) = (charter.current().unwrap(), [1, 2, 3].map(|seed| keys(&charter, seed)));
+        let other = Keys(BTreeMap::from([(Some(first), BoxKey::from_bytes([9; 32]))]));
+        let poisoned = |charter: &Charter, seed: u8, keys: &Keys| {
+            let to = GrantTo {
+                under,
+                called: "x".to_owned(),
+                ..to(seed, true, None)
+            };
+            let at = at(u64::MAX);
+            charter.next_grant(&user(2), &to, keys, at, &SystemEntropy).unwrap()
+        };
+        for seed in [1, 2] {
+            let error = charter.join(&poisoned(&charter, seed, &other));
+            assert!(matches!(error, Err(CharterError::Wider)), "{error:?}");
+        }
+        charter.join(&poisoned(&charter, 3, &other)).unwrap();
+        charter.join_all(&charter.next_copies(&user(1), at(20)).unwrap());
+        assert_eq!([1, 2, 3].map(|seed| keys(&charter, seed)), before);
+        assert_eq!(charter.called(&person(3)).as_deref(), Some("photos"));
+        // A key that opens nothing of what went before is none, also for who has no other.
+        let second = add_epoch(&mut charter, &[1, 2]);
+        let wrong = Keys(BTreeMap::from([(Some(second), BoxKey::from_bytes([9; 32]))]));
+        charter.join(&poisoned(&charter, 4, &wrong)).unwrap();
+        assert!(keys(&charter, 4).is_empty());
+        charter
+            .join(&given(
+                &charter,
+                2,
+                &GrantTo {
+                    under,
+                    ..to(4, true, None)
+                },
+            ))
+            .unwrap();
+        assert_eq!(keys(&charter, 4), keys(&charter, 1));
+        // What they give begins no epoch, as long as the owner has not made it theirs.
+        let reached: BTreeMap<_, _> = (1..5).map(|seed| (user(seed).user_id(), BTreeSet::new())).collect();
+        let of_owner: BTreeMap<_, _> = reached
+            .clone()
+            .into_iter()
+            .filter(|(id, _)| *id != user(3).user_id())
+            .collect();
+        assert!(charter.needs_epoch(&reached, &keys(&charter, 1), at(20)));
+        assert!(!charter.needs_epoch(&of_owner, &keys(&charter, 1), at(20)));
+    }
+
     #[test]
     fn whom_the_owner_has_taken_out_nobody_else_lets_in_again() {
         let mut charter = founded();
@@ -1568,20 +1693,21 @@ mod tests {
             ..to(3, true, None)
         };
         charter.join(&given(&charter, 2, &lent)).unwrap();
+        charter.join_all(&charter.next_copies(&user(1), at(20)).unwrap());
         let carol = user(3).user_id();
         let again = given(
             &charter,
             2,
             &GrantTo {
                 called: "again".to_owned(),
-                ..lent.clone()
+                ..lent
             },
         );
         let ended = charter
             .next_revocation(&user(1), carol, vec![(device(3), 5)], at(20))
             .unwrap();
         charter.join_all([&ended, &again]);
-        assert!(!charter.readers(at(20)).contains(&carol) && charter.is_barred(under.unwrap(), carol));
+        assert!(!charter.readers(at(20)).contains(&carol) && charter.is_barred(carol));
         assert!(charter.may_write(carol, device(3), 5, at(11)) && !charter.may_write(carol, device(3), 6, at(11)));
         is_known_alike(&charter);
         grant(&mut charter, 3, false, None);
@@ -1708,7 +1834,7 @@ mod tests {
             heard.join_all(&heard.next_copies(&user(1), at(20)).unwrap());
         }
         let of_carol = heard.grants(at(20)).filter(|grant| grant.under.is_some());
-        assert!(of_carol.count() <= 2 * GRANTS_UNDER_ONE_MAX);
+        assert!(of_carol.count() <= GRANTS_UNDER_ONE_MAX + COPIES_UNDER_ONE_MAX);
         // The owner lets in no more of those than could read the space with all whom they let in.
         let mut seed = 10;
         let full = loop {
@@ -1727,6 +1853,53 @@ mod tests {
             usize::from(seed - 10),
             limits::SPACE_READERS_MAX / READERS_WITH_ONE_MAX - 1
         );
+    }
+
+    /// More is given than counts, some of it is made the owner's, and some of that is ended: whoever hears of all of it knows the same.
+    #[test]
+    fn all_orders_of_arrival_give_the_same_charter() {
+        let mut charter = founded();
+        let under = Some(grant_to_share(&mut charter, 2, true, None));
+        let mut all: Vec<CharterRecord> = charter.records().cloned().collect();
+        let at_first = charter.clone();
+        for round in 0..3 {
+            for seed in 3..3 + u8::try_from(GRANTS_UNDER_ONE_MAX).unwrap() {
+                let record = given(
+                    &at_first,
+                    2,
+                    &GrantTo {
+                        under,
+                        ..to(seed, true, None)
+                    },
+                );
+                let _ = charter.join(&record);
+                all.push(record);
+            }
+            let mut said = charter.next_copies(&user(1), at(20)).unwrap();
+            charter.join_all(&said);
+            let ends = vec![(device(3 + round), u64::from(round) + 1)];
+            let out = user(3 + round).user_id();
+            said.push(charter.next_revocation(&user(1), out, ends, at(20)).unwrap());
+            charter.join_all(&said);
+            all.extend(said);
+        }
+        let mut state = 1_u64;
+        let mut draw = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state >> 33
+        };
+        for _ in 0..20 {
+            let mut other = Charter::of(charter.space(), charter.speakers());
+            // What came too early comes again.
+            for _ in 0..4 {
+                let mut order: Vec<_> = all.iter().map(|record| (draw(), record)).collect();
+                order.sort_by_key(|(drawn, _)| *drawn);
+                order.iter().for_each(|(_, record)| _ = other.join(record));
+            }
+            other.join_all(&all);
+            assert_eq!(other, charter);
+        }
+        is_known_alike(&charter);
     }
 
     /// A machine of one who lets others in is lost.

@@ -5,7 +5,7 @@ use potluck_node::{
     FileMeta, HomeError, InviteOptions, JoinError, Node, NodeError, PutOptions, Refusal, ShardsError, StartError,
 };
 use potluck_types::{Clock, SystemClock, Timestamp};
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 const GRACE: Duration = Duration::from_secs(3600);
 
@@ -216,6 +216,8 @@ async fn a_file_that_is_coded_anew_while_it_is_read_is_read_to_its_end() {
     let mut pool = Pool::of(1, Duration::from_secs(2)).await;
     let content = bytes(1, 60_000_000);
     pool.put(0, "/file", &content).await;
+    let before = pool.node(0).held(None, 1000).await.unwrap();
+    let before: BTreeSet<_> = before.into_iter().map(|held| held.shard.stripe).collect();
     let path = "/file".parse().unwrap();
     let mut reading = pool.node(0).private().download(&path, None).await.unwrap();
     let mut read = reading.next().await.unwrap().unwrap().to_vec();
@@ -223,8 +225,9 @@ async fn a_file_that_is_coded_anew_while_it_is_read_is_read_to_its_end() {
         pool.add().await;
     }
     pool.all_see_each_other().await;
-    pool.health("it survives a loss, and what was there before is gone", |health| {
-        health.worst() == Some(1) && health.recoding == 0 && health.stripes() > 0
+    eventually("it lies elsewhere, and nothing is left where it was", || async {
+        let held = pool.node(0).held(None, 1000).await.unwrap();
+        !held.is_empty() && held.iter().all(|held| !before.contains(&held.shard.stripe))
     })
     .await;
     while let Some(bytes) = reading.next().await {

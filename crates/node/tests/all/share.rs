@@ -455,13 +455,14 @@ async fn whose_time_is_over_has_no_key_to_what_comes_and_who_was_taken_out_stays
     let hers = anna.space(&work).unwrap();
     put_into(&hers, "/before", b"while he may").await.unwrap();
     let records = || async { anna.verify(&work).await.unwrap().records };
-    // Long enough for him to take it, however slow this machine is.
-    let until = Some(SystemClock.now() + Duration::from_secs(10));
+    let before = records().await;
+    // Long enough for him to take it.
+    let until = Some(SystemClock.now() + Duration::from_secs(20));
     anna.share(&work, "bob", Access { until, ..WRITE }).await.unwrap();
     let his = accepted(bob, "work").await;
     read_when_named(&his, "/before").await;
-    let before = records().await;
-    eventually("there is another key", || async { records().await > before }).await;
+    // After the grant.
+    eventually("there is another key", || async { records().await > before + 1 }).await;
     assert_eq!(anna.members(&work).await.unwrap().len(), 1);
     put_into(&hers, "/after", b"for nobody else").await.unwrap();
     let refused = put_into(&his, "/late", b"late").await;
