@@ -212,7 +212,7 @@ async fn pass_on(
         return Err(NodeError::IsIn(person.called()));
     }
     let task = space.clone();
-    change(space, move |charter, keys| {
+    let given = change(space, move |charter, keys| {
         let user = task.keys();
         let to = GrantTo {
             until,
@@ -223,8 +223,14 @@ async fn pass_on(
         charter.join(&charter.next_grant(user.signing(), &to, keys, now, &*task.entropy)?)?;
         Ok(())
     })
-    .await
-    .map(drop)
+    .await;
+    match given {
+        Err(NodeError::Charter(CharterError::TooManyUnderOne)) => Err(NodeError::NotYoursToGive {
+            person: person.called(),
+            what: "in: you have let in as many as you may, until the owner shares the space with you anew",
+        }),
+        given => given.map(drop),
+    }
 }
 
 /// Takes a person out of a space. What they have read they may keep; what is written from now on is sealed under a key that they do not have.
