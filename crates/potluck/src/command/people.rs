@@ -105,17 +105,12 @@ pub(super) fn share(
             member.person.user.short()
         );
         for (people, what) in [
-            (&let_in.out, "out, as they were let in with that: "),
-            (
-                &let_in.only_read,
-                "only reading from now on, as they were let in with that: ",
-            ),
+            (&let_in.out, "reads nothing that comes from now on"),
+            (&let_in.only_read, "can only read from now on"),
         ] {
             if !people.is_empty() {
-                text.push_str(&format!(
-                    "\nThese are {what}{}",
-                    listed(people.iter().map(Person::called), "and")
-                ));
+                let names = listed(people.iter().map(Person::called), "and");
+                text.push_str(&format!("\nWhom they had let in {what}: {names}."));
             }
         }
         text
