@@ -120,13 +120,16 @@ impl Grants {
 
     /// Whether a grant holds right after a time, as far as it was given and ended.
     fn holds_after(&self, id: &GrantId, grant: &Grant, at: Timestamp) -> bool {
-        let is_ended = |id: &GrantId| self.ended.get(id).is_some_and(|end| *end <= at);
-        grant.at <= at && !is_ended(id) && !grant.under.as_ref().is_some_and(is_ended)
+        self.holds(id, grant, at, |end| end <= at)
     }
 
     /// The same right before it.
     fn holds_before(&self, id: &GrantId, grant: &Grant, at: Timestamp) -> bool {
-        let is_ended = |id: &GrantId| self.ended.get(id).is_some_and(|end| *end < at);
+        self.holds(id, grant, at, |end| end < at)
+    }
+
+    fn holds(&self, id: &GrantId, grant: &Grant, at: Timestamp, is_over: impl Fn(Timestamp) -> bool) -> bool {
+        let is_ended = |id: &GrantId| self.ended.get(id).is_some_and(|end| is_over(*end));
         grant.at <= at && !is_ended(id) && !grant.under.as_ref().is_some_and(is_ended)
     }
 

@@ -74,6 +74,13 @@ pub(crate) fn people(shared: &Shared) -> Vec<Person> {
     })
 }
 
+/// Those of some users whom the pool knows, without one.
+fn others_of(shared: &Shared, without: UserId, users: &BTreeSet<UserId>) -> Vec<Person> {
+    let mut others = people(shared);
+    others.retain(|one| one.user != without && users.contains(&one.user));
+    others
+}
+
 /// The person whom someone means by a name, by an id, or by the end of one.
 pub(crate) fn find(shared: &Shared, text: &str) -> Result<Person, NodeError> {
     let people = people(shared);
@@ -130,17 +137,12 @@ pub(crate) async fn share(
     let members = members(shared, name).await?;
     let member = members.into_iter().find(|member| member.person.user == person.user);
     let (after, now) = (charters::known(shared, space.id()).await?, shared.now());
-    let these = |users: BTreeSet<UserId>| {
-        let others = people(shared).into_iter();
-        others
-            .filter(|one| one.user != person.user && users.contains(&one.user))
-            .collect()
-    };
+    let others = |users: BTreeSet<UserId>| others_of(shared, person.user, &users);
     let (readers, writers) = (after.readers(now), after.writers(now));
     Ok(LetIn {
         member: member.ok_or_else(|| NodeError::NotShared(person.called()))?,
-        out: these(charter.readers(now).difference(&readers).copied().collect()),
-        only_read: these(&(&charter.writers(now) - &writers) & &readers),
+        out: others(charter.readers(now).difference(&readers).copied().collect()),
+        only_read: others(&(&charter.writers(now) - &writers) & &readers),
     })
 }
 
@@ -278,12 +280,10 @@ pub(crate) async fn unshare(shared: &Arc<Shared>, name: &SpaceName, with: &str) 
         let nodes = control.roster.nodes().filter(|(_, of)| leaving.contains(of));
         nodes.filter(|(node, _)| !live.contains(node)).count() as u64
     });
-    let with_them = people(shared).into_iter();
-    let is_with_them = |one: &Person| one.user != user && leaving.contains(&one.user);
     Ok(Unshared {
         person,
         away,
-        with_them: with_them.filter(is_with_them).collect(),
+        with_them: others_of(shared, user, &leaving),
         links,
     })
 }
