@@ -532,7 +532,7 @@ impl Charter {
             return Ok(Joined::Known);
         }
         if let CharterRecord::Grant(signed) = record
-            && let Some(under) = self.is_passed_on(signed)
+            && let Some(under) = self.passed_on_under(signed)
         {
             return self.join_under(under, signed);
         }
@@ -673,7 +673,7 @@ impl Charter {
     }
 
     /// What a grant is given under, if it is said to be signed by another than the owner.
-    fn is_passed_on(&self, signed: &Signed<Grant>) -> Option<GrantId> {
+    fn passed_on_under(&self, signed: &Signed<Grant>) -> Option<GrantId> {
         let signer = self.speakers.whose(signed.claimed_signer()).user;
         let is_owner = self.owner.is_none_or(|owner| owner == signer);
         signed.claimed().ok().filter(|_| !is_owner)?.under
@@ -1506,6 +1506,21 @@ mod tests {
         charter.shares(user(seed).user_id(), at(10)).unwrap().0
     }
 
+    /// What one is given under a grant.
+    fn under_one(under: Option<GrantId>, seed: u8, may_write: bool) -> GrantTo {
+        GrantTo {
+            under,
+            ..to(seed, may_write, None)
+        }
+    }
+
+    /// Two, who may let others in, does.
+    fn lend(charter: &mut Charter, under: Option<GrantId>, seed: u8, may_write: bool) {
+        charter
+            .join(&given(charter, 2, &under_one(under, seed, may_write)))
+            .unwrap();
+    }
+
     /// Others hear of all records, in several orders, and keep them.
     fn is_known_alike(charter: &Charter) {
         let records: Vec<_> = charter.records().cloned().collect();
@@ -1574,22 +1589,8 @@ mod tests {
         let mut charter = founded();
         let under = Some(grant_to_share(&mut charter, 2, true, None));
         let (bob, carol, dave) = (user(2).user_id(), user(3).user_id(), user(4).user_id());
-        let lent = given(
-            &charter,
-            2,
-            &GrantTo {
-                under,
-                ..to(3, true, None)
-            },
-        );
-        let heard_late = given(
-            &charter,
-            2,
-            &GrantTo {
-                under,
-                ..to(4, true, None)
-            },
-        );
+        let lent = given(&charter, 2, &under_one(under, 3, true));
+        let heard_late = given(&charter, 2, &under_one(under, 4, true));
         charter.join(&lent).unwrap();
         assert_eq!(charter.readers(at(20)), BTreeSet::from([user(1).user_id(), bob, carol]));
         assert!(keys(&charter, 3).of(charter.current()).is_some());
@@ -1662,16 +1663,7 @@ mod tests {
         let wrong = Keys(BTreeMap::from([(Some(second), BoxKey::from_bytes([9; 32]))]));
         charter.join(&poisoned(&charter, 4, &wrong)).unwrap();
         assert!(keys(&charter, 4).is_empty());
-        charter
-            .join(&given(
-                &charter,
-                2,
-                &GrantTo {
-                    under,
-                    ..to(4, true, None)
-                },
-            ))
-            .unwrap();
+        lend(&mut charter, under, 4, true);
         assert_eq!(keys(&charter, 4), keys(&charter, 1));
         // What they give begins no epoch, as long as the owner has not made it theirs.
         let reached: BTreeMap<_, _> = (1..5).map(|seed| (user(seed).user_id(), BTreeSet::new())).collect();
@@ -1688,10 +1680,7 @@ mod tests {
     fn whom_the_owner_has_taken_out_nobody_else_lets_in_again() {
         let mut charter = founded();
         let under = Some(grant_to_share(&mut charter, 2, true, None));
-        let lent = GrantTo {
-            under,
-            ..to(3, true, None)
-        };
+        let lent = under_one(under, 3, true);
         charter.join(&given(&charter, 2, &lent)).unwrap();
         charter.join_all(&charter.next_copies(&user(1), at(20)).unwrap());
         let carol = user(3).user_id();
@@ -1782,16 +1771,7 @@ mod tests {
         let mut charter = founded();
         let under = Some(grant_to_share(&mut charter, 2, true, None));
         let lent: Vec<_> = (0..2 * GRANTS_UNDER_ONE_MAX)
-            .map(|_| {
-                given(
-                    &charter,
-                    2,
-                    &GrantTo {
-                        under,
-                        ..to(3, true, None)
-                    },
-                )
-            })
+            .map(|_| given(&charter, 2, &under_one(under, 3, true)))
             .collect();
         let before = charter.bytes();
         assert!(before > UNDER_ONE_BYTES);
@@ -1810,10 +1790,7 @@ mod tests {
         );
         let error = charter.next_grant(
             &user(2),
-            &GrantTo {
-                under,
-                ..to(3, true, None)
-            },
+            &under_one(under, 3, true),
             &keys(&charter, 2),
             at(10),
             &SystemEntropy,
@@ -1864,14 +1841,7 @@ mod tests {
         let at_first = charter.clone();
         for round in 0..3 {
             for seed in 3..3 + u8::try_from(GRANTS_UNDER_ONE_MAX).unwrap() {
-                let record = given(
-                    &at_first,
-                    2,
-                    &GrantTo {
-                        under,
-                        ..to(seed, true, None)
-                    },
-                );
+                let record = given(&at_first, 2, &under_one(under, seed, true));
                 let _ = charter.join(&record);
                 all.push(record);
             }
@@ -1907,31 +1877,13 @@ mod tests {
     fn what_the_owner_has_made_theirs_counts_whatever_becomes_of_the_key_of_who_gave_it() {
         let mut charter = founded();
         let under = Some(grant_to_share(&mut charter, 2, true, None));
-        charter
-            .join(&given(
-                &charter,
-                2,
-                &GrantTo {
-                    under,
-                    ..to(3, true, None)
-                },
-            ))
-            .unwrap();
+        lend(&mut charter, under, 3, true);
         let copies = charter.next_copies(&user(1), at(20)).unwrap();
         assert_eq!(copies.len(), 1);
         charter.join_all(&copies);
         assert!(charter.next_copies(&user(1), at(20)).unwrap().is_empty());
         // The owner has not heard of this one.
-        charter
-            .join(&given(
-                &charter,
-                2,
-                &GrantTo {
-                    under,
-                    ..to(4, true, None)
-                },
-            ))
-            .unwrap();
+        lend(&mut charter, under, 4, true);
         is_known_alike(&charter);
         let later = Speaker {
             user: user(2).user_id(),
@@ -1944,10 +1896,7 @@ mod tests {
         };
         assert_eq!((readers(&charter), readers(&after)), (vec![1, 2, 3, 4], vec![1, 2, 3]));
         // Only with the key in use.
-        let lent = GrantTo {
-            under,
-            ..to(5, true, None)
-        };
+        let lent = under_one(under, 5, true);
         let old = given(&charter, 2, &lent);
         assert!(matches!(after.join(&old), Err(CharterError::Replaced)));
         let held = keys(&after, 2);
@@ -1963,26 +1912,8 @@ mod tests {
     fn whom_one_has_let_in_stays_as_far_as_that_one_may_let_them() {
         let mut charter = founded();
         let under = Some(grant_to_share(&mut charter, 2, true, None));
-        charter
-            .join(&given(
-                &charter,
-                2,
-                &GrantTo {
-                    under,
-                    ..to(3, true, None)
-                },
-            ))
-            .unwrap();
-        charter
-            .join(&given(
-                &charter,
-                2,
-                &GrantTo {
-                    under,
-                    ..to(4, false, None)
-                },
-            ))
-            .unwrap();
+        lend(&mut charter, under, 3, true);
+        lend(&mut charter, under, 4, false);
         charter.join_all(&charter.next_copies(&user(1), at(20)).unwrap());
         let bob = user(2).user_id();
         let again = |may_write: bool, may_share: bool| {
