@@ -4,8 +4,7 @@
 //! The history that others keep stands. What the device wrote beside it is set aside, the space is made anew from what is left of the logs, and once
 //! the other history is here, what was set aside is said again, as new entries. What a device wrote that does not count is cut off the same way, and not said again. Each step is one transaction; what is set aside outlasts a crash.
 
-use crate::{AppendError, Change, Entry, Keys, Kv, KvError, Log, OpId, Table, Tree, TreeError};
-use potluck_crypto::Signed;
+use crate::{AppendError, Change, Entry, Keys, Kv, KvError, Log, Logged, OpId, Table, Tree, TreeError};
 use potluck_types::{Hash, NodeId, SpaceId, from_canonical, to_canonical};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -46,11 +45,10 @@ pub fn make_anew(space: SpaceId, kv: &mut impl Kv, keys: &Keys, tree: Tree) -> R
             if page.is_empty() {
                 break;
             }
-            for bytes in page {
-                let signed = Signed::from_bytes(&bytes).map_err(AppendError::from)?;
-                let (_, entry, device) = log.append(kv, &signed)?;
-                tree.apply(kv, keys, device, &entry)?;
-                seq = entry.seq;
+            for logged in page {
+                let appended = log.append(kv, &logged)?;
+                tree.apply(kv, keys, device, &appended.entry)?;
+                seq = appended.entry.seq;
             }
         }
     }
@@ -69,12 +67,12 @@ impl Branch {
         let mut seq = after + 1;
         while let Some(entry) = log.entry(kv, self.device, seq)? {
             if seq == after + 1 {
-                kv.put(Table::GivenUp, &self.void_key(seq, Hash::of(&entry)), &[])?;
+                kv.put(Table::GivenUp, &self.void_key(seq, entry.hash()), &[])?;
             }
             kv.put(
                 Table::Aside,
                 &self.key(seq),
-                &to_canonical(&Aside::Waits(ByteBuf::from(entry))),
+                &to_canonical(&Aside::Waits(ByteBuf::from(entry.to_bytes()))),
             )?;
             seq += 1;
         }
@@ -115,8 +113,7 @@ impl Branch {
                 match from_canonical(&row).map_err(KvError::from)? {
                     Aside::Said(now) => _ = said.insert(seq, now),
                     Aside::Waits(bytes) => {
-                        let signed = Signed::<Entry>::from_bytes(&bytes).map_err(AppendError::from)?;
-                        let entry = signed.open().map_err(AppendError::from)?.into_value();
+                        let (entry, _) = Logged::from_bytes(&bytes).map_err(AppendError::from)?.open()?;
                         return Ok(Some(Again { seq, entry, said }));
                     }
                 }
@@ -168,7 +165,11 @@ impl Again {
             match change {
                 Change::Set { replaces, .. } => replaces.iter_mut().for_each(moved),
                 Change::Recode { of, .. } => moved(of),
-                Change::Uses { .. } | Change::Settings(_) | Change::Snapshot { .. } | Change::Accept { .. } => {}
+                Change::Uses { .. }
+                | Change::Settings(_)
+                | Change::Snapshot { .. }
+                | Change::Accept { .. }
+                | Change::Restate { .. } => {}
             }
         }
         changes

@@ -12,8 +12,12 @@ pub type Rows = Vec<(Vec<u8>, Vec<u8>)>;
 /// The tables of this crate. Keys start with the space's id, so that one database holds many spaces.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Table {
-    /// Space, device, sequence number → signed entry.
+    /// Space, device, sequence number → the entry as it is kept, see [`Logged`](crate::Logged).
     Log,
+    /// Space, device, sequence number, another device → the last of its entries that says that the changes of this one are erased, as it was signed; whether this one is here or not.
+    Erased,
+    /// Space, device, sequence number → nothing: of an entry whose changes are erased, what they said has been heard, from itself or from who said again what is left.
+    Restated,
     /// Space, device → the last entry's [`Position`](crate::Position).
     Frontier,
     /// Space, directory, name → [`Head`](crate::Head)s.
@@ -64,8 +68,10 @@ pub enum Table {
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 26] = [
         Self::Log,
+        Self::Erased,
+        Self::Restated,
         Self::Frontier,
         Self::Registers,
         Self::Conflicts,
@@ -92,7 +98,8 @@ impl Table {
     ];
 
     /// Those that follow from the logs, and can be made anew from them.
-    pub const DERIVED: [Self; 20] = [
+    pub const DERIVED: [Self; 21] = [
+        Self::Restated,
         Self::Frontier,
         Self::Registers,
         Self::Conflicts,
@@ -134,8 +141,8 @@ impl Table {
 }
 
 const _: () = assert!(
-    Table::DERIVED.len() + 4 == Table::ALL.len(),
-    "all but the log, the charter, what is set aside, and what was given up"
+    Table::DERIVED.len() + 5 == Table::ALL.len(),
+    "all but the log, what is erased of it, the charter, what is set aside, and what was given up"
 );
 
 /// One transaction over the tables. Reads see its own writes.

@@ -111,7 +111,7 @@ impl Links {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Body, Keys, Log, MemoryKv, Tree, make_anew};
+    use crate::{Appended, Body, Keys, Log, MemoryKv, Tree, make_anew};
     use potluck_crypto::{BoxKey, SigningKey};
     use potluck_types::SystemEntropy;
 
@@ -143,7 +143,7 @@ mod tests {
         for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
             let mut kv = MemoryKv::default();
             for at in order {
-                let (_, entry, device) = log.append(&mut kv, &said[at]).unwrap();
+                let Appended { entry, device, .. } = log.append(&mut kv, &said[at]).unwrap();
                 tree.apply(&mut kv, &Keys::private(key.clone()), device, &entry)
                     .unwrap();
             }

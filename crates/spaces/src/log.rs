@@ -2,18 +2,22 @@
 //!
 //! An entry's changes are sealed; public are its place in the log, its clock, the stripes that it pins and
 //! unpins, and what links show, which is sealed for who has them. So a custodian that cannot read the space still checks, keeps and serves it, and knows what is live.
+//!
+//! The changes lie beside the entry, which has their hash: so they can be erased, and the log is still whole. A later entry says which are, and goes with each of them as the proof.
 
 use crate::{EpochId, Kv, KvError, Links, Pins, Publication, Table};
 use potluck_crypto::{Record, Signed, SignedError, SigningKey};
-use potluck_types::{Hash, NodeId, SpaceId, StripeId, Timestamp, from_canonical, limits, to_canonical};
+use potluck_types::{Hash, NodeId, SpaceId, StripeId, Timestamp, from_canonical, from_canonical_or_later, limits, to_canonical};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use std::collections::BTreeMap;
 
 /// The version of what is written.
-const VERSION: u8 = 2;
-/// The version before did not compress changes; it has no other form.
-const VERSION_BEFORE: u8 = 1;
+const VERSION: u8 = 3;
+/// The last version whose changes are in the entry, and cannot be erased.
+const VERSION_INSIDE: u8 = 2;
+/// The first version did not compress changes; it has no other form.
+const VERSION_FIRST: u8 = 1;
 
 /// An entry of a device's log. It is signed by the device, whose key names the log.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -31,7 +35,8 @@ pub struct Entry {
     pub pins: Vec<StripeId>,
     /// Stripes that no file uses any more.
     pub unpins: Vec<StripeId>,
-    /// The [`Change`](crate::Change)s, for those who hold the space's key.
+    /// The [`Change`](crate::Change)s, for those who hold the space's key; none where they were erased.
+    #[serde(default, skip_serializing_if = "is_nothing")]
     pub sealed: ByteBuf,
     /// Under which key they are sealed; none in a space that has but one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -39,6 +44,186 @@ pub struct Entry {
     /// What links show from now on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub links: Vec<Publication>,
+    /// The hash of the sealed changes, which lie beside the entry; none in versions that had them in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    beside: Option<Hash>,
+    /// Entries whose changes are nowhere any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub erases: Vec<Erasure>,
+}
+
+/// Entries of one device whose changes are erased.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Erasure {
+    /// The device.
+    pub device: NodeId,
+    /// The entries' numbers.
+    pub entries: Vec<u64>,
+}
+
+fn is_nothing(bytes: &ByteBuf) -> bool {
+    bytes.is_empty()
+}
+
+impl Entry {
+    /// Whether its changes were erased.
+    pub fn is_erased(&self) -> bool {
+        self.sealed.is_empty()
+    }
+
+    /// Whether its changes can be erased: those of versions before are in what is signed.
+    pub fn is_erasable(&self) -> bool {
+        self.version > VERSION_INSIDE
+    }
+
+    /// Whether it says that an entry's changes are erased.
+    fn says_erased(&self, device: NodeId, seq: u64) -> bool {
+        let mut of_it = self.erases.iter().filter(|erasure| erasure.device == device);
+        of_it.any(|erasure| erasure.entries.contains(&seq))
+    }
+
+    /// Whether it is of a version that is known, and as entries of that version are.
+    fn is_well_formed(&self) -> bool {
+        let erases: usize = self.erases.iter().map(|erasure| erasure.entries.len()).sum();
+        let is_inside = self.version <= VERSION_INSIDE;
+        (VERSION_FIRST..=VERSION).contains(&self.version)
+            && self.beside.is_none() == is_inside
+            && erases <= limits::ERASED_PER_ENTRY_MAX
+            && (self.erases.is_empty() || !is_inside)
+    }
+}
+
+/// An entry as it is kept and sent: what was signed, and beside it its changes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Logged {
+    signed: Signed<Entry>,
+    /// None where they are in the entry, or erased.
+    sealed: Option<ByteBuf>,
+    /// The entry that says that they are erased.
+    erased_by: Option<Box<Signed<Entry>>>,
+}
+
+/// The encoded form of [`Logged`] where changes lie beside the entry. Before, it was the signed entry alone.
+#[derive(Serialize, Deserialize)]
+struct Beside {
+    entry: ByteBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sealed: Option<ByteBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    erased_by: Option<ByteBuf>,
+}
+
+/// The first byte of a map in CBOR has these upper three bits. A signed record is a list.
+const MAP: u8 = 5;
+
+impl Logged {
+    /// Signs an entry, and takes its changes out.
+    pub fn sign(key: &SigningKey, mut entry: Entry) -> Result<Self, SignedError> {
+        let mut sealed = None;
+        if entry.version > VERSION_INSIDE {
+            let changes = std::mem::take(&mut entry.sealed);
+            entry.beside = Some(Hash::of(&changes));
+            sealed = Some(changes);
+        }
+        Ok(Self {
+            signed: Signed::sign(key, &entry)?,
+            sealed,
+            erased_by: None,
+        })
+    }
+
+    /// Reads one from bytes that anyone may have sent. Nothing in it is checked yet.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, SignedError> {
+        if bytes.first().is_none_or(|first| first >> 5 != MAP) {
+            return Ok(Self {
+                signed: Signed::from_bytes(bytes)?,
+                sealed: None,
+                erased_by: None,
+            });
+        }
+        let context = Entry::CONTEXT;
+        let Beside {
+            entry,
+            sealed,
+            erased_by,
+        } = from_canonical_or_later(bytes).map_err(|source| SignedError::Codec { context, source })?;
+        let (len, max) = (sealed.as_ref().map_or(0, |sealed| sealed.len()), limits::ENTRY_BYTES_MAX);
+        if len > max {
+            return Err(SignedError::TooLarge { context, len, max });
+        }
+        let erased_by = erased_by.map(|bytes| Signed::from_bytes(&bytes).map(Box::new));
+        Ok(Self {
+            signed: Signed::from_bytes(&entry)?,
+            sealed,
+            erased_by: erased_by.transpose()?,
+        })
+    }
+
+    /// Its bytes, as kept and sent.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let Self {
+            signed,
+            sealed,
+            erased_by,
+        } = self;
+        let entry = signed.to_bytes();
+        if sealed.is_none() && erased_by.is_none() {
+            return entry;
+        }
+        to_canonical(&Beside {
+            entry: ByteBuf::from(entry),
+            sealed: sealed.clone(),
+            erased_by: erased_by.as_ref().map(|by| ByteBuf::from(by.to_bytes())),
+        })
+    }
+
+    /// The hash of what was signed, which the next entry names: the same whether the changes are there or not.
+    pub fn hash(&self) -> Hash {
+        self.signed.hash()
+    }
+
+    /// Who is said to have signed it; [`Logged::open`] tells whether that is so.
+    pub fn claimed_device(&self) -> NodeId {
+        NodeId::from_bytes(*self.signed.claimed_signer().as_bytes())
+    }
+
+    /// Checks the signature, and that the changes are those of the entry. Gives it with them, and the device that has signed it.
+    pub fn open(&self) -> Result<(Entry, NodeId), AppendError> {
+        let (mut entry, device) = open(&self.signed)?;
+        if let Some(sealed) = &self.sealed {
+            if entry.beside != Some(Hash::of(sealed)) || sealed.is_empty() {
+                return Err(AppendError::Foreign);
+            }
+            entry.sealed.clone_from(sealed);
+        }
+        Ok((entry, device))
+    }
+}
+
+#[cfg(test)]
+impl Logged {
+    /// The bytes of the entry without what lies beside it.
+    pub(crate) fn signed_alone(&self) -> Vec<u8> {
+        self.signed.to_bytes()
+    }
+
+    /// With the word of another that its changes are erased.
+    pub(crate) fn said_by(self, notice: &Self) -> Self {
+        Self {
+            erased_by: Some(Box::new(notice.signed.clone())),
+            ..self
+        }
+    }
+}
+
+fn open(signed: &Signed<Entry>) -> Result<(Entry, NodeId), AppendError> {
+    let verified = signed.open()?;
+    let device = NodeId::from_bytes(*verified.signer().as_bytes());
+    let entry = verified.into_value();
+    match entry.is_well_formed() {
+        true => Ok((entry, device)),
+        false => Err(AppendError::Foreign),
+    }
 }
 
 impl Record for Entry {
@@ -70,6 +255,19 @@ pub struct Position {
 
 /// How far each device's log is known: what two replicas exchange first.
 pub type Frontier = BTreeMap<NodeId, Position>;
+
+/// An entry that was taken.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Appended {
+    /// What became of it.
+    pub append: Append,
+    /// The entry.
+    pub entry: Entry,
+    /// Whose log it is in.
+    pub device: NodeId,
+    /// On whose word it was taken without its changes: an entry that may not be here yet, and the device that has written it.
+    pub erased_by: Option<(Entry, NodeId)>,
+}
 
 /// What became of an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -111,6 +309,14 @@ pub enum AppendError {
     /// The clock does not grow along the log, or is out of any range.
     #[error("entry {seq} of device {device} has an impossible clock")]
     Clock {
+        /// The device's short id.
+        device: String,
+        /// The entry.
+        seq: u64,
+    },
+    /// Its changes are not there, and nobody has erased them.
+    #[error("entry {seq} of device {device} came without its changes, and nobody has erased them")]
+    Stripped {
         /// The device's short id.
         device: String,
         /// The entry.
@@ -159,8 +365,7 @@ impl Log {
 
     /// How far the log of a device is known; none when nothing of it is.
     pub fn position(self, kv: &impl Kv, device: NodeId) -> Result<Option<Position>, KvError> {
-        let key = [&self.space.as_bytes()[..], device.as_bytes()].concat();
-        kv.get(Table::Frontier, &key)?
+        kv.get(Table::Frontier, &self.device_key(device))?
             .map(|value| Ok(from_canonical(&value)?))
             .transpose()
     }
@@ -172,7 +377,7 @@ impl Log {
         key: &SigningKey,
         now: Timestamp,
         body: Body,
-    ) -> Result<Signed<Entry>, AppendError> {
+    ) -> Result<Logged, AppendError> {
         let latest = self
             .frontier(kv)?
             .values()
@@ -191,30 +396,34 @@ impl Log {
             sealed: ByteBuf::from(body.sealed),
             epoch: body.epoch,
             links: body.links,
+            beside: None,
+            erases: body.erases,
         };
-        Ok(Signed::sign(key, &entry)?)
+        Ok(Logged::sign(key, entry)?)
     }
 
-    /// Checks an entry against what is known of its device's log, and stores it with its pins. Whether the device may
-    /// write to the space is the caller's question.
-    pub fn append(self, kv: &mut impl Kv, signed: &Signed<Entry>) -> Result<(Append, Entry, NodeId), AppendError> {
-        let verified = signed.open()?;
-        let device = NodeId::from_bytes(*verified.signer().as_bytes());
-        let entry = verified.into_value();
-        if entry.space != self.space || !(VERSION_BEFORE..=VERSION).contains(&entry.version) {
+    /// Checks an entry against what is known of its device's log, and stores it with its pins; what it says is erased, is. Whether the device may
+    /// write to the space, and may erase that, is the caller's question, also of [`Appended::erased_by`].
+    pub fn append(self, kv: &mut impl Kv, logged: &Logged) -> Result<Appended, AppendError> {
+        let (mut entry, device) = logged.open()?;
+        if entry.space != self.space {
             return Err(AppendError::Foreign);
         }
         let position = self.position(kv, device)?;
         let next = position.map_or(1, |position| position.seq + 1);
-        let log_key = |seq: u64| [&self.space.as_bytes()[..], device.as_bytes(), &seq.to_be_bytes()].concat();
-        let bytes = signed.to_bytes();
+        let hash = logged.hash();
         if (1..next).contains(&entry.seq) {
-            return match kv.get(Table::Log, &log_key(entry.seq))? {
-                Some(known) if known != bytes => Err(AppendError::Fork {
+            return match self.entry(kv, device, entry.seq)? {
+                Some(known) if known.hash() != hash => Err(AppendError::Fork {
                     device: device.short(),
                     seq: entry.seq,
                 }),
-                _ => Ok((Append::Known, entry, device)),
+                _ => Ok(Appended {
+                    append: Append::Known,
+                    entry,
+                    device,
+                    erased_by: None,
+                }),
             };
         }
         if entry.seq != next {
@@ -236,17 +445,102 @@ impl Log {
                 seq: entry.seq,
             });
         }
-        kv.put(Table::Log, &log_key(entry.seq), &bytes)?;
+        let log_key = self.log_key(device, entry.seq);
+        let (mut kept, mut erased_by) = (logged.clone(), None);
+        kept.erased_by = None;
+        if entry.is_erasable() && Self::first_notice(kv, &log_key)?.is_some() {
+            (kept.sealed, entry.sealed) = (None, ByteBuf::new());
+        } else if entry.is_erasable() && entry.is_erased() {
+            let (notice, said, by) = self.notice_of(logged, device, entry.seq)?;
+            kv.put(Table::Erased, &self.erased_key(device, entry.seq, by), &notice.to_bytes())?;
+            erased_by = Some((said, by));
+        }
+        kv.put(Table::Log, &log_key, &kept.to_bytes())?;
         let position = Position {
             seq: entry.seq,
-            hash: Hash::of(&bytes),
+            hash,
             clock: entry.clock,
         };
-        let key = [&self.space.as_bytes()[..], device.as_bytes()].concat();
-        kv.put(Table::Frontier, &key, &to_canonical(&position))?;
+        kv.put(Table::Frontier, &self.device_key(device), &to_canonical(&position))?;
         Pins::of(self.space).apply(kv, &entry)?;
         Links::of(self.space).apply(kv, &entry, device)?;
-        Ok((Append::New, entry, device))
+        for erasure in &entry.erases {
+            for seq in &erasure.entries {
+                self.erase(kv, (erasure.device, *seq), (&logged.signed, &entry, device))?;
+            }
+        }
+        Ok(Appended {
+            append: Append::New,
+            entry,
+            device,
+            erased_by,
+        })
+    }
+
+    /// The entry that comes with one as the proof that its changes are erased, and the device that has written it.
+    fn notice_of(self, logged: &Logged, device: NodeId, seq: u64) -> Result<(&Signed<Entry>, Entry, NodeId), AppendError> {
+        let stripped = || AppendError::Stripped {
+            device: device.short(),
+            seq,
+        };
+        let notice = logged.erased_by.as_deref().ok_or_else(stripped)?;
+        let (said, by) = open(notice)?;
+        match said.space == self.space && said.says_erased(device, seq) {
+            true => Ok((notice, said, by)),
+            false => Err(stripped()),
+        }
+    }
+
+    /// Erases an entry's changes, now or when it comes.
+    fn erase(
+        self,
+        kv: &mut impl Kv,
+        (device, seq): (NodeId, u64),
+        (notice, said, by): (&Signed<Entry>, &Entry, NodeId),
+    ) -> Result<(), AppendError> {
+        let key = self.log_key(device, seq);
+        if let Some(row) = kv.get(Table::Log, &key)? {
+            let mut known = Logged::from_bytes(&row)?;
+            let is_erased = Self::first_notice(kv, &key)?.is_some();
+            if known.sealed.take().is_some() {
+                kv.put(Table::Log, &key, &known.to_bytes())?;
+                let waits_from = kv.get(Table::Sealed, &self.device_key(device))?;
+                if waits_from.is_none_or(|first| first[..] > seq.to_be_bytes()[..]) {
+                    // What they said has been heard here.
+                    kv.put(Table::Restated, &key, &[])?;
+                }
+            } else if !is_erased {
+                // They are in what was signed.
+                return Ok(());
+            }
+        }
+        let later = match self.erased_by(kv, (device, seq), by)? {
+            Some(known) => known.seq < said.seq,
+            None => true,
+        };
+        if later {
+            kv.put(Table::Erased, &self.erased_key(device, seq, by), &notice.to_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// The last entry of a device that says that the changes of another are erased, without its own.
+    pub fn erased_by(self, kv: &impl Kv, (device, seq): (NodeId, u64), by: NodeId) -> Result<Option<Entry>, KvError> {
+        let row = kv.get(Table::Erased, &self.erased_key(device, seq, by))?;
+        // It was checked when it was written.
+        row.map(|row| Ok(Signed::<Entry>::from_bytes(&row)?.claimed()?)).transpose()
+    }
+
+    /// The devices that say that the changes of an entry are erased.
+    pub fn erasers(self, kv: &impl Kv, device: NodeId, seq: u64) -> Result<Vec<NodeId>, KvError> {
+        let rows = kv.scan(Table::Erased, &self.log_key(device, seq), None, limits::POOL_NODES_MAX)?;
+        let by = |(key, _): (Vec<u8>, Vec<u8>)| Some(NodeId::from_bytes(*key.last_chunk::<32>()?));
+        Ok(rows.into_iter().filter_map(by).collect())
+    }
+
+    /// One entry that says that those of this row are erased.
+    fn first_notice(kv: &impl Kv, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+        Ok(kv.scan(Table::Erased, key, None, 1)?.pop().map(|(_, notice)| notice))
     }
 
     /// Removes what is kept of the space, but its charter: others keep it. That is done in steps; whether nothing is left. First goes how far its logs are known, so that what is left
@@ -269,34 +563,57 @@ impl Log {
         Ok(true)
     }
 
-    /// One entry of a device, as it was signed.
-    pub fn entry(self, kv: &impl Kv, device: NodeId, seq: u64) -> Result<Option<Vec<u8>>, KvError> {
-        kv.get(
-            Table::Log,
-            &[&self.space.as_bytes()[..], device.as_bytes(), &seq.to_be_bytes()].concat(),
-        )
+    /// One entry of a device.
+    pub fn entry(self, kv: &impl Kv, device: NodeId, seq: u64) -> Result<Option<Logged>, KvError> {
+        let key = self.log_key(device, seq);
+        let row = kv.get(Table::Log, &key)?;
+        row.map(|row| Self::read(kv, &key, &row)).transpose()
     }
 
-    /// The entries of a device after `seq`, as they were signed, up to a number and to about [`limits::APPEND_BYTES_MAX`] in all.
+    /// The entry of a row of [`Table::Log`].
+    pub fn read(kv: &impl Kv, key: &[u8], row: &[u8]) -> Result<Logged, KvError> {
+        let mut logged = Logged::from_bytes(row)?;
+        if logged.sealed.is_none()
+            && let Some(notice) = Self::first_notice(kv, key)?
+        {
+            logged.erased_by = Some(Box::new(Signed::from_bytes(&notice)?));
+        }
+        Ok(logged)
+    }
+
+    /// The entries of a device after `seq`, up to a number and to about [`limits::APPEND_BYTES_MAX`] in all.
     pub fn entries_after(
         self,
         kv: &impl Kv,
         device: NodeId,
         seq: u64,
         entries_max: usize,
-    ) -> Result<Vec<Vec<u8>>, KvError> {
-        let prefix = [&self.space.as_bytes()[..], device.as_bytes()].concat();
-        let mut after = [&prefix[..], &seq.to_be_bytes()].concat();
+    ) -> Result<Vec<Logged>, KvError> {
+        let prefix = self.device_key(device);
+        let mut after = self.log_key(device, seq);
         let (mut found, mut bytes) = (Vec::new(), 0);
         while found.len() < entries_max && bytes < limits::APPEND_BYTES_MAX {
-            let Some((key, value)) = kv.scan(Table::Log, &prefix, Some(&after), 1)?.pop() else {
+            let Some((key, row)) = kv.scan(Table::Log, &prefix, Some(&after), 1)?.pop() else {
                 break;
             };
-            bytes += value.len();
-            found.push(value);
+            let logged = Self::read(kv, &key, &row)?;
+            bytes += row.len() + logged.erased_by.as_ref().map_or(0, |by| by.to_bytes().len());
+            found.push(logged);
             after = key;
         }
         Ok(found)
+    }
+
+    fn device_key(self, device: NodeId) -> Vec<u8> {
+        [&self.space.as_bytes()[..], device.as_bytes()].concat()
+    }
+
+    fn log_key(self, device: NodeId, seq: u64) -> Vec<u8> {
+        [&self.device_key(device)[..], &seq.to_be_bytes()].concat()
+    }
+
+    fn erased_key(self, device: NodeId, seq: u64, by: NodeId) -> Vec<u8> {
+        [&self.log_key(device, seq)[..], by.as_bytes()].concat()
     }
 }
 
@@ -313,4 +630,6 @@ pub struct Body {
     pub epoch: Option<EpochId>,
     /// See [`Entry::links`].
     pub links: Vec<Publication>,
+    /// See [`Entry::erases`].
+    pub erases: Vec<Erasure>,
 }

@@ -16,7 +16,7 @@ use crate::{
     trash::{Replacement, Tally, op_bytes},
 };
 use places::Placement;
-use potluck_crypto::{BoxKey, Purpose, Signed};
+use potluck_crypto::{BoxKey, Purpose};
 use potluck_types::{
     CodecError, Entropy, Hash, NodeId, SpaceId, StripeId, Timestamp, from_canonical, from_own, to_canonical,
 };
@@ -82,7 +82,7 @@ pub struct File {
     pub modified: Timestamp,
     /// Whether it may be run as a program.
     pub executable: bool,
-    /// Where its content is: an encoded reference that this crate does not read.
+    /// Where its content is: an encoded reference that this crate does not read; nothing when it was erased.
     pub content: ByteBuf,
     /// The stripes that it uses, when they are few; those of a large file come before, in [`Change::Uses`].
     pub uses: Vec<StripeId>,
@@ -94,6 +94,11 @@ pub struct File {
 }
 
 impl File {
+    /// Whether nobody can tell any more where its content is.
+    pub fn is_erased(&self) -> bool {
+        self.content.is_empty()
+    }
+
     /// Whether a person sees no difference: the same bytes, and a program in both or in neither.
     pub fn is_same(&self, other: &Self) -> bool {
         (&self.content, self.executable) == (&other.content, other.executable)
@@ -227,12 +232,22 @@ pub struct Tree {
 /// One name of a directory.
 type Place<'a> = (DirId, &'a Name);
 
-/// What an entry has done to the counts of its space.
+/// Which entry says something: the operations in it are named by that.
+#[derive(Clone, Copy)]
+struct Said {
+    device: NodeId,
+    seq: u64,
+    clock: Timestamp,
+}
+
+/// What an entry has done to its space.
 #[derive(Default)]
 struct Effect {
     tally: Tally,
     /// File versions that were removed or overwritten.
     replaced: u64,
+    /// The stripes that its changes use.
+    used: Vec<StripeId>,
 }
 
 impl Tree {
@@ -269,9 +284,44 @@ impl Tree {
         )
     }
 
-    /// Opens an entry's changes.
+    /// Opens an entry's changes; of one that is erased there are none.
     pub fn open(self, keys: &Keys, entry: &Entry) -> Result<Vec<Change>, TreeError> {
+        if entry.is_erased() {
+            return Ok(Vec::new());
+        }
         Ok(change::unpack(&self.unseal_changes(keys, entry)?)?)
+    }
+
+    /// The changes of an entry; of one that is erased, those that were said again.
+    pub fn changes(
+        self,
+        kv: &impl Kv,
+        keys: &Keys,
+        device: NodeId,
+        entry: &Entry,
+    ) -> Result<Vec<Change>, TreeError> {
+        if !entry.is_erased() {
+            return self.open(keys, entry);
+        }
+        let log = Log::of(self.space);
+        for by in log.erasers(kv, device, entry.seq)? {
+            let Some(notice) = log.erased_by(kv, (device, entry.seq), by)? else {
+                continue;
+            };
+            let Some(logged) = log.entry(kv, by, notice.seq)? else {
+                continue;
+            };
+            let (notice, _) = logged.open().map_err(|error| KvError::from(error.to_string()))?;
+            for change in self.open(keys, &notice)? {
+                match change {
+                    Change::Restate {
+                        device: of, seq, changes, ..
+                    } if (of, seq) == (device, entry.seq) => return Ok(changes),
+                    _ => {}
+                }
+            }
+        }
+        Ok(Vec::new())
     }
 
     /// How many bytes of changes an entry has, when they are unpacked; none where they do not open.
@@ -298,7 +348,7 @@ impl Tree {
         entry: &Entry,
     ) -> Result<Vec<StripeId>, TreeError> {
         let is_waiting = self.first_sealed(kv, device)?.is_some();
-        if is_waiting || keys.of(entry.epoch).is_none() {
+        if is_waiting || (keys.of(entry.epoch).is_none() && !entry.is_erased()) {
             if !is_waiting {
                 kv.put(Table::Sealed, &self.device_key(device), &entry.seq.to_be_bytes())?;
             }
@@ -323,12 +373,11 @@ impl Tree {
                 .map_err(|_| KvError::from("a number has 8 bytes"))?;
             let mut seq = u64::from_be_bytes(first);
             while opened < limit
-                && let Some(bytes) = log.entry(kv, device, seq)?
+                && let Some(logged) = log.entry(kv, device, seq)?
             {
                 // It was checked when it was appended.
-                let entry = Signed::<Entry>::from_bytes(&bytes).and_then(|signed| Ok(signed.open()?.into_value()));
-                let entry = entry.map_err(|error| KvError::from(error.to_string()))?;
-                if keys.of(entry.epoch).is_none() {
+                let (entry, _) = logged.open().map_err(|error| KvError::from(error.to_string()))?;
+                if keys.of(entry.epoch).is_none() && !entry.is_erased() {
                     break;
                 }
                 // What comes behind it is not seen yet.
@@ -372,15 +421,34 @@ impl Tree {
         let before = self.trash().totals(kv)?;
         let mut effect = Effect {
             tally: Tally::from(before),
-            replaced: 0,
+            ..Effect::default()
         };
-        let mut used = Vec::new();
+        let said = Said {
+            device,
+            seq: entry.seq,
+            clock: entry.clock,
+        };
+        self.apply_changes(kv, said, changes, &mut effect)?;
+        self.trash().note(kv, before, &effect.tally)?;
+        if effect.replaced > 0 {
+            Turnover::of(self.space).add(kv, entry.clock, effect.replaced, effect.tally.totals.files)?;
+        }
+        Ok(effect.used)
+    }
+
+    fn apply_changes(
+        self,
+        kv: &mut impl Kv,
+        said: Said,
+        changes: Vec<Change>,
+        effect: &mut Effect,
+    ) -> Result<(), TreeError> {
+        let clock = said.clock;
         for (at, change) in changes.into_iter().enumerate() {
-            let at = u32::try_from(at).expect("an entry holds fewer changes than bytes");
             let op = OpId {
-                device,
-                seq: entry.seq,
-                at,
+                device: said.device,
+                seq: said.seq,
+                at: u32::try_from(at).expect("an entry holds fewer changes than bytes"),
             };
             match change {
                 Change::Set {
@@ -391,11 +459,11 @@ impl Tree {
                     fate,
                 } => {
                     if let Some(Value::File(file)) = &value {
-                        used.extend(&file.uses);
+                        effect.used.extend(&file.uses);
                     }
-                    let removal = removal(fate, (entry.clock, op), value.is_some());
+                    let removal = removal(fate, (clock, op), value.is_some());
                     let head = value.map(|value| Head {
-                        clock: entry.clock,
+                        clock,
                         op,
                         value,
                         recoded: None,
@@ -409,33 +477,53 @@ impl Tree {
                 Change::Uses { file, stripes, .. } if stripes.is_empty() => self.release(kv, file)?,
                 Change::Uses { file, part, stripes } => {
                     self.use_stripes(kv, file, part, &stripes)?;
-                    used.extend(stripes);
+                    effect.used.extend(stripes);
                 }
                 Change::Recode { parent, name, of, file } => {
-                    used.extend(&file.uses);
-                    self.recode(kv, (parent, &name), of, (entry.clock, op), file)?;
+                    effect.used.extend(&file.uses);
+                    self.recode(kv, (parent, &name), of, (clock, op), file)?;
                 }
                 Change::Settings(settings) => {
-                    let said = (entry.clock, op, settings);
+                    let said = (clock, op, settings);
                     if self.said(kv)?.is_none_or(|known| (known.0, known.1) < (said.0, said.1)) {
                         kv.put(Table::Settings, self.space.as_bytes(), &to_canonical(&said))?;
                     }
                 }
                 Change::Snapshot { name, is_there } => {
-                    let clock = entry.clock;
                     Snapshots::of(self.space).say(kv, &name, Taken { clock, op, is_there })?;
                 }
                 Change::Accept { until } => {
                     let accepted = &mut effect.tally.totals.accepted;
                     *accepted = until.max(*accepted);
                 }
+                Change::Restate {
+                    device,
+                    seq,
+                    clock,
+                    changes,
+                } => {
+                    let again = Said { device, seq, clock };
+                    if self.is_to_be_heard(kv, said.device, again)? {
+                        kv.put(Table::Restated, &self.entry_key(device, seq), &[])?;
+                        let is_again = |change: &Change| matches!(change, Change::Restate { .. });
+                        // One in another does not count: nobody writes it.
+                        let changes = match changes.iter().any(is_again) {
+                            true => Vec::new(),
+                            false => changes,
+                        };
+                        self.apply_changes(kv, again, changes, effect)?;
+                    }
+                }
             }
         }
-        self.trash().note(kv, before, &effect.tally)?;
-        if effect.replaced > 0 {
-            Turnover::of(self.space).add(kv, entry.clock, effect.replaced, effect.tally.totals.files)?;
-        }
-        Ok(used)
+        Ok(())
+    }
+
+    /// Whether what is said again of an entry is still to be heard here: its changes were erased before, by the device that says it.
+    fn is_to_be_heard(self, kv: &impl Kv, by: NodeId, again: Said) -> Result<bool, KvError> {
+        let notice = Log::of(self.space).erased_by(kv, (again.device, again.seq), by)?;
+        let is_heard = kv.get(Table::Restated, &self.entry_key(again.device, again.seq))?;
+        Ok(notice.is_some() && is_heard.is_none())
     }
 
     /// Takes values from a name, or from the trash. Gives the number of file versions that had the name.
@@ -530,6 +618,10 @@ impl Tree {
     }
 
     fn is_seen(self, kv: &impl Kv, op: OpId) -> Result<bool, KvError> {
+        let key = self.entry_key(op.device, op.seq);
+        if !kv.scan(Table::Erased, &key, None, 1)?.is_empty() {
+            return Ok(kv.get(Table::Restated, &key)?.is_some());
+        }
         let known = Log::of(self.space).position(kv, op.device)?;
         let sealed = self.first_sealed(kv, op.device)?;
         Ok(known.is_some_and(|position| position.seq >= op.seq) && sealed.is_none_or(|first| op.seq < first))
@@ -780,7 +872,7 @@ impl Tree {
                     released.extend(self.versions(kv, (*parent, name), std::slice::from_ref(of))?);
                     used.extend(&file.uses);
                 }
-                Change::Settings(_) | Change::Snapshot { .. } | Change::Accept { .. } => {}
+                Change::Settings(_) | Change::Snapshot { .. } | Change::Accept { .. } | Change::Restate { .. } => {}
             }
         }
         let (mut given_up, mut seen) = (Vec::new(), BTreeSet::new());
@@ -942,6 +1034,10 @@ impl Tree {
 
     fn device_key(self, device: NodeId) -> Vec<u8> {
         [&self.space.as_bytes()[..], device.as_bytes()].concat()
+    }
+
+    fn entry_key(self, device: NodeId, seq: u64) -> Vec<u8> {
+        [&self.device_key(device)[..], &seq.to_be_bytes()].concat()
     }
 
     fn op_key(self, op: OpId) -> Vec<u8> {

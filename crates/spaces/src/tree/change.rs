@@ -2,15 +2,17 @@
 
 use super::{DirId, File, FileId, Value};
 use crate::{Name, OpId, Settings};
-use potluck_types::{CodecError, StripeId, Timestamp, from_canonical, limits, to_canonical};
+use potluck_types::{CodecError, NodeId, StripeId, Timestamp, from_canonical, limits, to_canonical};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// What is removed is kept for a year at most: a wrong number would fill the pool for ever.
 pub const RETENTION_MAX: Duration = Duration::from_secs(365 * 86_400);
 const RETENTION_MS_MAX: u64 = RETENTION_MAX.as_secs() * 1000;
+/// The version that is written where an entry is said again that was erased.
+const VERSION: u8 = 6;
 /// The version that is written where settings have a quota.
-const VERSION: u8 = 5;
+const VERSION_QUOTAS: u8 = 5;
 /// The version that is written where there is a snapshot.
 const VERSION_SNAPSHOTS: u8 = 4;
 /// The version that is written where there are settings: version 2 has no word for them.
@@ -70,6 +72,67 @@ pub enum Change {
         /// What was done up to this clock.
         until: Timestamp,
     },
+    /// What an entry said whose changes are erased by this one, with all that is to stay of it: for who has not heard it from the entry itself.
+    Restate {
+        /// Whose entry it was.
+        device: NodeId,
+        /// Its number.
+        seq: u64,
+        /// Its clock.
+        clock: Timestamp,
+        /// All of its changes in their order, but that files whose content is erased have none.
+        changes: Vec<Self>,
+    },
+}
+
+impl Change {
+    /// What is left of an entry's changes when the content of files is erased: of the entry, and of those that it said again. Nothing when it has no such file.
+    pub fn without(
+        entry: (NodeId, u64, Timestamp),
+        changes: Vec<Self>,
+        is_erased: &mut impl FnMut(&File) -> bool,
+    ) -> Option<Vec<Self>> {
+        let (mut found, mut own, mut again) = (false, Vec::with_capacity(changes.len()), Vec::new());
+        for mut change in changes {
+            if let Self::Restate { changes, .. } = &mut change {
+                for change in changes {
+                    found |= change.hollow(is_erased);
+                }
+                // What comes behind it keeps its place.
+                own.push(Self::Accept {
+                    until: Timestamp::default(),
+                });
+                again.push(change);
+            } else {
+                found |= change.hollow(is_erased);
+                own.push(change);
+            }
+        }
+        let (device, seq, clock) = entry;
+        again.push(Self::Restate {
+            device,
+            seq,
+            clock,
+            changes: own,
+        });
+        found.then_some(again)
+    }
+
+    fn hollow(&mut self, is_erased: &mut impl FnMut(&File) -> bool) -> bool {
+        match self {
+            Self::Set {
+                value: Some(Value::File(file)),
+                ..
+            }
+            | Self::Recode { file, .. }
+                if !file.is_erased() && is_erased(file) =>
+            {
+                file.content.clear();
+                true
+            }
+            _ => false,
+        }
+    }
 }
 
 /// What becomes of values that a change replaces.
@@ -171,7 +234,8 @@ pub(super) fn unpack(packed: &[u8]) -> Result<Vec<Change>, CodecError> {
 
 fn encode(changes: &[Change]) -> Vec<u8> {
     let needs = |change: &Change| match change {
-        Change::Settings(settings) if settings.quota.is_some() => VERSION,
+        Change::Restate { .. } => VERSION,
+        Change::Settings(settings) if settings.quota.is_some() => VERSION_QUOTAS,
         Change::Snapshot { .. } => VERSION_SNAPSHOTS,
         Change::Settings(_) => VERSION_SETTINGS,
         Change::Set { .. } | Change::Uses { .. } | Change::Recode { .. } | Change::Accept { .. } => VERSION_BEFORE,

@@ -1,12 +1,14 @@
 //! Devices that write apart and meet: the same tree everywhere, and nothing lost.
 
 mod apart;
+mod erased;
 
 use super::*;
 use crate::{
-    Append, AppendError, Body, Branch, Charter, Entry, Kept, Liveness, Log, MemoryKv, Pins, Totals, Trash, View,
+    Append, AppendError, Appended, Body, Branch, Charter, Kept, Liveness, Log, Logged, MemoryKv, Pins, Totals,
+    Trash, View,
 };
-use potluck_crypto::{Signed, SigningKey, Speakers, UserKeys};
+use potluck_crypto::{SigningKey, Speakers, UserKeys};
 use potluck_types::{SystemEntropy, Timestamp};
 use proptest::prelude::*;
 
@@ -41,7 +43,7 @@ impl Device {
         }
     }
 
-    fn write(&mut self, changes: &[Change], pins: Vec<StripeId>, unpins: Vec<StripeId>) -> Signed<Entry> {
+    fn write(&mut self, changes: &[Change], pins: Vec<StripeId>, unpins: Vec<StripeId>) -> Logged {
         self.now += 1;
         let sealed = Tree::of(SPACE).seal(self.keys.of(None).unwrap(), changes, &SystemEntropy);
         let now = Timestamp::from_millis(self.now);
@@ -62,8 +64,10 @@ impl Device {
         entry
     }
 
-    fn take(&mut self, signed: &Signed<Entry>) -> Result<Append, AppendError> {
-        let (append, entry, device) = Log::of(SPACE).append(&mut self.kv, signed)?;
+    fn take(&mut self, signed: &Logged) -> Result<Append, AppendError> {
+        let Appended {
+            append, entry, device, ..
+        } = Log::of(SPACE).append(&mut self.kv, signed)?;
         if append == Append::New {
             Tree::of(SPACE).apply(&mut self.kv, &self.keys, device, &entry).unwrap();
         }
@@ -71,11 +75,11 @@ impl Device {
     }
 
     /// Sets a path to a file that uses one stripe, or removes it.
-    fn set(&mut self, at: &str, content: Option<u8>) -> Signed<Entry> {
+    fn set(&mut self, at: &str, content: Option<u8>) -> Logged {
         self.set_content(at, content.map(|i| vec![i]))
     }
 
-    fn set_content(&mut self, at: &str, content: Option<Vec<u8>>) -> Signed<Entry> {
+    fn set_content(&mut self, at: &str, content: Option<Vec<u8>>) -> Logged {
         let used = content.as_ref().map(|content| stripe(content[0]));
         let tree = Tree::of(SPACE);
         let (parent, leaf) = path(at).split().map(|(parent, leaf)| (parent, leaf.clone())).unwrap();
@@ -109,7 +113,7 @@ impl Device {
     }
 
     /// Moves what is at a path to another directory, or gives it another name, unless there is nothing, or that cannot be.
-    fn rename(&mut self, from: &str, to: &str) -> Option<Signed<Entry>> {
+    fn rename(&mut self, from: &str, to: &str) -> Option<Logged> {
         let tree = Tree::of(SPACE);
         let (from, to) = (path(from), path(to));
         let found = view().find(&self.kv, &from).ok()??;
@@ -138,7 +142,7 @@ impl Device {
     }
 
     /// Removes a directory with all that is in it.
-    fn remove_all(&mut self, at: &str) -> Option<Signed<Entry>> {
+    fn remove_all(&mut self, at: &str) -> Option<Logged> {
         let tree = Tree::of(SPACE);
         let at = path(at);
         let found = view().find(&self.kv, &at).ok()??;
@@ -195,7 +199,7 @@ impl Device {
     }
 
     /// Lets go of all that the trash has of a path.
-    fn empty_trash(&mut self, at: &str) -> Signed<Entry> {
+    fn empty_trash(&mut self, at: &str) -> Logged {
         let at = path(at);
         let (parent, name) = at.split().unwrap();
         let parent = view().directory(&self.kv, &parent).unwrap_or(DirId::ROOT);
@@ -472,9 +476,9 @@ fn logs_refuse_gaps_forks_and_forgeries() {
     b.take(&one).unwrap();
     assert_eq!(b.take(&one).unwrap(), Append::Known);
     // Logs begin with 1: nothing before it is known.
-    let mut zeroth = one.open().unwrap().into_value();
+    let (mut zeroth, _) = one.open().unwrap();
     zeroth.seq = 0;
-    let zeroth = Signed::sign(&a.key, &zeroth).unwrap();
+    let zeroth = Logged::sign(&a.key, zeroth).unwrap();
     assert!(matches!(
         b.take(&zeroth),
         Err(AppendError::Gap {
@@ -489,7 +493,7 @@ fn logs_refuse_gaps_forks_and_forgeries() {
     let mut bytes = two.to_bytes();
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
-    assert!(Signed::<Entry>::from_bytes(&bytes).is_err() || b.take(&Signed::from_bytes(&bytes).unwrap()).is_err());
+    assert!(Logged::from_bytes(&bytes).is_err() || b.take(&Logged::from_bytes(&bytes).unwrap()).is_err());
     b.take(&two).unwrap();
     assert_eq!(a.files(), b.files());
 }
@@ -647,7 +651,7 @@ fn what_its_author_sealed_wrongly_keeps_nobody_from_the_rest() {
         until: Timestamp::from_millis(7),
     };
     let good = Tree::of(space).seal(keys.of(epoch).unwrap(), &[change], &SystemEntropy);
-    for sealed in [vec![5; 100], Vec::new(), good] {
+    for sealed in [vec![5; 100], vec![5], good] {
         let body = Body {
             sealed,
             epoch,
@@ -655,7 +659,7 @@ fn what_its_author_sealed_wrongly_keeps_nobody_from_the_rest() {
         };
         let signed = Log::of(space).next_entry(&writer, user.signing(), now, body).unwrap();
         for kv in [&mut writer, &mut reader] {
-            let (_, entry, device) = Log::of(space).append(kv, &signed).unwrap();
+            let Appended { entry, device, .. } = Log::of(space).append(kv, &signed).unwrap();
             Tree::of(space).apply(kv, &keys, device, &entry).unwrap();
         }
     }
@@ -686,7 +690,7 @@ fn of_two_settings_that_were_said_apart_the_later_holds() {
 }
 
 /// Devices that do something apart, and then meet.
-fn apart(common: &[Signed<Entry>], a: impl Fn(&mut Device), b: impl Fn(&mut Device)) -> Device {
+fn apart(common: &[Logged], a: impl Fn(&mut Device), b: impl Fn(&mut Device)) -> Device {
     let (mut one, mut other) = (Device::new(1), Device::new(2));
     for entry in common {
         one.take(entry).unwrap();
@@ -695,11 +699,9 @@ fn apart(common: &[Signed<Entry>], a: impl Fn(&mut Device), b: impl Fn(&mut Devi
     a(&mut one);
     b(&mut other);
     let log = |device: &Device| {
-        let log = Log::of(SPACE)
+        Log::of(SPACE)
             .entries_after(&device.kv, device.key.node_id(), 0, 100)
-            .unwrap();
-        let read = |bytes: Vec<u8>| Signed::<Entry>::from_bytes(&bytes).unwrap();
-        log.into_iter().map(read).collect::<Vec<_>>()
+            .unwrap()
     };
     let (of_one, of_other) = (log(&one), log(&other));
     of_other.iter().for_each(|entry| _ = one.take(entry).unwrap());
@@ -708,7 +710,7 @@ fn apart(common: &[Signed<Entry>], a: impl Fn(&mut Device), b: impl Fn(&mut Devi
     one
 }
 
-fn before(paths: &[&str]) -> Vec<Signed<Entry>> {
+fn before(paths: &[&str]) -> Vec<Logged> {
     let mut device = Device::new(9);
     paths.iter().zip(1..).map(|(at, i)| device.set(at, Some(i))).collect()
 }
@@ -938,7 +940,7 @@ fn a_device_that_comes_back_older_keeps_what_it_wrote_and_undoes_nothing() {
         let changes = tree.open(&image.keys, &again.entry).unwrap();
         let changes = again.changes(image.key.node_id(), changes);
         let entry = image.write(&changes, again.entry.pins, again.entry.unpins);
-        let now = entry.open().unwrap().into_value().seq;
+        let now = entry.open().unwrap().0.seq;
         branch.said_again(&mut image.kv, again.seq, now).unwrap();
         Some(entry)
     })
@@ -971,8 +973,8 @@ proptest! {
         )
     ) {
         let mut devices = [Device::new(1), Device::new(2), Device::new(3)];
-        let mut logs: [Vec<Signed<Entry>>; 3] = Default::default();
-        let exchange = |devices: &mut [Device; 3], logs: &[Vec<Signed<Entry>>; 3], from: usize, to: usize| {
+        let mut logs: [Vec<Logged>; 3] = Default::default();
+        let exchange = |devices: &mut [Device; 3], logs: &[Vec<Logged>; 3], from: usize, to: usize| {
             for entry in &logs[from] {
                 devices[to].take(entry).unwrap();
             }
@@ -1026,7 +1028,7 @@ proptest! {
             i => format!("/{}/{}", i / 4, i % 4),
         };
         let mut devices = [1, 2, 3, 4].map(Device::new);
-        let mut logs: [Vec<Signed<Entry>>; 4] = Default::default();
+        let mut logs: [Vec<Logged>; 4] = Default::default();
         for (who, what, at, to, fate, meets) in steps {
             let device = &mut devices[who];
             device.fate = fate;
@@ -1064,8 +1066,8 @@ proptest! {
         steps in prop::collection::vec((0usize..3, 0u8..5, prop::option::of(0u8..20), any::<bool>(), 0usize..3), 1..40)
     ) {
         let mut devices = [Device::new(1), Device::new(2), Device::new(3)];
-        let mut logs: [Vec<Signed<Entry>>; 3] = Default::default();
-        let exchange = |devices: &mut [Device; 3], logs: &[Vec<Signed<Entry>>; 3], from: usize, to: usize| {
+        let mut logs: [Vec<Logged>; 3] = Default::default();
+        let exchange = |devices: &mut [Device; 3], logs: &[Vec<Logged>; 3], from: usize, to: usize| {
             for entry in &logs[from] {
                 devices[to].take(entry).unwrap();
             }

@@ -29,7 +29,7 @@ impl Dice {
 struct Party {
     dice: Dice,
     devices: Vec<Device>,
-    logs: Vec<Vec<Signed<Entry>>>,
+    logs: Vec<Vec<Logged>>,
     /// Whether an entry of one is known to another: how many.
     known: Vec<Vec<usize>>,
     /// Contents that somebody put.
@@ -130,7 +130,7 @@ impl Party {
 
 impl Device {
     /// Puts what nobody has put before.
-    fn put(&mut self, at: &str, put: &mut BTreeSet<[u8; 4]>) -> Signed<Entry> {
+    fn put(&mut self, at: &str, put: &mut BTreeSet<[u8; 4]>) -> Logged {
         let content = u32::try_from(put.len()).unwrap().to_be_bytes();
         put.insert(content);
         self.set_content(at, Some(content.to_vec()))
