@@ -13,7 +13,7 @@ use potluck_crypto::{
     seal::{self, OpenError, sealed_len},
 };
 use potluck_types::{
-    Entropy, Geometry, StripeId,
+    Entropy, Geometry, Hash, StripeId,
     limits::{CHUNK_BYTES_MAX, REPLICATE_SEALED_BYTES_MAX},
 };
 use serde::{Deserialize, Serialize};
@@ -71,6 +71,21 @@ impl Piece {
     /// Length of the plaintext that is referred to.
     pub fn len(&self) -> u32 {
         self.len
+    }
+
+    /// Which part of the piece's plaintext is referred to.
+    pub fn part(&self) -> Range<u32> {
+        self.offset..self.offset + self.len
+    }
+
+    /// Whether that is less than all of it: others may refer to the rest.
+    pub fn is_part(&self) -> bool {
+        self.len < self.plain_len
+    }
+
+    /// Names the sealed bytes, however they are coded: the same for all references that open them, and telling nothing of the key.
+    pub fn sealed_id(&self) -> Hash {
+        Hash::of(&[b"potluck sealed piece 1", &self.key.as_bytes()[..]].concat())
     }
 
     /// Whether it refers to no bytes at all.

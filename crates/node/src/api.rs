@@ -1,11 +1,13 @@
 //! What the façade takes and gives: plain data, so that command line, web page, S3 and tests all speak it alike.
 
 mod access;
+mod erase;
 mod history;
 mod link;
 mod snapshot;
 
 pub use access::{AccessChange, AccessEvent, Compared, Has, Problem, Verified};
+pub use erase::{Erasable, Erased, Receipt, Says};
 pub use history::{
     Conflict, Did, Difference, Differing, Doing, Settled, Settling, Version, VersionId, VersionIdError, VersionState,
     Which,

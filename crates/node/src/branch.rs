@@ -13,8 +13,7 @@ use crate::{
     space::OpenSpace,
     sweep,
 };
-use potluck_crypto::Signed;
-use potluck_spaces::{AppendError, Branch, Entry, Log, Position, Tree};
+use potluck_spaces::{AppendError, Branch, Log, Logged, Position, Tree};
 use potluck_types::{Hash, NodeId, StripeId, limits};
 use serde_bytes::ByteBuf;
 use std::{sync::atomic::Ordering, time::Duration};
@@ -126,13 +125,14 @@ async fn agrees(space: &OpenSpace, peer: NodeId, theirs: Position) -> Result<boo
     .await
     .map_err(|error| error.to_string())?;
     if let Some(known) = known {
-        return Ok(Hash::of(&known) == theirs.hash);
+        return Ok(known.hash() == theirs.hash);
     }
     let Some(ours) = ours else { return Ok(true) };
     let next = fetch(space, peer, ours.seq).await?;
     let first = next.first().ok_or("it does not tell its entries")?;
-    let entry = Signed::<Entry>::from_bytes(first).and_then(|signed| signed.open().map(|opened| opened.into_value()));
-    Ok(entry.map_err(|error| error.to_string())?.previous == Some(ours.hash))
+    let logged = Logged::from_bytes(first).map_err(|error| error.to_string())?;
+    let (entry, _) = logged.open().map_err(|error| error.to_string())?;
+    Ok(entry.previous == Some(ours.hash))
 }
 
 /// The last entry that both have.
@@ -148,7 +148,10 @@ async fn common(space: &OpenSpace, peer: NodeId, theirs: Position) -> Result<u64
             let known = names::entries_after(space.shared(), space.id(), space.me(), at).await;
             let known = known.map_err(|error| error.to_string())?;
             let told = fetch(space, peer, at).await?;
-            let same = known.iter().zip(&told).take_while(|(a, b)| a == b).count();
+            let hash = |bytes: &ByteBuf| Logged::from_bytes(bytes).map(|logged| logged.hash()).ok();
+            // One may have the changes of an entry still that are erased on the other.
+            let same = known.iter().zip(&told);
+            let same = same.take_while(|(a, b)| hash(a).is_some() && hash(a) == hash(b)).count();
             at += same as u64;
             if same == 0 || same < known.len().min(told.len()) {
                 break;
@@ -222,6 +225,7 @@ fn say_one_again(space: &OpenSpace) -> Result<Option<Vec<StripeId>>, NodeError> 
         let batch = Batch {
             changes: again.changes(space.me(), changes),
             pins: again.entry.pins.clone(),
+            erases: again.entry.erases.clone(),
             links: links.collect(),
             ..Batch::default()
         };

@@ -6,8 +6,7 @@ use crate::{
     shared::Shared,
     space::OpenSpace,
 };
-use potluck_crypto::Signed;
-use potluck_spaces::{Change, DirId, Entry, Fate, Kv, KvError, Log, Machines, Name, Path, Tree, TreeError, Value};
+use potluck_spaces::{Change, DirId, Entry, Fate, Kv, Log, Machines, Name, Path, Tree, TreeError, Value};
 use potluck_types::{NodeId, Timestamp};
 use std::collections::BTreeMap;
 
@@ -95,10 +94,9 @@ fn last_entries(space: &OpenSpace, kv: &impl Kv) -> Result<BTreeMap<NodeId, Ahea
 }
 
 fn entry(space: &OpenSpace, kv: &impl Kv, device: NodeId, seq: u64) -> Result<Option<Ahead>, NodeError> {
-    let bytes = Log::of(space.id()).entry(kv, device, seq).map_err(MetaError::reading)?;
-    let Some(bytes) = bytes else { return Ok(None) };
-    let opened = Signed::<Entry>::from_bytes(&bytes).and_then(|signed| Ok(signed.open()?.into_value()));
-    let entry = opened.map_err(|error| MetaError::reading(KvError::from(error.to_string())))?;
+    let logged = Log::of(space.id()).entry(kv, device, seq).map_err(MetaError::reading)?;
+    let Some(logged) = logged else { return Ok(None) };
+    let (entry, _) = logged.open()?;
     Ok(Some(Ahead { seq, entry }))
 }
 
@@ -123,7 +121,7 @@ fn take_latest(
 
 /// What an entry did with paths, the last first.
 fn told(space: &OpenSpace, kv: &impl Kv, device: NodeId, entry: &Entry, below: &Path) -> Result<Vec<Did>, NodeError> {
-    let changes = match Tree::of(space.id()).open(&space.ring().keys, entry) {
+    let changes = match Tree::of(space.id()).changes(kv, &space.ring().keys, device, entry) {
         Ok(changes) => changes,
         Err(TreeError::NoKey | TreeError::Sealed) => return Ok(Vec::new()),
         Err(error) => return Err(error.into()),

@@ -206,6 +206,20 @@ pub(crate) fn counts(shared: &Shared, kv: &impl Kv, device: NodeId, entry: &Entr
     Ok(!is_past_end && charter.may_write(user, device, entry.seq, entry.clock))
 }
 
+/// Whether a device may erase what another has written: its person's machines may, and those of the space's owner.
+pub(crate) fn may_erase(
+    shared: &Shared,
+    kv: &impl Kv,
+    space: SpaceId,
+    by: NodeId,
+    of: NodeId,
+) -> Result<bool, NodeError> {
+    let (eraser, writer) = shared.with_control(|control| (control.roster.owner_of(by), control.roster.owner_of(of)));
+    let Some(eraser) = eraser else { return Ok(false) };
+    let is_owner = || Ok::<_, NodeError>(shared.charters.of(kv, space)?.owner() == Some(eraser));
+    Ok(writer == Some(eraser) || private_space_id(eraser) == space || is_owner()?)
+}
+
 /// The charter of a space, as far as it is known here.
 pub(crate) async fn known(shared: &Arc<Shared>, space: SpaceId) -> Result<Arc<Charter>, NodeError> {
     let task = Arc::clone(shared);

@@ -102,6 +102,7 @@ pub(crate) fn head(space: &OpenSpace, path: &Path) -> Result<Head, NodeError> {
 /// The file that a value of a path is, and where its content is.
 pub(crate) fn content_of(path: &Path, value: &Value) -> Result<(File, Content), NodeError> {
     match value {
+        Value::File(file) if file.is_erased() => Err(NodeError::Erased(path.clone())),
         Value::File(file) => Ok((file.clone(), from_canonical(&file.content).map_err(TreeError::from)?)),
         Value::Directory(_) | Value::Space(_) => Err(TreeError::IsADirectory(path.clone()).into()),
     }

@@ -380,6 +380,15 @@ pub enum NodeError {
     /// The private space is for one person.
     #[error("the space `home` is yours alone")]
     HomeIsPrivate,
+    /// A conflict copy has no entry of its own in the log.
+    #[error("{0} is a copy of what it conflicts with, and would be erased with it")]
+    EraseCopy(Path),
+    /// Others have written of what was to be erased.
+    #[error("others have written versions of it, or moved it ({}): they can erase what they have written, and the owner of the space can erase all", .0.join(", "))]
+    EraseOthers(Vec<String>),
+    /// Nobody can tell any more where a file's content is.
+    #[error("the content of {0} was erased")]
+    Erased(Path),
     /// Only a space's owner does this.
     #[error("the space `{0}` is another person's, and this is for them to do")]
     NotYourSpace(SpaceName),

@@ -34,6 +34,7 @@ mod download;
 mod driver;
 mod due;
 mod edit;
+mod erase;
 mod error;
 mod explain;
 mod files;
@@ -79,10 +80,10 @@ pub mod yardstick;
 
 pub use api::{
     Access, AccessChange, AccessEvent, AuditInfo, Compared, Conflict, Did, Difference, Differing, Doing, Emptied,
-    Entry, ExplainOptions, Explanation, FileMeta, Has, HealthInfo, Held, Identity, Invitation, InviteOptions, Kind,
+    Entry, Erasable, Erased, ExplainOptions, Explanation, FileMeta, Has, HealthInfo, Held, Identity, Invitation, InviteOptions, Kind,
     LeaveProgress, LetIn, LinkContent, LinkInfo, LinkMade, LinkOptions, MachineShare, MassIn, Member, NodeConfig,
-    NodeInfo, NodeStatus, Person, Probe, Problem, PutOptions, PutReport, Reconciled, RemoveOptions, RemoveReport,
-    RestoreOptions, RestoreReport, Revoked, Rival, Setting, Settled, Settling, ShardInfo, SnapshotInfo, SpaceInfo,
+    NodeInfo, NodeStatus, Person, Probe, Problem, PutOptions, PutReport, Receipt, Reconciled, RemoveOptions, RemoveReport,
+    RestoreOptions, RestoreReport, Revoked, Rival, Says, Setting, Settled, Settling, ShardInfo, SnapshotInfo, SpaceInfo,
     SpaceOptions, SpacePath, SpaceRemoval, Stat, Status, StripeInfo, StripeWork, TrashInfo, Trashed, Unshared,
     Verified, Version, VersionId, VersionIdError, VersionState, Which,
 };

@@ -625,16 +625,7 @@ async fn look_in(space: &OpenSpace) -> Result<Duration, NodeError> {
     let Some(called) = space.spaces.name(space.id()) else {
         return Ok(next);
     };
-    let links: Vec<Mine> = {
-        let task = space.clone();
-        Shared::blocking(move || {
-            let mine = all(&task)?
-                .into_iter()
-                .filter_map(|published| Mine::of(&task, published));
-            Ok::<_, NodeError>(mine.collect())
-        })
-        .await?
-    };
+    let links = mine(space).await?;
     clear(space, now).await?;
     for mine in links {
         if let Some(until) = mine.published.publication.until {
@@ -657,6 +648,34 @@ async fn look_in(space: &OpenSpace) -> Result<Duration, NodeError> {
         }
     }
     Ok(next)
+}
+
+/// Publishes at once what the links of this person into a space show.
+pub(crate) async fn show_now(space: &OpenSpace) -> Result<(), NodeError> {
+    let Some(called) = space.spaces.name(space.id()) else {
+        return Ok(());
+    };
+    for mine in mine(space).await? {
+        Box::pin(show(space, &called, mine)).await?;
+    }
+    Ok(())
+}
+
+/// How many links into a space others have made.
+pub(crate) fn count_of_others(space: &OpenSpace) -> Result<u64, NodeError> {
+    let others = all(space)?.into_iter().filter(|published| Mine::of(space, published.clone()).is_none());
+    Ok(others.count() as u64)
+}
+
+async fn mine(space: &OpenSpace) -> Result<Vec<Mine>, NodeError> {
+    let task = space.clone();
+    Shared::blocking(move || {
+        let mine = all(&task)?
+            .into_iter()
+            .filter_map(|published| Mine::of(&task, published));
+        Ok(mine.collect())
+    })
+    .await
 }
 
 /// Removes listings that this machine has stored and then said nothing of: it ended in between.

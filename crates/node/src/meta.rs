@@ -2,6 +2,7 @@
 
 use crate::{
     control::{Absences, Remembered},
+    erase::Pending,
     error::MetaError,
     home::{META, META_RESERVE},
     links::Readers,
@@ -15,7 +16,7 @@ use potluck_dag::Piece;
 use potluck_placement::Layouts;
 use potluck_spaces::{FileId, Kv, KvError, Rows, Table, Tree};
 use potluck_store::Disk;
-use potluck_types::{Hash, NodeId, SpaceId, Timestamp, from_canonical, to_canonical};
+use potluck_types::{Hash, NodeId, SpaceId, StripeId, Timestamp, from_canonical, to_canonical};
 use redb::{
     Database, ReadableDatabase, ReadableTable, StorageBackend, StorageError, TableDefinition, TransactionError,
 };
@@ -49,6 +50,8 @@ const SECTOR_BYTES: usize = 4096;
 const fn space_table(table: Table) -> TableDefinition<'static, Bytes, Bytes> {
     TableDefinition::new(match table {
         Table::Log => "space-log",
+        Table::Erased => "space-erased",
+        Table::Restated => "space-restated",
         Table::Frontier => "space-frontier",
         Table::Registers => "space-registers",
         Table::Conflicts => "space-conflicts",
@@ -217,6 +220,22 @@ impl Meta {
             }
             Ok(meta)
         })
+    }
+
+    /// Forgets what was stored for chunks that lie in stripes which are dead.
+    pub(crate) fn forget_stored(&self, is_dead: impl Fn(StripeId) -> Result<bool, KvError>) -> Result<(), MetaError> {
+        let mut dead = Vec::new();
+        let mut failed = Ok(());
+        each(&self.begin_read()?, DEDUP, |fingerprint, piece| {
+            let stripe = from_canonical::<Piece>(piece).ok().map(|piece| piece.stripe());
+            match stripe.map(&is_dead).transpose() {
+                Ok(Some(true)) => dead.push(fingerprint.to_vec()),
+                Ok(_) => {}
+                Err(error) => failed = Err(MetaError::reading(error)),
+            }
+        })?;
+        failed?;
+        self.write(|kv| dead.iter().try_for_each(|fingerprint| kv.forget_stored(fingerprint)))
     }
 
     /// Whether the tables of spaces are those of this version. Else they are made anew from the logs, by who has the keys; see [`Meta::made_current`].
@@ -411,6 +430,7 @@ impl Meta {
                 "layouts" => is_value::<Layouts>(value),
                 "standings" => is_value::<(Timestamp, Vec<(NodeId, Standing)>)>(value),
                 "absences" => is_value::<(Timestamp, Vec<(NodeId, Timestamp)>)>(value),
+                "erasures" => is_value::<Vec<Pending>>(value),
                 _ => true,
             };
             note(RowTable::Settings, name.as_bytes(), value, is_right);
@@ -754,6 +774,11 @@ impl WriteKv<'_> {
             .insert(fingerprint, piece)
             .map(drop)
             .map_err(failed("writing"))
+    }
+
+    /// Forgets it.
+    pub(crate) fn forget_stored(&mut self, fingerprint: &[u8]) -> Result<(), MetaError> {
+        self.dedup.remove(fingerprint).map(drop).map_err(failed("writing"))
     }
 
     /// Remembers that a version is being written.

@@ -3,6 +3,7 @@
 use crate::{
     branch, charters,
     claims::{Claim, Held},
+    erase,
     error::{MetaError, NodeError},
     links::{self, Draft},
     meta::WriteKv,
@@ -14,10 +15,9 @@ use crate::{
     spaces,
     spare::RESERVE_BYTES,
 };
-use potluck_crypto::Signed;
 use potluck_placement::{Presence, View, default_survive, rank};
 use potluck_spaces::{
-    Append, AppendError, Body, Change, Entry, Frontier, Keys, Kv, Liveness, Log, Path, Pins, Position, Table, Totals,
+    Append, AppendError, Appended, Body, Change, Erasure, Frontier, Keys, Kv, Liveness, Log, Logged, Path, Pins, Position, Table, Totals,
     Trash, Tree, TreeError, Value,
 };
 use potluck_types::{ByteSize, Hash, NodeId, SpaceId, StripeId, Timestamp, UserId, limits, to_canonical};
@@ -39,6 +39,10 @@ pub(crate) struct Batch {
     pub(crate) claims: Vec<Claim<StripeId>>,
     /// What links show from now on.
     pub(crate) links: Vec<Draft>,
+    /// Entries whose changes are nowhere any more.
+    pub(crate) erases: Vec<Erasure>,
+    /// Lets go also of what snapshots hold.
+    pub(crate) spares_nothing: bool,
     /// About how many bytes the changes take once encoded.
     pub(crate) bytes: usize,
 }
@@ -72,8 +76,16 @@ impl Batch {
         })
     }
 
+    /// One that lets go also of what snapshots hold.
+    pub(crate) fn for_good() -> Self {
+        Self {
+            spares_nothing: true,
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
-        self.changes.is_empty() && self.pins.is_empty() && self.links.is_empty()
+        self.changes.is_empty() && self.pins.is_empty() && self.links.is_empty() && self.erases.is_empty()
     }
 
     /// Whether it should be written now: the next addition may not fit an entry.
@@ -143,7 +155,10 @@ pub(crate) fn write_in(
     claimed: &Held<StripeId>,
     batch: &Batch,
 ) -> Result<Written, NodeError> {
-    let spared = snapshots::spare(space, kv, &batch.changes)?;
+    let spared = match batch.spares_nothing {
+        true => None,
+        false => snapshots::spare(space, kv, &batch.changes)?,
+    };
     let changes = spared.as_deref().unwrap_or(&batch.changes);
     let mut given_up = Tree::of(space.id()).given_up(kv, changes)?;
     given_up.retain(|stripe| !claimed.contains_key(stripe));
@@ -157,6 +172,7 @@ pub(crate) fn write_in(
     let room = Room::of(space, kv)?;
     let body = bodies.first_mut().expect("at least one part");
     body.pins.clone_from(&batch.pins);
+    body.erases.clone_from(&batch.erases);
     let links = batch.links.iter().map(|draft| draft.seal(space, body.epoch));
     body.links = links.collect::<Result<_, _>>()?;
     // After the last change: until then some of the stripes are used. A large file gives up more than fits with its change.
@@ -170,7 +186,7 @@ pub(crate) fn write_in(
     for body in bodies {
         let entry = Log::of(space.id()).next_entry(kv, &space.node_key, now, body)?;
         let taken = take(space, kv, &entry)?;
-        first.get_or_insert(taken.entry.seq);
+        first.get_or_insert(taken.appended.entry.seq);
     }
     room.refuse_growth(space, kv)?;
     for (fingerprint, piece) in &batch.dedup {
@@ -298,7 +314,11 @@ fn note_uploads(kv: &mut WriteKv<'_>, space: SpaceId, changes: &[Change], now: T
                 ..
             } if file.uses.is_empty() => kv.end_upload(space, file.id)?,
             Change::Recode { file, .. } => kv.end_upload(space, file.id)?,
-            Change::Set { .. } | Change::Settings(_) | Change::Snapshot { .. } | Change::Accept { .. } => {}
+            Change::Set { .. }
+            | Change::Settings(_)
+            | Change::Snapshot { .. }
+            | Change::Accept { .. }
+            | Change::Restate { .. } => {}
         }
     }
     Ok(())
@@ -335,43 +355,58 @@ pub(crate) async fn unpin(space: &OpenSpace, stripes: Vec<StripeId>) -> Result<V
 
 /// An entry that was taken.
 struct Taken {
-    append: Append,
-    entry: Entry,
-    device: NodeId,
+    appended: Appended,
     /// The stripes that it names.
     named: Vec<StripeId>,
 }
 
 /// Takes one entry of a space: appends it, and applies it to the tree.
-fn take(space: &OpenSpace, kv: &mut WriteKv<'_>, signed: &Signed<Entry>) -> Result<Taken, NodeError> {
-    let (append, entry, device) = Log::of(space.id()).append(kv, signed)?;
+fn take(space: &OpenSpace, kv: &mut WriteKv<'_>, logged: &Logged) -> Result<Taken, NodeError> {
+    let appended = Log::of(space.id()).append(kv, logged)?;
     let mut named = Vec::new();
-    if append == Append::New {
-        let tree = Tree::of(space.id()).learning_at(space.elapsed());
-        named = tree.apply(kv, &space.ring().keys, device, &entry)?;
+    if appended.append == Append::New {
+        let (tree, entry) = (Tree::of(space.id()).learning_at(space.elapsed()), &appended.entry);
+        named = tree.apply(kv, &space.ring().keys, appended.device, entry)?;
         named.extend(entry.pins.iter().chain(&entry.unpins));
     }
-    Ok(Taken {
-        append,
-        entry,
-        device,
-        named,
-    })
+    Ok(Taken { appended, named })
 }
 
 /// Takes one entry of a space that nobody reads here.
-fn keep(space: SpaceId, kv: &mut WriteKv<'_>, signed: &Signed<Entry>) -> Result<Taken, NodeError> {
-    let (append, entry, device) = Log::of(space).append(kv, signed)?;
-    if append == Append::New && entry.epoch.is_some() {
+fn keep(space: SpaceId, kv: &mut WriteKv<'_>, logged: &Logged) -> Result<Taken, NodeError> {
+    let appended = Log::of(space).append(kv, logged)?;
+    if appended.append == Append::New && appended.entry.epoch.is_some() {
         // Should this node come to have the key, it knows what it has not opened.
-        Tree::of(space).apply(kv, &Keys::default(), device, &entry)?;
+        Tree::of(space).apply(kv, &Keys::default(), appended.device, &appended.entry)?;
     }
     Ok(Taken {
-        append,
-        entry,
-        device,
+        appended,
         named: Vec::new(),
     })
+}
+
+/// Whether an entry counts, and whoever erases by it, or has erased it, may.
+fn counts(shared: &Shared, kv: &impl Kv, appended: &Appended) -> Result<bool, NodeError> {
+    let Appended {
+        entry,
+        device,
+        erased_by,
+        ..
+    } = appended;
+    let may_erase = |by, of| charters::may_erase(shared, kv, entry.space, by, of);
+    if !charters::counts(shared, kv, *device, entry)? {
+        return Ok(false);
+    }
+    for erasure in &entry.erases {
+        if !may_erase(*device, erasure.device)? {
+            return Ok(false);
+        }
+    }
+    // Whether what has erased it counts itself is not asked: what is gone is gone, also by who was taken out since.
+    match erased_by {
+        Some((_, by)) => may_erase(*by, *device),
+        None => Ok(true),
+    }
 }
 
 /// Those that a file uses and a log has given up: one machine brought back, or found stored, what another let go of at the same time.
@@ -452,9 +487,20 @@ pub(crate) async fn take_entries(
     {
         *space.opened().lacking.lock().expect("never poisoned") = Some(error.to_string());
     }
-    let Appended { unpinned, contested } = taken?;
+    let News {
+        unpinned,
+        contested,
+        erases,
+    } = taken?;
     if open.is_some() {
         links::changed(shared);
+    }
+    if let Some(space) = open.clone().filter(|_| erases) {
+        tokio::spawn(async move {
+            if let Err(error) = erase::forget_stored(&space).await {
+                tracing::warn!(%error, "the keys to what was erased are still remembered here");
+            }
+        });
     }
     if let Some(space) = &open
         && space.may_write()
@@ -470,9 +516,11 @@ pub(crate) async fn take_entries(
 
 /// What entries of others have done.
 #[derive(Default)]
-struct Appended {
+struct News {
     unpinned: Vec<StripeId>,
     contested: Vec<StripeId>,
+    /// Whether something was erased.
+    erases: bool,
 }
 
 /// Whether nothing is known here of a space that somebody has founded, and so written to: its log did not come yet.
@@ -517,10 +565,10 @@ async fn append_entries(
     space: SpaceId,
     open: Option<OpenSpace>,
     entries: Vec<ByteBuf>,
-) -> Result<Appended, NodeError> {
+) -> Result<News, NodeError> {
     let task = Arc::clone(shared);
     Shared::blocking(move || {
-        let mut all = Appended::default();
+        let mut all = News::default();
         let mut left = &entries[..];
         while !left.is_empty() {
             let (mut bytes, mut grows) = (0, false);
@@ -535,9 +583,10 @@ async fn append_entries(
             if grows {
                 task.refuse_when_full()?;
             }
-            let Appended { unpinned, contested } = append_together(&task, space, open.as_ref(), now)?;
-            all.unpinned.extend(unpinned);
-            all.contested.extend(contested);
+            let news = append_together(&task, space, open.as_ref(), now)?;
+            all.unpinned.extend(news.unpinned);
+            all.contested.extend(news.contested);
+            all.erases |= news.erases;
             left = later;
         }
         Ok(all)
@@ -550,28 +599,30 @@ fn append_together(
     space: SpaceId,
     open: Option<&OpenSpace>,
     entries: &[ByteBuf],
-) -> Result<Appended, NodeError> {
+) -> Result<News, NodeError> {
     shared.meta.write(|kv| {
-        let (mut unpinned, mut named) = (Vec::new(), BTreeSet::new());
+        let (mut unpinned, mut named, mut erases) = (Vec::new(), BTreeSet::new(), false);
         for bytes in entries {
-            let signed = Signed::<Entry>::from_bytes(bytes).map_err(AppendError::from)?;
+            let logged = Logged::from_bytes(bytes).map_err(AppendError::from)?;
             let taken = match open {
-                Some(space) => take(space, kv, &signed)?,
-                None => keep(space, kv, &signed)?,
+                Some(space) => take(space, kv, &logged)?,
+                None => keep(space, kv, &logged)?,
             };
             // What does not count aborts all that came with it.
-            if taken.append == Append::New && !charters::counts(shared, kv, taken.device, &taken.entry)? {
-                return Err(AppendError::Foreign.into());
+            if taken.appended.append == Append::New {
+                if !counts(shared, kv, &taken.appended)? {
+                    return Err(AppendError::Foreign.into());
+                }
+                erases |= !taken.appended.entry.erases.is_empty();
+                unpinned.extend(taken.appended.entry.unpins);
             }
             named.extend(taken.named);
-            if taken.append == Append::New {
-                unpinned.extend(taken.entry.unpins);
-            }
         }
         let Some(space) = open else {
-            return Ok(Appended {
+            return Ok(News {
                 unpinned,
                 contested: Vec::new(),
+                erases,
             });
         };
         let contested = contested(space, kv, &named)?;
@@ -586,14 +637,18 @@ fn append_together(
             take(space, kv, &entry)?;
         }
         unpinned.retain(|stripe| !contested.contains(stripe));
-        Ok(Appended { unpinned, contested })
+        Ok(News {
+            unpinned,
+            contested,
+            erases,
+        })
     })
 }
 
 /// How many bytes an entry has with its changes unpacked, and whether it is more than a removal: it pins something, or is as long as one with a file in it and unpins nothing.
 fn weigh(space: Option<&OpenSpace>, entry: &[u8]) -> (usize, bool) {
-    let signed = Signed::<Entry>::from_bytes(entry).ok();
-    let Some(opened) = signed.and_then(|signed| Some(signed.open().ok()?.into_value())) else {
+    let logged = Logged::from_bytes(entry).ok();
+    let Some((opened, _)) = logged.and_then(|logged| logged.open().ok()) else {
         return (entry.len(), false);
     };
     let unpacked = space.and_then(|space| Tree::of(space.id()).changes_len(&space.ring().keys, &opened));
@@ -785,7 +840,8 @@ pub(crate) async fn entries_after(
         let entries = Log::of(space)
             .entries_after(&kv, device, after, limits::APPEND_ENTRIES_MAX)
             .map_err(MetaError::reading)?;
-        Ok(entries.into_iter().map(ByteBuf::from).collect())
+        let bytes = |logged: Logged| ByteBuf::from(logged.to_bytes());
+        Ok(entries.into_iter().map(bytes).collect())
     })
     .await
 }

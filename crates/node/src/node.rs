@@ -9,13 +9,13 @@ pub use space::Space;
 use crate::{
     access,
     api::{
-        Access, AccessEvent, Held, Identity, Invitation, InviteOptions, LeaveProgress, LetIn, LinkInfo, LinkMade,
+        Access, AccessEvent, Erased, Held, Identity, Invitation, InviteOptions, LeaveProgress, LetIn, LinkInfo, LinkMade,
         LinkOptions, MassIn, Member, NodeStatus, Person, Probe, Reconciled, RemoveOptions, Revoked, SpaceInfo,
         SpaceOptions, SpacePath, SpaceRemoval, Status, TrashInfo, Unshared, Verified,
     },
     audit, branch, collect, conflicts,
     control::AtHand,
-    devices, driver,
+    devices, driver, erase,
     error::NodeError,
     links::{self, Linked},
     meta::Invite,
@@ -339,6 +339,11 @@ impl Node {
     /// Opens a link of another member, with its password where it has one.
     pub async fn open_link(&self, link: &Link, password: Option<&str>) -> Result<Linked, NodeError> {
         links::open(&self.shared, link, password).await
+    }
+
+    /// Asks again about what was erased on this machine and not everybody had heard of.
+    pub async fn erasures(&self) -> Result<Vec<Erased>, NodeError> {
+        erase::asked_again(&self.shared).await
     }
 
     /// Says that all that was removed and overwritten up to now was meant, in every space.

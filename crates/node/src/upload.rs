@@ -5,6 +5,7 @@
 
 mod piece;
 mod recode;
+mod repack;
 
 pub(crate) use recode::{Recoding, look};
 

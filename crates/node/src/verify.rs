@@ -9,8 +9,8 @@ use crate::{
     shared::Shared,
     space::OpenSpace,
 };
-use potluck_crypto::{Signed, derive::private_space_id};
-use potluck_spaces::{Charter, Entry, Frontier, Kv, Log, Position};
+use potluck_crypto::derive::private_space_id;
+use potluck_spaces::{Charter, Frontier, Kv, Log, Position};
 use potluck_types::{Hash, NodeId, Timestamp, limits, to_canonical};
 
 /// Problems that are named; of more it is told how many there are.
@@ -89,14 +89,11 @@ fn counted(space: &OpenSpace, charter: &Charter, device: NodeId) -> u64 {
 
 /// Where a log is at an entry.
 fn position_at(space: &OpenSpace, kv: &impl Kv, device: NodeId, seq: u64) -> Result<Option<Position>, NodeError> {
-    let bytes = Log::of(space.id()).entry(kv, device, seq).map_err(MetaError::reading)?;
-    Ok(bytes.map(|bytes| {
-        let entry = Signed::<Entry>::from_bytes(&bytes).and_then(|signed| Ok(signed.open()?.into_value()));
-        Position {
-            seq,
-            hash: Hash::of(&bytes),
-            clock: entry.map_or_else(|_| Timestamp::default(), |entry| entry.clock),
-        }
+    let logged = Log::of(space.id()).entry(kv, device, seq).map_err(MetaError::reading)?;
+    Ok(logged.map(|logged| Position {
+        seq,
+        hash: logged.hash(),
+        clock: logged.open().map_or_else(|_| Timestamp::default(), |(entry, _)| entry.clock),
     }))
 }
 
@@ -123,15 +120,13 @@ fn check_log(space: &OpenSpace, device: NodeId, end: Position, verified: &mut Ve
         if page.is_empty() || after >= end.seq {
             break;
         }
-        for bytes in page {
+        for logged in page {
             let seq = last.map_or(1, |last| last.seq + 1);
             if seq > end.seq {
                 break;
             }
-            let opened = Signed::<Entry>::from_bytes(&bytes).and_then(|signed| signed.open());
-            let (entry, clock) = match opened {
-                Ok(verified) if verified.signer().as_bytes() == device.as_bytes() => {
-                    let entry = verified.into_value();
+            let (entry, clock) = match logged.open() {
+                Ok((entry, signer)) if signer == device => {
                     let clock = entry.clock;
                     (Some(entry), clock)
                 }
@@ -159,7 +154,7 @@ fn check_log(space: &OpenSpace, device: NodeId, end: Position, verified: &mut Ve
             count += 1;
             last = Some(Position {
                 seq,
-                hash: Hash::of(&bytes),
+                hash: logged.hash(),
                 clock,
             });
         }
@@ -206,7 +201,7 @@ fn has(space: &OpenSpace, ours: &Frontier, theirs: &Frontier) -> Result<Has, Nod
         let entry = Log::of(space.id()).entry(&kv, *device, position.seq);
         let entry = entry.map_err(MetaError::reading)?;
         // What they have and this machine has not, it cannot tell.
-        if entry.is_some_and(|entry| Hash::of(&entry) != position.hash) {
+        if entry.is_some_and(|entry| entry.hash() != position.hash) {
             return Ok(Has::Another);
         }
     }

@@ -233,6 +233,19 @@ pub(crate) enum Command {
         #[arg(long)]
         now: bool,
     },
+    /// Erase a file, or a directory with all that is in it, for ever: with all earlier versions, also those that snapshots hold
+    ///
+    /// The keys to it are destroyed on every machine that keeps them, and what they opened is freed. It says which machines have nothing of it any more, and which are away: these
+    /// drop what they have when they come back, before they give anything to others. That there was a file of this name stays in `potluck log`. What somebody has copied out of the pool
+    /// nobody can erase.
+    Erase {
+        /// Which
+        #[arg(value_name = "SPACE:/PATH", required_unless_present = "pending")]
+        place: Option<Place>,
+        /// Ask again the machines that had not heard of what was erased before on this one
+        #[arg(long, conflicts_with = "place")]
+        pending: bool,
+    },
     /// Show what was removed and overwritten, and can be brought back
     Trash {
         /// Only below this [default: all of your spaces]

@@ -336,6 +336,11 @@ impl From<NodeError> for Complaint {
                 asks: true,
                 ..Self::new(Kind::Refused, message).hint("nothing more is done until you say yes: `--yes`")
             },
+            NodeError::EraseCopy(_) => Self::usage(message)
+                .hint("settle the conflict first: `potluck conflicts` shows how"),
+            NodeError::EraseOthers(_) => Self::new(Kind::Refused, message)
+                .hint("`potluck space info SPACE` says who its owner is"),
+            NodeError::Erased(_) => Self::new(Kind::NotFound, message),
             NodeError::NotInTrash(_) => {
                 Self::new(Kind::NotFound, message).hint("`potluck trash` shows what can be brought back")
             }

@@ -16,7 +16,7 @@ use crate::{
     trash::{Replacement, Tally, op_bytes},
 };
 use places::Placement;
-use potluck_crypto::{BoxKey, Purpose};
+use potluck_crypto::{BoxKey, Purpose, Signed};
 use potluck_types::{
     CodecError, Entropy, Hash, NodeId, SpaceId, StripeId, Timestamp, from_canonical, from_own, to_canonical,
 };
@@ -394,9 +394,31 @@ impl Tree {
         Ok((opened > 0).then_some(named))
     }
 
-    /// Whether all entries that are here are opened.
+    /// Whether all entries that are here are opened, and what is left of those that are erased is here, too.
     pub fn is_unsealed(self, kv: &impl Kv) -> Result<bool, TreeError> {
-        Ok(kv.scan(Table::Sealed, self.space.as_bytes(), None, 1)?.is_empty())
+        Ok(kv.scan(Table::Sealed, self.space.as_bytes(), None, 1)?.is_empty() && self.is_restated(kv)?)
+    }
+
+    /// Whether what is left of all entries that are erased has been heard, or nothing is: who has erased them is known as far as that.
+    fn is_restated(self, kv: &impl Kv) -> Result<bool, KvError> {
+        let (log, mut after) = (Log::of(self.space), None::<Vec<u8>>);
+        loop {
+            let rows = kv.scan(Table::Erased, self.space.as_bytes(), after.as_deref(), COUNT_PAGE)?;
+            let Some((last, _)) = rows.last() else { return Ok(true) };
+            after = Some(last.clone());
+            for (key, row) in rows {
+                let entry = key.get(..72).ok_or("the key of what is erased is 104 bytes")?;
+                if kv.get(Table::Restated, entry)?.is_some() {
+                    continue;
+                }
+                let notice = Signed::<Entry>::from_bytes(&row)?;
+                let by = NodeId::from_bytes(*notice.claimed_signer().as_bytes());
+                let known = log.position(kv, by)?.map_or(0, |position| position.seq);
+                if known < notice.claimed()?.seq {
+                    return Ok(false);
+                }
+            }
+        }
     }
 
     /// The first entry of a device that waits for its key.

@@ -10,8 +10,8 @@ use crate::{
     roster::Roster,
     spare::{Reserve, Spared},
 };
-use potluck_crypto::{Signed, UserKeys, derive};
-use potluck_spaces::{Append, Entry, Keys, Kv, KvError, Log, Rows, Table, Tree};
+use potluck_crypto::{UserKeys, derive};
+use potluck_spaces::{Append, Appended, Entry, Keys, Kv, KvError, Log, Logged, Rows, Table, Tree};
 use potluck_types::{ByteSize, NodeId, SpaceId, to_canonical};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -143,7 +143,7 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
             let rows = scan(&kv, Table::Log, &[], after.as_deref(), ENTRIES)?;
             let Some((last, _)) = rows.last() else { break };
             after = Some(last.clone());
-            replay.rows(&rows)?;
+            replay.rows(&kv, &rows)?;
             (self.progress)(FsckProgress {
                 bytes: ByteSize(replay.bytes.min(self.at.total.0)),
                 ..self.at
@@ -245,19 +245,19 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
 }
 
 impl Replay<'_> {
-    fn rows(&mut self, rows: &Rows) -> Result<(), MetaError> {
+    fn rows(&mut self, source: &ReadKv, rows: &Rows) -> Result<(), MetaError> {
         let scratch = self.scratch;
         scratch.write(|kv| {
             for (key, value) in rows {
                 self.entries += 1;
                 self.bytes += (key.len() + value.len()) as u64;
-                self.row(kv, key, value)?;
+                self.row(kv, key, Log::read(source, key, value).ok())?;
             }
             Ok(())
         })
     }
 
-    fn row(&mut self, kv: &mut WriteKv<'_>, key: &[u8], value: &[u8]) -> Result<(), MetaError> {
+    fn row(&mut self, kv: &mut WriteKv<'_>, key: &[u8], logged: Option<Logged>) -> Result<(), MetaError> {
         let Some((id, seq)) = log_place(key) else {
             return Ok(());
         };
@@ -267,10 +267,13 @@ impl Replay<'_> {
         let (space, device) = id;
         let position = Log::of(space).position(kv, device).map_err(failed)?;
         let expected = position.map_or(1, |position| position.seq + 1);
-        let entry = Signed::<Entry>::from_bytes(value).ok().filter(|_| seq == expected);
-        let entry = entry.filter(|entry| entry.claimed_signer().as_bytes() == device.as_bytes());
-        match entry.map(|entry| Log::of(space).append(kv, &entry)) {
-            Some(Ok((Append::New, entry, _))) => self.apply(kv, space, device, &entry),
+        let logged = logged.filter(|logged| seq == expected && logged.claimed_device() == device);
+        match logged.map(|logged| Log::of(space).append(kv, &logged)) {
+            Some(Ok(Appended {
+                append: Append::New,
+                entry,
+                ..
+            })) => self.apply(kv, space, device, &entry),
             _ => {
                 self.broken.insert(id, expected);
                 Ok(())

@@ -5,6 +5,7 @@
 
 use crate::{
     api::NodeConfig,
+    charters,
     home::{self, Home},
     meta::{Invite, Meta},
     node::Node,
@@ -19,7 +20,7 @@ use crate::{
 use bytes::Bytes;
 use potluck_crypto::{Signed, SigningKey, Speakers, TicketSecret, UserKeys, derive::private_space_id};
 use potluck_net::{Endpoint, MemoryNetwork, Message, Protocol, RequestError};
-use potluck_spaces::{Charter, Entry, Log, Share};
+use potluck_spaces::{Charter, Entry, Log, Logged, Share};
 use potluck_types::{
     ByteSize, Descriptor, Entropy, Geometry, Hash, NodeId, ShardId, SpaceId, Timestamp, UnverifiedShard,
     from_canonical, to_canonical,
@@ -309,21 +310,25 @@ impl Server {
             entry.seq = position.map_or(1, |position| position.seq + 1);
             entry.previous = position.map(|position| position.hash);
         }
-        let signed = Signed::sign(&keys.member, &entry).ok()?;
+        let space = entry.space;
+        let logged = Logged::sign(&keys.member, entry).ok()?;
         Some(encode(&PoolRequest::Append {
-            space: entry.space,
-            entries: vec![ByteBuf::from(signed.to_bytes())],
+            space,
+            entries: vec![ByteBuf::from(logged.to_bytes())],
         }))
     }
 
     fn may_be_kept(&self, entry: &[u8]) -> bool {
-        let signed = Signed::<Entry>::from_bytes(entry).expect("an entry");
-        let verified = signed.open().expect("a good signature");
-        let device = NodeId::from_bytes(*verified.signer().as_bytes());
+        let logged = Logged::from_bytes(entry).expect("an entry");
+        let (entry, device) = logged.open().expect("a good signature");
         let owner = self.roster.owner_of(device).expect("a member");
-        let entry = verified.value();
         let kv = self.node.shared().read().expect("its database");
-        let charter = self.node.shared().charters.of(&kv, entry.space).expect("its database");
+        let shared = self.node.shared();
+        let charter = shared.charters.of(&kv, entry.space).expect("its database");
+        for erasure in &entry.erases {
+            let may_erase = charters::may_erase(shared, &kv, entry.space, device, erasure.device);
+            assert!(may_erase.expect("its database"));
+        }
         entry.space == private_space_id(owner) || charter.may_write(owner, device, entry.seq, entry.clock)
     }
 
@@ -515,7 +520,7 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let entry = entry.expect("a first entry");
     let charter = founded_by(&keys.other_user);
     let records = charter.records().map(|record| ByteBuf::from(record.to_bytes()));
-    let plain = entry.open().expect("its own signature").into_value();
+    let (plain, _) = entry.open().expect("its own signature");
     // The number before the first, of a space that its author may not write to.
     let mut zeroth = plain.clone();
     (zeroth.seq, zeroth.space) = (0, private_space_id(keys.strange_user.user_id()));

@@ -2,14 +2,14 @@
 
 use crate::{
     api::{
-        Difference, Emptied, Entry, ExplainOptions, Explanation, PutOptions, RemoveOptions, RemoveReport,
+        Difference, Emptied, Entry, Erasable, Erased, ExplainOptions, Explanation, PutOptions, RemoveOptions, RemoveReport,
         RestoreOptions, RestoreReport, Settled, Settling, SnapshotInfo, Stat, Version, Which,
     },
     changes::Changes,
     conflicts::{self, Conflicts},
     diff,
     download::Download,
-    edit,
+    edit, erase,
     error::NodeError,
     explain, names, rails, restore,
     shared::Shared,
@@ -20,7 +20,7 @@ use crate::{
     versions,
 };
 use potluck_spaces::{Name, Path};
-use potluck_types::{SpaceId, Timestamp};
+use potluck_types::{SpaceId, SpaceName, Timestamp};
 use std::ops::Range;
 
 /// A space of this node's person. Cheap to clone.
@@ -164,6 +164,17 @@ impl Space {
             ..RestoreOptions::default()
         };
         restore::restore(&self.space, path, options).await
+    }
+
+    /// What erasing a path and all below it for ever means. Nothing is done.
+    pub async fn erasable(&self, path: &Path) -> Result<Erasable, NodeError> {
+        erase::plan(&self.space, path).await
+    }
+
+    /// Erases all that a path and those below it have, and ever had: the keys to it are destroyed on every machine that keeps them, and what they opened is freed. Those that are away do so
+    /// when they come back, before they give anything to others.
+    pub async fn erase(&self, called: &SpaceName, path: &Path) -> Result<Erased, NodeError> {
+        erase::erase(&self.space, called, path).await
     }
 
     /// Says that all that was removed and overwritten up to now was meant.

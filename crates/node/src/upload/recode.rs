@@ -227,6 +227,9 @@ async fn to_be_recoded(
     file: &File,
     domains: Domains,
 ) -> Result<Option<(Manifest, Geometry)>, NodeError> {
+    if file.is_erased() {
+        return Ok(None);
+    }
     let content: Content = from_canonical(&file.content).map_err(TreeError::from)?;
     let Content::Tree(manifest) = content else {
         return Ok(None);

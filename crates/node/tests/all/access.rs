@@ -9,7 +9,7 @@ use potluck_crypto::{BoxKey, Link, LinkId, SigningKey, Speakers, UserKeys};
 use potluck_net::{Endpoint, Message, NetworkConfig, Protocol};
 use potluck_node::{LinkError, LinkOptions, Node, NodeError, RemoveOptions, Space, Which};
 use potluck_spaces::{
-    Append, Body, Change, Charter, CharterRecord, DirId, Entry, Fate, File, FileId, GrantTo, Keys, Log, MemoryKv, Name,
+    Append, Body, Change, Charter, CharterRecord, DirId, Fate, File, FileId, GrantTo, Keys, Log, Logged, MemoryKv, Name,
     Path, Position, Publication, Reader, Tree, Value,
 };
 use potluck_types::{Hash, NodeId, SpaceId, StripeId, SystemEntropy, Timestamp, from_canonical, to_canonical};
@@ -330,9 +330,9 @@ impl Modified {
         let after = 0;
         if let PoolReply::Entries(entries) = self.ask(from, &PoolRequest::Fetch { space, device, after }).await {
             for entry in entries {
-                let entry = potluck_crypto::Signed::<Entry>::from_bytes(&entry).unwrap();
-                let (append, _, _) = Log::of(space).append(&mut self.kv, &entry).unwrap();
-                assert_eq!(append, Append::New);
+                let logged = Logged::from_bytes(&entry).unwrap();
+                let appended = Log::of(space).append(&mut self.kv, &logged).unwrap();
+                assert_eq!(appended.append, Append::New);
             }
         }
     }

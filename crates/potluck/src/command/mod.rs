@@ -5,6 +5,7 @@ mod device;
 mod diff;
 mod doctor;
 mod documents;
+mod erase;
 mod explain;
 mod export;
 mod failure;
@@ -131,6 +132,10 @@ pub(crate) fn run(cli: Cli, terminal: Terminal) -> Result<(), Complaint> {
             };
             files::remove(&home()?, &places, options, terminal)
         }
+        Command::Erase { place, .. } => match place {
+            Some(place) => erase::run(&home()?, &place, terminal),
+            None => erase::pending(&home()?, terminal),
+        },
         Command::Trash { place, empty, accept } => {
             let wish = match (empty, accept) {
                 (true, _) => trash::Wish::Empty,

@@ -134,6 +134,22 @@ pub(crate) enum Request {
         /// How.
         options: RemoveOptions,
     },
+    /// What erasing a path for ever means. Reply: `Erasable`.
+    Erasable {
+        /// In which space.
+        space: SpaceName,
+        /// What.
+        path: Path,
+    },
+    /// Erase it. Reply: `Erased`.
+    Erase {
+        /// In which space.
+        space: SpaceName,
+        /// What.
+        path: Path,
+    },
+    /// Ask again about what was erased and not everybody had heard of. Reply: a list of `Erased`.
+    Erasures,
     /// What the trash has of a path and below it. Items: lists of `Trashed`, one for each path. Reply: nothing.
     Trash {
         /// In which space.

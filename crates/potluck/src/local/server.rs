@@ -190,6 +190,9 @@ async fn answer(request: Request, service: &Service, frames: &mut Frames, replie
     | Request::Settle { .. }
     | Request::Explain { .. }
     | Request::Remove { .. }
+    | Request::Erasable { .. }
+    | Request::Erase { .. }
+    | Request::Erasures
     | Request::Trash { .. }
     | Request::EmptyTrash { .. }
     | Request::AcceptLosses
@@ -289,6 +292,9 @@ async fn answer(request: Request, service: &Service, frames: &mut Frames, replie
         Request::Remove { space, path, options } => {
             replies.reply(&node.space(&space)?.remove(&path, options).await?).await
         }
+        Request::Erasable { space, path } => replies.reply(&node.space(&space)?.erasable(&path).await?).await,
+        Request::Erase { space, path } => replies.reply(&node.space(&space)?.erase(&space, &path).await?).await,
+        Request::Erasures => replies.reply(&node.erasures().await?).await,
         Request::Trash { space, path } => {
             let mut listing = node.space(&space)?.trash(&path).await?;
             loop {

@@ -86,13 +86,14 @@ pub enum Change {
 }
 
 impl Change {
-    /// What is left of an entry's changes when the content of files is erased: of the entry, and of those that it said again. Nothing when it has no such file.
+    /// What is left of an entry's changes when the content of files is erased: of the entry, and of those that it said again, each as [`Change::Restate`]. Nothing when it has no such file.
     pub fn without(
         entry: (NodeId, u64, Timestamp),
         changes: Vec<Self>,
         is_erased: &mut impl FnMut(&File) -> bool,
     ) -> Option<Vec<Self>> {
         let (mut found, mut own, mut again) = (false, Vec::with_capacity(changes.len()), Vec::new());
+        let mut says_more = false;
         for mut change in changes {
             if let Self::Restate { changes, .. } = &mut change {
                 for change in changes {
@@ -106,15 +107,18 @@ impl Change {
             } else {
                 found |= change.hollow(is_erased);
                 own.push(change);
+                says_more = true;
             }
         }
-        let (device, seq, clock) = entry;
-        again.push(Self::Restate {
-            device,
-            seq,
-            clock,
-            changes: own,
-        });
+        if says_more {
+            let (device, seq, clock) = entry;
+            again.push(Self::Restate {
+                device,
+                seq,
+                clock,
+                changes: own,
+            });
+        }
         found.then_some(again)
     }
 

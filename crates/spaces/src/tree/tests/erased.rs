@@ -79,11 +79,15 @@ impl Device {
         self.write(&changes, Vec::new(), Vec::new());
         for (device, entry) in self.entries() {
             if let Some(again) = self.says((device, &entry), content) {
-                let erased = again.iter().map(|change| match change {
+                let said_again = |change: &Change| match change {
                     Change::Restate { device, seq, .. } => (*device, *seq),
                     _ => unreachable!("nothing else is said again"),
-                });
-                self.say_erased(erased.collect(), &again);
+                };
+                let mut erased: Vec<_> = again.iter().map(said_again).collect();
+                if !erased.contains(&(device, entry.seq)) {
+                    erased.push((device, entry.seq));
+                }
+                self.say_erased(erased, &again);
             }
         }
     }

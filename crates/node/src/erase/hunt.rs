@@ -1,0 +1,331 @@
+//! What is to be erased: all versions that a path and those below it ever had, as the logs say, under whatever names they were before.
+//!
+//! A content is known by what was sealed: whoever moved, brought back or coded anew a file has said the key to it once more. Bytes that lie in the log itself are followed from
+//! one name to the next. The logs are read as often as something more is found, which is two or three times.
+
+use crate::{
+    charters,
+    error::{MetaError, NodeError},
+    space::OpenSpace,
+    trash,
+};
+use potluck_dag::{Content, Piece};
+use potluck_spaces::{Change, DirId, Entry, Fate, File, FileId, Head, Kv, Log, Name, OpId, Path, Trash, Tree, Value};
+use potluck_types::{Hash, NodeId, Timestamp, from_canonical};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Entries that are read at once.
+const ENTRIES: usize = 256;
+/// Names that are read at once.
+const NAMES: usize = 256;
+/// Versions that one hunt finds at most: the rest is for the next.
+const VERSIONS_MAX: usize = 20_000;
+
+/// Where what is to be erased is, or was.
+#[derive(Clone, Default, Debug)]
+pub(super) struct Places {
+    directories: BTreeSet<DirId>,
+    names: BTreeSet<(DirId, Name)>,
+    /// The devices whose entries this person may erase.
+    erasable: BTreeSet<NodeId>,
+}
+
+impl Places {
+    /// Of a path and of all below it, also of what was removed.
+    pub(super) fn of(space: &OpenSpace, kv: &impl Kv, path: &Path) -> Result<Self, NodeError> {
+        let mut places = Self::default();
+        if let Some((parent, name)) = path.split() {
+            let parents = trash::directories(space, kv, &parent)?;
+            places.names = parents.into_iter().map(|parent| (parent, name.clone())).collect();
+        }
+        for device in Log::of(space.id()).frontier(kv).map_err(MetaError::reading)?.into_keys() {
+            if charters::may_erase(space, kv, space.id(), space.me(), device)? {
+                places.erasable.insert(device);
+            }
+        }
+        let mut left = trash::directories(space, kv, path)?;
+        while let Some(directory) = left.pop() {
+            if places.directories.insert(directory) {
+                below(space, kv, directory, &mut left)?;
+            }
+        }
+        Ok(places)
+    }
+
+    fn have(&self, place: &(DirId, Name)) -> bool {
+        self.directories.contains(&place.0) || self.names.contains(place)
+    }
+}
+
+/// The directories that are in one, or were.
+fn below(space: &OpenSpace, kv: &impl Kv, directory: DirId, into: &mut Vec<DirId>) -> Result<(), NodeError> {
+    let mut add = |heads: &mut dyn Iterator<Item = &Head>| {
+        into.extend(heads.filter_map(|head| match head.value {
+            Value::Directory(id) => Some(id),
+            Value::File(_) | Value::Space(_) => None,
+        }));
+    };
+    let mut after = None;
+    loop {
+        let page = Tree::of(space.id()).list(kv, directory, after.as_ref(), NAMES)?;
+        let Some(last) = page.last() else { break };
+        after = Some(last.name.clone());
+        page.iter().for_each(|listed| add(&mut listed.heads.iter()));
+    }
+    let mut after = None;
+    loop {
+        let page = Trash::of(space.id()).list(kv, directory, after.as_ref(), NAMES);
+        let page = page.map_err(MetaError::reading)?;
+        let Some((last, _)) = page.last() else { return Ok(()) };
+        after = Some(last.clone());
+        page.iter()
+            .for_each(|(_, kept)| add(&mut kept.iter().map(|kept| &kept.head)));
+    }
+}
+
+/// What was found.
+#[derive(Default, Debug)]
+pub(super) struct Found {
+    /// The operations that set the versions, and where.
+    pub(super) versions: BTreeMap<OpId, (DirId, Name)>,
+    /// What was sealed of them.
+    sealed: BTreeSet<Hash>,
+    /// Those of them whose bytes are in the log, and the hashes of these.
+    inline: (BTreeSet<FileId>, BTreeSet<Hash>),
+    /// Operations whose values were moved to where one of them is.
+    moved: BTreeSet<OpId>,
+    /// Operations that set versions elsewhere which lie in the same sealed pieces.
+    pub(super) others: BTreeMap<OpId, (DirId, Name)>,
+    /// When the first of all was set.
+    since: Option<Timestamp>,
+    /// Whether there is more than one hunt finds.
+    pub(super) is_part: bool,
+}
+
+/// One operation of a log.
+struct Step<'a> {
+    op: OpId,
+    clock: Timestamp,
+    change: &'a Change,
+    /// All of the same entry.
+    beside: &'a [Change],
+}
+
+impl Found {
+    /// All that there is to be found.
+    pub(super) fn in_logs(space: &OpenSpace, kv: &impl Kv, places: &Places) -> Result<Self, NodeError> {
+        let mut found = Self::default();
+        loop {
+            let before = found.size();
+            each_entry(space, kv, &mut |device, entry, changes| {
+                each_step((device, entry), &changes, &mut |step| found.look_at(places, &step));
+                Ok(())
+            })?;
+            if found.size() == before {
+                return Ok(found);
+            }
+        }
+    }
+
+    fn size(&self) -> usize {
+        self.versions.len() + self.sealed.len() + self.inline.0.len() + self.moved.len() + self.others.len()
+    }
+
+    fn look_at(&mut self, places: &Places, step: &Step<'_>) {
+        let (place, of, file) = match step.change {
+            Change::Set {
+                parent,
+                name,
+                value: Some(Value::File(file)),
+                ..
+            } => ((*parent, name.clone()), step.op, file),
+            Change::Recode {
+                parent, name, of, file, ..
+            } => ((*parent, name.clone()), *of, file),
+            _ => return,
+        };
+        if self.versions.contains_key(&of) {
+            self.add_content(file, step);
+        } else if places.have(&place) || self.is_listing(places, &place, step) {
+            if self.versions.len() >= VERSIONS_MAX {
+                self.is_part = true;
+                return;
+            }
+            self.versions.insert(of, place);
+            self.since = Some(self.since.map_or(step.clock, |since| since.min(step.clock)));
+            self.add_content(file, step);
+        } else if self.holds(file) {
+            self.others.insert(of, place);
+        } else if let Some(bytes) = inline(file)
+            && self.moved.contains(&of)
+            && self.inline.1.contains(&bytes)
+        {
+            // It is where it was moved to: under this name there is nothing.
+            self.versions.insert(of, place);
+            self.add_content(file, step);
+        }
+    }
+
+    /// What links showed meanwhile has the keys to what they showed.
+    fn is_listing(&self, places: &Places, place: &(DirId, Name), step: &Step<'_>) -> bool {
+        let is_since = self.since.is_some_and(|since| step.clock >= since);
+        place.0 == DirId::LINKS && is_since && places.erasable.contains(&step.op.device)
+    }
+
+    fn add_content(&mut self, file: &File, step: &Step<'_>) {
+        match root(file) {
+            Some(piece) => _ = self.sealed.insert(piece.sealed_id()),
+            None => {
+                let Some(bytes) = inline(file) else { return };
+                self.inline.0.insert(file.id);
+                self.inline.1.insert(bytes);
+                for change in step.beside {
+                    if let Change::Set {
+                        value: None,
+                        replaces,
+                        fate: Fate::Carried,
+                        ..
+                    } = change
+                    {
+                        self.moved.extend(replaces);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether a file's content is among what was found, as far as one can tell from it.
+    pub(super) fn holds(&self, file: &File) -> bool {
+        match root(file) {
+            Some(piece) => self.sealed.contains(&piece.sealed_id()),
+            None => self.inline.0.contains(&file.id),
+        }
+    }
+
+    /// What stays elsewhere is not erased.
+    pub(super) fn leave(&mut self, piece: &Piece) {
+        self.sealed.remove(&piece.sealed_id());
+    }
+
+    /// The versions that have a name, and those that the trash has.
+    pub(super) fn there(
+        &self,
+        space: &OpenSpace,
+        kv: &impl Kv,
+        ops: &BTreeMap<OpId, (DirId, Name)>,
+    ) -> Result<Vec<There>, NodeError> {
+        let mut there = Vec::new();
+        for (op, (parent, name)) in ops {
+            let heads = Tree::of(space.id()).heads(kv, *parent, name)?;
+            let named = heads.into_iter().find(|head| head.op == *op);
+            let is_named = named.is_some();
+            let head = match named {
+                Some(head) => Some(head),
+                None => {
+                    let kept = Trash::of(space.id()).get(kv, *op).map_err(MetaError::reading)?;
+                    kept.map(|kept| kept.head)
+                }
+            };
+            if let Some(Head {
+                value: Value::File(file),
+                clock,
+                ..
+            }) = head
+            {
+                there.push(There {
+                    op: *op,
+                    clock,
+                    parent: *parent,
+                    name: name.clone(),
+                    file,
+                    is_named,
+                });
+            }
+        }
+        Ok(there)
+    }
+}
+
+/// A version that is there.
+#[derive(Clone, Debug)]
+pub(super) struct There {
+    pub(super) op: OpId,
+    pub(super) clock: Timestamp,
+    pub(super) parent: DirId,
+    pub(super) name: Name,
+    pub(super) file: File,
+    /// Whether it has its name, or is in the trash.
+    pub(super) is_named: bool,
+}
+
+/// The piece that a file's content is, or its list of pieces.
+pub(super) fn root(file: &File) -> Option<Piece> {
+    match from_canonical(&file.content).ok()? {
+        Content::Tree(tree) => Some(tree.root().clone()),
+        Content::Inline(_) => None,
+    }
+}
+
+/// The hash of bytes that are in the log itself, if there are any.
+fn inline(file: &File) -> Option<Hash> {
+    match from_canonical(&file.content).ok()? {
+        Content::Inline(bytes) if !bytes.is_empty() => Some(Hash::of(&bytes)),
+        Content::Inline(_) | Content::Tree(_) => None,
+    }
+}
+
+/// Gives each entry of all logs that is not erased, with its changes.
+pub(super) fn each_entry(
+    space: &OpenSpace,
+    kv: &impl Kv,
+    take: &mut dyn FnMut(NodeId, &Entry, Vec<Change>) -> Result<(), NodeError>,
+) -> Result<(), NodeError> {
+    let (log, tree, ring) = (Log::of(space.id()), Tree::of(space.id()), space.ring());
+    for device in log.frontier(kv).map_err(MetaError::reading)?.into_keys() {
+        let mut after = 0;
+        loop {
+            let page = log.entries_after(kv, device, after, ENTRIES);
+            let page = page.map_err(MetaError::reading)?;
+            if page.is_empty() {
+                break;
+            }
+            for logged in page {
+                let (entry, _) = logged.open()?;
+                after = entry.seq;
+                // What its author has sealed wrongly nobody reads.
+                if let Ok(changes) = tree.open(&ring.keys, &entry)
+                    && !changes.is_empty()
+                {
+                    take(device, &entry, changes)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Gives each operation of an entry, and of those that it said again.
+fn each_step((device, entry): (NodeId, &Entry), changes: &[Change], take: &mut dyn FnMut(Step<'_>)) {
+    let mut steps = |device, seq, clock, beside: &[Change]| {
+        for (at, change) in (0..).zip(beside) {
+            take(Step {
+                op: OpId { device, seq, at },
+                clock,
+                change,
+                beside,
+            });
+        }
+    };
+    steps(device, entry.seq, entry.clock, changes);
+    for change in changes {
+        if let Change::Restate {
+            device,
+            seq,
+            clock,
+            changes,
+        } = change
+        {
+            steps(*device, *seq, *clock, changes);
+        }
+    }
+}

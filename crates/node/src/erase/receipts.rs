@@ -1,0 +1,211 @@
+//! Who has heard of an erasure: the machines that keep the log say how far they know it, and all say what they hold of the stripes that were given up.
+
+use crate::{
+    api::{Erasable, Erased, Receipt, Says},
+    error::{MetaError, NodeError},
+    names,
+    protocol::{BATCH_MAX, PoolReply, PoolRequest},
+    shared::Shared,
+    space::OpenSpace,
+};
+use potluck_spaces::{Liveness, Log, Path, Pins};
+use potluck_types::{NodeId, SpaceId, SpaceName, StripeId, Timestamp};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::Duration,
+};
+
+/// The setting that has the erasures that not everybody has heard of.
+const SETTING: &str = "erasures";
+/// Erasures that are remembered: of more the first are forgotten.
+const REMEMBERED: usize = 100;
+/// How long the machines that are here are waited for, and how often they are asked.
+const PATIENCE: Duration = Duration::from_secs(20);
+const ASK_INTERVAL: Duration = Duration::from_millis(500);
+/// How long one machine may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// An erasure that not everybody has heard of.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Pending {
+    space: SpaceId,
+    path: Path,
+    at: Timestamp,
+    /// The entries of this machine that say so.
+    from: u64,
+    to: u64,
+}
+
+/// The number of the next entry of this machine.
+pub(super) async fn next_entry(space: &OpenSpace) -> Result<u64, NodeError> {
+    let known = names::known(space.shared(), space.id(), space.me()).await?;
+    Ok(known.map_or(1, |position| position.seq + 1))
+}
+
+/// Waits a while for all machines to say that they have nothing, and remembers the erasure if not all do.
+pub(super) async fn gather(
+    space: &OpenSpace,
+    called: &SpaceName,
+    path: &Path,
+    from: u64,
+    what: Erasable,
+) -> Result<Erased, NodeError> {
+    let pending = Pending {
+        space: space.id(),
+        path: path.clone(),
+        at: space.now(),
+        from,
+        to: next_entry(space).await? - 1,
+    };
+    let remembered = pending.clone();
+    change(space.shared(), |all| all.push(remembered)).await?;
+    let until = space.steady() + PATIENCE;
+    let stripes = given_up(space, &pending).await?;
+    let mut erased = Erased {
+        space: called.clone(),
+        path: path.clone(),
+        at: pending.at,
+        what: Some(what),
+        receipts: Vec::new(),
+    };
+    loop {
+        erased.receipts = ask_all(space, &pending, &stripes).await;
+        let is_waited_for = |receipt: &Receipt| !matches!(receipt.says, Says::Nothing | Says::Silent);
+        if !erased.receipts.iter().any(is_waited_for) || space.steady() >= until {
+            break;
+        }
+        tokio::select! {
+            biased;
+            () = space.stopping.cancelled() => return Err(NodeError::Stopping),
+            () = tokio::time::sleep(ASK_INTERVAL) => {}
+        }
+    }
+    if erased.is_everywhere() {
+        forget(space.shared(), &pending).await?;
+    }
+    Ok(erased)
+}
+
+/// Asks again about the erasures that not everybody has heard of. Those of which all have nothing are forgotten after it.
+pub(crate) async fn asked_again(shared: &Arc<Shared>) -> Result<Vec<Erased>, NodeError> {
+    let mut asked = Vec::new();
+    for pending in all(shared).await? {
+        let (Some(space), Some(called)) = (shared.open_space(pending.space), shared.spaces.name(pending.space)) else {
+            continue;
+        };
+        let stripes = given_up(&space, &pending).await?;
+        let erased = Erased {
+            space: called,
+            path: pending.path.clone(),
+            at: pending.at,
+            what: None,
+            receipts: ask_all(&space, &pending, &stripes).await,
+        };
+        if erased.is_everywhere() {
+            forget(shared, &pending).await?;
+        }
+        asked.push(erased);
+    }
+    Ok(asked)
+}
+
+async fn all(shared: &Arc<Shared>) -> Result<Vec<Pending>, NodeError> {
+    let task = Arc::clone(shared);
+    Shared::blocking(move || Ok(task.meta.setting(SETTING)?.unwrap_or_default())).await
+}
+
+async fn change(shared: &Arc<Shared>, change: impl FnOnce(&mut Vec<Pending>) + Send + 'static) -> Result<(), NodeError> {
+    let task = Arc::clone(shared);
+    Shared::blocking(move || {
+        let mut all: Vec<Pending> = task.meta.setting(SETTING)?.unwrap_or_default();
+        change(&mut all);
+        let too_many = all.len().saturating_sub(REMEMBERED);
+        all.drain(..too_many);
+        Ok(task.meta.set_setting(SETTING, &all)?)
+    })
+    .await
+}
+
+async fn forget(shared: &Arc<Shared>, pending: &Pending) -> Result<(), NodeError> {
+    let (space, from) = (pending.space, pending.from);
+    change(shared, move |all| {
+        all.retain(|other| (other.space, other.from) != (space, from));
+    })
+    .await
+}
+
+/// The stripes that nobody uses since.
+async fn given_up(space: &OpenSpace, pending: &Pending) -> Result<Vec<StripeId>, NodeError> {
+    let (task, from, to) = (space.clone(), pending.from, pending.to);
+    Shared::blocking(move || {
+        let (kv, log, pins) = (task.read()?, Log::of(task.id()), Pins::of(task.id()));
+        let mut given_up = BTreeSet::new();
+        for seq in from..=to {
+            let Some(logged) = log.entry(&kv, task.me(), seq).map_err(MetaError::reading)? else {
+                break;
+            };
+            for stripe in logged.open()?.0.unpins {
+                let state = pins.state(&kv, stripe).map_err(MetaError::reading)?;
+                if state.liveness() == Liveness::Dead {
+                    given_up.insert(stripe);
+                }
+            }
+        }
+        Ok(given_up.into_iter().collect())
+    })
+    .await
+}
+
+async fn ask_all(space: &OpenSpace, pending: &Pending, stripes: &[StripeId]) -> Vec<Receipt> {
+    let others: Vec<NodeId> = space.with_control(|control| control.roster.members().into_iter().collect());
+    let others = others.into_iter().filter(|node| *node != space.me());
+    let asked = others.map(|node| async move {
+        let says = tokio::time::timeout(ANSWER_TIMEOUT, ask(space, node, pending, stripes)).await;
+        Receipt {
+            machine: node,
+            name: space.with_control(|control| control.roster.state(node).and_then(|state| state.name.clone())),
+            says: says.ok().flatten().unwrap_or(Says::Silent),
+        }
+    });
+    futures::future::join_all(asked).await
+}
+
+/// What a machine says; nothing when it does not answer.
+async fn ask(space: &OpenSpace, node: NodeId, pending: &Pending, stripes: &[StripeId]) -> Option<Says> {
+    if !space.with_control(|control| control.live_peers().contains(&node)) {
+        return None;
+    }
+    let request = PoolRequest::Frontier {
+        space: space.id(),
+        is_chartered: false,
+        digest: None,
+    };
+    let known = match space.ask(node, &request).await.ok()? {
+        PoolReply::Frontier(known) => known,
+        PoolReply::Logs { known, .. } => known,
+        _ => return None,
+    };
+    let position = known.iter().find(|(device, _)| *device == space.me());
+    let has_heard = position.is_some_and(|(_, position)| position.seq >= pending.to);
+    if !known.is_empty() && !has_heard {
+        // Whoever keeps the log is told at once.
+        let _ = names::push(space.shared(), node, space.id()).await;
+        return Some(Says::NotHeard);
+    }
+    let mut held = 0;
+    for stripes in stripes.chunks(BATCH_MAX) {
+        let request = PoolRequest::Locate {
+            stripes: stripes.to_vec(),
+        };
+        let PoolReply::Located(located) = space.ask(node, &request).await.ok()? else {
+            return None;
+        };
+        held += located.iter().map(|shards| shards.len() as u64).sum::<u64>();
+    }
+    Some(match held {
+        0 => Says::Nothing,
+        held => Says::Sealed(held),
+    })
+}

@@ -1,0 +1,161 @@
+//! `potluck erase`: for ever, and who says that they have nothing of it any more.
+
+use crate::{
+    complaint::Complaint,
+    local::{client, message::Request},
+    place::{Place, escape},
+    terminal::{Terminal, count, listed},
+};
+use potluck_node::{Erasable, Erased, Receipt, Says};
+use potluck_types::ByteSize;
+use std::path::Path;
+
+/// Places that are named where the same content stays.
+const STAYS_NAMED: usize = 5;
+
+/// Erases, once it is confirmed.
+pub(super) fn run(home: &Path, place: &Place, terminal: Terminal) -> Result<(), Complaint> {
+    let (space, path) = (place.space.clone(), place.path.clone());
+    let request = Request::Erasable {
+        space: space.clone(),
+        path: path.clone(),
+    };
+    let erasable: Erasable = client::call(home, &request)?;
+    terminal.confirm(&question(place, &erasable))?;
+    let erased: Erased = client::call(home, &Request::Erase { space, path })?;
+    terminal.result(&erased, || match terminal.quiet {
+        true => String::new(),
+        false => told(place, &erased),
+    });
+    Ok(())
+}
+
+/// Asks again about what was erased before.
+pub(super) fn pending(home: &Path, terminal: Terminal) -> Result<(), Complaint> {
+    let asked: Vec<Erased> = client::call(home, &Request::Erasures)?;
+    terminal.result(&asked, || {
+        let of_each = |erased: &Erased| {
+            let place = Place::root_of(erased.space.clone()).at(&erased.path);
+            format!("{place}, erased {}\n{}", erased.at, said(&erased.receipts))
+        };
+        match asked.is_empty() {
+            true => "All machines have heard of all that you have erased on this one.".to_owned(),
+            false => asked.iter().map(of_each).collect::<Vec<_>>().join("\n"),
+        }
+    });
+    Ok(())
+}
+
+fn question(place: &Place, erasable: &Erasable) -> String {
+    let what = match (erasable.files, erasable.versions) {
+        (0, versions) => format!("{} of what was there", count(versions, "version")),
+        (files, versions) => format!(
+            "{} ({}), {} in all",
+            count(files, "file"),
+            ByteSize(erasable.bytes),
+            count(versions, "version")
+        ),
+    };
+    let mut text = format!(
+        "Erase {place} for ever? {what}: the keys are destroyed on every machine, and nobody can bring it back, from a snapshot neither."
+    );
+    if erasable.stored_anew > 0 {
+        let others = count(erasable.stored_anew, "other file");
+        text.push_str(&format!(" {others} that lie in the same sealed pieces are stored anew."));
+    }
+    text.push_str(&stays(place, erasable));
+    text
+}
+
+/// What is not erased with it.
+fn stays(place: &Place, erasable: &Erasable) -> String {
+    let mut text = String::new();
+    let named = erasable.stays_at.iter().take(STAYS_NAMED);
+    let mut named: Vec<String> = named.map(|path| place.at(path).to_string()).collect();
+    match erasable.stays_at.len() {
+        0 => {}
+        all => {
+            if all > named.len() {
+                named.push(format!("{} more", all - named.len()));
+            }
+            text.push_str(&format!(" The same content stays at {}.", listed(named, "and")));
+        }
+    }
+    if erasable.unerasable > 0 {
+        text.push_str(&format!(
+            " {} cannot be erased: an older version of Potluck wrote them into the log for good. They are removed.",
+            count(erasable.unerasable, "version")
+        ));
+    }
+    if erasable.links_of_others > 0 {
+        text.push_str(&format!(
+            " {} of others into the space may show it until their machines have heard of it.",
+            count(erasable.links_of_others, "link")
+        ));
+    }
+    text
+}
+
+fn told(place: &Place, erased: &Erased) -> String {
+    let what = erased.what.clone().unwrap_or_default();
+    let mut text = format!(
+        "Erased {place}: {} ({}), {} in all.",
+        count(what.files, "file"),
+        ByteSize(what.bytes),
+        count(what.versions, "version"),
+    );
+    text.push_str(&stays(place, &what));
+    text.push('\n');
+    text.push_str(&said(&erased.receipts));
+    text
+}
+
+/// What the machines say.
+fn said(receipts: &[Receipt]) -> String {
+    let these = |of: &dyn Fn(Says) -> bool| -> Vec<String> {
+        let those = receipts.iter().filter(|receipt| of(receipt.says));
+        those.map(|receipt| escape(&receipt.called())).collect()
+    };
+    let clear = these(&|says| says == Says::Nothing).len();
+    let mut lines = vec![match (clear, receipts.len()) {
+        (_, 0) => "There is no other machine that could have anything of it.".to_owned(),
+        (clear, all) if clear == all => format!(
+            "  {} says that it has nothing of it.",
+            match all {
+                1 => "The other machine".to_owned(),
+                all => format!("Each of the {all} other machines"),
+            }
+        ),
+        (clear, all) => format!("  {clear} of {} say that they have nothing of it.", count(all as u64, "other machine")),
+    }];
+    let away = these(&|says| says == Says::Silent);
+    let mut add = |names: Vec<String>, one: &str, many: &str| match names.len() {
+        0 => {}
+        1 => lines.push(format!("  {} {one}", names[0])),
+        _ => lines.push(format!("  {} {many}", listed(names, "and"))),
+    };
+    let is_away = !away.is_empty();
+    add(
+        away,
+        "is away: it drops what it has when it is back, before it gives anything to others.",
+        "are away: they drop what they have when they are back, before they give anything to others.",
+    );
+    let not_heard = these(&|says| says == Says::NotHeard);
+    let is_late = !not_heard.is_empty();
+    add(
+        not_heard,
+        "has not heard of it yet, and may have the keys.",
+        "have not heard of it yet, and may have the keys.",
+    );
+    let sealed = these(&|says| matches!(says, Says::Sealed(_)));
+    let has_sealed = !sealed.is_empty();
+    add(
+        sealed,
+        "has sealed parts of it still, and no keys to them; it frees them within a day.",
+        "have sealed parts of it still, and no keys to them; they free them within a day.",
+    );
+    if is_away || is_late || has_sealed {
+        lines.push("  `potluck erase --pending` asks them again.".to_owned());
+    }
+    lines.join("\n")
+}
