@@ -151,7 +151,9 @@ async fn common(space: &OpenSpace, peer: NodeId, theirs: Position) -> Result<u64
             let hash = |bytes: &ByteBuf| Logged::from_bytes(bytes).map(|logged| logged.hash()).ok();
             // One may have the changes of an entry still that are erased on the other.
             let same = known.iter().zip(&told);
-            let same = same.take_while(|(a, b)| hash(a).is_some() && hash(a) == hash(b)).count();
+            let same = same
+                .take_while(|(a, b)| hash(a).is_some() && hash(a) == hash(b))
+                .count();
             at += same as u64;
             if same == 0 || same < known.len().min(told.len()) {
                 break;

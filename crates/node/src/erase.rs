@@ -47,12 +47,18 @@ struct Plan {
 
 /// What erasing a path means.
 pub(crate) async fn plan(space: &OpenSpace, path: &Path) -> Result<Erasable, NodeError> {
+    hear(space).await?;
+    let (task, path) = (space.clone(), path.clone());
+    Shared::blocking(move || Ok(make_plan(&task, &path)?.told)).await
+}
+
+/// Hears what others know of the space: what is not known here is not erased.
+async fn hear(space: &OpenSpace) -> Result<(), NodeError> {
     space.refuse_reader()?;
     if let Err(error) = names::catch_up(space).await {
         tracing::info!(%error, "what is erased is what is known here");
     }
-    let (task, path) = (space.clone(), path.clone());
-    Shared::blocking(move || Ok(make_plan(&task, &path)?.told)).await
+    Ok(())
 }
 
 fn make_plan(space: &OpenSpace, path: &Path) -> Result<Plan, NodeError> {
@@ -148,7 +154,12 @@ fn refuse_others(space: &OpenSpace, kv: &impl Kv, found: &Found) -> Result<u64, 
     }
     let people = space.with_control(|control| {
         let people = others.iter().filter_map(|device| control.roster.owner_of(*device));
-        let called = |user| control.roster.called(user).map_or_else(|| user.short(), |name| name.to_string());
+        let called = |user| {
+            control
+                .roster
+                .called(user)
+                .map_or_else(|| user.short(), |name| name.to_string())
+        };
         people.collect::<BTreeSet<_>>().into_iter().map(called).collect()
     });
     Err(NodeError::EraseOthers(people))
@@ -156,8 +167,7 @@ fn refuse_others(space: &OpenSpace, kv: &impl Kv, found: &Found) -> Result<u64, 
 
 /// Erases all that a path and those below it have, and ever had.
 pub(crate) async fn erase(space: &OpenSpace, called: &SpaceName, path: &Path) -> Result<Erased, NodeError> {
-    plan(space, path).await?;
-    space.refuse_when_full()?;
+    hear(space).await?;
     let from = receipts::next_entry(space).await?;
     let mut what = Erasable::default();
     loop {
@@ -194,22 +204,11 @@ async fn carry_out(space: &OpenSpace, mut plan: Plan) -> Result<(), NodeError> {
         }
         upload.finish().await?;
     }
-    let is_listing = |there: &There| there.parent == DirId::LINKS;
-    let (listings, there): (Vec<_>, Vec<_>) = plan.there.into_iter().partition(is_listing);
-    let mut given_up = free(space, there).await?;
+    plan.there.retain(|there| there.parent != DirId::LINKS);
+    let mut given_up = free(space, plan.there).await?;
     // What links show now has no keys to it any more, and what they showed before goes.
     links::show_now(space).await?;
-    let (task, mut found) = (space.clone(), plan.found);
-    let found = Shared::blocking(move || {
-        let shown = listings.into_iter().map(|there| (there.op, (there.parent, there.name)));
-        for there in found.there(&task, &task.read()?, &shown.collect())? {
-            if let Some(piece) = root(&there.file) {
-                found.leave(&piece);
-            }
-        }
-        Ok::<_, NodeError>(found)
-    });
-    given_up.extend(say_erased(space, found.await?).await?);
+    given_up.extend(say_erased(space, plan.found).await?);
     if !given_up.is_empty() {
         sweep::announce(space, given_up);
     }
@@ -240,10 +239,13 @@ async fn free(space: &OpenSpace, there: Vec<There>) -> Result<Vec<StripeId>, Nod
 }
 
 /// Erases the changes of all entries that have a key to what was found, and says again what else they said.
-async fn say_erased(space: &OpenSpace, found: Found) -> Result<Vec<StripeId>, NodeError> {
+async fn say_erased(space: &OpenSpace, mut found: Found) -> Result<Vec<StripeId>, NodeError> {
     let task = space.clone();
     let (found, entries) = Shared::blocking(move || {
-        let (kv, mut entries) = (task.read()?, Vec::new());
+        let kv = task.read()?;
+        // What has a name still, because somebody has put the same meanwhile, or a link shows it, keeps its keys. What comes from now on is not among the entries.
+        while found.leave_what_is_there(&task, &kv)? {}
+        let mut entries = Vec::new();
         each_entry(&task, &kv, &mut |device, entry, changes| {
             let said = (device, entry.seq, entry.clock);
             if entry.is_erasable() && Change::without(said, changes, &mut |file| found.holds(file)).is_some() {

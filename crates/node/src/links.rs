@@ -663,7 +663,9 @@ pub(crate) async fn show_now(space: &OpenSpace) -> Result<(), NodeError> {
 
 /// How many links into a space others have made.
 pub(crate) fn count_of_others(space: &OpenSpace) -> Result<u64, NodeError> {
-    let others = all(space)?.into_iter().filter(|published| Mine::of(space, published.clone()).is_none());
+    let others = all(space)?
+        .into_iter()
+        .filter(|published| Mine::of(space, published.clone()).is_none());
     Ok(others.count() as u64)
 }
 

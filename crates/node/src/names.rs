@@ -17,8 +17,8 @@ use crate::{
 };
 use potluck_placement::{Presence, View, default_survive, rank};
 use potluck_spaces::{
-    Append, AppendError, Appended, Body, Change, Erasure, Frontier, Keys, Kv, Liveness, Log, Logged, Path, Pins, Position, Table, Totals,
-    Trash, Tree, TreeError, Value,
+    Append, AppendError, Appended, Body, Change, Erasure, Frontier, Keys, Kv, Liveness, Log, Logged, Path, Pins,
+    Position, Table, Totals, Trash, Tree, TreeError, Value,
 };
 use potluck_types::{ByteSize, Hash, NodeId, SpaceId, StripeId, Timestamp, UserId, limits, to_canonical};
 use serde_bytes::ByteBuf;

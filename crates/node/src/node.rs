@@ -9,9 +9,9 @@ pub use space::Space;
 use crate::{
     access,
     api::{
-        Access, AccessEvent, Erased, Held, Identity, Invitation, InviteOptions, LeaveProgress, LetIn, LinkInfo, LinkMade,
-        LinkOptions, MassIn, Member, NodeStatus, Person, Probe, Reconciled, RemoveOptions, Revoked, SpaceInfo,
-        SpaceOptions, SpacePath, SpaceRemoval, Status, TrashInfo, Unshared, Verified,
+        Access, AccessEvent, Erased, Held, Identity, Invitation, InviteOptions, LeaveProgress, LetIn, LinkInfo,
+        LinkMade, LinkOptions, MassIn, Member, NodeStatus, Person, Probe, Reconciled, RemoveOptions, Revoked,
+        SpaceInfo, SpaceOptions, SpacePath, SpaceRemoval, Status, TrashInfo, Unshared, Verified,
     },
     audit, branch, collect, conflicts,
     control::AtHand,

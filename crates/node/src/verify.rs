@@ -93,7 +93,9 @@ fn position_at(space: &OpenSpace, kv: &impl Kv, device: NodeId, seq: u64) -> Res
     Ok(logged.map(|logged| Position {
         seq,
         hash: logged.hash(),
-        clock: logged.open().map_or_else(|_| Timestamp::default(), |(entry, _)| entry.clock),
+        clock: logged
+            .open()
+            .map_or_else(|_| Timestamp::default(), |(entry, _)| entry.clock),
     }))
 }
 

@@ -7,7 +7,9 @@
 
 use crate::{EpochId, Kv, KvError, Links, Pins, Publication, Table};
 use potluck_crypto::{Record, Signed, SignedError, SigningKey};
-use potluck_types::{Hash, NodeId, SpaceId, StripeId, Timestamp, from_canonical, from_canonical_or_later, limits, to_canonical};
+use potluck_types::{
+    Hash, NodeId, SpaceId, StripeId, Timestamp, from_canonical, from_canonical_or_later, limits, to_canonical,
+};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use std::collections::BTreeMap;
@@ -147,7 +149,10 @@ impl Logged {
             sealed,
             erased_by,
         } = from_canonical_or_later(bytes).map_err(|source| SignedError::Codec { context, source })?;
-        let (len, max) = (sealed.as_ref().map_or(0, |sealed| sealed.len()), limits::ENTRY_BYTES_MAX);
+        let (len, max) = (
+            sealed.as_ref().map_or(0, |sealed| sealed.len()),
+            limits::ENTRY_BYTES_MAX,
+        );
         if len > max {
             return Err(SignedError::TooLarge { context, len, max });
         }
@@ -371,13 +376,7 @@ impl Log {
     }
 
     /// Makes and signs the next entry of this device; it is not stored yet.
-    pub fn next_entry(
-        self,
-        kv: &impl Kv,
-        key: &SigningKey,
-        now: Timestamp,
-        body: Body,
-    ) -> Result<Logged, AppendError> {
+    pub fn next_entry(self, kv: &impl Kv, key: &SigningKey, now: Timestamp, body: Body) -> Result<Logged, AppendError> {
         let latest = self
             .frontier(kv)?
             .values()
@@ -452,7 +451,11 @@ impl Log {
             (kept.sealed, entry.sealed) = (None, ByteBuf::new());
         } else if entry.is_erasable() && entry.is_erased() {
             let (notice, said, by) = self.notice_of(logged, device, entry.seq)?;
-            kv.put(Table::Erased, &self.erased_key(device, entry.seq, by), &notice.to_bytes())?;
+            kv.put(
+                Table::Erased,
+                &self.erased_key(device, entry.seq, by),
+                &notice.to_bytes(),
+            )?;
             erased_by = Some((said, by));
         }
         kv.put(Table::Log, &log_key, &kept.to_bytes())?;
@@ -478,7 +481,12 @@ impl Log {
     }
 
     /// The entry that comes with one as the proof that its changes are erased, and the device that has written it.
-    fn notice_of(self, logged: &Logged, device: NodeId, seq: u64) -> Result<(&Signed<Entry>, Entry, NodeId), AppendError> {
+    fn notice_of(
+        self,
+        logged: &Logged,
+        device: NodeId,
+        seq: u64,
+    ) -> Result<(&Signed<Entry>, Entry, NodeId), AppendError> {
         let stripped = || AppendError::Stripped {
             device: device.short(),
             seq,
@@ -528,7 +536,8 @@ impl Log {
     pub fn erased_by(self, kv: &impl Kv, (device, seq): (NodeId, u64), by: NodeId) -> Result<Option<Entry>, KvError> {
         let row = kv.get(Table::Erased, &self.erased_key(device, seq, by))?;
         // It was checked when it was written.
-        row.map(|row| Ok(Signed::<Entry>::from_bytes(&row)?.claimed()?)).transpose()
+        row.map(|row| Ok(Signed::<Entry>::from_bytes(&row)?.claimed()?))
+            .transpose()
     }
 
     /// The devices that say that the changes of an entry are erased.

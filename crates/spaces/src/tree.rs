@@ -293,13 +293,7 @@ impl Tree {
     }
 
     /// The changes of an entry; of one that is erased, those that were said again.
-    pub fn changes(
-        self,
-        kv: &impl Kv,
-        keys: &Keys,
-        device: NodeId,
-        entry: &Entry,
-    ) -> Result<Vec<Change>, TreeError> {
+    pub fn changes(self, kv: &impl Kv, keys: &Keys, device: NodeId, entry: &Entry) -> Result<Vec<Change>, TreeError> {
         if !entry.is_erased() {
             return self.open(keys, entry);
         }
@@ -315,7 +309,10 @@ impl Tree {
             for change in self.open(keys, &notice)? {
                 match change {
                     Change::Restate {
-                        device: of, seq, changes, ..
+                        device: of,
+                        seq,
+                        changes,
+                        ..
                     } if (of, seq) == (device, entry.seq) => return Ok(changes),
                     _ => {}
                 }

@@ -38,7 +38,11 @@ impl Places {
             let parents = trash::directories(space, kv, &parent)?;
             places.names = parents.into_iter().map(|parent| (parent, name.clone())).collect();
         }
-        for device in Log::of(space.id()).frontier(kv).map_err(MetaError::reading)?.into_keys() {
+        for device in Log::of(space.id())
+            .frontier(kv)
+            .map_err(MetaError::reading)?
+            .into_keys()
+        {
             if charters::may_erase(space, kv, space.id(), space.me(), device)? {
                 places.erasable.insert(device);
             }
@@ -132,18 +136,7 @@ impl Found {
     }
 
     fn look_at(&mut self, places: &Places, step: &Step<'_>) {
-        let (place, of, file) = match step.change {
-            Change::Set {
-                parent,
-                name,
-                value: Some(Value::File(file)),
-                ..
-            } => ((*parent, name.clone()), step.op, file),
-            Change::Recode {
-                parent, name, of, file, ..
-            } => ((*parent, name.clone()), *of, file),
-            _ => return,
-        };
+        let Some((place, of, file)) = set_by(step) else { return };
         if self.versions.contains_key(&of) {
             self.add_content(file, step);
         } else if places.have(&place) || self.is_listing(places, &place, step) {
@@ -207,6 +200,25 @@ impl Found {
         self.sealed.remove(&piece.sealed_id());
     }
 
+    /// Leaves what is sealed in versions that are there. Whether there were any.
+    pub(super) fn leave_what_is_there(&mut self, space: &OpenSpace, kv: &impl Kv) -> Result<bool, NodeError> {
+        let mut held = BTreeMap::new();
+        each_entry(space, kv, &mut |device, entry, changes| {
+            each_step((device, entry), &changes, &mut |step| {
+                if let Some((place, of, file)) = set_by(&step)
+                    && self.holds(file)
+                {
+                    held.insert(of, place);
+                }
+            });
+            Ok(())
+        })?;
+        let there = self.there(space, kv, &held)?;
+        let pieces = there.iter().filter_map(|there| root(&there.file));
+        let left = pieces.filter(|piece| self.sealed.remove(&piece.sealed_id())).count();
+        Ok(left > 0)
+    }
+
     /// The versions that have a name, and those that the trash has.
     pub(super) fn there(
         &self,
@@ -243,6 +255,22 @@ impl Found {
             }
         }
         Ok(there)
+    }
+}
+
+/// The file that an operation sets, or says of where it lies: where that is, and which operation has set it.
+fn set_by<'a>(step: &Step<'a>) -> Option<((DirId, Name), OpId, &'a File)> {
+    match step.change {
+        Change::Set {
+            parent,
+            name,
+            value: Some(Value::File(file)),
+            ..
+        } => Some(((*parent, name.clone()), step.op, file)),
+        Change::Recode {
+            parent, name, of, file, ..
+        } => Some(((*parent, name.clone()), *of, file)),
+        _ => None,
     }
 }
 

@@ -11,11 +11,7 @@ use crate::{
 use potluck_spaces::{Liveness, Log, Path, Pins};
 use potluck_types::{NodeId, SpaceId, SpaceName, StripeId, Timestamp};
 use serde::{Deserialize, Serialize};
-use std::{
-    collections::BTreeSet,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 /// The setting that has the erasures that not everybody has heard of.
 const SETTING: &str = "erasures";
@@ -116,7 +112,10 @@ async fn all(shared: &Arc<Shared>) -> Result<Vec<Pending>, NodeError> {
     Shared::blocking(move || Ok(task.meta.setting(SETTING)?.unwrap_or_default())).await
 }
 
-async fn change(shared: &Arc<Shared>, change: impl FnOnce(&mut Vec<Pending>) + Send + 'static) -> Result<(), NodeError> {
+async fn change(
+    shared: &Arc<Shared>,
+    change: impl FnOnce(&mut Vec<Pending>) + Send + 'static,
+) -> Result<(), NodeError> {
     let task = Arc::clone(shared);
     Shared::blocking(move || {
         let mut all: Vec<Pending> = task.meta.setting(SETTING)?.unwrap_or_default();

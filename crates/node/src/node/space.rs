@@ -2,8 +2,8 @@
 
 use crate::{
     api::{
-        Difference, Emptied, Entry, Erasable, Erased, ExplainOptions, Explanation, PutOptions, RemoveOptions, RemoveReport,
-        RestoreOptions, RestoreReport, Settled, Settling, SnapshotInfo, Stat, Version, Which,
+        Difference, Emptied, Entry, Erasable, Erased, ExplainOptions, Explanation, PutOptions, RemoveOptions,
+        RemoveReport, RestoreOptions, RestoreReport, Settled, Settling, SnapshotInfo, Stat, Version, Which,
     },
     changes::Changes,
     conflicts::{self, Conflicts},
@@ -172,7 +172,7 @@ impl Space {
     }
 
     /// Erases all that a path and those below it have, and ever had: the keys to it are destroyed on every machine that keeps them, and what they opened is freed. Those that are away do so
-    /// when they come back, before they give anything to others.
+    /// when they come back.
     pub async fn erase(&self, called: &SpaceName, path: &Path) -> Result<Erased, NodeError> {
         erase::erase(&self.space, called, path).await
     }

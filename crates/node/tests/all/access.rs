@@ -9,8 +9,8 @@ use potluck_crypto::{BoxKey, Link, LinkId, SigningKey, Speakers, UserKeys};
 use potluck_net::{Endpoint, Message, NetworkConfig, Protocol};
 use potluck_node::{LinkError, LinkOptions, Node, NodeError, RemoveOptions, Space, Which};
 use potluck_spaces::{
-    Append, Body, Change, Charter, CharterRecord, DirId, Fate, File, FileId, GrantTo, Keys, Log, Logged, MemoryKv, Name,
-    Path, Position, Publication, Reader, Tree, Value,
+    Append, Body, Change, Charter, CharterRecord, DirId, Erasure, Fate, File, FileId, GrantTo, Keys, Log, Logged,
+    MemoryKv, Name, Path, Position, Publication, Reader, Tree, Value,
 };
 use potluck_types::{Hash, NodeId, SpaceId, StripeId, SystemEntropy, Timestamp, from_canonical, to_canonical};
 use serde::{Deserialize, Serialize};
@@ -257,7 +257,7 @@ async fn the_program_does_what_its_person_may() {
 }
 
 /// A program that does not obey, in the place of a person's machine.
-struct Modified {
+pub(crate) struct Modified {
     endpoint: Endpoint,
     node: SigningKey,
     user: UserKeys,
@@ -269,7 +269,7 @@ struct Modified {
 
 impl Modified {
     /// Of a machine that has ended, and whose home this is.
-    async fn in_place_of(home: &TempDir, honest: &[&Node], space: SpaceId) -> Self {
+    pub(crate) async fn in_place_of(home: &TempDir, honest: &[&Node], space: SpaceId) -> Self {
         let mut modified = Self::knowing_nothing(home, honest, space).await;
         modified.learn(honest[0].identity().node).await;
         modified
@@ -339,6 +339,52 @@ impl Modified {
 
     fn keys(&self) -> Keys {
         self.charter.keys(&self.user)
+    }
+
+    /// The log of a machine, as another tells it.
+    pub(crate) async fn log_of(&self, device: NodeId, from: NodeId) -> Vec<Logged> {
+        let space = self.space;
+        match self
+            .ask(
+                from,
+                &PoolRequest::Fetch {
+                    space,
+                    device,
+                    after: 0,
+                },
+            )
+            .await
+        {
+            PoolReply::Entries(entries) => entries.iter().map(|entry| Logged::from_bytes(entry).unwrap()).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// An entry that erases another's.
+    pub(crate) fn erasing(&self, device: NodeId, seq: u64) -> Logged {
+        let (keys, epoch) = (self.keys(), self.charter.current());
+        let body = Body {
+            sealed: Tree::of(self.space).seal(keys.of(epoch).unwrap(), &[], &SystemEntropy),
+            epoch,
+            erases: vec![Erasure {
+                device,
+                entries: vec![seq],
+            }],
+            ..Body::default()
+        };
+        let now = u64::try_from(std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap();
+        let log = Log::of(self.space);
+        log.next_entry(&self.kv, &self.node, Timestamp::from_millis(now), body)
+            .unwrap()
+    }
+
+    /// Whether another takes entries.
+    pub(crate) async fn takes(&self, victim: NodeId, entries: Vec<ByteBuf>) -> bool {
+        let space = self.space;
+        matches!(
+            self.ask(victim, &PoolRequest::Append { space, entries }).await,
+            PoolReply::Done
+        )
     }
 
     /// An entry that puts `/forged`, removes what is named, and ends a link, as good as this person can make it, at this time.

@@ -61,7 +61,7 @@ fn files(folder: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
     found
 }
 
-fn check(home: &Path, repair: bool) -> FsckReport {
+pub(crate) fn check(home: &Path, repair: bool) -> FsckReport {
     let options = FsckOptions {
         repair,
         ..FsckOptions::default()
@@ -77,7 +77,7 @@ fn check(home: &Path, repair: bool) -> FsckReport {
     report.unwrap()
 }
 
-fn faults(report: &FsckReport) -> Vec<(&str, &Fault)> {
+pub(crate) fn faults(report: &FsckReport) -> Vec<(&str, &Fault)> {
     let findings = report.findings.iter();
     findings.map(|finding| (&*finding.place, &finding.fault)).collect()
 }

@@ -6,6 +6,7 @@ mod access;
 mod common;
 mod conflicts;
 mod devices;
+mod erase;
 mod explain;
 mod fsck;
 mod hostile;

@@ -61,7 +61,9 @@ fn question(place: &Place, erasable: &Erasable) -> String {
     );
     if erasable.stored_anew > 0 {
         let others = count(erasable.stored_anew, "other file");
-        text.push_str(&format!(" {others} that lie in the same sealed pieces are stored anew."));
+        text.push_str(&format!(
+            " {others} that lie in the same sealed pieces are stored anew."
+        ));
     }
     text.push_str(&stays(place, erasable));
     text
@@ -126,7 +128,10 @@ fn said(receipts: &[Receipt]) -> String {
                 all => format!("Each of the {all} other machines"),
             }
         ),
-        (clear, all) => format!("  {clear} of {} say that they have nothing of it.", count(all as u64, "other machine")),
+        (clear, all) => format!(
+            "  {clear} of {} say that they have nothing of it.",
+            count(all as u64, "other machine")
+        ),
     }];
     let away = these(&|says| says == Says::Silent);
     let mut add = |names: Vec<String>, one: &str, many: &str| match names.len() {
@@ -137,8 +142,8 @@ fn said(receipts: &[Receipt]) -> String {
     let is_away = !away.is_empty();
     add(
         away,
-        "is away: it drops what it has when it is back, before it gives anything to others.",
-        "are away: they drop what they have when they are back, before they give anything to others.",
+        "is away: it drops what it has as soon as it is back and hears of it.",
+        "are away: they drop what they have as soon as they are back and hear of it.",
     );
     let not_heard = these(&|says| says == Says::NotHeard);
     let is_late = !not_heard.is_empty();

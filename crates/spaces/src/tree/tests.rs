@@ -5,8 +5,8 @@ mod erased;
 
 use super::*;
 use crate::{
-    Append, AppendError, Appended, Body, Branch, Charter, Kept, Liveness, Log, Logged, MemoryKv, Pins, Totals,
-    Trash, View,
+    Append, AppendError, Appended, Body, Branch, Charter, Kept, Liveness, Log, Logged, MemoryKv, Pins, Totals, Trash,
+    View,
 };
 use potluck_crypto::{SigningKey, Speakers, UserKeys};
 use potluck_types::{SystemEntropy, Timestamp};

@@ -289,7 +289,11 @@ fn an_entry_without_its_changes_is_taken_with_the_word_of_who_erased_them_and_no
     let mut garbled = bytes.clone();
     let at = garbled.len() - 1;
     garbled[at] ^= 1;
-    assert!(Logged::from_bytes(&garbled).and_then(|logged| Ok(late.take(&logged))).is_ok_and(|taken| taken.is_err()));
+    assert!(
+        Logged::from_bytes(&garbled)
+            .and_then(|logged| Ok(late.take(&logged)))
+            .is_ok_and(|taken| taken.is_err())
+    );
     late.hear(&writer.kv);
     assert_eq!(late.files(), []);
 }
