@@ -84,7 +84,8 @@ pub(crate) async fn compare(space: &OpenSpace, peer: NodeId, theirs: Option<Posi
     let common = common(space, peer, theirs).await?;
     let next = fetch(space, peer, common).await?;
     let first = next.first().ok_or("it does not tell its entries")?;
-    if is_given_up(space, common + 1, Hash::of(first)).await.map_err(told)? {
+    let first = Logged::from_bytes(first).map_err(|error| error.to_string())?;
+    if is_given_up(space, common + 1, first.hash()).await.map_err(told)? {
         tracing::warn!(peer = %peer.short(), "it keeps a history of this node that was given up: what it says of this node's log is not taken");
         return Ok(());
     }
@@ -221,13 +222,13 @@ fn say_one_again(space: &OpenSpace) -> Result<Option<Vec<StripeId>>, NodeError> 
     };
     let claimed = space.claims.lock();
     space.meta.write(|kv| {
-        let changes = Tree::of(space.id()).open(&space.ring().keys, &again.entry)?;
+        let changes = Tree::of(space.id()).changes_again(&space.ring().keys, space.me(), &again)?;
         let links = again.entry.links.iter();
         let links = links.filter_map(|publication| Draft::again(space, again.entry.epoch, publication));
         let batch = Batch {
-            changes: again.changes(space.me(), changes),
+            changes,
             pins: again.entry.pins.clone(),
-            erases: again.entry.erases.clone(),
+            erases: again.erases(space.me()),
             links: links.collect(),
             ..Batch::default()
         };

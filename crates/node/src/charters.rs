@@ -1,6 +1,7 @@
 //! The charters of the spaces whose logs this node keeps: whose devices may write there. Whoever keeps a log has its charter, too, and needs no key to check either.
 
 use crate::{
+    erase,
     error::{MetaError, NodeError},
     protocol::{PoolReply, PoolRequest},
     share,
@@ -267,15 +268,16 @@ pub(crate) async fn exchange(
 /// node wrote itself stays, and goes nowhere. What a lost machine wrote stays, too, on those of its person, and on those of the space's owner: they may be the only ones that know of it.
 pub(crate) async fn cut_logs(shared: &Arc<Shared>, space: SpaceId) -> Result<(), NodeError> {
     let open = shared.open_space(space);
-    let _one_at_a_time = match &open {
+    let one_at_a_time = match &open {
         Some(open) => Some(open.opened().names.lock().await),
         None => None,
     };
     let (task, ring) = (Arc::clone(shared), open.as_ref().map(OpenSpace::ring));
-    Shared::blocking(move || {
+    let erased = Shared::blocking(move || {
         let charter = task.charters.of(&task.read()?, space)?;
+        let mut erased = Vec::new();
         if charter.owner().is_none() {
-            return Ok(());
+            return Ok(erased);
         }
         let frontier = Log::of(space).frontier(&task.read()?).map_err(MetaError::reading)?;
         let keys = ring.map(|ring| ring.keys.clone()).unwrap_or_default();
@@ -292,6 +294,11 @@ pub(crate) async fn cut_logs(shared: &Arc<Shared>, space: SpaceId) -> Result<(),
             }
             let tree = Tree::of(space).learning_at(task.elapsed());
             let branch = Branch::of(space, device);
+            let log = Log::of(space);
+            for seq in last + 1..=position.seq {
+                let logged = log.entry(&task.read()?, device, seq).map_err(MetaError::reading)?;
+                erased.extend(logged.and_then(|logged| logged.open().ok()?.0.erases));
+            }
             let entries = task
                 .meta
                 .write(|kv| branch.cut(kv, &keys, tree, last).map_err(NodeError::from))?;
@@ -302,9 +309,14 @@ pub(crate) async fn cut_logs(shared: &Arc<Shared>, space: SpaceId) -> Result<(),
                 "what one wrote who was taken out of the space, and whoever took them out had not heard of, is dropped"
             );
         }
-        Ok(())
+        Ok::<_, NodeError>(erased)
     })
-    .await
+    .await?;
+    drop(one_at_a_time);
+    if let Some(open) = open.filter(|open| !erased.is_empty() && open.may_write()) {
+        erase::say_again_soon(open, erased);
+    }
+    Ok(())
 }
 
 /// Changes a charter, and writes it down if it says more then. Whether it does.

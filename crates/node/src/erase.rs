@@ -13,7 +13,7 @@ use crate::{
     api::{Erasable, Erased, PutOptions, RemoveOptions},
     charters, edit,
     error::{MetaError, NodeError},
-    files::FileAt,
+    files::{FileAt, Files},
     links,
     names::{self, Batch},
     shared::Shared,
@@ -24,19 +24,24 @@ use crate::{
 };
 use hunt::{Found, Places, There, each_entry, root};
 use potluck_dag::Piece;
-use potluck_spaces::{Change, DirId, Erasure, Fate, Kv, Liveness, Log, Path, Pins, Tree, TreeError};
-use potluck_types::{Hash, NodeId, SpaceName, StripeId, limits, to_canonical};
-use std::collections::{BTreeMap, BTreeSet};
+use potluck_spaces::{Change, DirId, EntryId, Fate, Kv, Liveness, Log, Path, Pins, Tree, TreeError};
+use potluck_types::{Hash, SpaceName, StripeId};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    pin::Pin,
+    sync::atomic::Ordering,
+};
 
-/// What one entry says again of those that it erases, in bytes, unless it is one of which there is more.
-const AGAIN_BYTES: usize = 40 << 10;
-/// Entries that one erases at most. One that was said again is erased with what it said again, and these are one more.
-const ERASED_PER_ENTRY: usize = limits::ERASED_PER_ENTRY_MAX / 2;
+/// Entries that are erased in one transaction.
+const TOGETHER: usize = 16;
 /// Places that are named where the same content stays.
 const STAYS_TOLD: usize = 100;
+/// How often it is hunted again for what others have said meanwhile.
+const ROUNDS_MAX: usize = 1000;
 
 /// What is to be done.
 struct Plan {
+    places: Places,
     found: Found,
     /// The versions that have a name, or are in the trash.
     there: Vec<There>,
@@ -69,16 +74,17 @@ fn make_plan(space: &OpenSpace, path: &Path) -> Result<Plan, NodeError> {
     {
         return Err(NodeError::EraseCopy(path.clone()));
     }
-    let places = Places::of(space, &kv, path)?;
-    let mut found = Found::in_logs(space, &kv, &places)?;
+    let mut places = Places::of(space, &kv, path)?;
+    let mut found = Found::in_logs(space, &kv, &mut places)?;
     if found.versions.is_empty() && is_missing(&at_path) {
         return Err(TreeError::NotFound(path.clone()).into());
     }
-    let there = found.there(space, &kv, &found.versions)?;
-    let parts: BTreeSet<(Hash, u32)> = there
+    let mut there = found.there(space, &kv, &found.versions)?;
+    let part = |piece: &Piece| (piece.sealed_id(), piece.part().start);
+    let parts: BTreeSet<_> = there
         .iter()
         .filter_map(|there| root(&there.file))
-        .map(|piece| (piece.sealed_id(), piece.part().start))
+        .map(|piece| part(&piece))
         .collect();
     let mut told = Erasable::default();
     let mut mates = BTreeMap::<Hash, Vec<(FileAt, Piece)>>::new();
@@ -86,9 +92,14 @@ fn make_plan(space: &OpenSpace, path: &Path) -> Result<Plan, NodeError> {
         let Some(piece) = root(&other.file).filter(|_| found.holds(&other.file)) else {
             continue;
         };
+        let is_same = !piece.is_part() || parts.contains(&part(&piece));
+        if is_same && !other.is_named {
+            found.take(&other);
+            there.push(other);
+            continue;
+        }
         let directory = space.view().path_of(&kv, other.parent)?;
         let path = directory.unwrap_or_else(Path::root).join(other.name.clone());
-        let is_same = !piece.is_part() || parts.contains(&(piece.sealed_id(), piece.part().start));
         if is_same && told.stays_at.len() < STAYS_TOLD && !told.stays_at.contains(&path) {
             told.stays_at.push(path.clone());
         }
@@ -108,16 +119,33 @@ fn make_plan(space: &OpenSpace, path: &Path) -> Result<Plan, NodeError> {
             told.bytes += there.file.len;
         }
     }
+    told.has_parts_elsewhere = has_parts_elsewhere(space, &kv, &there)?;
     let is_listing = |(parent, _): &&(DirId, _)| *parent == DirId::LINKS;
     told.versions = (found.versions.len() - found.versions.values().filter(is_listing).count()) as u64;
     told.unerasable = refuse_others(space, &kv, &found)?;
     told.links_of_others = links::count_of_others(space)?;
     Ok(Plan {
+        places,
         found,
         there,
         mates,
         told,
     })
+}
+
+/// Whether a large file among these has a stripe that another file uses, too: the same was put there, or something like it.
+fn has_parts_elsewhere(space: &OpenSpace, kv: &impl Kv, there: &[There]) -> Result<bool, NodeError> {
+    let tree = Tree::of(space.id());
+    let files: BTreeSet<_> = there.iter().map(|there| there.file.id).collect();
+    for file in &files {
+        let stripes = tree.stripes_of(kv, *file)?;
+        for stripe in stripes.iter().filter(|_| stripes.len() > 1) {
+            if tree.users(kv, *stripe, None)?.iter().any(|user| !files.contains(user)) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 fn at(there: There, path: Path) -> FileAt {
@@ -136,16 +164,20 @@ fn refuse_others(space: &OpenSpace, kv: &impl Kv, found: &Found) -> Result<u64, 
     let (mut unerasable, mut others) = (0, BTreeSet::new());
     each_entry(space, kv, &mut |device, entry, changes| {
         let mut count = 0;
-        let said = (device, entry.seq, entry.clock);
-        Change::without(said, changes, &mut |file| {
+        let id = EntryId { device, seq: entry.seq };
+        let again = Change::without((id, entry), changes, &mut |file| {
             let holds = found.holds(file);
             count += u64::from(holds);
             holds
         });
         if count > 0 && !entry.is_erasable() {
             unerasable += count;
-        } else if count > 0 && !charters::may_erase(space, kv, space.id(), space.me(), device)? {
-            others.insert(device);
+            return Ok(());
+        }
+        for erased in again.iter().flatten().filter_map(Change::restates) {
+            if !charters::may_erase(space, kv, space.id(), space.me(), erased.device)? {
+                others.insert(erased.device);
+            }
         }
         Ok(())
     })?;
@@ -155,10 +187,8 @@ fn refuse_others(space: &OpenSpace, kv: &impl Kv, found: &Found) -> Result<u64, 
     let people = space.with_control(|control| {
         let people = others.iter().filter_map(|device| control.roster.owner_of(*device));
         let called = |user| {
-            control
-                .roster
-                .called(user)
-                .map_or_else(|| user.short(), |name| name.to_string())
+            let name = control.roster.called(user);
+            name.map_or_else(|| user.short(), |name| name.to_string())
         };
         people.collect::<BTreeSet<_>>().into_iter().map(called).collect()
     });
@@ -167,23 +197,39 @@ fn refuse_others(space: &OpenSpace, kv: &impl Kv, found: &Found) -> Result<u64, 
 
 /// Erases all that a path and those below it have, and ever had.
 pub(crate) async fn erase(space: &OpenSpace, called: &SpaceName, path: &Path) -> Result<Erased, NodeError> {
+    let _one_at_a_time = space.opened().erasing.lock().await;
     hear(space).await?;
-    let from = receipts::next_entry(space).await?;
+    let mut pending = None;
     let mut what = Erasable::default();
-    loop {
+    let mut given_up = Vec::new();
+    // What others have put or moved there meanwhile is erased, too, and so is what was more than one hunt finds.
+    for round in 0..ROUNDS_MAX {
         let (task, of) = (space.clone(), path.clone());
-        let plan = Shared::blocking(move || make_plan(&task, &of)).await?;
-        let is_part = plan.found.is_part;
+        let plan = match Shared::blocking(move || make_plan(&task, &of)).await {
+            Err(NodeError::Tree(TreeError::NotFound(_))) if round > 0 => break,
+            plan => plan?,
+        };
+        if pending.is_none() {
+            pending = Some(receipts::begin(space, path).await?);
+        }
         add(&mut what, &plan.told);
-        carry_out(space, plan).await?;
-        if !is_part {
+        let places = plan.places.clone();
+        let done = carry_out(space, plan).await?;
+        given_up.extend(done.given_up);
+        // What stays elsewhere, or cannot be erased, is found each time.
+        if done.entries == 0 && remove_directories(space, path, &places).await? {
             break;
         }
+        names::replicate(space).await?;
+        hear(space).await?;
     }
-    remove_directories(space, path).await?;
     forget_stored(space).await?;
     names::replicate(space).await?;
-    receipts::gather(space, called, path, from, what).await
+    if !given_up.is_empty() {
+        sweep::announce(space, given_up);
+    }
+    let pending = pending.ok_or_else(|| TreeError::NotFound(path.clone()))?;
+    receipts::gather(space, called, pending, what).await
 }
 
 fn add(what: &mut Erasable, more: &Erasable) {
@@ -191,28 +237,42 @@ fn add(what: &mut Erasable, more: &Erasable) {
     what.bytes += more.bytes;
     what.versions += more.versions;
     what.stored_anew += more.stored_anew;
-    what.stays_at.extend(more.stays_at.iter().cloned());
-    what.unerasable = more.unerasable;
+    for path in &more.stays_at {
+        if !what.stays_at.contains(path) {
+            what.stays_at.push(path.clone());
+        }
+    }
+    what.has_parts_elsewhere |= more.has_parts_elsewhere;
+    what.unerasable = what.unerasable.max(more.unerasable);
     what.links_of_others = more.links_of_others;
 }
 
-async fn carry_out(space: &OpenSpace, mut plan: Plan) -> Result<(), NodeError> {
-    if !plan.mates.is_empty() {
-        let mut upload = Upload::begin(space.clone(), PutOptions::default())?;
-        for (_, files) in std::mem::take(&mut plan.mates) {
-            upload.repack(files).await?;
-        }
+/// What one round has done.
+struct Done {
+    given_up: Vec<StripeId>,
+    /// Entries that were written for it.
+    entries: usize,
+}
+
+async fn carry_out(space: &OpenSpace, mut plan: Plan) -> Result<Done, NodeError> {
+    for (_, files) in std::mem::take(&mut plan.mates) {
+        let options = PutOptions {
+            survive: files.iter().filter_map(|(at, _)| at.file.asked).max(),
+            ..PutOptions::default()
+        };
+        let mut upload = Upload::begin(space.clone(), options)?;
+        upload.repack(files).await?;
         upload.finish().await?;
     }
     plan.there.retain(|there| there.parent != DirId::LINKS);
-    let mut given_up = free(space, plan.there).await?;
-    // What links show now has no keys to it any more, and what they showed before goes.
-    links::show_now(space).await?;
-    given_up.extend(say_erased(space, plan.found).await?);
-    if !given_up.is_empty() {
-        sweep::announce(space, given_up);
+    let freed = plan.there.len();
+    let given_up = free(space, plan.there).await?;
+    if freed > 0 {
+        // What links show now has no keys to it any more, and what they showed before goes.
+        links::show_now(space).await?;
     }
-    Ok(())
+    let entries = freed + say_erased(space, &plan.places, plan.found).await?;
+    Ok(Done { given_up, entries })
 }
 
 /// Lets go of versions, also of what snapshots hold.
@@ -238,100 +298,134 @@ async fn free(space: &OpenSpace, there: Vec<There>) -> Result<Vec<StripeId>, Nod
     Ok(given_up)
 }
 
-/// Erases the changes of all entries that have a key to what was found, and says again what else they said.
-async fn say_erased(space: &OpenSpace, mut found: Found) -> Result<Vec<StripeId>, NodeError> {
-    let task = space.clone();
+/// Erases the changes of all entries that have a key to what was found, and says again what else they said. Gives how many there were.
+async fn say_erased(space: &OpenSpace, places: &Places, mut found: Found) -> Result<usize, NodeError> {
+    let (task, places) = (space.clone(), places.clone());
     let (found, entries) = Shared::blocking(move || {
         let kv = task.read()?;
         // What has a name still, because somebody has put the same meanwhile, or a link shows it, keeps its keys. What comes from now on is not among the entries.
         while found.leave_what_is_there(&task, &kv)? {}
-        let mut entries = Vec::new();
+        let (mut first, mut last) = (Vec::new(), Vec::new());
         each_entry(&task, &kv, &mut |device, entry, changes| {
-            let said = (device, entry.seq, entry.clock);
-            if entry.is_erasable() && Change::without(said, changes, &mut |file| found.holds(file)).is_some() {
-                entries.push((device, entry.seq));
+            let id = EntryId { device, seq: entry.seq };
+            let is_told_there = found.is_told_at(&places, (device, entry), &changes);
+            let again = Change::without((id, entry), changes, &mut |file| found.holds(file));
+            let is_ours = charters::may_erase(&task, &kv, task.id(), task.me(), device)?;
+            if entry.is_erasable() && again.is_some() && is_ours {
+                if is_told_there { &mut last } else { &mut first }.push(id);
             }
             Ok(())
         })?;
-        Ok::<_, NodeError>((found, entries))
+        first.extend(last);
+        Ok::<_, NodeError>((found, first))
     })
     .await?;
-    let (mut given_up, mut batch) = (Vec::new(), Batch::for_good());
-    let mut erased = BTreeSet::new();
-    for (device, seq) in entries {
-        let (again, bytes) = {
-            let kv = space.read()?;
-            what_is_left(space, &kv, (device, seq), &found)?
-        };
-        let is_full = batch.bytes + bytes > AGAIN_BYTES || erased.len() + again.len() >= ERASED_PER_ENTRY;
-        if is_full && !erased.is_empty() {
-            given_up.extend(write_erased(space, &mut batch, &mut erased).await?);
+    for some in entries.chunks(TOGETHER) {
+        let mut batches = Vec::new();
+        for id in some {
+            batches.extend(what_is_left(space, &space.read()?, *id, &found)?);
         }
-        for change in &again {
-            if let Change::Restate { device, seq, .. } = change {
-                erased.insert((*device, *seq));
-            }
-        }
-        erased.insert((device, seq));
-        batch.bytes += bytes;
-        batch.changes.extend(again);
+        names::write_all(space, batches).await?;
     }
-    if !erased.is_empty() {
-        given_up.extend(write_erased(space, &mut batch, &mut erased).await?);
-    }
-    Ok(given_up)
+    Ok(entries.len())
 }
 
-/// What an entry says when the keys are taken out, and how many bytes that is.
-fn what_is_left(
-    space: &OpenSpace,
-    kv: &impl Kv,
-    (device, seq): (NodeId, u64),
-    found: &Found,
-) -> Result<(Vec<Change>, usize), NodeError> {
-    let Some(logged) = Log::of(space.id()).entry(kv, device, seq).map_err(MetaError::reading)? else {
-        return Ok((Vec::new(), 0));
+/// What says that an entry is erased, with what is left of it, and the same of what it had said again.
+fn what_is_left(space: &OpenSpace, kv: &impl Kv, id: EntryId, found: &Found) -> Result<Vec<Batch>, NodeError> {
+    let logged = Log::of(space.id()).entry(kv, id.device, id.seq);
+    let Some(logged) = logged.map_err(MetaError::reading)? else {
+        return Ok(Vec::new());
     };
     let (entry, _) = logged.open()?;
     let changes = Tree::of(space.id()).open(&space.ring().keys, &entry)?;
-    let again = Change::without((device, seq, entry.clock), changes, &mut |file| found.holds(file));
-    let again = again.unwrap_or_default();
-    let bytes = again.iter().map(|change| to_canonical(change).len()).sum();
-    Ok((again, bytes))
+    let again = Change::without((id, &entry), changes, &mut |file| found.holds(file));
+    Ok(again.into_iter().flatten().map(erasing).collect())
 }
 
-async fn write_erased(
-    space: &OpenSpace,
-    batch: &mut Batch,
-    erased: &mut BTreeSet<(NodeId, u64)>,
-) -> Result<Vec<StripeId>, NodeError> {
-    let mut of_each = BTreeMap::<NodeId, Vec<u64>>::new();
-    for (device, seq) in std::mem::take(erased) {
-        of_each.entry(device).or_default().push(seq);
+/// What is said again, and that the rest is erased.
+fn erasing(again: Change) -> Batch {
+    Batch {
+        erases: again.restates(),
+        changes: vec![again],
+        ..Batch::for_good()
     }
-    let mut batch = std::mem::replace(batch, Batch::for_good());
-    batch.erases = of_each
-        .into_iter()
-        .map(|(device, entries)| Erasure { device, entries })
-        .collect();
-    names::write(space, batch).await
 }
 
-/// The directories that are left, and what they are called in the trash.
-async fn remove_directories(space: &OpenSpace, path: &Path) -> Result<(), NodeError> {
+/// Says once more that entries are erased, and what is left of them: who had said so was taken out, and whoever comes now would not believe it.
+pub(crate) fn say_again_soon(space: OpenSpace, erased: Vec<EntryId>) {
+    let saying: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
+        if let Err(error) = say_again(&space, erased).await {
+            tracing::warn!(%error, "what one erased who was taken out is not said again");
+        }
+    });
+    tokio::spawn(saying);
+}
+
+async fn say_again(space: &OpenSpace, erased: Vec<EntryId>) -> Result<(), NodeError> {
+    for id in erased {
+        let task = space.clone();
+        let again = Shared::blocking(move || {
+            let kv = task.read()?;
+            if !charters::may_erase(&task, &kv, task.id(), task.me(), id.device)? {
+                return Ok(None);
+            }
+            let logged = Log::of(task.id()).entry(&kv, id.device, id.seq);
+            let Some(logged) = logged.map_err(MetaError::reading)? else {
+                return Ok(None);
+            };
+            let (entry, _) = logged.open()?;
+            if !entry.is_erased() {
+                return Ok(None);
+            }
+            let changes = Tree::of(task.id()).changes(&kv, &task.ring().keys, id.device, &entry)?;
+            Ok::<_, NodeError>(Some(Change::Restate {
+                device: id.device,
+                seq: id.seq,
+                clock: entry.clock,
+                changes,
+            }))
+        });
+        if let Some(again) = again.await? {
+            names::write_all(space, vec![erasing(again)]).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the directories that are left, if nothing is in them. Whether that was so.
+async fn remove_directories(space: &OpenSpace, path: &Path, places: &Places) -> Result<bool, NodeError> {
+    let mut files = Files::below(space, places.directories.iter().copied().collect());
+    if files.next().await?.is_some() {
+        return Ok(false);
+    }
     let options = RemoveOptions {
         recursive: true,
         now: true,
         confirmed: true,
     };
     match edit::remove(space, path, options).await {
-        Err(NodeError::Tree(TreeError::NotFound(_) | TreeError::NotADirectory(_))) => Ok(()),
-        removed => removed.map(drop),
+        Err(NodeError::Tree(TreeError::NotFound(_) | TreeError::NotADirectory(_))) => Ok(true),
+        removed => removed.map(|_| true),
     }
 }
 
+/// The same as [`forget_stored`] in a moment; of several who want it one does it.
+pub(crate) fn forget_soon(space: OpenSpace) {
+    if space.opened().is_forgetting.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    tokio::spawn(async move {
+        // What comes from now on is for the next.
+        space.opened().is_forgetting.store(false, Ordering::Release);
+        let _one_at_a_time = space.opened().erasing.lock().await;
+        if let Err(error) = forget_stored(&space).await {
+            tracing::warn!(%error, "the keys to what was erased are still remembered here");
+        }
+    });
+}
+
 /// Forgets where chunks lie that nobody uses any more, with the keys to them.
-pub(crate) async fn forget_stored(space: &OpenSpace) -> Result<(), NodeError> {
+async fn forget_stored(space: &OpenSpace) -> Result<(), NodeError> {
     let task = space.clone();
     Shared::blocking(move || {
         let kv = task.read()?;

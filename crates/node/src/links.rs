@@ -355,7 +355,7 @@ fn listing_name(link: LinkId, digest: Hash) -> Name {
 fn stored(space: &OpenSpace, name: &Name) -> Result<Option<File>, NodeError> {
     let heads = Tree::of(space.id()).heads(&space.read()?, DirId::LINKS, name)?;
     Ok(heads.into_iter().find_map(|head| match head.value {
-        Value::File(file) => Some(file),
+        Value::File(file) => Some(file).filter(|file| !file.is_erased()),
         Value::Directory(_) | Value::Space(_) => None,
     }))
 }

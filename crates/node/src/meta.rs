@@ -44,6 +44,8 @@ const UPLOADS: TableDefinition<'_, Bytes, u64> = TableDefinition::new("uploads")
 const VERSION: u32 = 6;
 /// Pages that stay in memory. The hot part of the index of a million files fits.
 const CACHE_BYTES: usize = 16 << 20;
+/// How often what was stored may have been coded anew, as far as that is followed.
+const LINKED_ROWS_MAX: u32 = 8;
 const REWRITE_BYTES: usize = 1 << 20;
 const SECTOR_BYTES: usize = 4096;
 
@@ -224,17 +226,25 @@ impl Meta {
 
     /// Forgets what was stored for chunks that lie in stripes which are dead.
     pub(crate) fn forget_stored(&self, is_dead: impl Fn(StripeId) -> Result<bool, KvError>) -> Result<(), MetaError> {
-        let mut dead = Vec::new();
-        let mut failed = Ok(());
-        each(&self.begin_read()?, DEDUP, |fingerprint, piece| {
-            let stripe = from_canonical::<Piece>(piece).ok().map(|piece| piece.stripe());
-            match stripe.map(&is_dead).transpose() {
-                Ok(Some(true)) => dead.push(fingerprint.to_vec()),
-                Ok(_) => {}
-                Err(error) => failed = Err(MetaError::reading(error)),
+        let transaction = self.begin_read()?;
+        let table = transaction.open_table(DEDUP).map_err(failed("reading"))?;
+        let (mut dead, mut broken) = (Vec::new(), Ok(()));
+        each(&transaction, DEDUP, |fingerprint, piece| {
+            // What was coded anew lies in the stripe that the next row names, and so on.
+            let (mut piece, mut left) = (Some(piece.to_vec()), LINKED_ROWS_MAX);
+            while let Some(stripe) = piece.take().and_then(|piece| from_canonical::<Piece>(&piece).ok()) {
+                let stripe = stripe.stripe();
+                left -= 1;
+                match (is_dead(stripe), get(&table, stripe.as_bytes())) {
+                    (Ok(true), Ok(Some(next))) if left > 0 => piece = Some(next),
+                    (Ok(true), Ok(_)) => dead.push(fingerprint.to_vec()),
+                    (Ok(false), _) => {}
+                    (Err(error), _) | (_, Err(error)) => broken = Err(MetaError::reading(error)),
+                }
             }
         })?;
-        failed?;
+        broken?;
+        drop((table, transaction));
         self.write(|kv| dead.iter().try_for_each(|fingerprint| kv.forget_stored(fingerprint)))
     }
 

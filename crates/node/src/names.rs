@@ -17,7 +17,7 @@ use crate::{
 };
 use potluck_placement::{Presence, View, default_survive, rank};
 use potluck_spaces::{
-    Append, AppendError, Appended, Body, Change, Erasure, Frontier, Keys, Kv, Liveness, Log, Logged, Path, Pins,
+    Append, AppendError, Appended, Body, Change, EntryId, Frontier, Keys, Kv, Liveness, Log, Logged, Path, Pins,
     Position, Table, Totals, Trash, Tree, TreeError, Value,
 };
 use potluck_types::{ByteSize, Hash, NodeId, SpaceId, StripeId, Timestamp, UserId, limits, to_canonical};
@@ -39,8 +39,8 @@ pub(crate) struct Batch {
     pub(crate) claims: Vec<Claim<StripeId>>,
     /// What links show from now on.
     pub(crate) links: Vec<Draft>,
-    /// Entries whose changes are nowhere any more.
-    pub(crate) erases: Vec<Erasure>,
+    /// An entry whose changes are nowhere any more.
+    pub(crate) erases: Option<EntryId>,
     /// Lets go also of what snapshots hold.
     pub(crate) spares_nothing: bool,
     /// About how many bytes the changes take once encoded.
@@ -85,7 +85,7 @@ impl Batch {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.changes.is_empty() && self.pins.is_empty() && self.links.is_empty() && self.erases.is_empty()
+        self.changes.is_empty() && self.pins.is_empty() && self.links.is_empty() && self.erases.is_none()
     }
 
     /// Whether it should be written now: the next addition may not fit an entry.
@@ -141,6 +141,22 @@ pub(crate) async fn write(space: &OpenSpace, batch: Batch) -> Result<Vec<StripeI
     .await
 }
 
+/// Writes batches as the next entries of this device, all of them or none. Nothing is given up by them.
+pub(crate) async fn write_all(space: &OpenSpace, batches: Vec<Batch>) -> Result<(), NodeError> {
+    branch::know_own_log(space).await;
+    let _one_at_a_time = space.opened().names.lock().await;
+    let task = space.clone();
+    Shared::blocking(move || {
+        let claimed = task.claims.lock();
+        task.meta.write(|kv| {
+            batches
+                .iter()
+                .try_for_each(|batch| write_in(&task, kv, &claimed, batch).map(drop))
+        })
+    })
+    .await
+}
+
 /// What was written.
 pub(crate) struct Written {
     /// The entry that holds the changes, or the first of those that do.
@@ -155,6 +171,12 @@ pub(crate) fn write_in(
     claimed: &Held<StripeId>,
     batch: &Batch,
 ) -> Result<Written, NodeError> {
+    if let Some(erased) = batch.erases
+        && !charters::may_erase(space, kv, space.id(), space.me(), erased.device)?
+    {
+        // Nobody would take it, nor what comes after it.
+        return Err(NodeError::EraseOthers(Vec::new()));
+    }
     let spared = match batch.spares_nothing {
         true => None,
         false => snapshots::spare(space, kv, &batch.changes)?,
@@ -172,7 +194,7 @@ pub(crate) fn write_in(
     let room = Room::of(space, kv)?;
     let body = bodies.first_mut().expect("at least one part");
     body.pins.clone_from(&batch.pins);
-    body.erases.clone_from(&batch.erases);
+    body.erases = batch.erases;
     let links = batch.links.iter().map(|draft| draft.seal(space, body.epoch));
     body.links = links.collect::<Result<_, _>>()?;
     // After the last change: until then some of the stripes are used. A large file gives up more than fits with its change.
@@ -397,14 +419,13 @@ fn counts(shared: &Shared, kv: &impl Kv, appended: &Appended) -> Result<bool, No
     if !charters::counts(shared, kv, *device, entry)? {
         return Ok(false);
     }
-    for erasure in &entry.erases {
-        if !may_erase(*device, erasure.device)? {
-            return Ok(false);
-        }
+    if let Some(erased) = entry.erases
+        && !may_erase(*device, erased.device)?
+    {
+        return Ok(false);
     }
-    // Whether what has erased it counts itself is not asked: what is gone is gone, also by who was taken out since.
     match erased_by {
-        Some((_, by)) => may_erase(*by, *device),
+        Some((notice, by)) => Ok(may_erase(*by, *device)? && charters::counts(shared, kv, *by, notice)?),
         None => Ok(true),
     }
 }
@@ -496,11 +517,7 @@ pub(crate) async fn take_entries(
         links::changed(shared);
     }
     if let Some(space) = open.clone().filter(|_| erases) {
-        tokio::spawn(async move {
-            if let Err(error) = erase::forget_stored(&space).await {
-                tracing::warn!(%error, "the keys to what was erased are still remembered here");
-            }
-        });
+        erase::forget_soon(space);
     }
     if let Some(space) = &open
         && space.may_write()
@@ -613,7 +630,7 @@ fn append_together(
                 if !counts(shared, kv, &taken.appended)? {
                     return Err(AppendError::Foreign.into());
                 }
-                erases |= !taken.appended.entry.erases.is_empty();
+                erases |= taken.appended.entry.erases.is_some();
                 unpinned.extend(taken.appended.entry.unpins);
             }
             named.extend(taken.named);
@@ -653,6 +670,10 @@ fn weigh(space: Option<&OpenSpace>, entry: &[u8]) -> (usize, bool) {
     };
     let unpacked = space.and_then(|space| Tree::of(space.id()).changes_len(&space.ring().keys, &opened));
     let weight = entry.len().max(unpacked.unwrap_or_default());
+    // It is kept twice, and makes room for what it erases.
+    if opened.erases.is_some() {
+        return (2 * weight, false);
+    }
     let takes_room = !opened.pins.is_empty() || (opened.unpins.is_empty() && weight > limits::INLINE_SEALED_BYTES_MAX);
     (weight, takes_room)
 }

@@ -37,6 +37,10 @@ pub(crate) struct Opened {
     /// Up to which clock the person has answered on this machine: what went before is not held against them again.
     pub(crate) answered: Mutex<Timestamp>,
     pub(crate) recoding: Mutex<Recoding>,
+    /// Held by who erases.
+    pub(crate) erasing: tokio::sync::Mutex<()>,
+    /// Whether somebody is about to forget the keys to what was erased.
+    pub(crate) is_forgetting: AtomicBool,
 }
 
 impl Opened {
@@ -46,6 +50,8 @@ impl Opened {
             dedup_key,
             ring: RwLock::new(Arc::new(ring)),
             learning: Mutex::default(),
+            erasing: tokio::sync::Mutex::new(()),
+            is_forgetting: AtomicBool::new(false),
             names: tokio::sync::Mutex::new(()),
             knows_own_log: AtomicBool::new(false),
             lacking: Mutex::default(),

@@ -230,7 +230,8 @@ impl Upload {
             }
             return put;
         }
-        if let Some(content) = inline(&head) {
+        // What is hidden has keys to others, and its own is given away.
+        if let Some(content) = inline(&head).filter(|_| !self.is_hidden || head.is_empty()) {
             return self
                 .name_file(
                     &path,

@@ -4,8 +4,8 @@
 //! The history that others keep stands. What the device wrote beside it is set aside, the space is made anew from what is left of the logs, and once
 //! the other history is here, what was set aside is said again, as new entries. What a device wrote that does not count is cut off the same way, and not said again. Each step is one transaction; what is set aside outlasts a crash.
 
-use crate::{AppendError, Change, Entry, Keys, Kv, KvError, Log, Logged, OpId, Table, Tree, TreeError};
-use potluck_types::{Hash, NodeId, SpaceId, from_canonical, to_canonical};
+use crate::{AppendError, Change, Entry, EntryId, Keys, Kv, KvError, Log, Logged, OpId, Table, Tree, TreeError};
+use potluck_types::{Hash, NodeId, SpaceId, Timestamp, from_canonical, to_canonical};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use std::collections::BTreeMap;
@@ -85,7 +85,12 @@ impl Branch {
         let mut entries = 0;
         while log.entry(kv, self.device, after + entries + 1)?.is_some() {
             entries += 1;
-            kv.delete(Table::Log, &self.key(after + entries))?;
+            let key = self.key(after + entries);
+            kv.delete(Table::Log, &key)?;
+            // What erased it did not know of the entry that comes in its place. What it has erased itself is gone, and what is left of that stays.
+            while let Some((key, _)) = kv.scan(Table::Erased, &key, None, 1)?.pop() {
+                kv.delete(Table::Erased, &key)?;
+            }
         }
         make_anew(self.space, kv, keys, tree)?;
         Ok(entries)
@@ -113,8 +118,14 @@ impl Branch {
                 match from_canonical(&row).map_err(KvError::from)? {
                     Aside::Said(now) => _ = said.insert(seq, now),
                     Aside::Waits(bytes) => {
-                        let (entry, _) = Logged::from_bytes(&bytes).map_err(AppendError::from)?.open()?;
-                        return Ok(Some(Again { seq, entry, said }));
+                        let logged = Logged::from_bytes(&bytes).map_err(AppendError::from)?;
+                        let ((entry, _), notice) = (logged.open()?, logged.notice()?);
+                        return Ok(Some(Again {
+                            seq,
+                            entry,
+                            notice,
+                            said,
+                        }));
                     }
                 }
             }
@@ -149,13 +160,26 @@ pub struct Again {
     pub seq: u64,
     /// What it said.
     pub entry: Entry,
+    /// Where that was erased: what says so, with what is left of it.
+    pub notice: Option<Entry>,
     said: BTreeMap<u64, u64>,
 }
 
 impl Again {
+    /// The first of those that were set aside.
+    fn first(&self) -> u64 {
+        self.said.keys().next().copied().unwrap_or(self.seq)
+    }
+
+    /// What it erases, as it is to be said now: of those that were set aside, what is erased is not said again.
+    pub fn erases(&self, device: NodeId) -> Option<EntryId> {
+        let is_aside = |erased: &EntryId| erased.device == device && erased.seq >= self.first();
+        self.entry.erases.filter(|erased| !is_aside(erased))
+    }
+
     /// Its changes, which may refer to those before it, as they are to be said now.
     pub fn changes(&self, device: NodeId, mut changes: Vec<Change>) -> Vec<Change> {
-        let first = self.said.keys().next().copied().unwrap_or(self.seq);
+        let first = self.first();
         let moved = |op: &mut OpId| {
             if op.device == device && op.seq >= first {
                 op.seq = self.said.get(&op.seq).copied().unwrap_or(op.seq);
@@ -165,6 +189,11 @@ impl Again {
             match change {
                 Change::Set { replaces, .. } => replaces.iter_mut().for_each(moved),
                 Change::Recode { of, .. } => moved(of),
+                Change::Restate { device: of, seq, .. } if *of == device && *seq >= first => {
+                    *change = Change::Accept {
+                        until: Timestamp::default(),
+                    };
+                }
                 Change::Uses { .. }
                 | Change::Settings(_)
                 | Change::Snapshot { .. }

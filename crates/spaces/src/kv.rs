@@ -14,7 +14,7 @@ pub type Rows = Vec<(Vec<u8>, Vec<u8>)>;
 pub enum Table {
     /// Space, device, sequence number → the entry as it is kept, see [`Logged`](crate::Logged).
     Log,
-    /// Space, device, sequence number, another device → the last of its entries that says that the changes of this one are erased, as it was signed; whether this one is here or not.
+    /// Space, device, sequence number, another device → the last of its entries that says that the changes of this one are erased, see [`Logged`](crate::Logged); whether this one is here or not.
     Erased,
     /// Space, device, sequence number → nothing: of an entry whose changes are erased, what they said has been heard, from itself or from who said again what is left.
     Restated,

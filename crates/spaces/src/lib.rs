@@ -39,7 +39,7 @@ pub use charter::{
 };
 pub use kv::{Kv, KvError, MemoryKv, Rows, Table};
 pub use link::{Links, Publication, Published};
-pub use log::{Append, AppendError, Appended, Body, Entry, Erasure, Frontier, Log, Logged, OpId, Position};
+pub use log::{Append, AppendError, Appended, Body, Entry, EntryId, Frontier, Log, Logged, OpId, Position};
 pub use path::{Name, Path, PathError};
 pub use pins::{Liveness, PinState, Pins};
 pub use settings::Settings;

@@ -3,7 +3,8 @@
 //! An entry's changes are sealed; public are its place in the log, its clock, the stripes that it pins and
 //! unpins, and what links show, which is sealed for who has them. So a custodian that cannot read the space still checks, keeps and serves it, and knows what is live.
 //!
-//! The changes lie beside the entry, which has their hash: so they can be erased, and the log is still whole. A later entry says which are, and goes with each of them as the proof.
+//! The changes lie beside the entry, which has their hash: so they can be erased, and the log is still whole. Another entry says so, and what is left of them; it goes with the erased
+//! one, as the proof, and so that who has not heard it hears what is left.
 
 use crate::{EpochId, Kv, KvError, Links, Pins, Publication, Table};
 use potluck_crypto::{Record, Signed, SignedError, SigningKey};
@@ -49,18 +50,18 @@ pub struct Entry {
     /// The hash of the sealed changes, which lie beside the entry; none in versions that had them in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     beside: Option<Hash>,
-    /// Entries whose changes are nowhere any more.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub erases: Vec<Erasure>,
+    /// An entry whose changes are nowhere any more, but for what this one says again of them, see [`Change::Restate`](crate::Change::Restate).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub erases: Option<EntryId>,
 }
 
-/// Entries of one device whose changes are erased.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Erasure {
-    /// The device.
+/// One entry: unique in a space.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct EntryId {
+    /// The device whose log it is in.
     pub device: NodeId,
-    /// The entries' numbers.
-    pub entries: Vec<u64>,
+    /// Its number.
+    pub seq: u64,
 }
 
 fn is_nothing(bytes: &ByteBuf) -> bool {
@@ -78,20 +79,15 @@ impl Entry {
         self.version > VERSION_INSIDE
     }
 
-    /// Whether it says that an entry's changes are erased.
-    fn says_erased(&self, device: NodeId, seq: u64) -> bool {
-        let mut of_it = self.erases.iter().filter(|erasure| erasure.device == device);
-        of_it.any(|erasure| erasure.entries.contains(&seq))
-    }
-
-    /// Whether it is of a version that is known, and as entries of that version are.
+    /// Whether it is of a version that is known, and what was signed is as in that version.
     fn is_well_formed(&self) -> bool {
-        let erases: usize = self.erases.iter().map(|erasure| erasure.entries.len()).sum();
         let is_inside = self.version <= VERSION_INSIDE;
+        let says_more = !(self.pins.is_empty() && self.unpins.is_empty() && self.links.is_empty());
         (VERSION_FIRST..=VERSION).contains(&self.version)
             && self.beside.is_none() == is_inside
-            && erases <= limits::ERASED_PER_ENTRY_MAX
-            && (self.erases.is_empty() || !is_inside)
+            && (is_inside || self.sealed.is_empty())
+            // It is kept with what it erases, too.
+            && (self.erases.is_none() || !(is_inside || says_more))
     }
 }
 
@@ -101,8 +97,8 @@ pub struct Logged {
     signed: Signed<Entry>,
     /// None where they are in the entry, or erased.
     sealed: Option<ByteBuf>,
-    /// The entry that says that they are erased.
-    erased_by: Option<Box<Signed<Entry>>>,
+    /// The entry that says that they are erased, with what is left of them.
+    erased_by: Option<Box<Self>>,
 }
 
 /// The encoded form of [`Logged`] where changes lie beside the entry. Before, it was the signed entry alone.
@@ -124,6 +120,7 @@ impl Logged {
         let mut sealed = None;
         if entry.version > VERSION_INSIDE {
             let changes = std::mem::take(&mut entry.sealed);
+            check_len(changes.len())?;
             entry.beside = Some(Hash::of(&changes));
             sealed = Some(changes);
         }
@@ -143,24 +140,29 @@ impl Logged {
                 erased_by: None,
             });
         }
-        let context = Entry::CONTEXT;
         let Beside {
             entry,
             sealed,
             erased_by,
-        } = from_canonical_or_later(bytes).map_err(|source| SignedError::Codec { context, source })?;
-        let (len, max) = (
-            sealed.as_ref().map_or(0, |sealed| sealed.len()),
-            limits::ENTRY_BYTES_MAX,
-        );
-        if len > max {
-            return Err(SignedError::TooLarge { context, len, max });
-        }
-        let erased_by = erased_by.map(|bytes| Signed::from_bytes(&bytes).map(Box::new));
+        } = beside(bytes)?;
+        let erased_by = erased_by.map(|bytes| Self::notice_from_bytes(&bytes).map(Box::new));
         Ok(Self {
             signed: Signed::from_bytes(&entry)?,
             sealed,
             erased_by: erased_by.transpose()?,
+        })
+    }
+
+    /// An entry that erases another: nothing goes with it but its own changes.
+    fn notice_from_bytes(bytes: &[u8]) -> Result<Self, SignedError> {
+        if bytes.first().is_none_or(|first| first >> 5 != MAP) {
+            return Self::from_bytes(bytes);
+        }
+        let Beside { entry, sealed, .. } = beside(bytes)?;
+        Ok(Self {
+            signed: Signed::from_bytes(&entry)?,
+            sealed,
+            erased_by: None,
         })
     }
 
@@ -180,6 +182,12 @@ impl Logged {
             sealed: sealed.clone(),
             erased_by: erased_by.as_ref().map(|by| ByteBuf::from(by.to_bytes())),
         })
+    }
+
+    /// The entry that says that the changes of this one are erased, with what is left of them.
+    pub fn notice(&self) -> Result<Option<Entry>, AppendError> {
+        let notice = self.erased_by.as_ref().map(|notice| notice.open()).transpose()?;
+        Ok(notice.map(|(entry, _)| entry))
     }
 
     /// The hash of what was signed, which the next entry names: the same whether the changes are there or not.
@@ -205,6 +213,21 @@ impl Logged {
     }
 }
 
+fn beside(bytes: &[u8]) -> Result<Beside, SignedError> {
+    let context = Entry::CONTEXT;
+    let beside: Beside = from_canonical_or_later(bytes).map_err(|source| SignedError::Codec { context, source })?;
+    check_len(beside.sealed.as_ref().map_or(0, |sealed| sealed.len()))?;
+    Ok(beside)
+}
+
+fn check_len(len: usize) -> Result<(), SignedError> {
+    let (context, max) = (Entry::CONTEXT, limits::ENTRY_BYTES_MAX);
+    match len <= max {
+        true => Ok(()),
+        false => Err(SignedError::TooLarge { context, len, max }),
+    }
+}
+
 #[cfg(test)]
 impl Logged {
     /// The bytes of the entry without what lies beside it.
@@ -215,7 +238,7 @@ impl Logged {
     /// With the word of another that its changes are erased.
     pub(crate) fn said_by(self, notice: &Self) -> Self {
         Self {
-            erased_by: Some(Box::new(notice.signed.clone())),
+            erased_by: Some(Box::new(notice.clone())),
             ..self
         }
     }
@@ -457,6 +480,11 @@ impl Log {
                 &notice.to_bytes(),
             )?;
             erased_by = Some((said, by));
+        } else if !entry.is_erasable() {
+            // Whoever has said so before it came did not know.
+            while let Some((key, _)) = kv.scan(Table::Erased, &log_key, None, 1)?.pop() {
+                kv.delete(Table::Erased, &key)?;
+            }
         }
         kv.put(Table::Log, &log_key, &kept.to_bytes())?;
         let position = Position {
@@ -467,10 +495,8 @@ impl Log {
         kv.put(Table::Frontier, &self.device_key(device), &to_canonical(&position))?;
         Pins::of(self.space).apply(kv, &entry)?;
         Links::of(self.space).apply(kv, &entry, device)?;
-        for erasure in &entry.erases {
-            for seq in &erasure.entries {
-                self.erase(kv, (erasure.device, *seq), (&logged.signed, &entry, device))?;
-            }
+        if let Some(EntryId { device: of, seq }) = entry.erases {
+            self.erase(kv, (of, seq), (&kept, entry.seq, device))?;
         }
         Ok(Appended {
             append: Append::New,
@@ -481,19 +507,14 @@ impl Log {
     }
 
     /// The entry that comes with one as the proof that its changes are erased, and the device that has written it.
-    fn notice_of(
-        self,
-        logged: &Logged,
-        device: NodeId,
-        seq: u64,
-    ) -> Result<(&Signed<Entry>, Entry, NodeId), AppendError> {
+    fn notice_of(self, logged: &Logged, device: NodeId, seq: u64) -> Result<(&Logged, Entry, NodeId), AppendError> {
         let stripped = || AppendError::Stripped {
             device: device.short(),
             seq,
         };
         let notice = logged.erased_by.as_deref().ok_or_else(stripped)?;
-        let (said, by) = open(notice)?;
-        match said.space == self.space && said.says_erased(device, seq) {
+        let (said, by) = notice.open()?;
+        match said.space == self.space && said.erases == Some(EntryId { device, seq }) {
             true => Ok((notice, said, by)),
             false => Err(stripped()),
         }
@@ -504,7 +525,7 @@ impl Log {
         self,
         kv: &mut impl Kv,
         (device, seq): (NodeId, u64),
-        (notice, said, by): (&Signed<Entry>, &Entry, NodeId),
+        (notice, number, by): (&Logged, u64, NodeId),
     ) -> Result<(), AppendError> {
         let key = self.log_key(device, seq);
         if let Some(row) = kv.get(Table::Log, &key)? {
@@ -517,13 +538,23 @@ impl Log {
                     // What they said has been heard here.
                     kv.put(Table::Restated, &key, &[])?;
                 }
+                // If it has erased another, what it said again of that is kept there, too.
+                if let Some(EntryId { device: of, seq }) = known.open()?.0.erases {
+                    let key = self.erased_key(of, seq, device);
+                    if kv
+                        .get(Table::Erased, &key)?
+                        .is_some_and(|row| Logged::from_bytes(&row).is_ok_and(|row| row.hash() == known.hash()))
+                    {
+                        kv.put(Table::Erased, &key, &known.to_bytes())?;
+                    }
+                }
             } else if !is_erased {
                 // They are in what was signed.
                 return Ok(());
             }
         }
         let later = match self.erased_by(kv, (device, seq), by)? {
-            Some(known) => known.seq < said.seq,
+            Some(known) => known.seq < number,
             None => true,
         };
         if later {
@@ -532,24 +563,38 @@ impl Log {
         Ok(())
     }
 
-    /// The last entry of a device that says that the changes of another are erased, without its own.
+    /// The last entry of a device that says that the changes of another are erased, with what it says again of them, unless that is erased in its turn.
     pub fn erased_by(self, kv: &impl Kv, (device, seq): (NodeId, u64), by: NodeId) -> Result<Option<Entry>, KvError> {
         let row = kv.get(Table::Erased, &self.erased_key(device, seq, by))?;
-        // It was checked when it was written.
-        row.map(|row| Ok(Signed::<Entry>::from_bytes(&row)?.claimed()?))
-            .transpose()
+        row.map(|row| Self::notice(&row)).transpose()
     }
 
-    /// The devices that say that the changes of an entry are erased.
-    pub fn erasers(self, kv: &impl Kv, device: NodeId, seq: u64) -> Result<Vec<NodeId>, KvError> {
+    /// An entry of [`Table::Erased`]: it was checked when it was written.
+    fn notice(row: &[u8]) -> Result<Entry, KvError> {
+        let notice = Logged::from_bytes(row)?;
+        let mut entry = notice.signed.claimed()?;
+        entry.sealed = notice.sealed.unwrap_or_default();
+        Ok(entry)
+    }
+
+    /// All that say that the changes of an entry are erased, each of another device.
+    pub fn notices(self, kv: &impl Kv, device: NodeId, seq: u64) -> Result<Vec<Entry>, KvError> {
         let rows = kv.scan(Table::Erased, &self.log_key(device, seq), None, limits::POOL_NODES_MAX)?;
-        let by = |(key, _): (Vec<u8>, Vec<u8>)| Some(NodeId::from_bytes(*key.last_chunk::<32>()?));
-        Ok(rows.into_iter().filter_map(by).collect())
+        rows.iter().map(|(_, row)| Self::notice(row)).collect()
     }
 
-    /// One entry that says that those of this row are erased.
-    fn first_notice(kv: &impl Kv, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
-        Ok(kv.scan(Table::Erased, key, None, 1)?.pop().map(|(_, notice)| notice))
+    /// One entry that says that the changes of this row are erased, with what is left of them if that is to be had.
+    fn first_notice(kv: &impl Kv, key: &[u8]) -> Result<Option<Logged>, KvError> {
+        let rows = kv.scan(Table::Erased, key, None, limits::POOL_NODES_MAX)?;
+        let mut first = None;
+        for (_, row) in rows {
+            let notice = Logged::from_bytes(&row)?;
+            if notice.sealed.is_some() {
+                return Ok(Some(notice));
+            }
+            first.get_or_insert(notice);
+        }
+        Ok(first)
     }
 
     /// Removes what is kept of the space, but its charter: others keep it. That is done in steps; whether nothing is left. First goes how far its logs are known, so that what is left
@@ -582,10 +627,8 @@ impl Log {
     /// The entry of a row of [`Table::Log`].
     pub fn read(kv: &impl Kv, key: &[u8], row: &[u8]) -> Result<Logged, KvError> {
         let mut logged = Logged::from_bytes(row)?;
-        if logged.sealed.is_none()
-            && let Some(notice) = Self::first_notice(kv, key)?
-        {
-            logged.erased_by = Some(Box::new(Signed::from_bytes(&notice)?));
+        if logged.sealed.is_none() {
+            logged.erased_by = Self::first_notice(kv, key)?.map(Box::new);
         }
         Ok(logged)
     }
@@ -640,5 +683,5 @@ pub struct Body {
     /// See [`Entry::links`].
     pub links: Vec<Publication>,
     /// See [`Entry::erases`].
-    pub erases: Vec<Erasure>,
+    pub erases: Option<EntryId>,
 }

@@ -11,12 +11,12 @@ mod places;
 pub use change::{Change, Fate, RETENTION_MAX};
 
 use crate::{
-    Entry, Kept, Keys, Kv, KvError, Log, Name, OpId, Path, PathError, Removal, Settings, Snapshots, Table, Taken,
-    Totals, Trash, Turnover,
+    Again, Entry, EntryId, Kept, Keys, Kv, KvError, Log, Name, OpId, Path, PathError, Removal, Settings, Snapshots,
+    Table, Taken, Totals, Trash, Turnover,
     trash::{Replacement, Tally, op_bytes},
 };
 use places::Placement;
-use potluck_crypto::{BoxKey, Purpose, Signed};
+use potluck_crypto::{BoxKey, Purpose};
 use potluck_types::{
     CodecError, Entropy, Hash, NodeId, SpaceId, StripeId, Timestamp, from_canonical, from_own, to_canonical,
 };
@@ -297,28 +297,32 @@ impl Tree {
         if !entry.is_erased() {
             return self.open(keys, entry);
         }
-        let log = Log::of(self.space);
-        for by in log.erasers(kv, device, entry.seq)? {
-            let Some(notice) = log.erased_by(kv, (device, entry.seq), by)? else {
+        let id = EntryId { device, seq: entry.seq };
+        for notice in Log::of(self.space).notices(kv, device, entry.seq)? {
+            if notice.is_erased() {
                 continue;
-            };
-            let Some(logged) = log.entry(kv, by, notice.seq)? else {
-                continue;
-            };
-            let (notice, _) = logged.open().map_err(|error| KvError::from(error.to_string()))?;
-            for change in self.open(keys, &notice)? {
-                match change {
-                    Change::Restate {
-                        device: of,
-                        seq,
-                        changes,
-                        ..
-                    } if (of, seq) == (device, entry.seq) => return Ok(changes),
-                    _ => {}
-                }
+            }
+            let said = self.open(keys, &notice)?;
+            if let Some(changes) = said.into_iter().find_map(|change| change.restated(id)) {
+                return Ok(changes);
             }
         }
         Ok(Vec::new())
+    }
+
+    /// What is to be said again of an entry that was set aside.
+    pub fn changes_again(self, keys: &Keys, device: NodeId, again: &Again) -> Result<Vec<Change>, TreeError> {
+        let changes = match &again.notice {
+            Some(notice) if again.entry.is_erased() => {
+                let id = EntryId { device, seq: again.seq };
+                let said = self.open(keys, notice)?;
+                said.into_iter()
+                    .find_map(|change| change.restated(id))
+                    .unwrap_or_default()
+            }
+            _ => self.open(keys, &again.entry)?,
+        };
+        Ok(again.changes(device, changes))
     }
 
     /// How many bytes of changes an entry has, when they are unpacked; none where they do not open.
@@ -345,7 +349,7 @@ impl Tree {
         entry: &Entry,
     ) -> Result<Vec<StripeId>, TreeError> {
         let is_waiting = self.first_sealed(kv, device)?.is_some();
-        if is_waiting || (keys.of(entry.epoch).is_none() && !entry.is_erased()) {
+        if is_waiting || !self.has_key(kv, keys, device, entry)? {
             if !is_waiting {
                 kv.put(Table::Sealed, &self.device_key(device), &entry.seq.to_be_bytes())?;
             }
@@ -374,7 +378,7 @@ impl Tree {
             {
                 // It was checked when it was appended.
                 let (entry, _) = logged.open().map_err(|error| KvError::from(error.to_string()))?;
-                if keys.of(entry.epoch).is_none() && !entry.is_erased() {
+                if !self.has_key(kv, keys, device, &entry)? {
                     break;
                 }
                 // What comes behind it is not seen yet.
@@ -391,31 +395,19 @@ impl Tree {
         Ok((opened > 0).then_some(named))
     }
 
-    /// Whether all entries that are here are opened, and what is left of those that are erased is here, too.
+    /// Whether all entries that are here are opened.
     pub fn is_unsealed(self, kv: &impl Kv) -> Result<bool, TreeError> {
-        Ok(kv.scan(Table::Sealed, self.space.as_bytes(), None, 1)?.is_empty() && self.is_restated(kv)?)
+        Ok(kv.scan(Table::Sealed, self.space.as_bytes(), None, 1)?.is_empty())
     }
 
-    /// Whether what is left of all entries that are erased has been heard, or nothing is: who has erased them is known as far as that.
-    fn is_restated(self, kv: &impl Kv) -> Result<bool, KvError> {
-        let (log, mut after) = (Log::of(self.space), None::<Vec<u8>>);
-        loop {
-            let rows = kv.scan(Table::Erased, self.space.as_bytes(), after.as_deref(), COUNT_PAGE)?;
-            let Some((last, _)) = rows.last() else { return Ok(true) };
-            after = Some(last.clone());
-            for (key, row) in rows {
-                let entry = key.get(..72).ok_or("the key of what is erased is 104 bytes")?;
-                if kv.get(Table::Restated, entry)?.is_some() {
-                    continue;
-                }
-                let notice = Signed::<Entry>::from_bytes(&row)?;
-                let by = NodeId::from_bytes(*notice.claimed_signer().as_bytes());
-                let known = log.position(kv, by)?.map_or(0, |position| position.seq);
-                if known < notice.claimed()?.seq {
-                    return Ok(false);
-                }
-            }
+    /// Whether what an entry says, or what is left of it, can be opened.
+    fn has_key(self, kv: &impl Kv, keys: &Keys, device: NodeId, entry: &Entry) -> Result<bool, KvError> {
+        if !entry.is_erased() {
+            return Ok(keys.of(entry.epoch).is_some());
         }
+        let notices = Log::of(self.space).notices(kv, device, entry.seq)?;
+        let mut left = notices.iter().filter(|notice| !notice.is_erased());
+        Ok(left.all(|notice| keys.of(notice.epoch).is_some()))
     }
 
     /// The first entry of a device that waits for its key.
@@ -432,7 +424,7 @@ impl Tree {
         device: NodeId,
         entry: &Entry,
     ) -> Result<Vec<StripeId>, TreeError> {
-        let changes = match self.open(keys, entry) {
+        let changes = match self.changes(kv, keys, device, entry) {
             // Its author had the key and sealed something else: nobody ever reads it, and nobody waits for it. Where there is but one key it may be another one.
             Err(TreeError::Sealed) if entry.epoch.is_some() => Vec::new(),
             changes => changes?,
@@ -447,6 +439,13 @@ impl Tree {
             seq: entry.seq,
             clock: entry.clock,
         };
+        if entry.is_erased() {
+            let key = self.entry_key(device, entry.seq);
+            if changes.is_empty() || kv.get(Table::Restated, &key)?.is_some() {
+                return Ok(Vec::new());
+            }
+            kv.put(Table::Restated, &key, &[])?;
+        }
         self.apply_changes(kv, said, changes, &mut effect)?;
         self.trash().note(kv, before, &effect.tally)?;
         if effect.replaced > 0 {
@@ -524,6 +523,8 @@ impl Tree {
                     let again = Said { device, seq, clock };
                     if self.is_to_be_heard(kv, said.device, again)? {
                         kv.put(Table::Restated, &self.entry_key(device, seq), &[])?;
+                        // Nobody loses anything now by what it says.
+                        let replaced = effect.replaced;
                         let is_again = |change: &Change| matches!(change, Change::Restate { .. });
                         // One in another does not count: nobody writes it.
                         let changes = match changes.iter().any(is_again) {
@@ -531,6 +532,7 @@ impl Tree {
                             false => changes,
                         };
                         self.apply_changes(kv, again, changes, effect)?;
+                        effect.replaced = replaced;
                     }
                 }
             }
@@ -538,11 +540,23 @@ impl Tree {
         Ok(())
     }
 
-    /// Whether what is said again of an entry is still to be heard here: its changes were erased before, by the device that says it.
+    /// Whether what is said again of an entry is still to be heard here: it is here, and its changes were erased before, by the device that says it.
     fn is_to_be_heard(self, kv: &impl Kv, by: NodeId, again: Said) -> Result<bool, KvError> {
-        let notice = Log::of(self.space).erased_by(kv, (again.device, again.seq), by)?;
-        let is_heard = kv.get(Table::Restated, &self.entry_key(again.device, again.seq))?;
-        Ok(notice.is_some() && is_heard.is_none())
+        let log = Log::of(self.space);
+        let is_here = log
+            .position(kv, again.device)?
+            .is_some_and(|known| known.seq >= again.seq);
+        let is_waiting = self
+            .first_sealed(kv, again.device)?
+            .is_some_and(|first| first <= again.seq);
+        if !is_here || is_waiting {
+            // It is heard with the entry.
+            return Ok(false);
+        }
+        let is_heard = kv
+            .get(Table::Restated, &self.entry_key(again.device, again.seq))?
+            .is_some();
+        Ok(!is_heard && log.erased_by(kv, (again.device, again.seq), by)?.is_some())
     }
 
     /// Takes values from a name, or from the trash. Gives the number of file versions that had the name.

@@ -75,8 +75,6 @@ pub const RESIDENCE_BYTES_MAX: usize = 1200;
 pub const REGIONS_MAX: usize = 8;
 /// Stripes that one log entry pins or unpins at most.
 pub const PINS_PER_ENTRY_MAX: usize = 1024;
-/// Entries that one entry erases at most: it goes with each of them.
-pub const ERASED_PER_ENTRY_MAX: usize = 64;
 
 /// Full membership is kept up to this many nodes.
 pub const POOL_NODES_MAX: usize = 1000;

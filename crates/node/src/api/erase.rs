@@ -17,6 +17,8 @@ pub struct Erasable {
     pub stored_anew: u64,
     /// Where the same content stays: it was copied there, or put there, too. The first of them.
     pub stays_at: Vec<Path>,
+    /// Whether other files have parts of the same content, which stay there.
+    pub has_parts_elsewhere: bool,
     /// File versions, of those, that cannot be erased: they were written by a version of this software that had no way to.
     pub unerasable: u64,
     /// Links of others into the space, which show what they show until the machines of who made them have heard of it.
@@ -34,6 +36,9 @@ pub struct Erased {
     pub at: Timestamp,
     /// What that was; nothing when it is only asked who has heard of it.
     pub what: Option<Erasable>,
+    /// Whether it was cut off before it was done.
+    #[serde(default)]
+    pub is_cut_off: bool,
     /// What each other machine says.
     pub receipts: Vec<Receipt>,
 }
@@ -41,7 +46,7 @@ pub struct Erased {
 impl Erased {
     /// Whether all machines have nothing of it.
     pub fn is_everywhere(&self) -> bool {
-        self.receipts.iter().all(|receipt| receipt.says == Says::Nothing)
+        !self.is_cut_off && self.receipts.iter().all(|receipt| receipt.says == Says::Nothing)
     }
 }
 

@@ -24,7 +24,8 @@ const VERSIONS_MAX: usize = 20_000;
 /// Where what is to be erased is, or was.
 #[derive(Clone, Default, Debug)]
 pub(super) struct Places {
-    directories: BTreeSet<DirId>,
+    /// The path and all below it that are directories, or were.
+    pub(super) directories: BTreeSet<DirId>,
     names: BTreeSet<(DirId, Name)>,
     /// The devices whose entries this person may erase.
     erasable: BTreeSet<NodeId>,
@@ -47,13 +48,25 @@ impl Places {
                 places.erasable.insert(device);
             }
         }
-        let mut left = trash::directories(space, kv, path)?;
+        for directory in trash::directories(space, kv, path)? {
+            places.add(space, kv, directory)?;
+        }
+        Ok(places)
+    }
+
+    /// With a directory and all below it, unless it is elsewhere by now. Whether that is more.
+    fn add(&mut self, space: &OpenSpace, kv: &impl Kv, directory: DirId) -> Result<bool, NodeError> {
+        let before = self.directories.len();
+        let mut left = vec![directory];
         while let Some(directory) = left.pop() {
-            if places.directories.insert(directory) {
+            let place = Tree::of(space.id()).place_of(kv, directory);
+            let place = place.map_err(MetaError::reading)?;
+            let is_here = directory == DirId::ROOT || place.is_none_or(|place| self.have(&place));
+            if is_here && self.directories.insert(directory) {
                 below(space, kv, directory, &mut left)?;
             }
         }
-        Ok(places)
+        Ok(self.directories.len() > before)
     }
 
     fn have(&self, place: &(DirId, Name)) -> bool {
@@ -102,6 +115,8 @@ pub(super) struct Found {
     pub(super) others: BTreeMap<OpId, (DirId, Name)>,
     /// When the first of all was set.
     since: Option<Timestamp>,
+    /// Directories that a name among them stood for.
+    directories: BTreeSet<DirId>,
     /// Whether there is more than one hunt finds.
     pub(super) is_part: bool,
 }
@@ -117,7 +132,7 @@ struct Step<'a> {
 
 impl Found {
     /// All that there is to be found.
-    pub(super) fn in_logs(space: &OpenSpace, kv: &impl Kv, places: &Places) -> Result<Self, NodeError> {
+    pub(super) fn in_logs(space: &OpenSpace, kv: &impl Kv, places: &mut Places) -> Result<Self, NodeError> {
         let mut found = Self::default();
         loop {
             let before = found.size();
@@ -125,7 +140,11 @@ impl Found {
                 each_step((device, entry), &changes, &mut |step| found.look_at(places, &step));
                 Ok(())
             })?;
-            if found.size() == before {
+            let mut is_more = found.size() > before;
+            for directory in std::mem::take(&mut found.directories) {
+                is_more |= places.add(space, kv, directory)?;
+            }
+            if !is_more {
                 return Ok(found);
             }
         }
@@ -136,6 +155,16 @@ impl Found {
     }
 
     fn look_at(&mut self, places: &Places, step: &Step<'_>) {
+        if let Change::Set {
+            parent,
+            name,
+            value: Some(Value::Directory(id)),
+            ..
+        } = step.change
+            && places.have(&(*parent, name.clone()))
+        {
+            self.directories.insert(*id);
+        }
         let Some((place, of, file)) = set_by(step) else { return };
         if self.versions.contains_key(&of) {
             self.add_content(file, step);
@@ -200,6 +229,21 @@ impl Found {
         self.sealed.remove(&piece.sealed_id());
     }
 
+    /// One that is in the trash elsewhere is a version of the same, and goes with it.
+    pub(super) fn take(&mut self, there: &There) {
+        self.versions.insert(there.op, (there.parent, there.name.clone()));
+        self.others.remove(&there.op);
+    }
+
+    /// Whether an entry says the content of one of the versions where it is erased: those go last, as what it was before is found by them.
+    pub(super) fn is_told_at(&self, places: &Places, (device, entry): (NodeId, &Entry), changes: &[Change]) -> bool {
+        let mut is_told = false;
+        each_step((device, entry), changes, &mut |step| {
+            is_told |= set_by(&step).is_some_and(|(place, _, file)| places.have(&place) && self.holds(file));
+        });
+        is_told
+    }
+
     /// Leaves what is sealed in versions that are there. Whether there were any.
     pub(super) fn leave_what_is_there(&mut self, space: &OpenSpace, kv: &impl Kv) -> Result<bool, NodeError> {
         let mut held = BTreeMap::new();
@@ -261,6 +305,16 @@ impl Found {
 /// The file that an operation sets, or says of where it lies: where that is, and which operation has set it.
 fn set_by<'a>(step: &Step<'a>) -> Option<((DirId, Name), OpId, &'a File)> {
     match step.change {
+        // Of one that is erased already there is nothing to be told.
+        Change::Set {
+            value: Some(Value::File(file)),
+            ..
+        }
+        | Change::Recode { file, .. }
+            if file.is_erased() =>
+        {
+            None
+        }
         Change::Set {
             parent,
             name,
@@ -334,6 +388,7 @@ pub(super) fn each_entry(
 
 /// Gives each operation of an entry, and of those that it said again.
 fn each_step((device, entry): (NodeId, &Entry), changes: &[Change], take: &mut dyn FnMut(Step<'_>)) {
+    let is_said = |change: &Change| entry.erases.is_some() && entry.erases == change.restates();
     let mut steps = |device, seq, clock, beside: &[Change]| {
         for (at, change) in (0..).zip(beside) {
             take(Step {
@@ -352,6 +407,7 @@ fn each_step((device, entry): (NodeId, &Entry), changes: &[Change], take: &mut d
             clock,
             changes,
         } = change
+            && is_said(change)
         {
             steps(*device, *seq, *clock, changes);
         }

@@ -29,41 +29,53 @@ pub(crate) struct Pending {
     space: SpaceId,
     path: Path,
     at: Timestamp,
-    /// The entries of this machine that say so.
+    /// The entries of this machine that say so; no last one, when it was not come to an end with.
     from: u64,
-    to: u64,
+    to: Option<u64>,
 }
 
-/// The number of the next entry of this machine.
-pub(super) async fn next_entry(space: &OpenSpace) -> Result<u64, NodeError> {
+/// Remembers that an erasure is begun: should it be cut off, it is not forgotten that it was.
+pub(super) async fn begin(space: &OpenSpace, path: &Path) -> Result<Pending, NodeError> {
     let known = names::known(space.shared(), space.id(), space.me()).await?;
-    Ok(known.map_or(1, |position| position.seq + 1))
+    let pending = Pending {
+        space: space.id(),
+        path: path.clone(),
+        at: space.now(),
+        from: known.map_or(1, |position| position.seq + 1),
+        to: None,
+    };
+    remember(space.shared(), pending.clone()).await?;
+    Ok(pending)
+}
+
+async fn remember(shared: &Arc<Shared>, pending: Pending) -> Result<(), NodeError> {
+    change(shared, |all| {
+        // Of one path that was not come to an end with there is but one.
+        let is_same = |other: &Pending| (other.space, &other.path) == (pending.space, &pending.path);
+        all.retain(|other| !(is_same(other) && (other.to.is_none() || other.from == pending.from)));
+        all.push(pending);
+    })
+    .await
 }
 
 /// Waits a while for all machines to say that they have nothing, and remembers the erasure if not all do.
 pub(super) async fn gather(
     space: &OpenSpace,
     called: &SpaceName,
-    path: &Path,
-    from: u64,
+    mut pending: Pending,
     what: Erasable,
 ) -> Result<Erased, NodeError> {
-    let pending = Pending {
-        space: space.id(),
-        path: path.clone(),
-        at: space.now(),
-        from,
-        to: next_entry(space).await? - 1,
-    };
-    let remembered = pending.clone();
-    change(space.shared(), |all| all.push(remembered)).await?;
+    let known = names::known(space.shared(), space.id(), space.me()).await?;
+    pending.to = Some(known.map_or(0, |position| position.seq));
+    remember(space.shared(), pending.clone()).await?;
     let until = space.steady() + PATIENCE;
     let stripes = given_up(space, &pending).await?;
     let mut erased = Erased {
         space: called.clone(),
-        path: path.clone(),
+        path: pending.path.clone(),
         at: pending.at,
         what: Some(what),
+        is_cut_off: false,
         receipts: Vec::new(),
     };
     loop {
@@ -97,7 +109,11 @@ pub(crate) async fn asked_again(shared: &Arc<Shared>) -> Result<Vec<Erased>, Nod
             path: pending.path.clone(),
             at: pending.at,
             what: None,
-            receipts: ask_all(&space, &pending, &stripes).await,
+            is_cut_off: pending.to.is_none(),
+            receipts: match pending.to {
+                Some(_) => ask_all(&space, &pending, &stripes).await,
+                None => Vec::new(),
+            },
         };
         if erased.is_everywhere() {
             forget(shared, &pending).await?;
@@ -137,7 +153,7 @@ async fn forget(shared: &Arc<Shared>, pending: &Pending) -> Result<(), NodeError
 
 /// The stripes that nobody uses since.
 async fn given_up(space: &OpenSpace, pending: &Pending) -> Result<Vec<StripeId>, NodeError> {
-    let (task, from, to) = (space.clone(), pending.from, pending.to);
+    let (task, from, to) = (space.clone(), pending.from, pending.to.unwrap_or(0));
     Shared::blocking(move || {
         let (kv, log, pins) = (task.read()?, Log::of(task.id()), Pins::of(task.id()));
         let mut given_up = BTreeSet::new();
@@ -187,7 +203,7 @@ async fn ask(space: &OpenSpace, node: NodeId, pending: &Pending, stripes: &[Stri
         _ => return None,
     };
     let position = known.iter().find(|(device, _)| *device == space.me());
-    let has_heard = position.is_some_and(|(_, position)| position.seq >= pending.to);
+    let has_heard = position.is_some_and(|(_, position)| Some(position.seq) >= pending.to);
     if !known.is_empty() && !has_heard {
         // Whoever keeps the log is told at once.
         let _ = names::push(space.shared(), node, space.id()).await;

@@ -325,8 +325,8 @@ impl Server {
         let kv = self.node.shared().read().expect("its database");
         let shared = self.node.shared();
         let charter = shared.charters.of(&kv, entry.space).expect("its database");
-        for erasure in &entry.erases {
-            let may_erase = charters::may_erase(shared, &kv, entry.space, device, erasure.device);
+        if let Some(erased) = entry.erases {
+            let may_erase = charters::may_erase(shared, &kv, entry.space, device, erased.device);
             assert!(may_erase.expect("its database"));
         }
         entry.space == private_space_id(owner) || charter.may_write(owner, device, entry.seq, entry.clock)

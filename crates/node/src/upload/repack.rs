@@ -3,11 +3,10 @@
 use super::{Upload, piece::building};
 use crate::{download::read_piece, error::NodeError, files::FileAt};
 use bytes::Bytes;
-use potluck_dag::{Content, Packer, Piece, Tree as Manifest};
+use potluck_dag::{Content, Packer, Piece, Slot, Tree as Manifest};
 use potluck_spaces::{Change, File, FileId};
 use potluck_types::to_canonical;
 use serde_bytes::ByteBuf;
-use std::collections::{BTreeMap, btree_map::Entry};
 
 impl Upload {
     /// Stores files anew that lie in one piece, each with the part of it that it is.
@@ -18,21 +17,29 @@ impl Upload {
         let whole = first.whole();
         let at = (self.space.shared(), self.space.id());
         let plain = read_piece(at, &whole, 0..whole.len(), false).await?;
-        let (mut packer, mut slots) = (Packer::new(), BTreeMap::new());
-        for (_, piece) in &files {
-            // Who has moved or copied one refers to the same part.
-            let (start, end) = (piece.part().start, piece.part().end);
-            if let Entry::Vacant(slot) = slots.entry((start, end)) {
-                let bytes = plain.get(start as usize..end as usize);
-                let bytes = bytes.ok_or_else(|| building("it lies beyond its piece"))?;
-                slot.insert(packer.push(bytes).ok_or_else(|| building("it fits no piece"))?);
-            }
+        let (mut packer, mut packed) = (Packer::new(), Vec::new());
+        for (at, piece) in files {
+            let part = piece.part();
+            let bytes = plain.get(part.start as usize..part.end as usize);
+            let bytes = bytes.ok_or_else(|| building("it lies beyond its piece"))?;
+            // Files that were moved or copied share a part: together they may be more than one piece.
+            let slot = match packer.push(bytes) {
+                Some(slot) => slot,
+                None => {
+                    self.store_again(packer.take(), std::mem::take(&mut packed)).await?;
+                    packer.push(bytes).ok_or_else(|| building("it fits no piece"))?
+                }
+            };
+            packed.push((at, slot));
         }
-        let under_way = self.begin_piece(Bytes::from(packer.take()), false).await?;
+        self.store_again(packer.take(), packed).await
+    }
+
+    async fn store_again(&mut self, plain: Vec<u8>, files: Vec<(FileAt, Slot)>) -> Result<(), NodeError> {
+        let under_way = self.begin_piece(Bytes::from(plain), false).await?;
         let finished = self.finish_piece(under_way).await?;
         self.note(&finished);
-        for (at, piece) in files {
-            let slot = slots[&(piece.part().start, piece.part().end)];
+        for (at, slot) in files {
             let part = finished.piece.slot(slot).expect("the slot is in the pack");
             let stripe = part.stripe();
             let content = Content::Tree(Manifest::leaf(part).map_err(building)?);

@@ -9,7 +9,7 @@ use potluck_crypto::{BoxKey, Link, LinkId, SigningKey, Speakers, UserKeys};
 use potluck_net::{Endpoint, Message, NetworkConfig, Protocol};
 use potluck_node::{LinkError, LinkOptions, Node, NodeError, RemoveOptions, Space, Which};
 use potluck_spaces::{
-    Append, Body, Change, Charter, CharterRecord, DirId, Erasure, Fate, File, FileId, GrantTo, Keys, Log, Logged,
+    Append, Body, Change, Charter, CharterRecord, DirId, EntryId, Fate, File, FileId, GrantTo, Keys, Log, Logged,
     MemoryKv, Name, Path, Position, Publication, Reader, Tree, Value,
 };
 use potluck_types::{Hash, NodeId, SpaceId, StripeId, SystemEntropy, Timestamp, from_canonical, to_canonical};
@@ -366,10 +366,7 @@ impl Modified {
         let body = Body {
             sealed: Tree::of(self.space).seal(keys.of(epoch).unwrap(), &[], &SystemEntropy),
             epoch,
-            erases: vec![Erasure {
-                device,
-                entries: vec![seq],
-            }],
+            erases: Some(EntryId { device, seq }),
             ..Body::default()
         };
         let now = u64::try_from(std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap();

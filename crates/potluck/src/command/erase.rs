@@ -36,7 +36,13 @@ pub(super) fn pending(home: &Path, terminal: Terminal) -> Result<(), Complaint> 
     terminal.result(&asked, || {
         let of_each = |erased: &Erased| {
             let place = Place::root_of(erased.space.clone()).at(&erased.path);
-            format!("{place}, erased {}\n{}", erased.at, said(&erased.receipts))
+            match erased.is_cut_off {
+                true => format!(
+                    "{place}, begun {}\n  This was cut off: `potluck erase {place}` goes on with it.",
+                    erased.at
+                ),
+                false => format!("{place}, erased {}\n{}", erased.at, said(&erased.receipts)),
+            }
         };
         match asked.is_empty() {
             true => "All machines have heard of all that you have erased on this one.".to_owned(),
@@ -82,6 +88,9 @@ fn stays(place: &Place, erasable: &Erasable) -> String {
             }
             text.push_str(&format!(" The same content stays at {}.", listed(named, "and")));
         }
+    }
+    if erasable.has_parts_elsewhere {
+        text.push_str(" Other files have parts of the same content, which stay there.");
     }
     if erasable.unerasable > 0 {
         text.push_str(&format!(

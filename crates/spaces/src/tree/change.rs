@@ -1,7 +1,7 @@
 //! What an entry says about names, and how that is encoded: version 2, and the migration from version 1.
 
 use super::{DirId, File, FileId, Value};
-use crate::{Name, OpId, Settings};
+use crate::{Entry, EntryId, Name, OpId, Settings};
 use potluck_types::{CodecError, NodeId, StripeId, Timestamp, from_canonical, limits, to_canonical};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -86,40 +86,62 @@ pub enum Change {
 }
 
 impl Change {
-    /// What is left of an entry's changes when the content of files is erased: of the entry, and of those that it said again, each as [`Change::Restate`]. Nothing when it has no such file.
+    /// What is left of what an entry said when the content of files is erased: one change that says it again. Of each entry that this one itself said again there is one more. Nothing
+    /// when there is no such file.
     pub fn without(
-        entry: (NodeId, u64, Timestamp),
+        (id, entry): (EntryId, &Entry),
         changes: Vec<Self>,
         is_erased: &mut impl FnMut(&File) -> bool,
     ) -> Option<Vec<Self>> {
         let (mut found, mut own, mut again) = (false, Vec::with_capacity(changes.len()), Vec::new());
-        let mut says_more = false;
         for mut change in changes {
+            found |= change.hollow(is_erased);
             if let Self::Restate { changes, .. } = &mut change {
+                let mut is_erased_there = false;
                 for change in changes {
-                    found |= change.hollow(is_erased);
+                    is_erased_there |= change.hollow(is_erased);
                 }
+                found |= is_erased_there;
                 // What comes behind it keeps its place.
                 own.push(Self::Accept {
                     until: Timestamp::default(),
                 });
-                again.push(change);
+                // Of others it has nothing to say.
+                if entry.erases == change.restates() {
+                    again.push(change);
+                }
             } else {
-                found |= change.hollow(is_erased);
                 own.push(change);
-                says_more = true;
             }
         }
-        if says_more {
-            let (device, seq, clock) = entry;
-            again.push(Self::Restate {
-                device,
-                seq,
-                clock,
-                changes: own,
-            });
-        }
+        let EntryId { device, seq } = id;
+        again.push(Self::Restate {
+            device,
+            seq,
+            clock: entry.clock,
+            changes: own,
+        });
         found.then_some(again)
+    }
+
+    /// Which entry it says again.
+    pub fn restates(&self) -> Option<EntryId> {
+        match self {
+            Self::Restate { device, seq, .. } => Some(EntryId {
+                device: *device,
+                seq: *seq,
+            }),
+            _ => None,
+        }
+    }
+
+    /// What it says again of an entry.
+    pub(super) fn restated(self, of: EntryId) -> Option<Vec<Self>> {
+        let is_it = self.restates() == Some(of);
+        match self {
+            Self::Restate { changes, .. } if is_it => Some(changes),
+            _ => None,
+        }
     }
 
     fn hollow(&mut self, is_erased: &mut impl FnMut(&File) -> bool) -> bool {
