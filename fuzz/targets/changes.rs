@@ -32,8 +32,9 @@ fuzz_target!(|bytes: &[u8]| {
         let Ok(signed) = log.next_entry(kv, &device, Timestamp::from_millis(1), body) else {
             return;
         };
-        let (_, entry, node) = log.append(kv, &signed).expect("its own entry");
-        tree.apply(kv, &keys, node, &entry).expect("its own key");
+        let appended = log.append(kv, &signed).expect("its own entry");
+        tree.apply(kv, &keys, appended.device, &appended.entry)
+            .expect("its own key");
     };
     apply(&mut kv, &changes);
     tree.list(&kv, DirId::ROOT, None, 1000)
