@@ -83,9 +83,9 @@ impl Piece {
         self.len < self.plain_len
     }
 
-    /// Names the sealed bytes, however they are coded: the same for all references that open them, and telling nothing of the key.
+    /// Names the sealed bytes, however they are coded: the same for all references that open them. It is for a process to tell them apart, and is neither kept nor sent.
     pub fn sealed_id(&self) -> Hash {
-        Hash::of(&[b"potluck sealed piece 1", &self.key.as_bytes()[..]].concat())
+        Hash::of(self.key.as_bytes())
     }
 
     /// Whether it refers to no bytes at all.

@@ -6,7 +6,14 @@ mod common;
 
 use common::{Node, Random, Setup, bytes, pool_of, potluck, text, until};
 use serde_json::Value;
-use std::{collections::BTreeSet, fs, path::Path, process::Stdio, thread, time::Instant};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::Path,
+    process::Stdio,
+    thread,
+    time::{Duration, Instant},
+};
 
 fn pool(folder: &Path, nodes: usize) -> Vec<Node> {
     pool_of(nodes, |number| Setup::at(folder.join(format!("node-{number}"))))
@@ -377,5 +384,57 @@ fn a_space_is_founded_whole_or_not_at_all() {
         until("the other machine has it", || {
             other.run(&["cat", &format!("{place}note")]).stdout == b"a note"
         });
+    }
+}
+
+#[test]
+fn kill_9_while_something_is_erased_harms_nothing_else_and_it_is_gone_on_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut pool = pool(folder.path(), 3);
+    let files = folder.path().join("files");
+    fs::create_dir(&files).unwrap();
+    for at in 0..24 {
+        fs::write(files.join(at.to_string()), bytes(20_000, at)).unwrap();
+    }
+    pool[0].said(&["put", files.to_str().unwrap(), "home:/"]);
+    until("all see each other", || pool.iter().all(|node| node.live() == 3));
+    let mut random = Random(11);
+    for round in 0..8 {
+        let (home, gone) = (pool[0].home.clone(), format!("home:/files/{round}"));
+        let wait = random.below(500) as u64;
+        let typed = {
+            let gone = gone.clone();
+            thread::spawn(move || potluck(&home).args(["erase", &gone, "--yes"]).output().unwrap())
+        };
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_millis(wait) {
+            thread::yield_now();
+        }
+        pool[0].kill();
+        let is_acknowledged = typed.join().unwrap().status.success();
+        pool[0].restart();
+        until("all see each other again", || pool[0].live() == 3);
+        let again = pool[0].run(&["erase", &gone, "--yes"]);
+        let code = again.status.code();
+        assert!(
+            code == Some(0) && !is_acknowledged || code == Some(3),
+            "{wait} ms, {is_acknowledged}: {again:?}"
+        );
+        for node in &pool[..2] {
+            let there = node.said(&["ls", "home:/files"]);
+            assert_eq!(there.lines().count(), 23 - round, "after {wait} ms");
+            let got = folder.path().join(format!("got-{round}"));
+            node.said(&["get", "home:/files", got.to_str().unwrap()]);
+            for at in round + 1..24 {
+                let content = fs::read(got.join(at.to_string())).unwrap();
+                assert!(content == bytes(20_000, at as u64), "{at} after {wait} ms");
+            }
+            fs::remove_dir_all(&got).unwrap();
+        }
+    }
+    for node in &mut pool {
+        node.kill();
+        let report = node.run(&["fsck"]);
+        assert!(report.status.success(), "{report:?}");
     }
 }
