@@ -553,11 +553,12 @@ impl Log {
                 return Ok(());
             }
         }
-        let later = match self.erased_by(kv, (device, seq), by)? {
-            Some(known) => known.seq < number,
+        let is_news = match self.erased_by(kv, (device, seq), by)? {
+            // What it said again may be erased itself by now.
+            Some(known) => known.seq < number || (known.seq == number && notice.sealed.is_none()),
             None => true,
         };
-        if later {
+        if is_news {
             kv.put(Table::Erased, &self.erased_key(device, seq, by), &notice.to_bytes())?;
         }
         Ok(())

@@ -40,7 +40,13 @@ impl Device {
 
     /// Whether what is in a file can be told from any log.
     fn tells(&self, content: u8) -> bool {
-        let entries = self.entries();
+        let mut entries = self.entries();
+        let log = Log::of(SPACE);
+        for (device, entry) in entries.clone() {
+            for by in log.notices(&self.kv, device, entry.seq).unwrap() {
+                entries.push((device, by));
+            }
+        }
         entries
             .iter()
             .any(|(device, entry)| self.says((*device, entry), content).is_some())
