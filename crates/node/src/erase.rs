@@ -214,7 +214,7 @@ pub(crate) async fn erase(space: &OpenSpace, called: &SpaceName, path: &Path) ->
         }
         add(&mut what, &plan.told);
         let places = plan.places.clone();
-        let done = carry_out(space, plan).await?;
+        let done = Box::pin(carry_out(space, plan)).await?;
         given_up.extend(done.given_up);
         // What stays elsewhere, or cannot be erased, is found each time.
         if done.entries == 0 && remove_directories(space, path, &places).await? {

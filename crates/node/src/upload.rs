@@ -620,7 +620,7 @@ impl Upload {
         self.written_at = Instant::now();
         let batch = std::mem::take(&mut self.batch);
         self.overwriting = 0;
-        let unpinned = names::write(&self.space, batch).await?;
+        let unpinned = Box::pin(names::write(&self.space, batch)).await?;
         if !unpinned.is_empty() {
             crate::sweep::announce(&self.space, unpinned);
         }

@@ -357,11 +357,10 @@ fn inline(file: &File) -> Option<Hash> {
 }
 
 /// Gives each entry of all logs that is not erased, with its changes.
-pub(super) fn each_entry(
-    space: &OpenSpace,
-    kv: &impl Kv,
-    take: &mut dyn FnMut(NodeId, &Entry, Vec<Change>) -> Result<(), NodeError>,
-) -> Result<(), NodeError> {
+pub(super) fn each_entry<T>(space: &OpenSpace, kv: &impl Kv, take: &mut T) -> Result<(), NodeError>
+where
+    T: FnMut(NodeId, &Entry, Vec<Change>) -> Result<(), NodeError>,
+{
     let (log, tree, ring) = (Log::of(space.id()), Tree::of(space.id()), space.ring());
     for device in log.frontier(kv).map_err(MetaError::reading)?.into_keys() {
         let mut after = 0;

@@ -87,7 +87,7 @@ async fn look_now(space: &OpenSpace) -> Duration {
     if space.refuse_when_full().is_err() {
         return RETRY_AFTER;
     }
-    let done = match all(space, domains, patience.is_zero()).await {
+    let done = match Box::pin(all(space, domains, patience.is_zero())).await {
         Ok(done) => done,
         Err(error) => {
             tracing::info!(%error, "older files are not yet coded anew");

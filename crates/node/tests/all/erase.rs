@@ -265,7 +265,7 @@ async fn a_writer_erases_what_is_theirs_and_the_owner_all() {
     assert!(read_when_named(&theirs, "/hers").await == bytes(1, 40_000));
     for at in ["/his", "/his-too"] {
         eventually("bob may write", || async {
-            put_into(&theirs, at, &bytes(2, 40_000)).await.is_ok()
+            Box::pin(put_into(&theirs, at, &bytes(2, 40_000))).await.is_ok()
         })
         .await;
     }

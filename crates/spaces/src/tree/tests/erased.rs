@@ -278,12 +278,12 @@ fn an_entry_without_its_changes_is_taken_with_the_word_of_who_erased_them_and_no
     let said = notice.open().unwrap().0;
     assert_eq!(said.erases, Some(EntryId { device, seq: 1 }));
     // An entry's own changes, and no others.
-    let mut garbled = bytes.clone();
+    let mut garbled = bytes;
     let at = garbled.len() - 1;
     garbled[at] ^= 1;
     assert!(
         Logged::from_bytes(&garbled)
-            .and_then(|logged| Ok(late.take(&logged)))
+            .map(|logged| late.take(&logged))
             .is_ok_and(|taken| taken.is_err())
     );
     late.hear(&writer.kv);
