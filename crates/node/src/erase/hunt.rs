@@ -117,8 +117,6 @@ pub(super) struct Found {
     since: Option<Timestamp>,
     /// Directories that a name among them stood for.
     directories: BTreeSet<DirId>,
-    /// Whether there is more than one hunt finds.
-    pub(super) is_part: bool,
 }
 
 /// One operation of a log.
@@ -170,7 +168,6 @@ impl Found {
             self.add_content(file, step);
         } else if places.have(&place) || self.is_listing(places, &place, step) {
             if self.versions.len() >= VERSIONS_MAX {
-                self.is_part = true;
                 return;
             }
             self.versions.insert(of, place);
