@@ -7,7 +7,7 @@
 mod hunt;
 mod receipts;
 
-pub(crate) use receipts::{Pending, asked_again};
+pub(crate) use receipts::{Pending, asked_again, go_on};
 
 use crate::{
     api::{Erasable, Erased, PutOptions, RemoveOptions},
@@ -22,10 +22,10 @@ use crate::{
     trash::is_missing,
     upload::Upload,
 };
-use hunt::{Found, Places, There, each_entry, root};
+use hunt::{Found, Known, Places, There, each_entry, root};
 use potluck_dag::Piece;
-use potluck_spaces::{Change, DirId, EntryId, Fate, Kv, Liveness, Log, Path, Pins, Tree, TreeError};
-use potluck_types::{Hash, SpaceName, StripeId};
+use potluck_spaces::{Change, DirId, EntryId, Fate, Head, Kv, Liveness, Log, Path, Pins, Tree, TreeError};
+use potluck_types::{Hash, NodeId, SpaceName, StripeId};
 use std::{
     collections::{BTreeMap, BTreeSet},
     pin::Pin,
@@ -54,7 +54,20 @@ struct Plan {
 pub(crate) async fn plan(space: &OpenSpace, path: &Path) -> Result<Erasable, NodeError> {
     hear(space).await?;
     let (task, path) = (space.clone(), path.clone());
-    Shared::blocking(move || Ok(make_plan(&task, &path)?.told)).await
+    Shared::blocking(move || {
+        let known = known(&task)?;
+        let mut told = make_plan(&task, &path, &known)?.told;
+        told.known = known.into_iter().collect();
+        Ok(told)
+    })
+    .await
+}
+
+/// How far the logs are known.
+fn known(space: &OpenSpace) -> Result<Known, NodeError> {
+    let frontier = Log::of(space.id()).frontier(&space.read()?);
+    let known = frontier.map_err(MetaError::reading)?.into_iter();
+    Ok(known.map(|(device, position)| (device, position.seq)).collect())
 }
 
 /// Hears what others know of the space: what is not known here is not erased.
@@ -66,15 +79,15 @@ async fn hear(space: &OpenSpace) -> Result<(), NodeError> {
     Ok(())
 }
 
-fn make_plan(space: &OpenSpace, path: &Path) -> Result<Plan, NodeError> {
+fn make_plan(space: &OpenSpace, path: &Path, known: &Known) -> Result<Plan, NodeError> {
     let kv = space.read()?;
     let at_path = space.view().find(&kv, path);
     if let Ok(Some(found)) = &at_path
-        && found.is_copy
+        && (found.is_copy || Head::distinct(&found.heads).count() > 1)
     {
-        return Err(NodeError::EraseCopy(path.clone()));
+        return Err(NodeError::EraseConflict(path.clone()));
     }
-    let mut places = Places::of(space, &kv, path)?;
+    let mut places = Places::of(space, &kv, path, known.clone())?;
     let mut found = Found::in_logs(space, &kv, &mut places)?;
     if found.versions.is_empty() && is_missing(&at_path) {
         return Err(TreeError::NotFound(path.clone()).into());
@@ -123,7 +136,7 @@ fn make_plan(space: &OpenSpace, path: &Path) -> Result<Plan, NodeError> {
     let is_listing = |(parent, _): &&(DirId, _)| *parent == DirId::LINKS;
     told.versions = (found.versions.len() - found.versions.values().filter(is_listing).count()) as u64;
     told.unerasable = refuse_others(space, &kv, &found)?;
-    told.links_of_others = links::count_of_others(space)?;
+    told.links_of_others = links::count_of_others(space, path)?;
     Ok(Plan {
         places,
         found,
@@ -195,29 +208,37 @@ fn refuse_others(space: &OpenSpace, kv: &impl Kv, found: &Found) -> Result<u64, 
     Err(NodeError::EraseOthers(people))
 }
 
-/// Erases all that a path and those below it have, and ever had.
-pub(crate) async fn erase(space: &OpenSpace, called: &SpaceName, path: &Path) -> Result<Erased, NodeError> {
+/// Erases all that a path and those below it have, and ever had,
+/// as far as that was known when a person was asked.
+pub(crate) async fn erase(
+    space: &OpenSpace,
+    called: &SpaceName,
+    path: &Path,
+    known: Vec<(NodeId, u64)>,
+) -> Result<Erased, NodeError> {
     let _one_at_a_time = space.opened().erasing.lock().await;
     hear(space).await?;
+    let known: Known = known.into_iter().collect();
     let mut pending = None;
     let mut what = Erasable::default();
     let mut given_up = Vec::new();
-    // What others have put or moved there meanwhile is erased, too, and so is what was more than one hunt finds.
+    // Again, since others may have moved some of it meanwhile, and since one hunt finds so much at most.
     for round in 0..ROUNDS_MAX {
-        let (task, of) = (space.clone(), path.clone());
-        let plan = match Shared::blocking(move || make_plan(&task, &of)).await {
+        let (task, of, up_to) = (space.clone(), path.clone(), known.clone());
+        let plan = match Shared::blocking(move || make_plan(&task, &of, &up_to)).await {
             Err(NodeError::Tree(TreeError::NotFound(_))) if round > 0 => break,
             plan => plan?,
         };
         if pending.is_none() {
-            pending = Some(receipts::begin(space, path).await?);
+            pending = Some(receipts::begin(space, path, &known).await?);
         }
-        add(&mut what, &plan.told);
+        add(&mut what, &plan.told, round == 0);
         let places = plan.places.clone();
         let done = Box::pin(carry_out(space, plan)).await?;
         given_up.extend(done.given_up);
         // What stays elsewhere, or cannot be erased, is found each time.
-        if done.entries == 0 && remove_directories(space, path, &places).await? {
+        if done.entries == 0 {
+            remove_directories(space, path, &places).await?;
             break;
         }
         names::replicate(space).await?;
@@ -232,10 +253,13 @@ pub(crate) async fn erase(space: &OpenSpace, called: &SpaceName, path: &Path) ->
     receipts::gather(space, called, pending, what).await
 }
 
-fn add(what: &mut Erasable, more: &Erasable) {
+/// What is found in a later round was told before, but for what was more than one finds.
+fn add(what: &mut Erasable, more: &Erasable, is_first: bool) {
     what.files += more.files;
     what.bytes += more.bytes;
-    what.versions += more.versions;
+    if is_first || more.files > 0 {
+        what.versions += more.versions;
+    }
     what.stored_anew += more.stored_anew;
     for path in &more.stays_at {
         if !what.stays_at.contains(path) {
@@ -244,7 +268,7 @@ fn add(what: &mut Erasable, more: &Erasable) {
     }
     what.has_parts_elsewhere |= more.has_parts_elsewhere;
     what.unerasable = what.unerasable.max(more.unerasable);
-    what.links_of_others = more.links_of_others;
+    what.links_of_others = what.links_of_others.max(more.links_of_others);
 }
 
 /// What one round has done.
@@ -392,20 +416,20 @@ async fn say_again(space: &OpenSpace, erased: Vec<EntryId>) -> Result<(), NodeEr
     Ok(())
 }
 
-/// Removes the directories that are left, if nothing is in them. Whether that was so.
-async fn remove_directories(space: &OpenSpace, path: &Path, places: &Places) -> Result<bool, NodeError> {
+/// Removes the directories that are left, if nothing is in them. What comes just now goes to the trash with them.
+async fn remove_directories(space: &OpenSpace, path: &Path, places: &Places) -> Result<(), NodeError> {
     let mut files = Files::below(space, places.directories.iter().copied().collect());
-    if files.next().await?.is_some() {
-        return Ok(false);
+    if places.directories.is_empty() || files.next().await?.is_some() {
+        return Ok(());
     }
     let options = RemoveOptions {
         recursive: true,
-        now: true,
+        now: false,
         confirmed: true,
     };
     match edit::remove(space, path, options).await {
-        Err(NodeError::Tree(TreeError::NotFound(_) | TreeError::NotADirectory(_))) => Ok(true),
-        removed => removed.map(|_| true),
+        Err(NodeError::Tree(TreeError::NotFound(_) | TreeError::NotADirectory(_))) => Ok(()),
+        removed => removed.map(drop),
     }
 }
 

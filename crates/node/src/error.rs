@@ -380,9 +380,9 @@ pub enum NodeError {
     /// The private space is for one person.
     #[error("the space `home` is yours alone")]
     HomeIsPrivate,
-    /// A conflict copy has no entry of its own in the log.
-    #[error("{0} is a copy of what it conflicts with, and would be erased with it")]
-    EraseCopy(Path),
+    /// Which of several versions that conflict is to go, cannot be told.
+    #[error("{0} is one of several versions that conflict, and all of them would be erased")]
+    EraseConflict(Path),
     /// Others have written of what was to be erased.
     #[error("others have written versions of it, or moved it ({}): they can erase what they have written, and the owner of the space can erase all", .0.join(", "))]
     EraseOthers(Vec<String>),

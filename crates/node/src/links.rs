@@ -661,12 +661,15 @@ pub(crate) async fn show_now(space: &OpenSpace) -> Result<(), NodeError> {
     Ok(())
 }
 
-/// How many links into a space others have made.
-pub(crate) fn count_of_others(space: &OpenSpace) -> Result<u64, NodeError> {
-    let others = all(space)?
-        .into_iter()
-        .filter(|published| Mine::of(space, published.clone()).is_none());
-    Ok(others.count() as u64)
+/// How many links that others have made lead to a path, to something below it, or to what it is in.
+pub(crate) fn count_of_others(space: &OpenSpace, path: &Path) -> Result<u64, NodeError> {
+    let mut count = 0;
+    for published in all(space)? {
+        let about = about(space, &published).filter(|_| Mine::of(space, published.clone()).is_none());
+        let target = about.map(|about| about.target.path(space)).transpose()?.flatten();
+        count += u64::from(target.is_some_and(|target| target.is_within(path) || path.is_within(&target)));
+    }
+    Ok(count)
 }
 
 async fn mine(space: &OpenSpace) -> Result<Vec<Mine>, NodeError> {

@@ -236,7 +236,7 @@ pub(crate) enum Command {
     /// Erase a file, or a directory with all that is in it, for ever: with all earlier versions, also those that snapshots hold
     ///
     /// The keys to it are destroyed on every machine that keeps them, and what they opened is freed. It says which machines have nothing of it any more, and which are away: these
-    /// drop what they have as soon as they are back and hear of it. That there was a file of this name stays in `potluck log`. What somebody has copied out of the pool
+    /// drop what they have as soon as they are back and hear of it. That there was a file of this name can still be told from the history of the space. What somebody has copied out of the pool
     /// nobody can erase.
     Erase {
         /// Which

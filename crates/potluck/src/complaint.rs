@@ -336,7 +336,7 @@ impl From<NodeError> for Complaint {
                 asks: true,
                 ..Self::new(Kind::Refused, message).hint("nothing more is done until you say yes: `--yes`")
             },
-            NodeError::EraseCopy(_) => Self::usage(message)
+            NodeError::EraseConflict(_) => Self::usage(message)
                 .hint("settle the conflict first: `potluck conflicts` shows how"),
             NodeError::EraseOthers(_) => Self::new(Kind::Refused, message)
                 .hint("`potluck space info SPACE` says who its owner is"),

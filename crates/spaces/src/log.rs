@@ -184,6 +184,15 @@ impl Logged {
         })
     }
 
+    /// The entry with its changes, of one that was checked before: [`Log`] has no other.
+    pub fn checked_before(&self) -> Result<Entry, SignedError> {
+        let mut entry = self.signed.claimed()?;
+        if let Some(sealed) = &self.sealed {
+            entry.sealed.clone_from(sealed);
+        }
+        Ok(entry)
+    }
+
     /// The entry that says that the changes of this one are erased, with what is left of them.
     pub fn notice(&self) -> Result<Option<Entry>, AppendError> {
         let notice = self.erased_by.as_ref().map(|notice| notice.open()).transpose()?;
@@ -572,10 +581,7 @@ impl Log {
 
     /// An entry of [`Table::Erased`]: it was checked when it was written.
     fn notice(row: &[u8]) -> Result<Entry, KvError> {
-        let notice = Logged::from_bytes(row)?;
-        let mut entry = notice.signed.claimed()?;
-        entry.sealed = notice.sealed.unwrap_or_default();
-        Ok(entry)
+        Ok(Logged::from_bytes(row)?.checked_before()?)
     }
 
     /// All that say that the changes of an entry are erased, each of another device.

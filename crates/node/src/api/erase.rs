@@ -21,8 +21,11 @@ pub struct Erasable {
     pub has_parts_elsewhere: bool,
     /// File versions, of those, that cannot be erased: they were written by a version of this software that had no way to.
     pub unerasable: u64,
-    /// Links of others into the space, which show what they show until the machines of who made them have heard of it.
+    /// Links of others that lead to it: they show it until a machine of who made them has heard of it.
     pub links_of_others: u64,
+    /// How far each log was known, by the number of its last entry: what comes later is not meant.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub known: Vec<(NodeId, u64)>,
 }
 
 /// What was erased, and who says so.
@@ -59,6 +62,8 @@ pub struct Receipt {
     pub name: Option<MachineName>,
     /// What it says.
     pub says: Says,
+    /// How many sealed parts it still has.
+    pub sealed: u64,
 }
 
 impl Receipt {
@@ -76,10 +81,10 @@ impl Receipt {
 pub enum Says {
     /// It has no key to it, and nothing of what was sealed.
     Nothing,
-    /// It still has so many sealed parts, and no key to them.
-    Sealed(u64),
+    /// It still has sealed parts, and no key to them.
+    Sealed,
     /// It has not heard of it yet.
     NotHeard,
-    /// It did not answer: it is away.
-    Silent,
+    /// Nothing: it is away.
+    Away,
 }

@@ -10,7 +10,9 @@ use crate::{
     trash,
 };
 use potluck_dag::{Content, Piece};
-use potluck_spaces::{Change, DirId, Entry, Fate, File, FileId, Head, Kv, Log, Name, OpId, Path, Trash, Tree, Value};
+use potluck_spaces::{
+    AppendError, Change, DirId, Entry, File, FileId, Head, Kv, Log, Name, OpId, Path, Trash, Tree, Value,
+};
 use potluck_types::{Hash, NodeId, Timestamp, from_canonical};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,12 +31,20 @@ pub(super) struct Places {
     names: BTreeSet<(DirId, Name)>,
     /// The devices whose entries this person may erase.
     erasable: BTreeSet<NodeId>,
+    /// How far each log was known when the person was asked: what came later stays.
+    known: Known,
 }
+
+/// The number of the last entry of each device.
+pub(super) type Known = BTreeMap<NodeId, u64>;
 
 impl Places {
     /// Of a path and of all below it, also of what was removed.
-    pub(super) fn of(space: &OpenSpace, kv: &impl Kv, path: &Path) -> Result<Self, NodeError> {
-        let mut places = Self::default();
+    pub(super) fn of(space: &OpenSpace, kv: &impl Kv, path: &Path, known: Known) -> Result<Self, NodeError> {
+        let mut places = Self {
+            known,
+            ..Self::default()
+        };
         if let Some((parent, name)) = path.split() {
             let parents = trash::directories(space, kv, &parent)?;
             places.names = parents.into_iter().map(|parent| (parent, name.clone())).collect();
@@ -67,6 +77,11 @@ impl Places {
             }
         }
         Ok(self.directories.len() > before)
+    }
+
+    /// Whether a version that is set by this operation is to go for where that is.
+    fn have_set(&self, place: &(DirId, Name), op: OpId) -> bool {
+        self.have(place) && self.known.get(&op.device).is_some_and(|last| op.seq <= *last)
     }
 
     fn have(&self, place: &(DirId, Name)) -> bool {
@@ -105,12 +120,18 @@ fn below(space: &OpenSpace, kv: &impl Kv, directory: DirId, into: &mut Vec<DirId
 pub(super) struct Found {
     /// The operations that set the versions, and where.
     pub(super) versions: BTreeMap<OpId, (DirId, Name)>,
+    /// The same, with those of which the content is erased already.
+    ops: BTreeSet<OpId>,
     /// What was sealed of them.
     sealed: BTreeSet<Hash>,
+    /// Which part of that each is, by where it begins.
+    parts: BTreeSet<(Hash, u32)>,
     /// Those of them whose bytes are in the log, and the hashes of these.
     inline: (BTreeSet<FileId>, BTreeSet<Hash>),
-    /// Operations whose values were moved to where one of them is.
+    /// Operations whose values were moved, maybe to where one of them is.
     moved: BTreeSet<OpId>,
+    /// Operations whose values one of them took the place of: earlier versions, wherever the file was then.
+    earlier: BTreeSet<OpId>,
     /// Operations that set versions elsewhere which lie in the same sealed pieces.
     pub(super) others: BTreeMap<OpId, (DirId, Name)>,
     /// When the first of all was set.
@@ -149,7 +170,8 @@ impl Found {
     }
 
     fn size(&self) -> usize {
-        self.versions.len() + self.sealed.len() + self.inline.0.len() + self.moved.len() + self.others.len()
+        let ops = self.ops.len() + self.versions.len() + self.moved.len() + self.earlier.len() + self.others.len();
+        ops + self.sealed.len() + self.inline.0.len()
     }
 
     fn look_at(&mut self, places: &Places, step: &Step<'_>) {
@@ -164,24 +186,33 @@ impl Found {
             self.directories.insert(*id);
         }
         let Some((place, of, file)) = set_by(step) else { return };
-        if self.versions.contains_key(&of) {
-            self.add_content(file, step);
-        } else if places.have(&place) || self.is_listing(places, &place, step) {
-            if self.versions.len() >= VERSIONS_MAX {
-                return;
-            }
-            self.versions.insert(of, place);
-            self.since = Some(self.since.map_or(step.clock, |since| since.min(step.clock)));
-            self.add_content(file, step);
-        } else if self.holds(file) {
-            self.others.insert(of, place);
-        } else if let Some(bytes) = inline(file)
-            && self.moved.contains(&of)
-            && self.inline.1.contains(&bytes)
-        {
+        let is_known = self.ops.contains(&of);
+        let is_version = is_known
+            || places.have_set(&place, of)
+            || self.earlier.contains(&of)
+            || self.is_listing(places, &place, step)
             // It is where it was moved to: under this name there is nothing.
-            self.versions.insert(of, place);
-            self.add_content(file, step);
+            || (self.moved.contains(&of) && self.is_same(file));
+        if !is_version {
+            if self.holds(file) {
+                self.others.insert(of, place);
+            }
+        } else if is_known || self.versions.len() < VERSIONS_MAX {
+            self.ops.insert(of);
+            self.follow(step);
+            if !file.is_erased() {
+                self.versions.insert(of, place);
+                self.since = Some(self.since.map_or(step.clock, |since| since.min(step.clock)));
+                self.add_content(file);
+            }
+        }
+    }
+
+    /// Whether a file's content is that of one of the versions.
+    fn is_same(&self, file: &File) -> bool {
+        match root(file) {
+            Some(piece) => self.parts.contains(&(piece.sealed_id(), piece.part().start)),
+            None => inline(file).is_some_and(|bytes| self.inline.1.contains(&bytes)),
         }
     }
 
@@ -191,24 +222,32 @@ impl Found {
         place.0 == DirId::LINKS && is_since && places.erasable.contains(&step.op.device)
     }
 
-    fn add_content(&mut self, file: &File, step: &Step<'_>) {
+    fn add_content(&mut self, file: &File) {
         match root(file) {
-            Some(piece) => _ = self.sealed.insert(piece.sealed_id()),
+            Some(piece) => {
+                self.sealed.insert(piece.sealed_id());
+                self.parts.insert((piece.sealed_id(), piece.part().start));
+            }
             None => {
-                let Some(bytes) = inline(file) else { return };
-                self.inline.0.insert(file.id);
-                self.inline.1.insert(bytes);
-                for change in step.beside {
-                    if let Change::Set {
-                        value: None,
-                        replaces,
-                        fate: Fate::Carried,
-                        ..
-                    } = change
-                    {
-                        self.moved.extend(replaces);
-                    }
+                if let Some(bytes) = inline(file) {
+                    self.inline.0.insert(file.id);
+                    self.inline.1.insert(bytes);
                 }
+            }
+        }
+    }
+
+    /// What a version took the place of, and what was taken away when it was set: that may be where it was before.
+    fn follow(&mut self, step: &Step<'_>) {
+        if let Change::Set { replaces, .. } = step.change {
+            self.earlier.extend(replaces);
+        }
+        for change in step.beside {
+            if let Change::Set {
+                value: None, replaces, ..
+            } = change
+            {
+                self.moved.extend(replaces);
             }
         }
     }
@@ -217,7 +256,7 @@ impl Found {
     pub(super) fn holds(&self, file: &File) -> bool {
         match root(file) {
             Some(piece) => self.sealed.contains(&piece.sealed_id()),
-            None => self.inline.0.contains(&file.id),
+            None => !file.is_erased() && self.inline.0.contains(&file.id),
         }
     }
 
@@ -302,16 +341,6 @@ impl Found {
 /// The file that an operation sets, or says of where it lies: where that is, and which operation has set it.
 fn set_by<'a>(step: &Step<'a>) -> Option<((DirId, Name), OpId, &'a File)> {
     match step.change {
-        // Of one that is erased already there is nothing to be told.
-        Change::Set {
-            value: Some(Value::File(file)),
-            ..
-        }
-        | Change::Recode { file, .. }
-            if file.is_erased() =>
-        {
-            None
-        }
         Change::Set {
             parent,
             name,
@@ -368,7 +397,7 @@ where
                 break;
             }
             for logged in page {
-                let (entry, _) = logged.open()?;
+                let entry = logged.checked_before().map_err(AppendError::from)?;
                 after = entry.seq;
                 // What its author has sealed wrongly nobody reads.
                 if let Ok(changes) = tree.open(&ring.keys, &entry)

@@ -1,5 +1,6 @@
 //! Who has heard of an erasure: the machines that keep the log say how far they know it, and all say what they hold of the stripes that were given up.
 
+use super::hunt::Known;
 use crate::{
     api::{Erasable, Erased, Receipt, Says},
     error::{MetaError, NodeError},
@@ -8,7 +9,7 @@ use crate::{
     shared::Shared,
     space::OpenSpace,
 };
-use potluck_spaces::{Liveness, Log, Path, Pins};
+use potluck_spaces::{Liveness, Log, Path, Pins, TreeError};
 use potluck_types::{NodeId, SpaceId, SpaceName, StripeId, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -32,10 +33,12 @@ pub(crate) struct Pending {
     /// The entries of this machine that say so; no last one, when it was not come to an end with.
     from: u64,
     to: Option<u64>,
+    /// How far each log was known when the person was asked.
+    known: Vec<(NodeId, u64)>,
 }
 
 /// Remembers that an erasure is begun: should it be cut off, it is not forgotten that it was.
-pub(super) async fn begin(space: &OpenSpace, path: &Path) -> Result<Pending, NodeError> {
+pub(super) async fn begin(space: &OpenSpace, path: &Path, asked: &Known) -> Result<Pending, NodeError> {
     let known = names::known(space.shared(), space.id(), space.me()).await?;
     let pending = Pending {
         space: space.id(),
@@ -43,6 +46,7 @@ pub(super) async fn begin(space: &OpenSpace, path: &Path) -> Result<Pending, Nod
         at: space.now(),
         from: known.map_or(1, |position| position.seq + 1),
         to: None,
+        known: asked.iter().map(|(device, last)| (*device, *last)).collect(),
     };
     remember(space.shared(), pending.clone()).await?;
     Ok(pending)
@@ -67,6 +71,7 @@ pub(super) async fn gather(
 ) -> Result<Erased, NodeError> {
     let known = names::known(space.shared(), space.id(), space.me()).await?;
     pending.to = Some(known.map_or(0, |position| position.seq));
+    pending.known.clear();
     remember(space.shared(), pending.clone()).await?;
     let until = space.steady() + PATIENCE;
     let stripes = given_up(space, &pending).await?;
@@ -80,7 +85,7 @@ pub(super) async fn gather(
     };
     loop {
         erased.receipts = ask_all(space, &pending, &stripes).await;
-        let is_waited_for = |receipt: &Receipt| !matches!(receipt.says, Says::Nothing | Says::Silent);
+        let is_waited_for = |receipt: &Receipt| !matches!(receipt.says, Says::Nothing | Says::Away);
         if !erased.receipts.iter().any(is_waited_for) || space.steady() >= until {
             break;
         }
@@ -121,6 +126,32 @@ pub(crate) async fn asked_again(shared: &Arc<Shared>) -> Result<Vec<Erased>, Nod
         asked.push(erased);
     }
     Ok(asked)
+}
+
+/// Goes on with erasures that were cut off when this machine went down.
+pub(crate) async fn go_on(shared: &Arc<Shared>) {
+    let pending = match all(shared).await {
+        Ok(pending) => pending,
+        Err(error) => {
+            tracing::warn!(%error, "what was to be erased cannot be read");
+            return;
+        }
+    };
+    for cut_off in pending.into_iter().filter(|pending| pending.to.is_none()) {
+        let (Some(space), Some(called)) = (shared.open_space(cut_off.space), shared.spaces.name(cut_off.space)) else {
+            continue;
+        };
+        tracing::info!(path = %cut_off.path, "going on to erase what was begun before this machine went down");
+        let erased = Box::pin(super::erase(&space, &called, &cut_off.path, cut_off.known.clone())).await;
+        let is_gone = matches!(erased, Err(NodeError::Tree(TreeError::NotFound(_))));
+        if is_gone && let Err(error) = forget(shared, &cut_off).await {
+            tracing::warn!(%error, "it is remembered that something was to be erased that is gone");
+        } else if let Err(error) = erased
+            && !is_gone
+        {
+            tracing::warn!(path = %cut_off.path, %error, "it is not erased yet");
+        }
+    }
 }
 
 async fn all(shared: &Arc<Shared>) -> Result<Vec<Pending>, NodeError> {
@@ -178,17 +209,19 @@ async fn ask_all(space: &OpenSpace, pending: &Pending, stripes: &[StripeId]) -> 
     let others = others.into_iter().filter(|node| *node != space.me());
     let asked = others.map(|node| async move {
         let says = tokio::time::timeout(ANSWER_TIMEOUT, ask(space, node, pending, stripes)).await;
+        let (says, sealed) = says.ok().flatten().unwrap_or((Says::Away, 0));
         Receipt {
             machine: node,
             name: space.with_control(|control| control.roster.state(node).and_then(|state| state.name.clone())),
-            says: says.ok().flatten().unwrap_or(Says::Silent),
+            says,
+            sealed,
         }
     });
     futures::future::join_all(asked).await
 }
 
 /// What a machine says; nothing when it does not answer.
-async fn ask(space: &OpenSpace, node: NodeId, pending: &Pending, stripes: &[StripeId]) -> Option<Says> {
+async fn ask(space: &OpenSpace, node: NodeId, pending: &Pending, stripes: &[StripeId]) -> Option<(Says, u64)> {
     if !space.with_control(|control| control.live_peers().contains(&node)) {
         return None;
     }
@@ -207,7 +240,7 @@ async fn ask(space: &OpenSpace, node: NodeId, pending: &Pending, stripes: &[Stri
     if !known.is_empty() && !has_heard {
         // Whoever keeps the log is told at once.
         let _ = names::push(space.shared(), node, space.id()).await;
-        return Some(Says::NotHeard);
+        return Some((Says::NotHeard, 0));
     }
     let mut held = 0;
     for stripes in stripes.chunks(BATCH_MAX) {
@@ -220,7 +253,7 @@ async fn ask(space: &OpenSpace, node: NodeId, pending: &Pending, stripes: &[Stri
         held += located.iter().map(|shards| shards.len() as u64).sum::<u64>();
     }
     Some(match held {
-        0 => Says::Nothing,
-        held => Says::Sealed(held),
+        0 => (Says::Nothing, 0),
+        held => (Says::Sealed, held),
     })
 }

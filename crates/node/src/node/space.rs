@@ -20,7 +20,7 @@ use crate::{
     versions,
 };
 use potluck_spaces::{Name, Path};
-use potluck_types::{SpaceId, SpaceName, Timestamp};
+use potluck_types::{NodeId, SpaceId, SpaceName, Timestamp};
 use std::ops::Range;
 
 /// A space of this node's person. Cheap to clone.
@@ -172,9 +172,9 @@ impl Space {
     }
 
     /// Erases all that a path and those below it have, and ever had: the keys to it are destroyed on every machine that keeps them, and what they opened is freed. Those that are away do so
-    /// when they come back.
-    pub async fn erase(&self, called: &SpaceName, path: &Path) -> Result<Erased, NodeError> {
-        erase::erase(&self.space, called, path).await
+    /// when they come back. What has come since that was [`Erasable::known`] stays.
+    pub async fn erase(&self, called: &SpaceName, path: &Path, known: Vec<(NodeId, u64)>) -> Result<Erased, NodeError> {
+        erase::erase(&self.space, called, path, known).await
     }
 
     /// Says that all that was removed and overwritten up to now was meant.

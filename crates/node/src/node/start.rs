@@ -3,6 +3,7 @@
 use super::Node;
 use crate::{
     api::NodeConfig,
+    branch,
     charters::{self, Charters},
     claims::Claims,
     control::{Control, Event},
@@ -10,6 +11,7 @@ use crate::{
     download::PieceCache,
     driver,
     due::Due,
+    erase,
     error::{HomeError, JoinError, Refusal, StartError},
     freeing::Freeing,
     home::{Home, LOCK_PATIENCE, META},
@@ -342,6 +344,7 @@ impl Node {
         share::introduce(&shared).await;
         shared.run_event(Event::Damaged(recovery.damaged.len() as u64));
         tokio::spawn(driver::run(Arc::clone(&shared), inbox, events_receiver));
+        tokio::spawn(erase_on(Arc::clone(&shared)));
         if shared.with_control(|control| control.roster.speakers().users().next().is_some()) {
             // What follows from a key that was replaced may not have been done to its end.
             devices::hear_soon(&shared);
@@ -437,4 +440,17 @@ fn welcome_roster(pool: PoolId, records: &[PoolRecord]) -> Result<Roster, JoinEr
         let _ = roster.merge(record);
     }
     Ok(roster)
+}
+
+/// What was being erased when the node went down is gone on with, once the others are here.
+async fn erase_on(shared: Arc<Shared>) {
+    let stopping = shared.stopping.clone();
+    tokio::select! {
+        biased;
+        () = stopping.cancelled() => {}
+        () = async {
+            branch::gathered(&shared).await;
+            erase::go_on(&shared).await;
+        } => {}
+    }
 }

@@ -7,6 +7,7 @@ use potluck_dag::{Content, Packer, Piece, Slot, Tree as Manifest};
 use potluck_spaces::{Change, File, FileId};
 use potluck_types::to_canonical;
 use serde_bytes::ByteBuf;
+use std::collections::BTreeMap;
 
 impl Upload {
     /// Stores files anew that lie in one piece, each with the part of it that it is.
@@ -18,18 +19,22 @@ impl Upload {
         let at = (self.space.shared(), self.space.id());
         let plain = read_piece(at, &whole, 0..whole.len(), false).await?;
         let (mut packer, mut packed) = (Packer::new(), Vec::new());
+        // Versions that were moved or copied share a part, and go on sharing it.
+        let mut slots = BTreeMap::new();
         for (at, piece) in files {
-            let part = piece.part();
-            let bytes = plain.get(part.start as usize..part.end as usize);
+            let (start, end) = (piece.part().start, piece.part().end);
+            let bytes = plain.get(start as usize..end as usize);
             let bytes = bytes.ok_or_else(|| building("it lies beyond its piece"))?;
-            // Files that were moved or copied share a part: together they may be more than one piece.
-            let slot = match packer.push(bytes) {
+            let slot = match slots.get(&(start, end)).copied().or_else(|| packer.push(bytes)) {
                 Some(slot) => slot,
                 None => {
+                    // Parts that overlap are more than the whole: somebody has written them so.
                     self.store_again(packer.take(), std::mem::take(&mut packed)).await?;
+                    slots.clear();
                     packer.push(bytes).ok_or_else(|| building("it fits no piece"))?
                 }
             };
+            slots.insert((start, end), slot);
             packed.push((at, slot));
         }
         self.store_again(packer.take(), packed).await

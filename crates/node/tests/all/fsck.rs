@@ -61,7 +61,7 @@ fn files(folder: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
     found
 }
 
-pub(crate) fn check(home: &Path, repair: bool) -> FsckReport {
+fn check(home: &Path, repair: bool) -> FsckReport {
     let options = FsckOptions {
         repair,
         ..FsckOptions::default()

@@ -20,9 +20,11 @@ pub(super) fn run(home: &Path, place: &Place, terminal: Terminal) -> Result<(), 
         space: space.clone(),
         path: path.clone(),
     };
-    let erasable: Erasable = client::call(home, &request)?;
+    terminal.note(&format!("Looking for all that {place} ever was."));
+    let mut erasable: Erasable = client::call(home, &request)?;
     terminal.confirm(&question(place, &erasable))?;
-    let erased: Erased = client::call(home, &Request::Erase { space, path })?;
+    let known = std::mem::take(&mut erasable.known);
+    let erased: Erased = client::call(home, &Request::Erase { space, path, known })?;
     terminal.result(&erased, || match terminal.quiet {
         true => String::new(),
         false => told(place, &erased),
@@ -53,17 +55,13 @@ pub(super) fn pending(home: &Path, terminal: Terminal) -> Result<(), Complaint> 
 }
 
 fn question(place: &Place, erasable: &Erasable) -> String {
-    let what = match (erasable.files, erasable.versions) {
-        (0, versions) => format!("{} of what was there", count(versions, "version")),
-        (files, versions) => format!(
-            "{} ({}), {} in all",
-            count(files, "file"),
-            ByteSize(erasable.bytes),
-            count(versions, "version")
-        ),
+    let all = match place.path.names().is_empty() {
+        true => format!("everything in {}", place.space),
+        false => place.to_string(),
     };
     let mut text = format!(
-        "Erase {place} for ever? {what}: the keys are destroyed on every machine, and nobody can bring it back, from a snapshot neither."
+        "Erase {all} for ever? {}: the keys are destroyed on every machine, and nobody can bring it back, from a snapshot neither.",
+        amount(erasable)
     );
     if erasable.stored_anew > 0 {
         let others = count(erasable.stored_anew, "other file");
@@ -73,6 +71,20 @@ fn question(place: &Place, erasable: &Erasable) -> String {
     }
     text.push_str(&stays(place, erasable));
     text
+}
+
+/// How much that is.
+fn amount(erasable: &Erasable) -> String {
+    match (erasable.files, erasable.versions) {
+        (0, 0) => "nothing but empty folders".to_owned(),
+        (0, versions) => format!("{} of what was there", count(versions, "version")),
+        (files, versions) => format!(
+            "{} ({}), {} in all",
+            count(files, "file"),
+            ByteSize(erasable.bytes),
+            count(versions, "version")
+        ),
+    }
 }
 
 /// What is not erased with it.
@@ -100,7 +112,7 @@ fn stays(place: &Place, erasable: &Erasable) -> String {
     }
     if erasable.links_of_others > 0 {
         text.push_str(&format!(
-            " {} of others into the space may show it until their machines have heard of it.",
+            " {} to it by others: whoever opens one can read it until a machine of who made it has heard of this.",
             count(erasable.links_of_others, "link")
         ));
     }
@@ -109,12 +121,7 @@ fn stays(place: &Place, erasable: &Erasable) -> String {
 
 fn told(place: &Place, erased: &Erased) -> String {
     let what = erased.what.clone().unwrap_or_default();
-    let mut text = format!(
-        "Erased {place}: {} ({}), {} in all.",
-        count(what.files, "file"),
-        ByteSize(what.bytes),
-        count(what.versions, "version"),
-    );
+    let mut text = format!("Erased {place}: {}.", amount(&what));
     text.push_str(&stays(place, &what));
     text.push('\n');
     text.push_str(&said(&erased.receipts));
@@ -142,7 +149,7 @@ fn said(receipts: &[Receipt]) -> String {
             count(all as u64, "other machine")
         ),
     }];
-    let away = these(&|says| says == Says::Silent);
+    let away = these(&|says| says == Says::Away);
     let mut add = |names: Vec<String>, one: &str, many: &str| match names.len() {
         0 => {}
         1 => lines.push(format!("  {} {one}", names[0])),
@@ -161,7 +168,7 @@ fn said(receipts: &[Receipt]) -> String {
         "has not heard of it yet, and may have the keys.",
         "have not heard of it yet, and may have the keys.",
     );
-    let sealed = these(&|says| matches!(says, Says::Sealed(_)));
+    let sealed = these(&|says| says == Says::Sealed);
     let has_sealed = !sealed.is_empty();
     add(
         sealed,

@@ -147,6 +147,8 @@ pub(crate) enum Request {
         space: SpaceName,
         /// What.
         path: Path,
+        /// How far each log was known when the person was asked.
+        known: Vec<(NodeId, u64)>,
     },
     /// Ask again about what was erased and not everybody had heard of. Reply: a list of `Erased`.
     Erasures,

@@ -293,7 +293,10 @@ async fn answer(request: Request, service: &Service, frames: &mut Frames, replie
             replies.reply(&node.space(&space)?.remove(&path, options).await?).await
         }
         Request::Erasable { space, path } => replies.reply(&node.space(&space)?.erasable(&path).await?).await,
-        Request::Erase { space, path } => replies.reply(&node.space(&space)?.erase(&space, &path).await?).await,
+        Request::Erase { space, path, known } => {
+            let erased = node.space(&space)?.erase(&space, &path, known).await?;
+            replies.reply(&erased).await
+        }
         Request::Erasures => replies.reply(&node.erasures().await?).await,
         Request::Trash { space, path } => {
             let mut listing = node.space(&space)?.trash(&path).await?;
