@@ -79,6 +79,13 @@ async fn hear(space: &OpenSpace) -> Result<(), NodeError> {
     Ok(())
 }
 
+/// How far the logs of others are known.
+fn said_by_others(space: &OpenSpace) -> Result<Known, NodeError> {
+    let mut known = known(space)?;
+    known.remove(&space.me());
+    Ok(known)
+}
+
 fn make_plan(space: &OpenSpace, path: &Path, known: &Known) -> Result<Plan, NodeError> {
     let kv = space.read()?;
     let at_path = space.view().find(&kv, path);
@@ -225,7 +232,8 @@ pub(crate) async fn erase(
     // Again, since others may have moved some of it meanwhile, and since one hunt finds so much at most.
     for round in 0..ROUNDS_MAX {
         let (task, of, up_to) = (space.clone(), path.clone(), known.clone());
-        let plan = match Shared::blocking(move || make_plan(&task, &of, &up_to)).await {
+        let planned = Shared::blocking(move || Ok((said_by_others(&task)?, make_plan(&task, &of, &up_to)?)));
+        let (heard, plan) = match planned.await {
             Err(NodeError::Tree(TreeError::NotFound(_))) if round > 0 => break,
             plan => plan?,
         };
@@ -233,16 +241,16 @@ pub(crate) async fn erase(
             pending = Some(receipts::begin(space, path, &known).await?);
         }
         add(&mut what, &plan.told, round == 0);
-        let places = plan.places.clone();
+        let (places, is_all) = (plan.places.clone(), !plan.found.is_full());
         let done = Box::pin(carry_out(space, plan)).await?;
         given_up.extend(done.given_up);
+        names::replicate(space).await?;
+        hear(space).await?;
         // What stays elsewhere, or cannot be erased, is found each time.
-        if done.entries == 0 {
+        if done.entries == 0 || (is_all && said_by_others(space)? == heard) {
             remove_directories(space, path, &places).await?;
             break;
         }
-        names::replicate(space).await?;
-        hear(space).await?;
     }
     forget_stored(space).await?;
     names::replicate(space).await?;

@@ -575,7 +575,7 @@ pub enum NodeError {
     #[error("{0}")]
     Mass(crate::rails::MassChange),
     /// Nothing of it can be brought back.
-    #[error("the trash has nothing of {0}: it never was there, its time is over, or it was let go of")]
+    #[error("the trash has nothing of {0}: it never was there, its time is over, or it was let go of or erased")]
     NotInTrash(Path),
     /// No version of a path is the one that was asked for.
     #[error("{path} has no {}", told(*.which))]

@@ -169,6 +169,11 @@ impl Found {
         }
     }
 
+    /// Whether there may be more than one hunt finds.
+    pub(super) fn is_full(&self) -> bool {
+        self.versions.len() >= VERSIONS_MAX
+    }
+
     fn size(&self) -> usize {
         let ops = self.ops.len() + self.versions.len() + self.moved.len() + self.earlier.len() + self.others.len();
         ops + self.sealed.len() + self.inline.0.len()
@@ -197,7 +202,7 @@ impl Found {
             if self.holds(file) {
                 self.others.insert(of, place);
             }
-        } else if is_known || self.versions.len() < VERSIONS_MAX {
+        } else if is_known || !self.is_full() {
             self.ops.insert(of);
             self.follow(step);
             if !file.is_erased() {
