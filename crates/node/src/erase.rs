@@ -24,7 +24,7 @@ use crate::{
 };
 use hunt::{Found, Known, Places, There, each_entry, root};
 use potluck_dag::Piece;
-use potluck_spaces::{Change, DirId, EntryId, Fate, Head, Kv, Liveness, Log, Path, Pins, Tree, TreeError};
+use potluck_spaces::{Change, DirId, EntryId, Fate, FileId, Head, Kv, Liveness, Log, Path, Pins, Tree, TreeError};
 use potluck_types::{Hash, NodeId, SpaceName, StripeId};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -108,7 +108,9 @@ fn make_plan(space: &OpenSpace, path: &Path, known: &Known) -> Result<Plan, Node
         .collect();
     let mut told = Erasable::default();
     let mut mates = BTreeMap::<Hash, Vec<(FileAt, Piece)>>::new();
+    let mut others = BTreeSet::new();
     for other in found.there(space, &kv, &found.others)? {
+        others.insert(other.file.id);
         let Some(piece) = root(&other.file).filter(|_| found.holds(&other.file)) else {
             continue;
         };
@@ -139,7 +141,7 @@ fn make_plan(space: &OpenSpace, path: &Path, known: &Known) -> Result<Plan, Node
             told.bytes += there.file.len;
         }
     }
-    told.has_parts_elsewhere = has_parts_elsewhere(space, &kv, &there)?;
+    told.has_parts_elsewhere = has_parts_elsewhere(space, &kv, &there, others)?;
     let is_listing = |(parent, _): &&(DirId, _)| *parent == DirId::LINKS;
     told.versions = (found.versions.len() - found.versions.values().filter(is_listing).count()) as u64;
     told.unerasable = refuse_others(space, &kv, &found)?;
@@ -153,14 +155,19 @@ fn make_plan(space: &OpenSpace, path: &Path, known: &Known) -> Result<Plan, Node
     })
 }
 
-/// Whether a large file among these has a stripe that another file uses, too: the same was put there, or something like it.
-fn has_parts_elsewhere(space: &OpenSpace, kv: &impl Kv, there: &[There]) -> Result<bool, NodeError> {
+/// Whether a large file among these has a stripe that yet another file uses, beside those that are known to: the same was put there, or something like it.
+fn has_parts_elsewhere(
+    space: &OpenSpace,
+    kv: &impl Kv,
+    there: &[There],
+    mut files: BTreeSet<FileId>,
+) -> Result<bool, NodeError> {
     let tree = Tree::of(space.id());
-    let files: BTreeSet<_> = there.iter().map(|there| there.file.id).collect();
-    for file in &files {
-        let stripes = tree.stripes_of(kv, *file)?;
-        for stripe in stripes.iter().filter(|_| stripes.len() > 1) {
-            if tree.users(kv, *stripe, None)?.iter().any(|user| !files.contains(user)) {
+    files.extend(there.iter().map(|there| there.file.id));
+    let is_large = |there: &&There| root(&there.file).is_some_and(|piece| !piece.is_part());
+    for large in there.iter().filter(is_large) {
+        for stripe in tree.stripes_of(kv, large.file.id)? {
+            if tree.users(kv, stripe, None)?.iter().any(|user| !files.contains(user)) {
                 return Ok(true);
             }
         }

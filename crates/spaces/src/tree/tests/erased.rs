@@ -213,7 +213,7 @@ fn all_meet(devices: &mut [Device]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+    #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
     fn whoever_erases_when_all_have_the_same_and_a_newcomer_and_who_makes_all_anew_too(
@@ -320,4 +320,38 @@ fn what_is_said_again_counts_from_who_erased_and_from_nobody_else() {
         reader.take(logged).unwrap();
     }
     assert_eq!(reader.files(), [("/x".to_owned(), vec![2])]);
+}
+
+/// Whoever has it erased would say it for them, and be believed.
+#[test]
+fn what_an_entry_says_again_without_having_erased_it_is_not_said_again() {
+    let (mut victim, mut writer) = (Device::new(1), Device::new(2));
+    let entry = victim.set("/x", Some(1));
+    let (device, seq) = (victim.key.node_id(), 1);
+    let forged = Change::Restate {
+        device,
+        seq,
+        clock: Timestamp::from_millis(1),
+        changes: Vec::new(),
+    };
+    let own = writer.set("/y", Some(2)).open().unwrap().0;
+    let changes = Tree::of(SPACE).open(&writer.keys, &own).unwrap();
+    let both: Vec<_> = changes.into_iter().chain([forged]).collect();
+    let with_forged = writer.write(&both, Vec::new(), Vec::new());
+    let mut owner = Device::new(3);
+    owner.hear(&writer.kv);
+    owner.take(&entry).unwrap();
+    let (said, by) = with_forged.open().unwrap();
+    let again = owner.says((by, &said), 2).unwrap();
+    let own = EntryId {
+        device: by,
+        seq: said.seq,
+    };
+    assert_eq!(again.iter().map(Change::restates).collect::<Vec<_>>(), [Some(own)]);
+    owner.erase(2);
+    assert!(owner.files().contains(&("/x".to_owned(), vec![1])));
+    let mut newcomer = Device::new(4);
+    newcomer.hear(&owner.kv);
+    assert_eq!(newcomer.files(), owner.files());
+    assert!(newcomer.shown() == owner.shown());
 }
