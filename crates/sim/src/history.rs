@@ -6,7 +6,7 @@ mod snapshots;
 use crate::{
     ledger::{Content, Ledger, Safety, Seen},
     machine::RETENTION,
-    plan::{Episode, Fault, Plan, Scale, Step, Work},
+    plan::{Episode, Fault, Plan, Removing, Scale, Step, Work},
     pool::{Pool, REGION},
     world::{Diary, dice},
 };
@@ -528,10 +528,15 @@ impl History {
                     })
                 });
             }
-            Work::Remove { now, .. } => {
+            Work::Remove { how, .. } => {
                 promise.attempt(None);
+                if how == Removing::ForEver {
+                    // No snapshot keeps it.
+                    let key = (user, path.clone());
+                    self.snapshots.iter_mut().for_each(|snapshot| snapshot.forget(&key));
+                }
                 self.works.spawn(async move {
-                    let removed = timeout(OPERATION_MAX, remove(&node, &path, now)).await;
+                    let removed = timeout(OPERATION_MAX, remove(&node, &path, how)).await;
                     let done = Done::Removed(removed.unwrap_or_else(|_| Err(HANGS.to_owned())));
                     Finished::File(OfFile {
                         user,
@@ -869,7 +874,7 @@ impl History {
             if let Some(machine) = self.machine_of(user, 0, false)
                 && let Some(node) = self.pool.node(machine).cloned()
             {
-                remove(&node, &path, false)
+                remove(&node, &path, Removing::ToTheTrash)
                     .await
                     .map_err(|error| format!("{path} cannot be removed: {error}"))?;
             }
@@ -940,18 +945,30 @@ pub(crate) async fn put(node: &Node, path: &str, content: Content) -> Result<Put
     work.await.map_err(|error: NodeError| error.to_string())
 }
 
-async fn remove(node: &Node, path: &str, now: bool) -> Result<(), String> {
+async fn remove(node: &Node, path: &str, how: Removing) -> Result<(), String> {
     let path = path.parse().map_err(|error| format!("{error}"))?;
     let space = space_of(node, &path).map_err(|error| error.to_string())?;
-    let options = RemoveOptions {
-        now,
-        ..RemoveOptions::default()
+    let removed = match how {
+        Removing::ForEver => erase(&space, &path).await,
+        Removing::ToTheTrash | Removing::Now => {
+            let options = RemoveOptions {
+                now: how == Removing::Now,
+                ..RemoveOptions::default()
+            };
+            space.remove(&path, options).await.map(drop)
+        }
     };
-    match space.remove(&path, options).await {
-        Ok(_) => Ok(()),
+    match removed {
+        Ok(()) => Ok(()),
         Err(error) if is_absent(&error) => Ok(()),
         Err(error) => Err(error.to_string()),
     }
+}
+
+async fn erase(space: &Space, path: &Path) -> Result<(), NodeError> {
+    let known = space.erasable(path).await?.known;
+    let called = "simulated".parse().expect("letters");
+    Box::pin(space.erase(&called, path, known)).await.map(drop)
 }
 
 pub(crate) async fn read(node: &Node, path: &str) -> Seen {

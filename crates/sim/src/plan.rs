@@ -103,8 +103,8 @@ pub(crate) enum Work {
     Remove {
         file: u64,
         chance: u64,
-        /// Whether it does not go to the trash.
-        now: bool,
+        /// What becomes of it.
+        how: Removing,
     },
     Read {
         file: u64,
@@ -129,6 +129,16 @@ pub(crate) enum SnapshotWork {
     Remove {
         chance: u64,
     },
+}
+
+/// What becomes of what is removed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Removing {
+    ToTheTrash,
+    /// It is let go of at once.
+    Now,
+    /// It is erased, with all its versions.
+    ForEver,
 }
 
 /// What people do with links.
@@ -273,7 +283,7 @@ fn work(dice: &mut Dice) -> Work {
         5 => Work::Remove {
             file,
             chance,
-            now: false,
+            how: Removing::ToTheTrash,
         },
         _ => Work::Read { file, chance },
     }
@@ -358,6 +368,7 @@ impl Plan {
         plan.forgive();
         plan.add_snapshots();
         plan.add_links();
+        plan.add_erasures();
         plan
     }
 
@@ -369,8 +380,10 @@ impl Plan {
         }
         for episode in &mut self.episodes {
             for (_, step) in &mut episode.steps {
-                if let Step::Work(Work::Remove { now, .. }) = step {
-                    *now = dice.roll(2) == 0;
+                if let Step::Work(Work::Remove { how, .. }) = step
+                    && dice.roll(2) == 0
+                {
+                    *how = Removing::Now;
                 }
             }
             episode.add(&mut dice, |dice| {
@@ -382,6 +395,21 @@ impl Plan {
                     _ => SnapshotWork::Remove { chance },
                 })
             });
+        }
+    }
+
+    /// In a third of them half of what is removed is erased.
+    fn add_erasures(&mut self) {
+        let mut dice = world::dice(self.seed, "erasures", 0);
+        if dice.roll(3) != 0 {
+            return;
+        }
+        for (_, step) in self.episodes.iter_mut().flat_map(|episode| &mut episode.steps) {
+            if let Step::Work(Work::Remove { how, .. }) = step
+                && dice.roll(2) == 0
+            {
+                *how = Removing::ForEver;
+            }
         }
     }
 

@@ -55,6 +55,13 @@ impl Snapshot {
         }
     }
 
+    /// A file is erased: it is not held.
+    pub(super) fn forget(&mut self, key: &(usize, String)) {
+        if self.place.has(key) {
+            self.notes.remove(&key.1);
+        }
+    }
+
     fn may_be_changed(&self) -> bool {
         self.taken.elapsed() >= HEARD_AFTER && !self.is_busy
     }
