@@ -10,7 +10,7 @@ use crate::{
     space::OpenSpace,
 };
 use potluck_crypto::derive::private_space_id;
-use potluck_spaces::{Charter, Frontier, Kv, Log, Position};
+use potluck_spaces::{AppendError, Charter, Frontier, Kv, Log, Position};
 use potluck_types::{Hash, NodeId, Timestamp, limits, to_canonical};
 
 /// Problems that are named; of more it is told how many there are.
@@ -136,8 +136,12 @@ fn check_log(space: &OpenSpace, device: NodeId, end: Position, verified: &mut Ve
                     note(Some(seq), "it is signed by another machine");
                     (None, Timestamp::default())
                 }
-                Err(_) => {
+                Err(AppendError::Signed(_)) => {
                     note(Some(seq), "its signature is wrong");
+                    (None, Timestamp::default())
+                }
+                Err(_) => {
+                    note(Some(seq), "what it says is not what was signed");
                     (None, Timestamp::default())
                 }
             };
@@ -151,6 +155,9 @@ fn check_log(space: &OpenSpace, device: NodeId, end: Position, verified: &mut Ve
                 }
                 if !charters::counts(space, &kv, device, &entry)? {
                     note(Some(seq), "who wrote it was not allowed to");
+                }
+                if entry.is_erasable() && entry.is_erased() && is_unsaid(&kv, log, device, seq)? {
+                    note(Some(seq), "what it says is missing, and nobody has erased it");
                 }
             }
             count += 1;
@@ -166,6 +173,11 @@ fn check_log(space: &OpenSpace, device: NodeId, end: Position, verified: &mut Ve
         _ => note(None, "its end is not what was noted of it"),
     }
     Ok(count)
+}
+
+/// Whether nobody says that an entry is erased.
+fn is_unsaid(kv: &impl Kv, log: Log, device: NodeId, seq: u64) -> Result<bool, NodeError> {
+    Ok(log.notices(kv, device, seq).map_err(MetaError::reading)?.is_empty())
 }
 
 /// What another machine says that it has.
