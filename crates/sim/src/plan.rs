@@ -398,18 +398,20 @@ impl Plan {
         }
     }
 
-    /// In a third of them half of what is removed is erased.
+    /// In a third of them people erase.
     fn add_erasures(&mut self) {
         let mut dice = world::dice(self.seed, "erasures", 0);
         if dice.roll(3) != 0 {
             return;
         }
-        for (_, step) in self.episodes.iter_mut().flat_map(|episode| &mut episode.steps) {
-            if let Step::Work(Work::Remove { how, .. }) = step
-                && dice.roll(2) == 0
-            {
-                *how = Removing::ForEver;
-            }
+        for episode in &mut self.episodes {
+            episode.add(&mut dice, |dice| {
+                Step::Work(Work::Remove {
+                    file: dice.roll(FILES_MAX),
+                    chance: dice.roll(u64::MAX),
+                    how: Removing::ForEver,
+                })
+            });
         }
     }
 
