@@ -454,9 +454,9 @@ pub(crate) fn forget_soon(space: OpenSpace) {
         return;
     }
     tokio::spawn(async move {
+        let _one_at_a_time = space.opened().erasing.lock().await;
         // What comes from now on is for the next.
         space.opened().is_forgetting.store(false, Ordering::Release);
-        let _one_at_a_time = space.opened().erasing.lock().await;
         if let Err(error) = forget_stored(&space).await {
             tracing::warn!(%error, "the keys to what was erased are still remembered here");
         }

@@ -418,7 +418,6 @@ where
 
 /// Gives each operation of an entry, and of those that it said again.
 fn each_step((device, entry): (NodeId, &Entry), changes: &[Change], take: &mut dyn FnMut(Step<'_>)) {
-    let is_said = |change: &Change| entry.erases.is_some() && entry.erases == change.restates();
     let mut steps = |device, seq, clock, beside: &[Change]| {
         for (at, change) in (0..).zip(beside) {
             take(Step {
@@ -437,7 +436,7 @@ fn each_step((device, entry): (NodeId, &Entry), changes: &[Change], take: &mut d
             clock,
             changes,
         } = change
-            && is_said(change)
+            && entry.erases == change.restates()
         {
             steps(*device, *seq, *clock, changes);
         }

@@ -130,11 +130,11 @@ fn told(place: &Place, erased: &Erased) -> String {
 
 /// What the machines say.
 fn said(receipts: &[Receipt]) -> String {
-    let these = |of: &dyn Fn(Says) -> bool| -> Vec<String> {
-        let those = receipts.iter().filter(|receipt| of(receipt.says));
+    let these = |says: Says| -> Vec<String> {
+        let those = receipts.iter().filter(|receipt| receipt.says == says);
         those.map(|receipt| escape(&receipt.called())).collect()
     };
-    let clear = these(&|says| says == Says::Nothing).len();
+    let clear = these(Says::Nothing).len();
     let mut lines = vec![match (clear, receipts.len()) {
         (_, 0) => "There is no other machine that could have anything of it.".to_owned(),
         (clear, all) if clear == all => format!(
@@ -149,33 +149,31 @@ fn said(receipts: &[Receipt]) -> String {
             count(all as u64, "other machine")
         ),
     }];
-    let away = these(&|says| says == Says::Away);
-    let mut add = |names: Vec<String>, one: &str, many: &str| match names.len() {
-        0 => {}
-        1 => lines.push(format!("  {} {one}", names[0])),
-        _ => lines.push(format!("  {} {many}", listed(names, "and"))),
-    };
-    let is_away = !away.is_empty();
-    add(
-        away,
-        "is away: it drops what it has as soon as it is back and hears of it.",
-        "are away: they drop what they have as soon as they are back and hear of it.",
-    );
-    let not_heard = these(&|says| says == Says::NotHeard);
-    let is_late = !not_heard.is_empty();
-    add(
-        not_heard,
-        "has not heard of it yet, and may have the keys.",
-        "have not heard of it yet, and may have the keys.",
-    );
-    let sealed = these(&|says| says == Says::Sealed);
-    let has_sealed = !sealed.is_empty();
-    add(
-        sealed,
-        "has sealed parts of it still, and no keys to them; it frees them within a day.",
-        "have sealed parts of it still, and no keys to them; they free them within a day.",
-    );
-    if is_away || is_late || has_sealed {
+    let others = [
+        (
+            Says::Away,
+            "is away: it drops what it has as soon as it is back and hears of it.",
+            "are away: they drop what they have as soon as they are back and hear of it.",
+        ),
+        (
+            Says::NotHeard,
+            "has not heard of it yet, and may have the keys.",
+            "have not heard of it yet, and may have the keys.",
+        ),
+        (
+            Says::Sealed,
+            "has sealed parts of it still, and no keys to them; it frees them within a day.",
+            "have sealed parts of it still, and no keys to them; they free them within a day.",
+        ),
+    ];
+    for (says, one, many) in others {
+        match &these(says)[..] {
+            [] => {}
+            [name] => lines.push(format!("  {name} {one}")),
+            names => lines.push(format!("  {} {many}", listed(names, "and"))),
+        }
+    }
+    if clear < receipts.len() {
         lines.push("  `potluck erase --pending` asks them again.".to_owned());
     }
     lines.join("\n")

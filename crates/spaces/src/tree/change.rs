@@ -97,11 +97,9 @@ impl Change {
         for mut change in changes {
             found |= change.hollow(is_erased);
             if let Self::Restate { changes, .. } = &mut change {
-                let mut is_erased_there = false;
                 for change in changes {
-                    is_erased_there |= change.hollow(is_erased);
+                    found |= change.hollow(is_erased);
                 }
-                found |= is_erased_there;
                 // What comes behind it keeps its place.
                 own.push(Self::Accept {
                     until: Timestamp::default(),
