@@ -13,6 +13,7 @@ const RECIPIENT_KEY: &str = "potluck 2026-11 recipient key v1";
 const MACHINE_KEY: &str = "potluck 2026-11 machine recipient key v1";
 const LINK_KEY: &str = "potluck 2026-11 link keeper key v1";
 const DEDUP_KEY: &str = "potluck 2026-11 dedup key v1";
+const AREA_KEY: &str = "potluck 2026-11 space area key v1";
 pub(crate) const CHUNKING_SEED: &str = "potluck 2026-11 chunking seed v1";
 
 /// The id of a user's private space. It follows from the public key, so that whoever keeps the space's log can check whose it is.
@@ -46,6 +47,12 @@ pub fn dedup_key(first_epoch_key: &BoxKey) -> DedupKey {
     DedupKey::from_bytes(blake3::derive_key(DEDUP_KEY, first_epoch_key.as_bytes()))
 }
 
+/// The key of an area of a space, from the key of an epoch: who has that reads every area, and who has this no more than one.
+pub fn area_key(epoch_key: &BoxKey, area: [u8; 6]) -> BoxKey {
+    let material = Zeroizing::new([&epoch_key.as_bytes()[..], &area].concat());
+    BoxKey::from_bytes(blake3::derive_key(AREA_KEY, &material))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,5 +77,9 @@ mod tests {
             "c66afe479ba883724d66d924d5ef6abfed6bf0f2fbc5a25287ca47a7cbb6d511"
         );
         assert_eq!(dedup.chunking_seed(), 11_699_212_128_380_603_125);
+        assert_eq!(
+            hex(area_key(&private_space_key(&user), [1, 2, 3, 4, 5, 6]).as_bytes()),
+            "41f369c826275213b280b3675fd1187fb4e14749b060a0fd6102ecf886064c0a"
+        );
     }
 }

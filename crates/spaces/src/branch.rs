@@ -5,7 +5,7 @@
 //! the other history is here, what was set aside is said again, as new entries. What a device wrote that does not count is cut off the same way, and not said again. Each step is one transaction; what is set aside outlasts a crash.
 
 use crate::{AppendError, Change, Entry, EntryId, Keys, Kv, KvError, Log, Logged, OpId, Table, Tree, TreeError};
-use potluck_types::{Hash, NodeId, SpaceId, Timestamp, from_canonical, to_canonical};
+use potluck_types::{Hash, NodeId, SpaceId, from_canonical, to_canonical};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use std::collections::BTreeMap;
@@ -38,6 +38,7 @@ pub fn make_anew(space: SpaceId, kv: &mut impl Kv, keys: &Keys, tree: Tree) -> R
             kv.delete(table, &key)?;
         }
     }
+    tree.show_areas(kv, keys.scope())?;
     for device in devices {
         let mut seq = 0;
         loop {
@@ -190,9 +191,7 @@ impl Again {
                 Change::Set { replaces, .. } => replaces.iter_mut().for_each(moved),
                 Change::Recode { of, .. } => moved(of),
                 Change::Restate { device: of, seq, .. } if *of == device && *seq >= first => {
-                    *change = Change::Accept {
-                        until: Timestamp::default(),
-                    };
+                    *change = Change::nothing();
                 }
                 Change::Uses { .. }
                 | Change::Settings(_)

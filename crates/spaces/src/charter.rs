@@ -12,7 +12,7 @@
 //! Where the owner's key was replaced, since a machine that had it is lost, a *succession* names what the keys before have signed that counts, and a *stop* how far the logs of lost
 //! machines do. A person's private space is not founded: its id and its first key follow from their own, and it has a charter once their key was replaced.
 
-use crate::{Kv, KvError, Table};
+use crate::{AreaId, Kv, KvError, Scope, Table};
 use potluck_crypto::{
     BoxKey, PublicKey, Purpose, Recipient, RecipientKeys, Record, Signed, SignedError, SigningKey, Speaker, Speakers,
     UserKeys, derive::private_space_id,
@@ -62,6 +62,9 @@ pub struct Epoch {
     pub wraps: Vec<Wrap>,
     /// The keys of the epochs that it comes after, sealed under its own.
     pub before: Vec<Before>,
+    /// The same for areas: their keys in epochs before, sealed under their keys in this one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub areas: Vec<AreaBefore>,
 }
 
 impl Record for Epoch {
@@ -77,6 +80,9 @@ pub struct Wrap {
     /// Which key of that person's it is wrapped for: see [`Reader::tag`].
     #[serde(default, skip_serializing_if = "is_zero")]
     pub tag: u32,
+    /// The area whose key it is, of who reads no more than that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub area: Option<AreaId>,
     /// The key, wrapped.
     pub key: ByteBuf,
 }
@@ -96,6 +102,17 @@ pub struct Before {
     /// Which epoch.
     pub epoch: EpochId,
     /// Its key, in a secret box.
+    pub key: ByteBuf,
+}
+
+/// The key of an area in an epoch for whoever has that of a later one.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct AreaBefore {
+    /// Which area.
+    pub area: AreaId,
+    /// Which epoch.
+    pub epoch: EpochId,
+    /// Its key then, in a secret box.
     pub key: ByteBuf,
 }
 
@@ -123,12 +140,15 @@ pub struct Grant {
     /// The grant that it is given under, and ends with; none when it is the owner's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub under: Option<GrantId>,
+    /// The area that it is for; none when it is for all of the space.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub area: Option<AreaId>,
     /// The epoch whose key it has.
     pub epoch: EpochId,
     /// Which key of that person's it is wrapped for: see [`Reader::tag`].
     #[serde(default, skip_serializing_if = "is_zero")]
     pub tag: u32,
-    /// For the person alone: that key, and what the owner calls the space.
+    /// For the person alone: that key, or the area's in that epoch, and what the owner calls the space; of an area, with `/` and its name behind.
     pub wrapped: ByteBuf,
 }
 
@@ -143,10 +163,19 @@ impl Grant {
         let ends_with_it = over
             .until
             .is_none_or(|end| self.until.is_some_and(|until| until <= end));
-        let is_no_more = !self.may_write || (over.may_write && over.quota.is_none());
+        let is_no_more = (!self.may_write || (over.may_write && over.quota.is_none()))
+            && (over.area.is_none() || over.area == self.area);
         over.may_share && over.under.is_none() && !self.may_share && ends_with_it && is_no_more
     }
 }
+
+/// So many areas a space has at most: each costs room in every epoch.
+pub const AREAS_MAX: usize = 32;
+/// An area takes as much room in an epoch as so many people.
+const READERS_PER_AREA: usize = 2;
+
+/// So many keys of areas before an epoch opens at most.
+const AREA_LINKS_MAX: usize = READERS_PER_AREA * AREAS_MAX;
 
 /// Names a grant: the hash of its record.
 pub type GrantId = Hash;
@@ -322,6 +351,9 @@ pub enum CharterError {
     /// A charter has limits.
     #[error("the space has as many records as it may have")]
     TooMuch,
+    /// A space has limits.
+    #[error("the space has {AREAS_MAX} directories that are shared alone, and can have no more")]
+    TooManyAreas,
     /// The key of an epoch is wrapped for so many at most.
     #[error("{} people may read the space, and can be no more", limits::SPACE_READERS_MAX)]
     TooManyReaders,
@@ -342,24 +374,81 @@ impl From<KvError> for CharterError {
     }
 }
 
-/// The keys of a space that a person has: by epoch, or the one of a space that has none.
+/// The keys of a space that a person has, and what of it they are to read.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Keys(BTreeMap<Option<EpochId>, BoxKey>);
+pub struct Keys {
+    /// By epoch, or the one of a space that has none.
+    epochs: BTreeMap<Option<EpochId>, BoxKey>,
+    /// Of areas, where that of the epoch is not known.
+    areas: BTreeMap<(AreaId, EpochId), BoxKey>,
+    scope: Scope,
+}
 
 impl Keys {
     /// Those of a person's private space.
     pub fn private(key: BoxKey) -> Self {
-        Self(BTreeMap::from([(None, key)]))
+        Self {
+            epochs: BTreeMap::from([(None, key)]),
+            ..Self::default()
+        }
     }
 
     /// Whether the person can read nothing.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.epochs.is_empty() && self.areas.is_empty()
+    }
+
+    /// What of the space the person is to read.
+    pub fn scope(&self) -> &Scope {
+        &self.scope
     }
 
     /// The key of an epoch, or of a space without.
     pub fn of(&self, epoch: Option<EpochId>) -> Option<&BoxKey> {
-        self.0.get(&epoch)
+        self.epochs.get(&epoch)
+    }
+
+    /// The key that the entries of an area are sealed under in an epoch, or those that are in none.
+    pub fn within(&self, epoch: Option<EpochId>, area: Option<AreaId>) -> Option<BoxKey> {
+        let Some(area) = area else {
+            return self.of(epoch).cloned();
+        };
+        match self.of(Some(epoch?)) {
+            Some(key) => Some(area.key(key)),
+            None => self.areas.get(&(area, epoch?)).cloned(),
+        }
+    }
+
+    /// Those of an epoch, or of one area in it.
+    #[cfg(test)]
+    pub(crate) fn of_epoch(epoch: EpochId, key: &BoxKey, area: Option<AreaId>) -> Self {
+        let mut keys = Self::default();
+        match area {
+            None => keys.add(epoch, None, key.clone()),
+            Some(area) => {
+                keys.add(epoch, Some(area), area.key(key));
+                keys.scope = Scope::Areas(BTreeMap::from([(area, "shared".to_owned())]));
+            }
+        }
+        keys
+    }
+
+    fn add(&mut self, epoch: EpochId, area: Option<AreaId>, key: BoxKey) {
+        match area {
+            None => _ = self.epochs.insert(Some(epoch), key),
+            Some(area) => _ = self.areas.insert((area, epoch), key),
+        }
+    }
+
+    fn add_new(&mut self, epoch: EpochId, area: Option<AreaId>, key: BoxKey) {
+        if self.within(Some(epoch), area).is_none() {
+            self.add(epoch, area, key);
+        }
+    }
+
+    /// What a person's machines may know each other's content by: it follows from the key of the first epoch, or where that is not theirs, from some other that they have.
+    pub fn first(&self, first: Option<EpochId>) -> Option<&BoxKey> {
+        self.of(first).or_else(|| self.areas.values().next())
     }
 }
 
@@ -372,6 +461,8 @@ pub struct Reader {
     pub recipient: Recipient,
     /// Which of their keys that is: 0 for the first, the [tag](Recipient::tag) of a later one.
     pub tag: u32,
+    /// The area that it is for, if it is not for all of a space.
+    pub area: Option<AreaId>,
 }
 
 impl Reader {
@@ -382,6 +473,7 @@ impl Reader {
             user: user.id(),
             recipient,
             tag: if user.is_replaced() { recipient.tag() } else { 0 },
+            area: None,
         }
     }
 
@@ -411,7 +503,7 @@ pub struct GrantTo {
     pub may_share: bool,
     /// The grant that it is given under; none when the owner gives it.
     pub under: Option<GrantId>,
-    /// What the owner calls the space.
+    /// What the owner calls the space; where it is for an area, with `/` and the name of that behind.
     pub called: String,
 }
 
@@ -496,16 +588,26 @@ impl Charter {
         let key = BoxKey::generate(entropy);
         let wrap = |reader: &Reader| {
             let user = reader.user;
+            let key = reader.area.map_or_else(|| key.clone(), |area| area.key(&key));
             let wrapped = reader.recipient.wrap(self.purpose(WRAP), key.as_bytes(), entropy);
             let key = wrapped.map_err(|_| CharterError::Recipient { user: user.short() })?;
             Ok::<_, CharterError>(Wrap {
                 user,
                 tag: reader.tag,
+                area: reader.area,
                 key: key.into(),
             })
         };
         let latest = self.latest();
         let before = latest.iter().filter_map(|epoch| Some((*epoch, keys.of(Some(*epoch))?)));
+        let areas = self.unlinked().into_iter().filter_map(|(area, epoch)| {
+            let (old, new) = (keys.within(Some(epoch), Some(area))?, area.key(&key));
+            Some(AreaBefore {
+                area,
+                epoch,
+                key: new.seal(self.purpose(BEFORE), old.as_bytes(), entropy).into(),
+            })
+        });
         let epoch = Epoch {
             version: VERSION,
             space: self.space,
@@ -521,6 +623,7 @@ impl Charter {
                     key: key.seal(self.purpose(BEFORE), old.as_bytes(), entropy).into(),
                 })
                 .collect(),
+            areas: areas.collect(),
         };
         Ok(CharterRecord::Epoch(Signed::sign(user, &epoch)?))
     }
@@ -883,12 +986,22 @@ impl Charter {
         now: Timestamp,
         entropy: &dyn Entropy,
     ) -> Result<CharterRecord, CharterError> {
-        let Reader { user, recipient, tag } = to.reader;
-        let others = self
-            .grants(now)
-            .filter(|grant| grant.user != user && grant.under.is_none());
+        let Reader {
+            user,
+            recipient,
+            tag,
+            area,
+        } = to.reader;
+        let is_other = |grant: &&Grant| (grant.user != user || grant.area != area) && grant.under.is_none();
+        let others = self.grants(now).filter(is_other);
         let more = |may_share: bool| if may_share { READERS_WITH_ONE_MAX } else { 1 };
-        let readers: usize = others.map(|grant| more(grant.may_share)).sum();
+        let mut readers: usize = others.map(|grant| more(grant.may_share)).sum();
+        let mut areas = self.areas();
+        areas.extend(area);
+        readers += READERS_PER_AREA * areas.len();
+        if areas.len() > AREAS_MAX {
+            return Err(CharterError::TooManyAreas);
+        }
         if to.under.is_none() && readers + more(to.may_share) > limits::SPACE_READERS_MAX {
             return Err(CharterError::TooManyReaders);
         }
@@ -897,7 +1010,7 @@ impl Charter {
             return Err(CharterError::TooManyUnderOne);
         }
         let epoch = self.current().ok_or(CharterError::NotFounded)?;
-        let key = keys.of(Some(epoch)).ok_or(CharterError::NotAllowed {
+        let key = keys.within(Some(epoch), area).ok_or(CharterError::NotAllowed {
             user: owner.user_id().short(),
         })?;
         let plain = Zeroizing::new([&key.as_bytes()[..], to.called.as_bytes()].concat());
@@ -912,6 +1025,7 @@ impl Charter {
             quota: to.quota,
             may_share: to.may_share,
             under: to.under,
+            area,
             epoch,
             tag,
             wrapped: wrapped
@@ -921,11 +1035,11 @@ impl Charter {
         Ok(CharterRecord::Grant(Signed::sign(owner, &grant)?))
     }
 
-    /// The end of all grants that a person has, and of those that they have given. It is not part of the charter yet; the next epoch is to follow.
+    /// The end of all grants that a person has, or of those for one area; and of those that they have given under them. It is not part of the charter yet; the next epoch is to follow.
     pub fn next_revocation(
         &self,
         owner: &SigningKey,
-        user: UserId,
+        (user, area): (UserId, Option<AreaId>),
         ends: Vec<(NodeId, u64)>,
         now: Timestamp,
     ) -> Result<CharterRecord, CharterError> {
@@ -933,15 +1047,15 @@ impl Charter {
             version: VERSION,
             space: self.space,
             at: now,
-            grants: self.ending_with(user).map(|(id, _)| *id).collect(),
+            grants: self.ending_with(user, area).map(|(id, _)| *id).collect(),
             ends,
         };
         Ok(CharterRecord::Revocation(Signed::sign(owner, &revocation)?))
     }
 
-    /// Those of a person's grants that were not ended, and what is given under them.
-    fn ending_with(&self, user: UserId) -> impl Iterator<Item = (&GrantId, &Grant)> {
-        let is_theirs = move |grant: &Grant| grant.user == user;
+    /// Those of a person's grants that were not ended, or of those for one area, and what is given under them.
+    fn ending_with(&self, user: UserId, area: Option<AreaId>) -> impl Iterator<Item = (&GrantId, &Grant)> {
+        let is_theirs = move |grant: &Grant| grant.user == user && (area.is_none() || grant.area == area);
         let ends = move |(id, grant): &(&GrantId, &Grant)| {
             let over = grant.under.and_then(|under| self.grants.get(&under));
             !self.is_ended(id, grant) && (is_theirs(grant) || over.is_some_and(is_theirs))
@@ -951,13 +1065,13 @@ impl Charter {
 
     /// A person, and those whom they have let in.
     pub fn let_in_by(&self, user: UserId) -> BTreeSet<UserId> {
-        let theirs = self.ending_with(user).map(|(_, grant)| grant.user);
+        let theirs = self.ending_with(user, None).map(|(_, grant)| grant.user);
         std::iter::once(user).chain(theirs).collect()
     }
 
     /// Who reads no more when a person is taken out: those whom nobody else has let in.
     pub fn leaving_with(&self, user: UserId, now: Timestamp) -> BTreeSet<UserId> {
-        let ending: BTreeSet<_> = self.ending_with(user).map(|(id, _)| id).collect();
+        let ending: BTreeSet<_> = self.ending_with(user, None).map(|(id, _)| id).collect();
         let staying = |(id, grant): &(&GrantId, &Grant)| self.holds(id, grant, now) && !ending.contains(id);
         let stay = self.grants.iter().filter(staying).map(|(_, grant)| grant.user);
         let stay: BTreeSet<_> = self.owner.into_iter().chain(stay).collect();
@@ -1013,11 +1127,46 @@ impl Charter {
         carried.iter().map(sign).collect()
     }
 
-    /// The grant under which a person may let others in, if they may.
-    pub fn shares(&self, user: UserId, now: Timestamp) -> Option<(GrantId, &Grant)> {
+    /// The grant under which a person may let others in, if they may: into all of the space, or an area.
+    pub fn shares(&self, user: UserId, area: Option<AreaId>, now: Timestamp) -> Option<(GrantId, &Grant)> {
         let holding = self.grants.iter().filter(|(id, grant)| self.holds(id, grant, now));
-        let theirs = holding.filter(|(_, grant)| grant.user == user && grant.may_share);
-        theirs.max_by_key(|(_, grant)| grant.at).map(|(id, grant)| (*id, grant))
+        let has_it = |grant: &Grant| grant.area.is_none() || grant.area == area;
+        let theirs = holding.filter(|(_, grant)| grant.user == user && grant.may_share && has_it(grant));
+        let widest = theirs.max_by_key(|(_, grant)| (grant.area.is_none(), grant.at));
+        widest.map(|(id, grant)| (*id, grant))
+    }
+
+    /// The directories that were ever shared alone.
+    pub fn areas(&self) -> BTreeSet<AreaId> {
+        self.grants.values().filter_map(|grant| grant.area).collect()
+    }
+
+    /// What of the space a person is to read: all of it, where a grant for that holds, and where none does that is for less. The same on all of their machines.
+    pub fn scope(&self, user: &UserKeys, now: Timestamp) -> Scope {
+        let id = user.id();
+        let theirs = |(_, grant): &(&GrantId, &Grant)| grant.user == id;
+        let holding = |(id, grant): &(&GrantId, &Grant)| self.holds(id, grant, now);
+        let all: Vec<_> = self.grants.iter().filter(theirs).collect();
+        // Who was taken out sees what they saw last.
+        let mut seen: Vec<_> = all.iter().filter(|grant| holding(grant)).map(|(_, grant)| *grant).collect();
+        if seen.is_empty() {
+            let last = all.iter().map(|(_, grant)| *grant).max_by_key(|grant| grant.at);
+            let is_all = last.is_none_or(|last| last.area.is_none());
+            seen.extend(all.iter().map(|(_, grant)| *grant).filter(|grant| is_all == grant.area.is_none()));
+        }
+        if self.owner == Some(id) || seen.is_empty() || seen.iter().any(|grant| grant.area.is_none()) {
+            return Scope::All;
+        }
+        seen.sort_by_key(|grant| grant.at);
+        let called = |grant: &Grant| {
+            let called = self.told(user, grant)?;
+            Some(called.split_once('/')?.1.to_owned())
+        };
+        let named = seen.iter().filter_map(|grant| {
+            let area = grant.area?;
+            Some((area, called(grant).unwrap_or_else(|| format!("{area:?}"))))
+        });
+        Scope::Areas(named.collect())
     }
 
     /// Who has let in whom a grant is for; the owner, where it is given under none.
@@ -1053,7 +1202,7 @@ impl Charter {
     /// Whether a person has the key that is in use.
     pub fn has_key(&self, user: UserId) -> bool {
         let current = self.current();
-        current.is_some_and(|current| self.have(current).iter().any(|(known, _)| *known == user))
+        current.is_some_and(|current| self.have(current).iter().any(|(known, ..)| *known == user))
     }
 
     /// When the next of the grants that hold ends by the time, if any does.
@@ -1071,14 +1220,16 @@ impl Charter {
 
     /// What the owner calls the space, as they said to one who was let in.
     pub fn called(&self, user: &UserKeys) -> Option<String> {
-        let key = user.opening();
-        let name = |grant: &Grant| {
-            let plain = key.unwrap(self.purpose(GRANT), &grant.wrapped).ok()?;
-            String::from_utf8(plain.get(32..)?.to_vec()).ok()
-        };
         let grants = self.grants.values().filter(|grant| grant.user == user.id());
-        let named = grants.filter_map(|grant| Some((grant.under.is_none(), grant.at, name(grant)?)));
-        named.max().map(|(_, _, name)| name)
+        let named = grants.filter_map(|grant| Some((grant.under.is_none(), grant.at, self.told(user, grant)?)));
+        let (_, _, called) = named.max()?;
+        Some(called.split('/').next()?.to_owned())
+    }
+
+    /// What whoever gave a grant calls what it is for.
+    fn told(&self, user: &UserKeys, grant: &Grant) -> Option<String> {
+        let plain = user.opening().unwrap(self.purpose(GRANT), &grant.wrapped).ok()?;
+        String::from_utf8(plain.get(32..)?.to_vec()).ok()
     }
 
     /// Whose the space is; none while its founding is not known.
@@ -1114,44 +1265,88 @@ impl Charter {
         self.owner.into_iter().chain(granted.map(|grant| grant.user)).collect()
     }
 
+    /// Who may read all of the space now.
+    pub fn whole_readers(&self, now: Timestamp) -> BTreeSet<UserId> {
+        let whole = self.grants(now).filter(|grant| grant.area.is_none());
+        self.owner.into_iter().chain(whole.map(|grant| grant.user)).collect()
+    }
+
+    /// The areas that a person may write to now; nothing when they may write everywhere.
+    pub fn written_areas(&self, user: UserId, now: Timestamp) -> Option<BTreeSet<AreaId>> {
+        let granted = || self.grants(now).filter(|grant| grant.user == user && grant.may_write);
+        let is_everywhere = self.owner == Some(user) || granted().any(|grant| grant.area.is_none());
+        (!is_everywhere).then(|| granted().filter_map(|grant| grant.area).collect())
+    }
+
     /// Whether somebody has the key that is in use who may not read, or one of those who may and are `reached` has it not, or under a key of theirs that was replaced: each is reached with the
     /// [tags](Reader::tag) of those. Its owner is to begin another epoch then. The same where an epoch was begun apart for others, and no other opens it, and the owner's `keys` do.
     pub fn needs_epoch(&self, reached: &BTreeMap<UserId, BTreeSet<u32>>, keys: &Keys, now: Timestamp) -> bool {
-        let readers = self.readers(now);
+        let may: BTreeSet<_> = self.owner.into_iter().map(|owner| (owner, None)).collect();
+        let with = |grants: Vec<&Grant>| {
+            let granted = grants.into_iter().map(|grant| (grant.user, grant.area));
+            may.iter().copied().chain(granted).collect::<BTreeSet<_>>()
+        };
         // Else others could have one epoch begun after the other.
         let by_owner = self
             .grants
             .iter()
             .filter(|(id, grant)| self.is_owners(id) && self.holds(id, grant, now));
-        let let_in: BTreeSet<_> = self
-            .owner
-            .into_iter()
-            .chain(by_owner.map(|(_, grant)| grant.user))
-            .collect();
+        let let_in = with(by_owner.map(|(_, grant)| grant).collect());
+        let readers = with(self.grants(now).collect());
         let is_replaced = |user: &UserId, tag: &u32| reached.get(user).is_some_and(|former| former.contains(tag));
         let Some(current) = self.current() else {
             // The first key of a private space follows from its person's first.
-            return self.is_private() && readers.iter().any(|user| is_replaced(user, &0));
+            return self.is_private() && readers.iter().any(|(user, _)| is_replaced(user, &0));
         };
         let is_wrong = |id: EpochId| {
             let have = self.have(id);
-            let lacks = |user: &&UserId| let_in.contains(user) && !have.iter().any(|(known, _)| known == *user);
-            let may_not = |(user, tag): &(UserId, u32)| !readers.contains(user) || is_replaced(user, tag);
-            have.iter().any(may_not) || reached.keys().any(|user| lacks(&user))
+            let lacks = |(user, area): &(UserId, Option<AreaId>)| {
+                let has_it = |(known, _, of): &(UserId, u32, Option<AreaId>)| known == user && (of == area || of.is_none());
+                reached.contains_key(user) && !have.iter().any(has_it)
+            };
+            let may_not = |(user, tag, area): &(UserId, u32, Option<AreaId>)| {
+                let may = [None, *area].iter().any(|area| readers.contains(&(*user, *area)));
+                !may || is_replaced(user, tag)
+            };
+            have.iter().any(may_not) || let_in.iter().any(lacks)
         };
         let apart = |id: &EpochId| *id != current && keys.of(Some(*id)).is_some();
         self.latest().into_iter().filter(apart).chain([current]).any(is_wrong)
     }
 
-    /// Who was given the key of an epoch, each with the tag of their key, as far as the owner has said so.
-    fn have(&self, id: EpochId) -> BTreeSet<(UserId, u32)> {
+    /// Who was given the key of an epoch, or of an area in it, each with the tag of their key, as far as the owner has said so.
+    fn have(&self, id: EpochId) -> BTreeSet<(UserId, u32, Option<AreaId>)> {
         let granted = self
             .grants
             .iter()
             .filter(|(given, grant)| grant.epoch == id && self.is_owners(given));
-        let granted = granted.map(|(_, grant)| (grant.user, grant.tag));
+        let granted = granted.map(|(_, grant)| (grant.user, grant.tag, grant.area));
         let wrapped = self.epochs.get(&id).into_iter().flat_map(|epoch| &epoch.wraps);
-        wrapped.map(|wrap| (wrap.user, wrap.tag)).chain(granted).collect()
+        let wrapped = wrapped.map(|wrap| (wrap.user, wrap.tag, wrap.area));
+        wrapped.chain(granted).collect()
+    }
+
+    /// Areas with the epochs whose keys to them nobody has who is given those of the next.
+    fn unlinked(&self) -> Vec<(AreaId, EpochId)> {
+        let latest = self.latest();
+        let mut unlinked = Vec::new();
+        for area in self.areas() {
+            let granted = self.grants.values().filter(|grant| grant.area == Some(area));
+            let epochs = granted.filter_map(|grant| self.epochs.get(&grant.epoch));
+            let since = epochs.map(|epoch| epoch.depth).min().unwrap_or(0);
+            let (mut left, mut linked) = (latest.clone(), BTreeSet::new());
+            while let Some(epoch) = left.pop() {
+                let before = self.epochs.get(&epoch).into_iter().flat_map(|epoch| &epoch.areas);
+                let before = before.filter(|before| before.area == area).map(|before| before.epoch);
+                left.extend(before.filter(|epoch| linked.insert(*epoch)));
+            }
+            let is_unlinked = |(id, epoch): &(&EpochId, &Epoch)| epoch.depth >= since && !linked.contains(id);
+            let ids = self.epochs.iter().filter(is_unlinked);
+            unlinked.extend(ids.map(|(id, epoch)| (epoch.depth, area, *id)));
+        }
+        unlinked.sort_unstable();
+        let latest = unlinked.into_iter().rev().take(AREA_LINKS_MAX);
+        latest.map(|(_, area, epoch)| (area, epoch)).collect()
     }
 
     /// How far the log of a device counts if it was taken out of its person's hands, as far as its owner has said; of one that was not, all counts that its person may write.
@@ -1160,10 +1355,18 @@ impl Charter {
     }
 
     /// Whether an entry counts that a person's device has written, if the device is in their hands.
-    pub fn may_write(&self, user: UserId, device: NodeId, seq: u64, clock: Timestamp) -> bool {
+    pub fn may_write(
+        &self,
+        user: UserId,
+        device: NodeId,
+        seq: u64,
+        clock: Timestamp,
+        area: Option<AreaId>,
+    ) -> bool {
         let counts = |(id, grant): (&GrantId, &Grant)| {
             grant.user == user
                 && grant.may_write
+                && (grant.area.is_none() || grant.area == area)
                 && grant.until.is_none_or(|until| clock <= until)
                 && self.end(id, grant, device).is_none_or(|end| seq <= end)
         };
@@ -1238,68 +1441,82 @@ impl Charter {
     }
 
     /// The keys that a person has: of the epochs that were wrapped for them, and of those before; and what their private space had before all epochs.
-    pub fn keys(&self, user: &UserKeys) -> Keys {
-        let (user, key, mut keys) = (
-            user.id(),
-            user.opening(),
-            match self.is_private() && self.owner == Some(user.id()) {
-                true => Keys::private(user.private_space_key()),
-                false => Keys::default(),
-            },
-        );
+    pub fn keys(&self, user: &UserKeys, now: Timestamp) -> Keys {
+        let mut keys = match self.is_private() && self.owner == Some(user.id()) {
+            true => Keys::private(user.private_space_key()),
+            false => Keys::default(),
+        };
+        keys.scope = self.scope(user, now);
+        let (user, key) = (user.id(), user.opening());
         let given = self.grants.values().filter(|grant| grant.user == user);
         let (by_others, by_owner): (Vec<_>, Vec<_>) = given.partition(|grant| grant.under.is_some());
         let opened = |grant: &Grant| {
             let plain = key.unwrap(self.purpose(GRANT), &grant.wrapped).ok()?;
             Some(BoxKey::from_bytes(*plain.first_chunk::<32>()?))
         };
-        keys.0.extend(
-            by_owner
-                .into_iter()
-                .filter_map(|grant| Some((Some(grant.epoch), opened(grant)?))),
-        );
+        for grant in by_owner {
+            if let Some(own) = opened(grant) {
+                keys.add(grant.epoch, grant.area, own);
+            }
+        }
         self.open_epochs(&mut keys, user, &key);
         // Whatever others have put into what they give takes the place of no key that is known.
         for grant in by_others {
-            if keys.of(Some(grant.epoch)).is_none()
+            if keys.within(Some(grant.epoch), grant.area).is_none()
                 && let Some(own) = opened(grant)
-                && self.opens_before(grant.epoch, &own)
+                && self.opens_before(grant.epoch, grant.area, &own)
             {
-                keys.0.insert(Some(grant.epoch), own);
+                keys.add(grant.epoch, grant.area, own);
                 self.open_epochs(&mut keys, user, &key);
             }
         }
         keys
     }
 
-    /// Whether a key may be that of an epoch: it opens those before.
-    fn opens_before(&self, epoch: EpochId, key: &BoxKey) -> bool {
-        let before = self.epochs.get(&epoch).into_iter().flat_map(|epoch| &epoch.before);
-        let mut opened = before.map(|before| key.open(self.purpose(BEFORE), &before.key));
+    /// Whether a key may be that of an epoch, or of an area in it: it opens those before.
+    fn opens_before(&self, epoch: EpochId, area: Option<AreaId>, key: &BoxKey) -> bool {
+        let before = self.before(epoch, area);
+        let mut opened = before.map(|(_, sealed)| key.open(self.purpose(BEFORE), sealed));
         opened.all(|opened| opened.is_ok())
+    }
+
+    /// The epochs that one opens, or of an area the keys before; each with its sealed key.
+    fn before(&self, epoch: EpochId, area: Option<AreaId>) -> impl Iterator<Item = (EpochId, &[u8])> {
+        let epoch = self.epochs.get(&epoch).into_iter();
+        let whole = epoch.clone().flat_map(|epoch| &epoch.before);
+        let whole = whole.filter(move |_| area.is_none()).map(|before| (before.epoch, &before.key[..]));
+        let areas = epoch.flat_map(|epoch| &epoch.areas);
+        let areas = areas.filter(move |before| Some(before.area) == area);
+        whole.chain(areas.map(|before| (before.epoch, &before.key[..])))
     }
 
     /// Adds the keys of the epochs that were wrapped for a person, and of those before all that are known.
     fn open_epochs(&self, keys: &mut Keys, user: UserId, key: &RecipientKeys) {
         let mut epochs: Vec<_> = self.epochs.iter().collect();
         epochs.sort_by_key(|(_, epoch)| std::cmp::Reverse(epoch.depth));
+        let areas = keys.areas.keys().map(|(area, _)| *area);
+        let wrapped = epochs.iter().flat_map(|(_, epoch)| &epoch.wraps);
+        let wrapped = wrapped.filter(|wrap| wrap.user == user).filter_map(|wrap| wrap.area);
+        let areas: BTreeSet<_> = areas.chain(wrapped).map(Some).chain([None]).collect();
         for (id, epoch) in epochs {
-            let wrapped = epoch.wraps.iter().filter(|wrap| wrap.user == user);
-            let unwrapped = wrapped.filter_map(|wrap| {
-                let plain = key.unwrap(self.purpose(WRAP), &wrap.key).ok()?;
-                Some(BoxKey::from_bytes(plain[..].try_into().ok()?))
-            });
-            let known = keys.of(Some(*id)).cloned();
-            let Some(own) = known.or_else(|| unwrapped.into_iter().next()) else {
-                continue;
-            };
-            for before in &epoch.before {
-                let opened = own.open(self.purpose(BEFORE), &before.key).ok();
-                if let Some(Ok(bytes)) = opened.map(|plain| plain.try_into()) {
-                    keys.0.entry(Some(before.epoch)).or_insert(BoxKey::from_bytes(bytes));
+            for area in &areas {
+                let wrapped = epoch.wraps.iter().filter(|wrap| wrap.user == user && wrap.area == *area);
+                let unwrapped = wrapped.filter_map(|wrap| {
+                    let plain = key.unwrap(self.purpose(WRAP), &wrap.key).ok()?;
+                    Some(BoxKey::from_bytes(plain[..].try_into().ok()?))
+                });
+                let known = keys.within(Some(*id), *area);
+                let Some(own) = known.or_else(|| unwrapped.into_iter().next()) else {
+                    continue;
+                };
+                for (before, sealed) in self.before(*id, *area) {
+                    let opened = own.open(self.purpose(BEFORE), sealed).ok();
+                    if let Some(Ok(bytes)) = opened.map(|plain| plain.try_into()) {
+                        keys.add_new(before, *area, BoxKey::from_bytes(bytes));
+                    }
                 }
+                keys.add(*id, *area, own);
             }
-            keys.0.insert(Some(*id), own);
         }
     }
 
@@ -1402,7 +1619,14 @@ mod tests {
     }
 
     fn keys(charter: &Charter, seed: u8) -> Keys {
-        charter.keys(&person(seed))
+        charter.keys(&person(seed), at(1000))
+    }
+
+    fn one_key(epoch: EpochId) -> Keys {
+        Keys {
+            epochs: BTreeMap::from([(Some(epoch), BoxKey::from_bytes([9; 32]))]),
+            ..Keys::default()
+        }
     }
 
     fn add_epoch(charter: &mut Charter, readers: &[u8]) -> EpochId {
@@ -1503,7 +1727,7 @@ mod tests {
             },
         );
         charter.join(&record).unwrap();
-        charter.shares(user(seed).user_id(), at(10)).unwrap().0
+        charter.shares(user(seed).user_id(), None, at(10)).unwrap().0
     }
 
     /// What one is given under a grant.
@@ -1549,7 +1773,7 @@ mod tests {
             assert!(keys.of(first).is_some() && keys.of(charter.current()).is_some());
             assert_eq!(charter.called(&person(seed)).as_deref(), Some("photos"));
         }
-        let may_write = |seed: u8, clock| charter.may_write(user(seed).user_id(), device(seed), 1, at(clock));
+        let may_write = |seed: u8, clock| charter.may_write(user(seed).user_id(), device(seed), 1, at(clock), None);
         assert!(may_write(1, 99) && may_write(2, 99) && !may_write(3, 15) && !may_write(4, 15));
         assert_eq!(charter.readers(at(20)).len(), 3);
         assert_eq!(charter.readers(at(21)).len(), 2);
@@ -1564,11 +1788,11 @@ mod tests {
         let before = charter.current();
         let ends = vec![(device(2), 7)];
         let revocation = charter
-            .next_revocation(&user(1), user(2).user_id(), ends, at(30))
+            .next_revocation(&user(1), (user(2).user_id(), None), ends, at(30))
             .unwrap();
         charter.join(&revocation).unwrap();
         let after = add_epoch(&mut charter, &[1]);
-        let may_write = |charter: &Charter, device, seq| charter.may_write(user(2).user_id(), device, seq, at(11));
+        let may_write = |charter: &Charter, device, seq| charter.may_write(user(2).user_id(), device, seq, at(11), None);
         assert!(may_write(&charter, device(2), 7));
         assert!(!may_write(&charter, device(2), 8) && !may_write(&charter, device(9), 1));
         let last = |charter: &Charter, device| charter.last_counting(user(2).user_id(), device);
@@ -1595,7 +1819,7 @@ mod tests {
         assert_eq!(charter.readers(at(20)), BTreeSet::from([user(1).user_id(), bob, carol]));
         assert!(keys(&charter, 3).of(charter.current()).is_some());
         assert_eq!(charter.called(&person(3)).as_deref(), Some("photos"));
-        assert!(charter.may_write(carol, device(3), 1, at(11)));
+        assert!(charter.may_write(carol, device(3), 1, at(11), None));
         let of_carol = charter.grants(at(20)).find(|grant| grant.user == carol).unwrap();
         assert_eq!(charter.given_by(of_carol), Some(bob));
         is_known_alike(&charter);
@@ -1609,12 +1833,12 @@ mod tests {
         grant(&mut kept, 3, false, None);
         assert_eq!(kept.leaving_with(bob, at(20)), BTreeSet::from([bob]));
         let ends = vec![(device(2), 7), (device(3), 5)];
-        let ended = charter.next_revocation(&owner, bob, ends, at(30)).unwrap();
+        let ended = charter.next_revocation(&owner, (bob, None), ends, at(30)).unwrap();
         for charter in [&mut charter, &mut kept] {
             charter.join(&ended).unwrap();
             charter.join(&heard_late).unwrap();
-            assert!(charter.may_write(carol, device(3), 5, at(11)));
-            assert!(!charter.may_write(carol, device(3), 6, at(11)));
+            assert!(charter.may_write(carol, device(3), 5, at(11), None));
+            assert!(!charter.may_write(carol, device(3), 6, at(11), None));
             assert_eq!(
                 (
                     charter.last_counting(carol, device(3)),
@@ -1623,7 +1847,7 @@ mod tests {
                 (5, 7)
             );
             // Nobody knew of that one when it ended.
-            assert!(!charter.may_write(dave, device(4), 1, at(11)));
+            assert!(!charter.may_write(dave, device(4), 1, at(11), None));
             assert_eq!(charter.last_counting(dave, device(4)), 0);
         }
         assert_eq!(charter.readers(at(31)), BTreeSet::from([owner.user_id()]));
@@ -1640,7 +1864,7 @@ mod tests {
         let under = Some(grant_to_share(&mut charter, 2, true, None));
         grant(&mut charter, 3, true, None);
         let (first, before) = (charter.current().unwrap(), [1, 2, 3].map(|seed| keys(&charter, seed)));
-        let other = Keys(BTreeMap::from([(Some(first), BoxKey::from_bytes([9; 32]))]));
+        let other = one_key(first);
         let poisoned = |charter: &Charter, seed: u8, keys: &Keys| {
             let to = GrantTo {
                 under,
@@ -1660,7 +1884,7 @@ mod tests {
         assert_eq!(charter.called(&person(3)).as_deref(), Some("photos"));
         // A key that opens nothing of what went before is none, also for who has no other.
         let second = add_epoch(&mut charter, &[1, 2]);
-        let wrong = Keys(BTreeMap::from([(Some(second), BoxKey::from_bytes([9; 32]))]));
+        let wrong = one_key(second);
         charter.join(&poisoned(&charter, 4, &wrong)).unwrap();
         assert!(keys(&charter, 4).is_empty());
         lend(&mut charter, under, 4, true);
@@ -1693,11 +1917,11 @@ mod tests {
             },
         );
         let ended = charter
-            .next_revocation(&user(1), carol, vec![(device(3), 5)], at(20))
+            .next_revocation(&user(1), (carol, None), vec![(device(3), 5)], at(20))
             .unwrap();
         charter.join_all([&ended, &again]);
         assert!(!charter.readers(at(20)).contains(&carol) && charter.is_barred(carol));
-        assert!(charter.may_write(carol, device(3), 5, at(11)) && !charter.may_write(carol, device(3), 6, at(11)));
+        assert!(charter.may_write(carol, device(3), 5, at(11), None) && !charter.may_write(carol, device(3), 6, at(11), None));
         is_known_alike(&charter);
         grant(&mut charter, 3, false, None);
         assert!(charter.readers(at(20)).contains(&carol));
@@ -1714,7 +1938,7 @@ mod tests {
             ..to(4, true, None)
         };
         charter.join(&given(&charter, 1, &bounded)).unwrap();
-        let bounded = charter.shares(user(4).user_id(), at(10)).map(|(id, _)| id);
+        let bounded = charter.shares(user(4).user_id(), None, at(10)).map(|(id, _)| id);
         grant(&mut charter, 5, true, None);
         let only_in = charter.grants.iter().find(|(_, grant)| grant.user == user(5).user_id());
         let only_in = only_in.map(|(id, _)| *id);
@@ -1849,7 +2073,7 @@ mod tests {
             charter.join_all(&said);
             let ends = vec![(device(3 + round), u64::from(round) + 1)];
             let out = user(3 + round).user_id();
-            said.push(charter.next_revocation(&user(1), out, ends, at(20)).unwrap());
+            said.push(charter.next_revocation(&user(1), (out, None), ends, at(20)).unwrap());
             charter.join_all(&said);
             all.extend(said);
         }
@@ -1927,11 +2151,11 @@ mod tests {
                 },
             );
             let carried = charter.next_carried(&user(1), &next, at(20)).unwrap();
-            let ended = charter.next_revocation(&user(1), bob, Vec::new(), at(20)).unwrap();
+            let ended = charter.next_revocation(&user(1), (bob, None), Vec::new(), at(20)).unwrap();
             charter.join_all([&ended, &next]);
             charter.join_all(&carried);
             is_known_alike(&charter);
-            let may = |seed: u8| charter.may_write(user(seed).user_id(), device(seed), 1, at(11));
+            let may = |seed: u8| charter.may_write(user(seed).user_id(), device(seed), 1, at(11), None);
             (charter.readers(at(20)).len(), may(3))
         };
         assert_eq!(again(true, true), (4, true));
@@ -1953,7 +2177,7 @@ mod tests {
         let mut other = one.clone();
         let take_out = |charter: &mut Charter, seed: u8, left: &[u8]| {
             let gone = user(seed).user_id();
-            let revocation = charter.next_revocation(&user(1), gone, Vec::new(), at(30)).unwrap();
+            let revocation = charter.next_revocation(&user(1), (gone, None), Vec::new(), at(30)).unwrap();
             charter.join(&revocation).unwrap();
             assert!(charter.needs_epoch(&all, &keys(charter, 1), at(50)));
             add_epoch(charter, left);
@@ -2012,7 +2236,7 @@ mod tests {
         mine.succeed(&owner, at(20)).unwrap();
         assert!(mine.next_successions(&owner, at(21)).unwrap().is_empty());
         let readers = [Reader::of(&owner), reader(2)];
-        let held = mine.keys(&owner);
+        let held = mine.keys(&owner, at(1000));
         let epoch = mine
             .next_epoch(owner.signing(), &readers, &held, &SystemEntropy)
             .unwrap();
@@ -2024,10 +2248,10 @@ mod tests {
             .unwrap();
         mine.join(&stop).unwrap();
         // The lost machine has what was written until now, and nothing after.
-        let lost = mine.keys(&person(1));
+        let lost = mine.keys(&person(1), at(1000));
         let current = mine.current();
         assert!(lost.of(charter.current()).is_some() && lost.of(current).is_none());
-        for keys in [mine.keys(&owner), keys(&mine, 2)] {
+        for keys in [mine.keys(&owner, at(1000)), keys(&mine, 2)] {
             assert!(keys.of(charter.current()).is_some() && keys.of(current).is_some());
         }
         assert_eq!((mine.end_of(device(1)), mine.end_of(device(9))), (Some(7), None));
@@ -2187,8 +2411,8 @@ mod tests {
         assert_eq!(charter.records().count(), 1);
         let epoch = charter.next_epoch(owner.signing(), &[Reader::of(&owner)], &Keys::default(), &SystemEntropy);
         charter.join(&epoch.unwrap()).unwrap();
-        assert!(charter.keys(&owner).of(charter.current()).is_some());
-        let lost = charter.keys(&person(1));
+        assert!(charter.keys(&owner, at(1000)).of(charter.current()).is_some());
+        let lost = charter.keys(&person(1), at(1000));
         assert!(lost.of(charter.current()).is_none() && lost.of(None).is_some());
         // A first key, which others may have, begins no epoch after that.
         let theirs = charter.next_epoch(&user(1), &[reader(1)], &Keys::default(), &SystemEntropy);
@@ -2217,7 +2441,7 @@ mod tests {
             .next_grant(&user(2), &to, &theirs, at(11), &SystemEntropy)
             .unwrap();
         let revocation = charter
-            .next_revocation(&user(2), user(2).user_id(), Vec::new(), at(12))
+            .next_revocation(&user(2), (user(2).user_id(), None), Vec::new(), at(12))
             .unwrap();
         for record in [grant, revocation] {
             assert!(matches!(charter.join(&record), Err(CharterError::NotAllowed { .. })));

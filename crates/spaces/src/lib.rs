@@ -7,6 +7,7 @@
 //! - `tree`: the entries' sealed changes, merged into directories: a multi-value register per (directory, name), and one place for each directory.
 //! - `view`: the tree as a person sees it: what conflicts has names of its own.
 //! - `charter`: whose a space is, and the keys of its epochs: signed records.
+//! - `area`: directories that can be shared alone, whose entries have keys of their own.
 //! - `branch`: a device that has signed two histories, and how it comes to have one again.
 //! - `link`: what links show to who has them.
 //! - `pins`: what stripes are live, from the public half of the entries.
@@ -18,6 +19,7 @@
 //! Guarantees: the same entries give the same tree, in whatever order the devices' logs arrive; two edits that did not know of each other
 //! are both kept; nothing is written outside the caller's transaction. Where bytes live is not known here.
 
+mod area;
 mod branch;
 mod charter;
 mod kv;
@@ -32,9 +34,10 @@ mod tree;
 mod turnover;
 mod view;
 
+pub use area::{AreaId, Scope};
 pub use branch::{Again, Aside, Branch, BranchError, make_anew};
 pub use charter::{
-    Before, Charter, CharterError, CharterRecord, Epoch, EpochId, Founding, GRANTS_UNDER_ONE_MAX, Grant, GrantId,
+    AREAS_MAX, AreaBefore, Before, Charter, CharterError, CharterRecord, Epoch, EpochId, Founding, GRANTS_UNDER_ONE_MAX, Grant, GrantId,
     GrantTo, Joined, Keys, Reader, Revocation, Stop, Succession, Wrap,
 };
 pub use kv::{Kv, KvError, MemoryKv, Rows, Table};

@@ -6,7 +6,7 @@
 //! The changes lie beside the entry, which has their hash: so they can be erased, and the log is still whole. Another entry says so, and what is left of them; it goes with the erased
 //! one, as the proof, and so that who has not heard it hears what is left.
 
-use crate::{EpochId, Kv, KvError, Links, Pins, Publication, Table};
+use crate::{AreaId, EpochId, Kv, KvError, Links, Pins, Publication, Table};
 use potluck_crypto::{Record, Signed, SignedError, SigningKey};
 use potluck_types::{
     Hash, NodeId, SpaceId, StripeId, Timestamp, from_canonical, from_canonical_or_later, limits, to_canonical,
@@ -15,8 +15,10 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use std::collections::BTreeMap;
 
-/// The version of what is written.
-const VERSION: u8 = 3;
+/// The version of what is written in an area: who knows no areas would take it for something else.
+const VERSION: u8 = 4;
+/// The version of everything else.
+const VERSION_BEFORE: u8 = 3;
 /// The last version whose changes are in the entry, and cannot be erased.
 const VERSION_INSIDE: u8 = 2;
 /// The first version did not compress changes; it has no other form.
@@ -44,6 +46,9 @@ pub struct Entry {
     /// Under which key they are sealed; none in a space that has but one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<EpochId>,
+    /// The area whose key they are sealed under, and which they are in; none for what concerns all of the space.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub area: Option<AreaId>,
     /// What links show from now on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub links: Vec<Publication>,
@@ -88,6 +93,8 @@ impl Entry {
             && (is_inside || self.sealed.is_empty())
             // It is kept with what it erases, too.
             && (self.erases.is_none() || !(is_inside || says_more))
+            && self.area.is_some() == (self.version == VERSION)
+            && (self.area.is_none() || (self.epoch.is_some() && self.links.is_empty()))
     }
 }
 
@@ -417,7 +424,7 @@ impl Log {
             .unwrap_or(0);
         let position = self.position(kv, key.node_id())?;
         let entry = Entry {
-            version: VERSION,
+            version: if body.area.is_some() { VERSION } else { VERSION_BEFORE },
             space: self.space,
             seq: position.map_or(1, |position| position.seq + 1),
             clock: Timestamp::from_millis(now.as_millis().max(latest + 1)),
@@ -426,6 +433,7 @@ impl Log {
             unpins: body.unpins,
             sealed: ByteBuf::from(body.sealed),
             epoch: body.epoch,
+            area: body.area,
             links: body.links,
             beside: None,
             erases: body.erases,
@@ -640,6 +648,12 @@ impl Log {
         Ok(logged)
     }
 
+    /// Which area an entry is in, or that it is in none; nothing when it is not here.
+    pub(crate) fn area_of(self, kv: &impl Kv, device: NodeId, seq: u64) -> Result<Option<Option<AreaId>>, KvError> {
+        let row = kv.get(Table::Log, &self.log_key(device, seq))?;
+        row.map(|row| Ok(Logged::from_bytes(&row)?.signed.claimed()?.area)).transpose()
+    }
+
     /// The entries of a device after `seq`, up to a number and to about [`limits::APPEND_BYTES_MAX`] in all.
     pub fn entries_after(
         self,
@@ -687,6 +701,8 @@ pub struct Body {
     pub sealed: Vec<u8>,
     /// See [`Entry::epoch`].
     pub epoch: Option<EpochId>,
+    /// See [`Entry::area`].
+    pub area: Option<AreaId>,
     /// See [`Entry::links`].
     pub links: Vec<Publication>,
     /// See [`Entry::erases`].

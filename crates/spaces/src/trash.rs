@@ -3,7 +3,7 @@
 //! A value is named by the operation that set it. Of two changes that replaced one value apart, the one that keeps it longer decides when its
 //! time is over; one that lets go of it at once decides for good. So the same entries give the same trash, in whatever order they come.
 
-use crate::{DirId, Head, Kv, KvError, Name, OpId, Table, Value};
+use crate::{AreaId, DirId, Head, Kv, KvError, Name, OpId, Table, Value, tree::op_key_in};
 use potluck_types::{NodeId, SpaceId, Timestamp, from_canonical, limits, to_canonical};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, time::Duration};
@@ -292,18 +292,45 @@ impl Trash {
     }
 
     /// Takes what became of an operation's value that has not been seen yet, and takes it into account when the same is said again.
-    pub(crate) fn foresee(self, kv: &mut impl Kv, op: OpId, replacement: Replacement) -> Result<(), KvError> {
-        let joined = match self.foreseen(kv, op)? {
+    pub(crate) fn foresee(
+        self,
+        kv: &mut impl Kv,
+        area: Option<AreaId>,
+        op: OpId,
+        replacement: Replacement,
+    ) -> Result<(), KvError> {
+        let key = op_key_in(self.op_key(op), area);
+        let joined = match Self::read_foreseen(kv, &key)? {
             Some(known) => known.zip(replacement).map(|(a, b)| a.max(b)),
             None => replacement,
         };
         let row = joined.map_or_else(Vec::new, |removal| to_canonical(&removal));
-        kv.put(Table::Replaced, &self.op_key(op), &row)
+        kv.put(Table::Replaced, &key, &row)
     }
 
-    /// What became of an operation's value before it was seen, if anything.
-    pub(crate) fn foreseen(self, kv: &impl Kv, op: OpId) -> Result<Option<Replacement>, KvError> {
-        let row = kv.get(Table::Replaced, &self.op_key(op))?;
+    /// What became of the value of an operation, in an entry of this area, before it was seen, if anything: it is seen now. What concerns all of the space may have said so, too.
+    pub(crate) fn take_foreseen(
+        self,
+        kv: &mut impl Kv,
+        area: Option<AreaId>,
+        op: OpId,
+    ) -> Result<Option<Replacement>, KvError> {
+        let mut taken = None::<Replacement>;
+        for said_in in [None, area].into_iter().take(1 + usize::from(area.is_some())) {
+            let key = op_key_in(self.op_key(op), said_in);
+            if let Some(more) = Self::read_foreseen(kv, &key)? {
+                kv.delete(Table::Replaced, &key)?;
+                taken = Some(match taken {
+                    Some(known) => known.zip(more).map(|(a, b)| a.max(b)),
+                    None => more,
+                });
+            }
+        }
+        Ok(taken)
+    }
+
+    fn read_foreseen(kv: &impl Kv, key: &[u8]) -> Result<Option<Replacement>, KvError> {
+        let row = kv.get(Table::Replaced, key)?;
         row.map(|row| {
             Ok(match row.is_empty() {
                 true => None,

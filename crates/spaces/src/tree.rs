@@ -11,7 +11,7 @@ mod places;
 pub use change::{Change, Fate, RETENTION_MAX};
 
 use crate::{
-    Again, Entry, EntryId, Kept, Keys, Kv, KvError, Log, Name, OpId, Path, PathError, Removal, Settings, Snapshots,
+    Again, AreaId, Entry, EntryId, Kept, Keys, Kv, KvError, Log, Name, OpId, Path, PathError, Removal, Scope, Settings, Snapshots,
     Table, Taken, Totals, Trash, Turnover,
     trash::{Replacement, Tally, op_bytes},
 };
@@ -48,6 +48,11 @@ impl DirId {
     pub const fn as_bytes(&self) -> &[u8; 16] {
         &self.0
     }
+
+    /// The directory with these bytes.
+    pub(crate) const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
 }
 
 /// One version of one file.
@@ -55,11 +60,6 @@ impl DirId {
 pub struct FileId(#[serde(with = "serde_bytes")] [u8; 16]);
 
 impl FileId {
-    /// A new one.
-    pub fn generate(entropy: &dyn Entropy) -> Self {
-        Self(entropy.bytes())
-    }
-
     /// Its bytes.
     pub const fn as_bytes(&self) -> &[u8; 16] {
         &self.0
@@ -238,6 +238,8 @@ struct Said {
     device: NodeId,
     seq: u64,
     clock: Timestamp,
+    /// The area that the entry is in.
+    area: Option<AreaId>,
 }
 
 /// What an entry has done to its space.
@@ -299,7 +301,7 @@ impl Tree {
         }
         let id = EntryId { device, seq: entry.seq };
         for notice in Log::of(self.space).notices(kv, device, entry.seq)? {
-            if notice.is_erased() {
+            if notice.is_erased() || notice.area != entry.area {
                 continue;
             }
             let said = self.open(keys, &notice)?;
@@ -335,7 +337,7 @@ impl Tree {
             context: CHANGES,
             associated: self.space.as_bytes(),
         };
-        let key = keys.of(entry.epoch).ok_or(TreeError::NoKey)?;
+        let key = keys.within(entry.epoch, entry.area).ok_or(TreeError::NoKey)?;
         key.open(purpose, &entry.sealed).map_err(|_| TreeError::Sealed)
     }
 
@@ -402,12 +404,19 @@ impl Tree {
 
     /// Whether what an entry says, or what is left of it, can be opened.
     fn has_key(self, kv: &impl Kv, keys: &Keys, device: NodeId, entry: &Entry) -> Result<bool, KvError> {
+        // What is not for the person is passed over.
+        if !keys.scope().has(entry.area) {
+            return Ok(true);
+        }
+        let has_key = |entry: &Entry| keys.within(entry.epoch, entry.area).is_some();
         if !entry.is_erased() {
-            return Ok(keys.of(entry.epoch).is_some());
+            return Ok(has_key(entry));
         }
         let notices = Log::of(self.space).notices(kv, device, entry.seq)?;
-        let mut left = notices.iter().filter(|notice| !notice.is_erased());
-        Ok(left.all(|notice| keys.of(notice.epoch).is_some()))
+        let mut left = notices
+            .iter()
+            .filter(|notice| !notice.is_erased() && notice.area == entry.area);
+        Ok(left.all(has_key))
     }
 
     /// The first entry of a device that waits for its key.
@@ -424,11 +433,22 @@ impl Tree {
         device: NodeId,
         entry: &Entry,
     ) -> Result<Vec<StripeId>, TreeError> {
-        let changes = match self.changes(kv, keys, device, entry) {
+        if !keys.scope().has(entry.area) {
+            return Ok(Vec::new());
+        }
+        let mut changes = match self.changes(kv, keys, device, entry) {
             // Its author had the key and sealed something else: nobody ever reads it, and nobody waits for it. Where there is but one key it may be another one.
             Err(TreeError::Sealed) if entry.epoch.is_some() => Vec::new(),
             changes => changes?,
         };
+        if entry.area.is_some() && *keys.scope() == Scope::All {
+            // Who reads the space has heard it where it concerns all of it.
+            let stays = |change: Change| match change {
+                Change::Settings(_) => Change::nothing(),
+                change => change,
+            };
+            changes = changes.into_iter().map(stays).collect();
+        }
         let before = self.trash().totals(kv)?;
         let mut effect = Effect {
             tally: Tally::from(before),
@@ -438,6 +458,7 @@ impl Tree {
             device,
             seq: entry.seq,
             clock: entry.clock,
+            area: entry.area,
         };
         if entry.is_erased() {
             let key = self.entry_key(device, entry.seq);
@@ -461,8 +482,11 @@ impl Tree {
         changes: Vec<Change>,
         effect: &mut Effect,
     ) -> Result<(), TreeError> {
-        let clock = said.clock;
+        let Said { clock, area, .. } = said;
         for (at, change) in changes.into_iter().enumerate() {
+            if area.is_some_and(|area| !change.is_within(area)) {
+                continue;
+            }
             let op = OpId {
                 device: said.device,
                 seq: said.seq,
@@ -486,10 +510,11 @@ impl Tree {
                         value,
                         recoded: None,
                     });
-                    let went = self.replace(kv, (parent, &name), &replaces, removal, &mut effect.tally)?;
+                    let replaces = self.within(kv, area, replaces)?;
+                    let went = self.replace(kv, (parent, &name), area, &replaces, removal, &mut effect.tally)?;
                     effect.replaced += if fate.counts() { went } else { 0 };
                     if let Some(head) = head {
-                        self.add(kv, (parent, &name), head, &mut effect.tally)?;
+                        self.add(kv, (parent, &name), area, head, &mut effect.tally)?;
                     }
                 }
                 Change::Uses { file, stripes, .. } if stripes.is_empty() => self.release(kv, file)?,
@@ -499,7 +524,9 @@ impl Tree {
                 }
                 Change::Recode { parent, name, of, file } => {
                     effect.used.extend(&file.uses);
-                    self.recode(kv, (parent, &name), of, (clock, op), file)?;
+                    if !self.within(kv, area, vec![of])?.is_empty() {
+                        self.recode(kv, (parent, &name), area, of, (clock, op), file)?;
+                    }
                 }
                 Change::Settings(settings) => {
                     let said = (clock, op, settings);
@@ -520,7 +547,12 @@ impl Tree {
                     clock,
                     changes,
                 } => {
-                    let again = Said { device, seq, clock };
+                    let again = Said {
+                        device,
+                        seq,
+                        clock,
+                        area,
+                    };
                     if self.is_to_be_heard(kv, said.device, again)? {
                         kv.put(Table::Restated, &self.entry_key(device, seq), &[])?;
                         // Nobody loses anything now by what it says.
@@ -549,8 +581,9 @@ impl Tree {
         let is_waiting = self
             .first_sealed(kv, again.device)?
             .is_some_and(|first| first <= again.seq);
-        if !is_here || is_waiting {
-            // It is heard with the entry.
+        let is_there = log.area_of(kv, again.device, again.seq)? == Some(again.area);
+        if !is_here || is_waiting || !is_there {
+            // It is heard with the entry, or is another one's.
             return Ok(false);
         }
         let is_heard = kv
@@ -559,11 +592,27 @@ impl Tree {
         Ok(!is_heard && log.erased_by(kv, (again.device, again.seq), by)?.is_some())
     }
 
+    /// Of some operations those that an entry in this area can say something of: those in the same one, and those that are not here yet.
+    fn within(self, kv: &impl Kv, area: Option<AreaId>, mut ops: Vec<OpId>) -> Result<Vec<OpId>, KvError> {
+        if area.is_some() {
+            let log = Log::of(self.space);
+            let mut kept = Vec::with_capacity(ops.len());
+            for op in ops {
+                if log.area_of(kv, op.device, op.seq)?.is_none_or(|known| known == area) {
+                    kept.push(op);
+                }
+            }
+            ops = kept;
+        }
+        Ok(ops)
+    }
+
     /// Takes values from a name, or from the trash. Gives the number of file versions that had the name.
     fn replace(
         self,
         kv: &mut impl Kv,
         place: Place<'_>,
+        area: Option<AreaId>,
         replaces: &[OpId],
         replacement: Replacement,
         tally: &mut Tally,
@@ -590,7 +639,7 @@ impl Tree {
         for replaced in others {
             match self.unplace(kv, replaced)? {
                 Some((parent, name, head)) => self.part_with(kv, (parent, &name), head, replacement, tally)?,
-                None => self.replace_again(kv, replaced, replacement, tally)?,
+                None => self.replace_again(kv, area, replaced, replacement, tally)?,
             }
         }
         Ok(files.saturating_sub(tally.totals.files))
@@ -624,6 +673,7 @@ impl Tree {
     fn replace_again(
         self,
         kv: &mut impl Kv,
+        area: Option<AreaId>,
         op: OpId,
         replacement: Replacement,
         tally: &mut Tally,
@@ -647,7 +697,7 @@ impl Tree {
         if self.is_seen(kv, op)? {
             return Ok(());
         }
-        Ok(trash.foresee(kv, op, replacement)?)
+        Ok(trash.foresee(kv, area, op, replacement)?)
     }
 
     fn is_seen(self, kv: &impl Kv, op: OpId) -> Result<bool, KvError> {
@@ -661,8 +711,15 @@ impl Tree {
     }
 
     /// Adds a value to a name, unless it was replaced before it came.
-    fn add(self, kv: &mut impl Kv, place: Place<'_>, mut head: Head, tally: &mut Tally) -> Result<(), TreeError> {
-        if let Some((by, file)) = self.take_recoded(kv, head.op)?
+    fn add(
+        self,
+        kv: &mut impl Kv,
+        place: Place<'_>,
+        area: Option<AreaId>,
+        mut head: Head,
+        tally: &mut Tally,
+    ) -> Result<(), TreeError> {
+        if let Some((by, file)) = self.take_recoded(kv, area, head.op)?
             && let Value::File(old) = &mut head.value
         {
             self.release(kv, old.id)?;
@@ -673,18 +730,18 @@ impl Tree {
             Value::File(file) => self.use_stripes(kv, file.id, u32::MAX, &file.uses)?,
             Value::Directory(_) | Value::Space(_) => {}
         }
-        let foreseen = self.trash().foreseen(kv, head.op)?;
+        let foreseen = self.trash().take_foreseen(kv, area, head.op)?;
         if let Value::Directory(id) = head.value {
             let placement = Placement {
                 clock: head.clock,
                 op: head.op,
                 parent: place.0,
                 name: place.1.clone(),
+                area,
             };
             self.place(kv, id, placement, foreseen.is_none())?;
         }
         if let Some(replacement) = foreseen {
-            kv.delete(Table::Replaced, &self.op_key(head.op))?;
             return self.part_with(kv, place, head, replacement, tally);
         }
         if matches!(head.value, Value::Directory(_)) {
@@ -714,7 +771,15 @@ impl Tree {
     }
 
     /// Of two that moved one version apart the later decides, wherever they arrive first.
-    fn recode(self, kv: &mut impl Kv, place: Place<'_>, of: OpId, by: Move, file: File) -> Result<(), TreeError> {
+    fn recode(
+        self,
+        kv: &mut impl Kv,
+        place: Place<'_>,
+        area: Option<AreaId>,
+        of: OpId,
+        by: Move,
+        file: File,
+    ) -> Result<(), TreeError> {
         let mut heads = self.heads(kv, place.0, place.1)?;
         if let Some(head) = heads.iter_mut().find(|head| head.op == of) {
             self.recode_head(kv, head, by, file)?;
@@ -730,16 +795,17 @@ impl Tree {
         if self.is_seen(kv, of)? {
             return self.release(kv, file.id);
         }
-        match self.take_recoded(kv, of)? {
+        let key = op_key_in(self.op_key(of), area);
+        match self.take_recoded(kv, area, of)? {
             Some((other, there)) if other > by => {
                 self.release(kv, file.id)?;
-                Ok(kv.put(Table::Recoded, &self.op_key(of), &to_canonical(&(other, there)))?)
+                Ok(kv.put(Table::Recoded, &key, &to_canonical(&(other, there)))?)
             }
             other => {
                 if let Some((_, there)) = other {
                     self.release(kv, there.id)?;
                 }
-                Ok(kv.put(Table::Recoded, &self.op_key(of), &to_canonical(&(by, file)))?)
+                Ok(kv.put(Table::Recoded, &key, &to_canonical(&(by, file)))?)
             }
         }
     }
@@ -756,11 +822,17 @@ impl Tree {
         }
     }
 
-    fn take_recoded(self, kv: &mut impl Kv, op: OpId) -> Result<Option<(Move, File)>, TreeError> {
-        let Some(row) = kv.get(Table::Recoded, &self.op_key(op))? else {
+    fn take_recoded(
+        self,
+        kv: &mut impl Kv,
+        area: Option<AreaId>,
+        op: OpId,
+    ) -> Result<Option<(Move, File)>, TreeError> {
+        let key = op_key_in(self.op_key(op), area);
+        let Some(row) = kv.get(Table::Recoded, &key)? else {
             return Ok(None);
         };
-        kv.delete(Table::Recoded, &self.op_key(op))?;
+        kv.delete(Table::Recoded, &key)?;
         Ok(Some(from_canonical(&row)?))
     }
 
@@ -1036,14 +1108,44 @@ impl Tree {
             ]
             .concat(),
         );
-        let derived = DirId(hash.as_bytes()[..16].try_into().expect("16 of 32 bytes"));
+        let derived = parent.child(hash.as_bytes()[..16].try_into().expect("16 of 32 bytes"));
         let taken = kv.get(Table::Directories, &self.dir_key(derived))?.is_some();
-        Ok(if taken { DirId(entropy.bytes()) } else { derived })
+        Ok(if taken { parent.child(entropy.bytes()) } else { derived })
+    }
+
+    /// Shows each area in the root, under the name that it has for a person who reads nothing else.
+    pub(crate) fn show_areas(self, kv: &mut impl Kv, scope: &Scope) -> Result<(), KvError> {
+        let Scope::Areas(areas) = scope else { return Ok(()) };
+        let mut taken = BTreeSet::new();
+        for (area, called) in areas {
+            let whole = (1..).map(|count| match count {
+                1 => called.clone(),
+                count => format!("{called} {count}"),
+            });
+            let free = whole.into_iter().find(|name| taken.insert(name.clone()));
+            let name = Name::try_from(free.expect("there are more names than areas"));
+            // Nobody has said so: it is in no log.
+            let mut device = [0; 32];
+            device[..6].copy_from_slice(area.as_bytes());
+            let placement = Placement {
+                clock: Timestamp::default(),
+                op: OpId {
+                    device: NodeId::from_bytes(device),
+                    seq: 0,
+                    at: 0,
+                },
+                parent: DirId::ROOT,
+                name: name.or_else(|_| Name::try_from(format!("{area:?}")))?,
+                area: None,
+            };
+            self.place(kv, area.top(), placement, true)?;
+        }
+        Ok(())
     }
 
     /// The id of a directory that takes the place of one in the trash. Two devices that bring it back apart make the same one; it is another than
     /// before, since that may have been moved elsewhere by who had not heard of its removal.
-    pub fn brought_back(self, kept: &Kept) -> DirId {
+    pub fn brought_back(self, parent: DirId, kept: &Kept) -> DirId {
         let hash = Hash::of(
             &[
                 b"potluck directory brought back 1",
@@ -1054,7 +1156,7 @@ impl Tree {
             ]
             .concat(),
         );
-        DirId(hash.as_bytes()[..16].try_into().expect("16 of 32 bytes"))
+        parent.child(hash.as_bytes()[..16].try_into().expect("16 of 32 bytes"))
     }
 
     pub(crate) fn register_key(self, directory: DirId, name: &str) -> Vec<u8> {
@@ -1080,6 +1182,12 @@ impl Tree {
     fn user_key(self, stripe: StripeId, file: FileId) -> Vec<u8> {
         [&self.space.as_bytes()[..], stripe.as_bytes(), &file.0].concat()
     }
+}
+
+/// The key of what was said of an operation before that was seen, by an entry of an area: an entry of another one has nothing to say of it.
+pub(crate) fn op_key_in(mut key: Vec<u8>, area: Option<AreaId>) -> Vec<u8> {
+    key.extend(area.iter().flat_map(AreaId::as_bytes));
+    key
 }
 
 /// What a change with this fate, clock and operation does with what it replaces.

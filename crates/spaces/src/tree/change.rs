@@ -101,9 +101,7 @@ impl Change {
                     found |= change.hollow(is_erased);
                 }
                 // What comes behind it keeps its place.
-                own.push(Self::Accept {
-                    until: Timestamp::default(),
-                });
+                own.push(Self::nothing());
                 // Of others it has nothing to say.
                 if entry.erases == change.restates() {
                     again.push(change);
@@ -120,6 +118,13 @@ impl Change {
             changes: own,
         });
         found.then_some(again)
+    }
+
+    /// One that changes nothing, where what comes behind it is to keep its place.
+    pub(crate) fn nothing() -> Self {
+        Self::Accept {
+            until: Timestamp::default(),
+        }
     }
 
     /// Which entry it says again.

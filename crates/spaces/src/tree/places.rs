@@ -3,12 +3,12 @@
 //! A directory is in one place at a time, whatever devices that did not know of each other did with it:
 //! - Of several places that it was moved to apart, the one that was said last counts.
 //! - One that was removed while somebody else put something into it stays where it last was, with what its remover did not know of, until that is gone as well.
-//! - Of directories that were moved into each other, the one that was moved last hangs in the root.
+//! - Of directories that were moved into each other, the one that was moved last hangs in the root, or in that of their area.
 //!
 //! All of it follows from the set of changes alone. The registers have a directory's values where it is, and nowhere else.
 
 use super::{DirId, Head, Tree, Value};
-use crate::{Kv, KvError, Name, OpId, Table};
+use crate::{AreaId, Kv, KvError, Name, OpId, Table};
 use potluck_types::{Timestamp, from_canonical, to_canonical};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -23,6 +23,9 @@ pub(super) struct Placement {
     pub(super) op: OpId,
     pub(super) parent: DirId,
     pub(super) name: Name,
+    /// The area of the entry that said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) area: Option<AreaId>,
 }
 
 impl Placement {
@@ -59,7 +62,9 @@ impl Places {
     /// The directory and the name in it that it is found under.
     fn shown(&self) -> Option<(DirId, &Name)> {
         let home = self.home.as_ref()?;
-        Some((if self.is_loose { DirId::ROOT } else { home.parent }, &home.name))
+        // In an area it can be in nothing else.
+        let top = || home.area.map_or(DirId::ROOT, AreaId::top);
+        Some((if self.is_loose { top() } else { home.parent }, &home.name))
     }
 
     /// The values that it has there.

@@ -1,11 +1,12 @@
 //! Devices that write apart and meet: the same tree everywhere, and nothing lost.
 
 mod apart;
+mod areas;
 mod erased;
 
 use super::*;
 use crate::{
-    Append, AppendError, Appended, Body, Branch, Charter, Kept, Liveness, Log, Logged, MemoryKv, Pins, Totals, Trash,
+    Append, AppendError, Appended, AreaId, Body, Branch, Charter, EpochId, Kept, Liveness, Log, Logged, MemoryKv, Pins, Totals, Trash,
     View,
 };
 use potluck_crypto::{SigningKey, Speakers, UserKeys};
@@ -17,6 +18,8 @@ const SPACE: SpaceId = SpaceId::from_bytes([9; 32]);
 struct Device {
     key: SigningKey,
     keys: Keys,
+    /// Under which of them it writes.
+    epoch: Option<EpochId>,
     kv: MemoryKv,
     now: u64,
     /// What becomes of what it replaces.
@@ -37,6 +40,7 @@ impl Device {
         Self {
             key: SigningKey::from_seed(&[seed; 32]),
             keys: Keys::private(space_key),
+            epoch: None,
             kv: MemoryKv::default(),
             now: 1_000,
             fate: Fate::Freed,
@@ -44,8 +48,20 @@ impl Device {
     }
 
     fn write(&mut self, changes: &[Change], pins: Vec<StripeId>, unpins: Vec<StripeId>) -> Logged {
+        let area = changes.iter().find_map(Change::area);
+        self.write_in(area, changes, pins, unpins)
+    }
+
+    fn write_in(
+        &mut self,
+        area: Option<AreaId>,
+        changes: &[Change],
+        pins: Vec<StripeId>,
+        unpins: Vec<StripeId>,
+    ) -> Logged {
         self.now += 1;
-        let sealed = Tree::of(SPACE).seal(self.keys.of(None).unwrap(), changes, &SystemEntropy);
+        let key = self.keys.within(self.epoch, area).unwrap();
+        let sealed = Tree::of(SPACE).seal(&key, changes, &SystemEntropy);
         let now = Timestamp::from_millis(self.now);
         let entry = Log::of(SPACE)
             .next_entry(
@@ -56,6 +72,8 @@ impl Device {
                     pins,
                     unpins,
                     sealed,
+                    epoch: self.epoch,
+                    area,
                     ..Body::default()
                 },
             )
@@ -92,7 +110,7 @@ impl Device {
             .collect();
         let value = content.map(|content| {
             Value::File(File {
-                id: FileId::generate(&SystemEntropy),
+                id: FileId::generate(parent.area(), &SystemEntropy),
                 len: 1,
                 modified: Timestamp::from_millis(0),
                 executable: false,
@@ -373,7 +391,7 @@ fn recode(device: &Device, at: &str, i: u8) -> Change {
         name: path(at).split().unwrap().1.clone(),
         of: found.heads[0].op,
         file: File {
-            id: FileId::generate(&SystemEntropy),
+            id: FileId::generate(None, &SystemEntropy),
             uses: vec![stripe(i)],
             ..file.clone()
         },
@@ -632,7 +650,7 @@ fn files_are_counted_and_what_was_not_counted_can_be() {
 fn again(value: &Value) -> Value {
     match value {
         Value::File(file) => Value::File(File {
-            id: FileId::generate(&SystemEntropy),
+            id: FileId::generate(file.id.area(), &SystemEntropy),
             ..file.clone()
         }),
         other => other.clone(),
@@ -645,7 +663,7 @@ fn what_its_author_sealed_wrongly_keeps_nobody_from_the_rest() {
     let now = Timestamp::from_millis(1);
     let charter = Charter::found(&user, &Speakers::default(), now, &SystemEntropy).unwrap();
     let (space, epoch) = (charter.space(), charter.current());
-    let keys = charter.keys(&user);
+    let keys = charter.keys(&user, Timestamp::default());
     let (mut writer, mut reader) = (MemoryKv::default(), MemoryKv::default());
     let change = Change::Accept {
         until: Timestamp::from_millis(7),

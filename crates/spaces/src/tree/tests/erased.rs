@@ -152,7 +152,7 @@ fn take_step(devices: &mut [Device], step: &Step) {
                 parent: DirId::ROOT,
                 name: name.to_owned().try_into().unwrap(),
                 value: Some(Value::File(File {
-                    id: FileId::generate(&SystemEntropy),
+                    id: FileId::generate(None, &SystemEntropy),
                     len: 1,
                     modified: Timestamp::from_millis(0),
                     executable: false,
@@ -182,7 +182,7 @@ fn take_step(devices: &mut [Device], step: &Step) {
                 && !file.is_erased()
             {
                 let file = File {
-                    id: FileId::generate(&SystemEntropy),
+                    id: FileId::generate(None, &SystemEntropy),
                     ..file.clone()
                 };
                 let recode = Change::Recode {
