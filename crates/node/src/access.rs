@@ -7,7 +7,7 @@ use crate::{
     space::OpenSpace,
 };
 use potluck_crypto::{PublicKey, Record, Signed};
-use potluck_spaces::{Charter, CharterRecord, Grant, GrantId, Revocation};
+use potluck_spaces::{AreaId, Charter, CharterRecord, Grant, GrantId, Revocation};
 use potluck_types::{ByteSize, SpaceName, Timestamp, UserId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,6 +38,10 @@ pub(crate) fn events(space: &OpenSpace, called: &SpaceName) -> Result<Vec<Access
                         until: grant.until,
                         quota: grant.quota.map(ByteSize),
                         may_share: grant.may_share,
+                        prefix: match grant.area {
+                            Some(area) => Some(of_area(space, area)?),
+                            None => None,
+                        },
                         counted: grants.holds_after(&signed.hash(), &grant, grant.at),
                     };
                     // What others have given has the owner's signature, too, once their machines have heard of it.
@@ -84,6 +88,12 @@ pub(crate) fn events(space: &OpenSpace, called: &SpaceName) -> Result<Vec<Access
     // Each machine of the owner's says what counts when a key was replaced.
     events.dedup_by(|a, b| (&a.by, &a.what) == (&b.by, &b.what));
     Ok(events)
+}
+
+/// What an area is called now.
+fn of_area(space: &OpenSpace, area: AreaId) -> Result<String, NodeError> {
+    let path = space.view().path_of(&space.read()?, area.top())?;
+    Ok(path.map_or_else(|| format!("({area:?})"), |path| path.to_string()))
 }
 
 /// All grants of a charter, and when they were ended.

@@ -511,6 +511,9 @@ pub struct SpaceInfo {
     pub may_share: bool,
     /// Whether another person has let this one in, who has not said yet that they want it.
     pub is_offered: bool,
+    /// The directories that this person was let into, where that is not all of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prefixes: Vec<Path>,
     /// How many files it has.
     pub files: u64,
     /// Their bytes. Content that several of them share counts for each.
@@ -652,6 +655,9 @@ pub struct Member {
     pub is_owner: bool,
     /// What they may do.
     pub access: Access,
+    /// The directories that they were let into, where that is not all of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prefixes: Vec<Path>,
     /// Who has let them in, if it was not the owner: they are in for as long as that person is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<Person>,

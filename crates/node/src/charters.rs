@@ -150,8 +150,8 @@ pub(crate) fn vouch(shared: &Shared) -> Result<(), NodeError> {
     for space in spaces {
         let vouched = change(shared, space, |charter| {
             charter.succeed(&keys, shared.now())?;
-            if charter.is_private() && share::needs_epoch(shared, charter, &charter.keys(&keys)) {
-                share::begin_epoch(shared, charter, &charter.keys(&keys))?;
+            if charter.is_private() && share::needs_epoch(shared, charter, &charter.keys(&keys, shared.now())) {
+                share::begin_epoch(shared, charter, &charter.keys(&keys, shared.now()))?;
             }
             Ok(())
         });
@@ -168,6 +168,8 @@ pub(crate) fn vouch(shared: &Shared) -> Result<(), NodeError> {
 pub(crate) struct Admitted {
     pub(crate) owner: Option<UserId>,
     pub(crate) readers: BTreeSet<UserId>,
+    /// Those of them who read all of it.
+    pub(crate) whole: BTreeSet<UserId>,
     pub(crate) writers: BTreeSet<UserId>,
 }
 
@@ -176,6 +178,7 @@ impl Admitted {
         Self {
             owner: charter.owner(),
             readers: charter.readers(now),
+            whole: charter.whole_readers(now),
             writers: charter.writers(now),
         }
     }
@@ -204,7 +207,7 @@ pub(crate) fn counts(shared: &Shared, kv: &impl Kv, device: NodeId, entry: &Entr
     let charter = shared.charters.of(kv, entry.space)?;
     let is_lost = shared.with_control(|control| control.roster.is_lost(device));
     let is_past_end = is_lost && charter.end_of(device).is_some_and(|end| end < entry.seq);
-    Ok(!is_past_end && charter.may_write(user, device, entry.seq, entry.clock))
+    Ok(!is_past_end && charter.may_write(user, device, entry.seq, entry.clock, entry.area))
 }
 
 /// Whether a device may erase what another has written: its person's machines may, and those of the space's owner.

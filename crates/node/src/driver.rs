@@ -265,6 +265,10 @@ async fn sweep_all(shared: &Arc<Shared>) -> bool {
 async fn recode(shared: &Arc<Shared>) -> Duration {
     let mut next = Duration::MAX;
     for space in shared.written_spaces() {
+        if space.is_partial() {
+            // Those who have all of it see to that.
+            continue;
+        }
         next = next.min(upload::look(&space).await);
     }
     if !shared.leaving.load(Ordering::Relaxed) {

@@ -2,6 +2,7 @@
 
 use crate::{
     api::{Emptied, Entry, Kind, RemoveOptions, RemoveReport, Stat},
+    areas,
     error::NodeError,
     files::Files,
     names::{self, Batch},
@@ -12,7 +13,7 @@ use crate::{
 };
 use potluck_dag::Content;
 use potluck_spaces::{
-    Change, DirId, Fate, File, FileId, Found, Head, Held, Kv, Name, Path, Snapshots, Tree, TreeError, Value,
+    AreaId, Change, DirId, Fate, File, FileId, Found, Head, Held, Kv, Name, Path, Snapshots, Tree, TreeError, Value,
 };
 use potluck_types::{StripeId, Timestamp, from_canonical};
 
@@ -125,6 +126,9 @@ pub(crate) async fn remove(space: &OpenSpace, path: &Path, options: RemoveOption
         });
     }
     let found = found?;
+    if options.now {
+        space.refuse_partial("lets go of something at once")?;
+    }
     let fate = if options.now { Fate::Freed } else { space.usual_fate()? };
     refuse_removal(space, path, found.as_ref(), options).await?;
     // First, while what was below is found by its path.
@@ -334,6 +338,9 @@ pub(crate) async fn rename(space: &OpenSpace, from: &Path, to: &Path) -> Result<
 
 /// Gives values another name, which is free.
 pub(crate) async fn move_values(space: &OpenSpace, found: &Found, parent: DirId, name: &Name) -> Result<(), NodeError> {
+    if areas::crosses(found, parent) {
+        return areas::carry_over(space, found, parent, name).await;
+    }
     let (uses, batch) = {
         let (kv, tree) = (space.read()?, Tree::of(space.id()));
         let (mut uses, mut batch) = (Vec::new(), Batch::default());
@@ -342,7 +349,7 @@ pub(crate) async fn move_values(space: &OpenSpace, found: &Found, parent: DirId,
             let value = match &head.value {
                 Value::Directory(id) => Value::Directory(*id),
                 Value::Space(id) => Value::Space(*id),
-                Value::File(file) => Value::File(moved(space, &kv, file, &mut uses)?),
+                Value::File(file) => Value::File(moved(space, &kv, file, parent.area(), &mut uses)?),
             };
             batch.changes.push(Change::Set {
                 parent,
@@ -387,8 +394,14 @@ fn file_of(change: &Change) -> Option<FileId> {
 }
 
 /// The same content as a version of its own: the old one lets go of its stripes when its name does.
-fn moved(space: &OpenSpace, kv: &impl Kv, file: &File, uses: &mut Vec<Change>) -> Result<File, NodeError> {
-    let id = FileId::generate(&*space.entropy);
+pub(crate) fn moved(
+    space: &OpenSpace,
+    kv: &impl Kv,
+    file: &File,
+    area: Option<AreaId>,
+    uses: &mut Vec<Change>,
+) -> Result<File, NodeError> {
+    let id = FileId::generate(area, &*space.entropy);
     if file.uses.is_empty() {
         let stripes = Tree::of(space.id()).stripes_of(kv, file.id)?;
         uses.extend((0..).zip(stripes.chunks(PART)).map(|(part, stripes)| Change::Uses {

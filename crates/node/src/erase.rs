@@ -52,6 +52,7 @@ struct Plan {
 
 /// What erasing a path means.
 pub(crate) async fn plan(space: &OpenSpace, path: &Path) -> Result<Erasable, NodeError> {
+    space.refuse_partial("erases for good")?;
     hear(space).await?;
     let (task, path) = (space.clone(), path.clone());
     Shared::blocking(move || {

@@ -386,6 +386,27 @@ pub enum NodeError {
     /// Others have written of what was to be erased.
     #[error("others have written versions of it, or moved it ({}): they can erase what they have written, and the owner of the space can erase all", .0.join(", "))]
     EraseOthers(Vec<String>),
+    /// Who was let into a part of a space does nothing elsewhere.
+    #[error("it is outside of what you were let into, or may write to")]
+    OutsidePart,
+    /// Who was let into a part of a space does not know what the rest needs.
+    #[error("only who has all of the space {0}, and you were let into a part of it")]
+    OnlyPart(&'static str),
+    /// A directory that is shared alone is all there is to share of it.
+    #[error("{0} is shared alone, as a whole: what is in it is shared with those who have that")]
+    WithinArea(Path),
+    /// A directory that is shared alone holds none that is.
+    #[error("a directory that is shared alone is in it, and would be in another")]
+    AreaBelow,
+    /// The root is the whole space.
+    #[error("the root is all of the space")]
+    AllOfIt,
+    /// A directory that is shared alone is one, and not two that conflict.
+    #[error("several versions of {0} conflict")]
+    Conflicting(Path),
+    /// What is shared alone has to be made anew, at once.
+    #[error("there is more in it than is made anew at once: {} names, or {}", crate::areas::NAMES_MAX, ByteSize(crate::areas::BYTES_MAX as u64))]
+    TooMuchToCarry,
     /// Nobody can tell any more where a file's content is.
     #[error("the content of {0} was erased")]
     Erased(Path),

@@ -20,6 +20,7 @@
 
 mod access;
 mod api;
+mod areas;
 mod audit;
 mod branch;
 mod changes;

@@ -233,6 +233,7 @@ pub(crate) async fn make(
     options: LinkOptions,
 ) -> Result<LinkMade, NodeError> {
     space.refuse_reader()?;
+    space.refuse_partial("makes links")?;
     let target = Target::at(space, path)?;
     let now = space.now();
     if let Some(until) = options.until.filter(|until| *until <= now) {

@@ -77,6 +77,7 @@ const fn space_table(table: Table) -> TableDefinition<'static, Bytes, Bytes> {
         Table::GivenUp => "space-given-up",
         Table::Charter => "space-charter",
         Table::Sealed => "space-sealed",
+        Table::Scope => "space-scope",
     })
 }
 
@@ -939,7 +940,7 @@ mod tests {
             clock: Timestamp::from_millis(seq),
             op: id,
             value: Value::File(File {
-                id: FileId::generate(&potluck_types::SystemEntropy),
+                id: FileId::generate(None, &potluck_types::SystemEntropy),
                 len: 5,
                 modified: Timestamp::from_millis(1),
                 executable: false,

@@ -1,7 +1,7 @@
 //! A space: changing it, and keeping its logs on enough nodes.
 
 use crate::{
-    branch, charters,
+    areas, branch, charters,
     claims::{Claim, Held},
     erase,
     error::{MetaError, NodeError},
@@ -17,8 +17,8 @@ use crate::{
 };
 use potluck_placement::{Presence, View, default_survive, rank};
 use potluck_spaces::{
-    Append, AppendError, Appended, Body, Change, EntryId, Frontier, Keys, Kv, Liveness, Log, Logged, Path, Pins,
-    Position, Table, Totals, Trash, Tree, TreeError, Value,
+    Append, AppendError, Appended, AreaId, Body, Change, EntryId, Frontier, Keys, Kv, Liveness, Log, Logged, Path,
+    Pins, Position, Table, Totals, Trash, Tree, TreeError, Value,
 };
 use potluck_types::{ByteSize, Hash, NodeId, SpaceId, StripeId, Timestamp, UserId, limits, to_canonical};
 use serde_bytes::ByteBuf;
@@ -39,6 +39,8 @@ pub(crate) struct Batch {
     pub(crate) claims: Vec<Claim<StripeId>>,
     /// What links show from now on.
     pub(crate) links: Vec<Draft>,
+    /// The area that all of it is said in, whatever it is; none where each change says so.
+    pub(crate) within: Option<AreaId>,
     /// An entry whose changes are nowhere any more.
     pub(crate) erases: Option<EntryId>,
     /// Lets go also of what snapshots hold.
@@ -149,9 +151,11 @@ pub(crate) async fn write_all(space: &OpenSpace, batches: Vec<Batch>) -> Result<
     Shared::blocking(move || {
         let claimed = task.claims.lock();
         task.meta.write(|kv| {
+            let room = Room::of(&task, kv)?;
             batches
                 .iter()
-                .try_for_each(|batch| write_in(&task, kv, &claimed, batch).map(drop))
+                .try_for_each(|batch| write_within(&task, kv, &claimed, batch).map(drop))?;
+            room.refuse_growth(&task, kv)
         })
     })
     .await
@@ -171,6 +175,19 @@ pub(crate) fn write_in(
     claimed: &Held<StripeId>,
     batch: &Batch,
 ) -> Result<Written, NodeError> {
+    let room = Room::of(space, kv)?;
+    let written = write_within(space, kv, claimed, batch)?;
+    room.refuse_growth(space, kv)?;
+    Ok(written)
+}
+
+/// The same, however much the space holds then.
+fn write_within(
+    space: &OpenSpace,
+    kv: &mut WriteKv<'_>,
+    claimed: &Held<StripeId>,
+    batch: &Batch,
+) -> Result<Written, NodeError> {
     if let Some(erased) = batch.erases
         && !charters::may_erase(space, kv, space.id(), space.me(), erased.device)?
     {
@@ -178,20 +195,26 @@ pub(crate) fn write_in(
         return Err(NodeError::EraseOthers(Vec::new()));
     }
     let spared = match batch.spares_nothing {
+        _ if space.is_partial() => Some(areas::keep_all(space, kv, &batch.changes)?),
         true => None,
         false => snapshots::spare(space, kv, &batch.changes)?,
     };
     let changes = spared.as_deref().unwrap_or(&batch.changes);
-    let mut given_up = Tree::of(space.id()).given_up(kv, changes)?;
+    let mut given_up = match space.is_partial() {
+        // Others may use it, where this person sees nothing. Who has all of the space gives it up.
+        true => Vec::new(),
+        false => Tree::of(space.id()).given_up(kv, changes)?,
+    };
     given_up.retain(|stripe| !claimed.contains_key(stripe));
     let now = space.now();
     note_uploads(kv, space.id(), changes, now)?;
-    let mut bodies = batch
-        .parts(changes)
-        .map(|changes| space.body(changes))
-        .collect::<Result<Vec<_>, _>>()?;
+    let mut bodies = Vec::new();
+    for (area, changes) in areas::divide(space, kv, batch, changes)? {
+        for changes in batch.parts(&changes) {
+            bodies.push(space.body_in(area, changes)?);
+        }
+    }
     let (mut unpins, mut first) = (given_up.chunks(UNPINS_PER_ENTRY), None);
-    let room = Room::of(space, kv)?;
     let body = bodies.first_mut().expect("at least one part");
     body.pins.clone_from(&batch.pins);
     body.erases = batch.erases;
@@ -202,7 +225,7 @@ pub(crate) fn write_in(
     for unpins in unpins {
         bodies.push(Body {
             unpins: unpins.to_vec(),
-            ..space.body(&[])?
+            ..space.body(kv, &[])?
         });
     }
     for body in bodies {
@@ -210,7 +233,6 @@ pub(crate) fn write_in(
         let taken = take(space, kv, &entry)?;
         first.get_or_insert(taken.appended.entry.seq);
     }
-    room.refuse_growth(space, kv)?;
     for (fingerprint, piece) in &batch.dedup {
         kv.set_stored(fingerprint, piece)?;
     }
@@ -348,6 +370,9 @@ fn note_uploads(kv: &mut WriteKv<'_>, space: SpaceId, changes: &[Change], now: T
 
 /// Gives up stripes that no file uses, unless one has come to use them. Gives those that were given up.
 pub(crate) async fn unpin(space: &OpenSpace, stripes: Vec<StripeId>) -> Result<Vec<StripeId>, NodeError> {
+    if space.is_partial() {
+        return Ok(Vec::new());
+    }
     branch::know_own_log(space).await;
     let _one_at_a_time = space.opened().names.lock().await;
     let task = space.clone();
@@ -364,7 +389,7 @@ pub(crate) async fn unpin(space: &OpenSpace, stripes: Vec<StripeId>) -> Result<V
             for unpins in unused.chunks(UNPINS_PER_ENTRY) {
                 let body = Body {
                     unpins: unpins.to_vec(),
-                    ..task.body(&[])?
+                    ..task.body(kv, &[])?
                 };
                 let entry = Log::of(task.id()).next_entry(kv, &task.node_key, task.now(), body)?;
                 take(&task, kv, &entry)?;
@@ -648,7 +673,7 @@ fn append_together(
         for stripes in contested.chunks(BATCH_PINS).filter(|_| pins_now) {
             let body = Body {
                 pins: stripes.to_vec(),
-                ..space.body(&[])?
+                ..space.body(kv, &[])?
             };
             let entry = Log::of(space.id()).next_entry(kv, &shared.node_key, shared.now(), body)?;
             take(space, kv, &entry)?;

@@ -296,12 +296,29 @@ impl Node {
 
     /// Lets a person, by their name or the end of their id, into a space of this person's.
     pub async fn share(&self, space: &SpaceName, with: &str, access: Access) -> Result<LetIn, NodeError> {
-        share::share(&self.shared, space, with, access).await
+        share::share(&self.shared, space, None, with, access).await
+    }
+
+    /// Lets a person into a directory of a space alone, and what is in it: they see nothing else. It is made anew for that, if nobody was let into it before, and then is a directory that
+    /// is shared alone for good.
+    pub async fn share_below(
+        &self,
+        space: &SpaceName,
+        prefix: &Path,
+        with: &str,
+        access: Access,
+    ) -> Result<LetIn, NodeError> {
+        share::share(&self.shared, space, Some(prefix), with, access).await
     }
 
     /// Takes a person out of a space: what is written from now on is sealed under a key that they do not have.
     pub async fn unshare(&self, space: &SpaceName, with: &str) -> Result<Unshared, NodeError> {
-        share::unshare(&self.shared, space, with).await
+        share::unshare(&self.shared, space, None, with).await
+    }
+
+    /// Takes a person out of a directory that they were let into, and leaves them others.
+    pub async fn unshare_below(&self, space: &SpaceName, prefix: &Path, with: &str) -> Result<Unshared, NodeError> {
+        share::unshare(&self.shared, space, Some(prefix), with).await
     }
 
     /// Who may read a space, its owner first.
@@ -349,7 +366,7 @@ impl Node {
     /// Says that all that was removed and overwritten up to now was meant, in every space.
     pub async fn accept_losses(&self) -> Result<(), NodeError> {
         for space in self.shared.written_spaces() {
-            if !rails::look(&space).await?.1.is_empty() {
+            if !space.is_partial() && !rails::look(&space).await?.1.is_empty() {
                 rails::accept(&space).await?;
             }
         }

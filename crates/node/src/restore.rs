@@ -212,7 +212,7 @@ impl Restorer<'_> {
             self.report.skipped += 1;
             return Ok(());
         };
-        let id = FileId::generate(&*self.space.entropy);
+        let id = FileId::generate(parent.area(), &*self.space.entropy);
         let _writing = self.space.writing.claim(id);
         if file.uses.is_empty() {
             self.use_parts(id, &stripes).await?;
@@ -284,7 +284,7 @@ impl Restorer<'_> {
                         let was_directory = |kept: &&Kept| matches!(kept.head.value, Value::Directory(_));
                         match kept.iter().find(was_directory) {
                             Some(kept) => {
-                                let next = Tree::of(space).brought_back(kept);
+                                let next = Tree::of(space).brought_back(id, kept);
                                 self.batch.changes.push(Change::Set {
                                     parent: id,
                                     name: name.clone(),

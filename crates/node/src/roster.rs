@@ -277,7 +277,12 @@ impl Roster {
             Some(rotation) => (rotation.recipient, rotation.recipient.tag()),
             None => (self.of_user(user).find_map(|certificate| certificate.recipient)?, 0),
         };
-        Some(Reader { user, recipient, tag })
+        Some(Reader {
+            user,
+            recipient,
+            tag,
+            area: None,
+        })
     }
 
     /// What a person wants to be called.

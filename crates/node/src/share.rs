@@ -2,7 +2,7 @@
 
 use crate::{
     api::{Access, LetIn, Member, Person, SpaceInfo, Unshared},
-    charters,
+    areas, charters,
     error::{MetaError, NodeError},
     links, names,
     protocol::PoolRequest,
@@ -12,7 +12,7 @@ use crate::{
     spaces,
 };
 use potluck_crypto::SigningKey;
-use potluck_spaces::{Charter, CharterError, Grant, GrantId, GrantTo, Keys, Log, Reader};
+use potluck_spaces::{Charter, CharterError, Grant, GrantId, GrantTo, Keys, Log, Path, Reader};
 use potluck_types::{ByteSize, NodeId, SpaceName, Timestamp, UserId, UserName, limits};
 use serde_bytes::ByteBuf;
 use std::{
@@ -101,10 +101,11 @@ fn reader(shared: &Shared, person: &Person) -> Result<Reader, NodeError> {
     reader.ok_or_else(|| NodeError::NotReached(person.called()))
 }
 
-/// Lets a person into a space.
+/// Lets a person into a space, or into a directory of it alone.
 pub(crate) async fn share(
     shared: &Arc<Shared>,
     name: &SpaceName,
+    prefix: Option<&Path>,
     with: &str,
     access: Access,
 ) -> Result<LetIn, NodeError> {
@@ -117,19 +118,36 @@ pub(crate) async fn share(
         return Err(NodeError::OverAlready);
     }
     let charter = charters::known(shared, space.id()).await?;
+    let (me, now) = (shared.user, shared.now());
+    let reader = reader(shared, &person)?;
+    let is_owner = charter.owner() == Some(me);
+    if !is_owner && !charter.grants(now).any(|grant| grant.user == me && grant.may_share) {
+        return Err(NodeError::MayNotShare(name.clone()));
+    }
+    let area = match prefix {
+        Some(prefix) => Some(areas::make(&space, prefix).await?),
+        None => None,
+    };
+    let called = match prefix.and_then(Path::split) {
+        Some((_, directory)) => format!("{name}/{directory}"),
+        None => name.to_string(),
+    };
+    // It was made one, and then nobody was let in: there may have been other keys since.
+    let is_older = area.is_some_and(|(area, was_one)| was_one && !charter.areas().contains(&area));
+    let area = area.map(|(area, _)| area);
     let to = GrantTo {
-        reader: reader(shared, &person)?,
+        reader: Reader { area, ..reader },
         may_write: access.may_write,
         until: access.until,
         quota: access.quota.map(|quota| quota.0),
         may_share: access.may_share,
         under: None,
-        called: name.to_string(),
+        called,
     };
-    if charter.owner() == Some(shared.user) {
-        let_in(&space, to).await?;
+    if is_owner {
+        let_in(&space, to, is_older).await?;
     } else {
-        let own = charter.shares(shared.user, shared.now());
+        let own = charter.shares(me, area, now);
         let own = own.ok_or_else(|| NodeError::MayNotShare(name.clone()))?;
         pass_on(&space, &charter, own, &person, to).await?;
     }
@@ -147,21 +165,31 @@ pub(crate) async fn share(
 }
 
 /// Lets somebody into a space of this person's.
-async fn let_in(space: &OpenSpace, to: GrantTo) -> Result<(), NodeError> {
+async fn let_in(space: &OpenSpace, to: GrantTo, begins_epoch: bool) -> Result<(), NodeError> {
     let (task, now) = (space.clone(), space.now());
     change(space, move |charter, keys| {
-        let (owner, user) = (task.keys(), to.reader.user);
+        let (owner, Reader { user, area, .. }) = (task.keys(), to.reader);
         make_own(charter, owner.signing(), now)?;
         let grant = charter.next_grant(owner.signing(), &to, keys, now, &*task.entropy)?;
         // What was granted before ends with it: what is said last holds. Whom they have let in stay in, if they still may.
-        let before = charter.grants(now).any(|grant| grant.user == user);
+        let before: BTreeSet<_> = charter
+            .grants(now)
+            .filter(|grant| grant.user == user)
+            .map(|grant| grant.area)
+            .collect();
+        // What they have of other directories stays theirs, unless this is more, or was.
+        let (ends_all, ends_this) = (area.is_none() || before.contains(&None), before.contains(&area));
         let carried = charter.next_carried(owner.signing(), &grant, now)?;
-        if before {
+        if !before.is_empty() && (ends_all || ends_this) {
             let ends = ends(&task, &charter.let_in_by(user))?;
-            charter.join(&charter.next_revocation(owner.signing(), user, ends, now)?)?;
+            let ended = (user, area.filter(|_| !ends_all));
+            charter.join(&charter.next_revocation(owner.signing(), ended, ends, now)?)?;
         }
         charter.join(&grant)?;
         carried.iter().try_for_each(|record| charter.join(record).map(drop))?;
+        if begins_epoch {
+            begin_epoch(&task, charter, keys)?;
+        }
         Ok(())
     })
     .await
@@ -208,7 +236,8 @@ async fn pass_on(
             (true, None) => grant.may_write,
             (true, Some(may_put)) => grant.may_write && to.quota.is_some_and(|quota| quota <= may_put),
         };
-        grant.user == person.user && is_as_long && is_as_much
+        let is_there = grant.area.is_none() || grant.area == to.reader.area;
+        grant.user == person.user && is_as_long && is_as_much && is_there
     };
     if charter.owner() == Some(person.user) || charter.grants(now).any(has_it) {
         return Err(NodeError::IsIn(person.called()));
@@ -219,7 +248,11 @@ async fn pass_on(
         let to = GrantTo {
             until,
             under: Some(under),
-            called: charter.called(&user).unwrap_or(to.called),
+            called: match (charter.called(&user), to.called.split_once('/')) {
+                (Some(space), Some((_, directory))) => format!("{space}/{directory}"),
+                (Some(space), None) => space,
+                (None, _) => to.called,
+            },
             ..to
         };
         charter.join(&charter.next_grant(user.signing(), &to, keys, now, &*task.entropy)?)?;
@@ -235,13 +268,26 @@ async fn pass_on(
     }
 }
 
-/// Takes a person out of a space. What they have read they may keep; what is written from now on is sealed under a key that they do not have.
-pub(crate) async fn unshare(shared: &Arc<Shared>, name: &SpaceName, with: &str) -> Result<Unshared, NodeError> {
+/// Takes a person out of a space, or out of a directory that they were let into. What they have read they may keep; what is written from now on is sealed under a key that they do not have.
+pub(crate) async fn unshare(
+    shared: &Arc<Shared>,
+    name: &SpaceName,
+    prefix: Option<&Path>,
+    with: &str,
+) -> Result<Unshared, NodeError> {
     let space = own(shared, name).await?;
     let person = find(shared, with)?;
+    let area = match prefix {
+        Some(prefix) => Some(areas::at(&space, prefix)?.ok_or_else(|| NodeError::NotShared(person.called()))?),
+        None => None,
+    };
     // Whose time is over may have the key until it is another.
-    let is_in =
-        |charter: &Charter| charter.readers(shared.now()).contains(&person.user) || charter.has_key(person.user);
+    let is_in = |charter: &Charter| match area {
+        Some(_) => charter
+            .grants(shared.now())
+            .any(|grant| grant.user == person.user && grant.area == area),
+        None => charter.readers(shared.now()).contains(&person.user) || charter.has_key(person.user),
+    };
     if person.is_me || !is_in(&*charters::known(shared, space.id()).await?) {
         return Err(NodeError::NotShared(person.called()));
     }
@@ -250,8 +296,10 @@ pub(crate) async fn unshare(shared: &Arc<Shared>, name: &SpaceName, with: &str) 
         tracing::info!(%error, "what counts of who is taken out is what is known here");
     }
     let (task, user, now) = (space.clone(), person.user, shared.now());
-    let mut leaving = charters::known(shared, space.id()).await?.leaving_with(user, now);
-    leaving.insert(user);
+    let mut leaving = charters::known(shared, space.id()).await?.leaving_with(user, area, now);
+    if area.is_none() {
+        leaving.insert(user);
+    }
     let mut links = 0;
     for user in &leaving {
         links += links::count_of(&space, *user)?;
@@ -262,7 +310,7 @@ pub(crate) async fn unshare(shared: &Arc<Shared>, name: &SpaceName, with: &str) 
         make_own(charter, owner.signing(), now)?;
         let ends = ends(&task, &charter.let_in_by(user))?;
         let end = |charter: &mut Charter| {
-            let revocation = charter.next_revocation(owner.signing(), user, ends.clone(), now)?;
+            let revocation = charter.next_revocation(owner.signing(), (user, area), ends.clone(), now)?;
             charter.join(&revocation)
         };
         // There may be room for that alone.
@@ -273,11 +321,12 @@ pub(crate) async fn unshare(shared: &Arc<Shared>, name: &SpaceName, with: &str) 
         begin_epoch(&task, charter, keys)
     })
     .await?;
-    spread(&space, &leaving).await?;
+    let told: BTreeSet<_> = leaving.iter().copied().chain([user]).collect();
+    spread(&space, &told).await?;
     links::withdraw_of_leavers(&space).await?;
     let away = shared.with_control(|control| {
         let live = control.live_peers();
-        let nodes = control.roster.nodes().filter(|(_, of)| leaving.contains(of));
+        let nodes = control.roster.nodes().filter(|(_, of)| told.contains(of));
         nodes.filter(|(node, _)| !live.contains(node)).count() as u64
     });
     Ok(Unshared {
@@ -309,13 +358,18 @@ fn readers(shared: &Shared, charter: &Charter) -> Vec<Reader> {
         false => shared.with_control(|control| control.roster.reader(user)),
     };
     let (direct, others): (Vec<_>, Vec<_>) = charter.grants(now).partition(|grant| grant.under.is_none());
-    let users = charter
-        .owner()
-        .into_iter()
-        .chain(direct.into_iter().chain(others).map(|grant| grant.user));
+    let owner = charter.owner().map(|owner| (owner, None));
+    let granted = direct.into_iter().chain(others).map(|grant| (grant.user, grant.area));
+    let whole = charter.whole_readers(now);
     let mut seen = BTreeSet::new();
-    let users = users.filter(|user| seen.insert(*user)).take(limits::SPACE_READERS_MAX);
-    users.filter_map(reader).collect()
+    let each = owner.into_iter().chain(granted);
+    // Who reads all of it reads each directory.
+    let each = each.filter(|(user, area)| area.is_none() || !whole.contains(user));
+    let each = each
+        .filter(|reader| seen.insert(*reader))
+        .take(limits::SPACE_READERS_MAX);
+    each.filter_map(|(user, area)| Some(Reader { area, ..reader(user)? }))
+        .collect()
 }
 
 /// Adds an epoch for those who may read a space.
@@ -538,6 +592,17 @@ pub(crate) async fn members(shared: &Arc<Shared>, name: &SpaceName) -> Result<Ve
     let task = space.clone();
     let used = Shared::blocking(move || names::used_by(&task, &task.read()?)).await?;
     let used = |user: UserId| ByteSize(used.get(&user).copied().unwrap_or_default());
+    let (kv, view) = (space.read()?, space.view());
+    // What is called otherwise by now, or is gone, is told by what it is.
+    let prefixes = |grants: &[&Grant]| -> Result<Vec<Path>, NodeError> {
+        let mut prefixes = BTreeSet::new();
+        for grant in grants {
+            let Some(area) = grant.area else { return Ok(Vec::new()) };
+            let path = view.path_of(&kv, area.top())?;
+            prefixes.insert(path.unwrap_or_else(|| format!("/({area:?})").parse().expect("a path")));
+        }
+        Ok(prefixes.into_iter().collect())
+    };
     let everybody = people(shared);
     let person = |user: UserId| {
         let known = everybody.iter().find(|person| person.user == user).cloned();
@@ -553,6 +618,7 @@ pub(crate) async fn members(shared: &Arc<Shared>, name: &SpaceName) -> Result<Ve
             quota: None,
             may_share: true,
         },
+        prefixes: Vec::new(),
         by: None,
         used: used(owner),
     };
@@ -560,9 +626,10 @@ pub(crate) async fn members(shared: &Arc<Shared>, name: &SpaceName) -> Result<Ve
     let others = granted.iter().map(|(user, grants)| {
         let is_endless = grants.iter().any(|grant| grant.until.is_none());
         let by = |grant: &&Grant| charter.given_by(grant).filter(|by| *by != owner);
-        Member {
+        Ok(Member {
             person: person(*user),
             is_owner: false,
+            prefixes: prefixes(grants)?,
             access: Access {
                 may_write: grants.iter().any(|grant| grant.may_write),
                 since: grants.iter().map(|grant| grant.at).min(),
@@ -579,9 +646,9 @@ pub(crate) async fn members(shared: &Arc<Shared>, name: &SpaceName) -> Result<Ve
                 false => grants.iter().find_map(by).map(person),
             },
             used: used(*user),
-        }
+        })
     });
-    Ok(std::iter::once(first).chain(others).collect())
+    std::iter::once(Ok(first)).chain(others).collect()
 }
 
 /// Takes a space that another person has let this one into, under a name of this person's own.

@@ -24,6 +24,7 @@ const PAGE: usize = 256;
 /// Names what is there now; after the time, when no name is given.
 pub(crate) async fn create(space: &OpenSpace, name: Option<Name>) -> Result<SnapshotInfo, NodeError> {
     space.refuse_reader()?;
+    space.refuse_partial("makes snapshots")?;
     space.refuse_when_full()?;
     if let Err(error) = names::catch_up(space).await {
         tracing::info!(%error, "a snapshot has what is known here");
@@ -55,6 +56,7 @@ pub(crate) async fn create(space: &OpenSpace, name: Option<Name>) -> Result<Snap
 /// Removes a snapshot: what it alone holds is let go of with what else is in the trash for its time.
 pub(crate) async fn remove(space: &OpenSpace, name: &Name) -> Result<SnapshotInfo, NodeError> {
     space.refuse_reader()?;
+    space.refuse_partial("removes snapshots")?;
     let all = list(space).await?;
     let info = all.into_iter().find(|info| info.name == *name);
     let info = info.ok_or_else(|| NodeError::NoSuchSnapshot(name.clone()))?;

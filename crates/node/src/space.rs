@@ -6,9 +6,10 @@ use crate::{
     upload::Recoding,
 };
 use potluck_crypto::{DedupKey, UserKeys, derive};
-use potluck_spaces::{Body, Change, Charter, EpochId, Fate, Keys, Machines, Settings, Tree, View};
+use potluck_spaces::{AreaId, Body, Change, Charter, EpochId, Fate, Keys, Kv, Machines, Scope, Settings, Tree, View};
 use potluck_types::{NodeId, SpaceId, Timestamp};
 use std::{
+    collections::BTreeSet,
     ops::Deref,
     sync::{Arc, Mutex, PoisonError, RwLock, atomic::AtomicBool},
     time::Duration,
@@ -71,9 +72,9 @@ impl Opened {
     }
 
     /// A space with a charter, if the person has its keys.
-    pub(crate) fn chartered(charter: &Charter, user: &UserKeys) -> Option<Self> {
-        let ring = Ring::of(charter, user);
-        let dedup_key = derive::dedup_key(ring.keys.of(charter.first())?);
+    pub(crate) fn chartered(charter: &Charter, user: &UserKeys, now: Timestamp) -> Option<Self> {
+        let ring = Ring::of(charter, user, now);
+        let dedup_key = derive::dedup_key(ring.keys.first(charter.first())?);
         Some(Self::new(charter.space(), dedup_key, ring))
     }
 
@@ -83,7 +84,7 @@ impl Opened {
         let charter = shared.charters.of(&shared.read()?, self.id)?;
         // A private space without a charter has the key that it had from the beginning.
         if charter.owner().is_some() {
-            let ring = Arc::new(Ring::of(&charter, &shared.keys()));
+            let ring = Arc::new(Ring::of(&charter, &shared.keys(), shared.now()));
             *self.ring.write().unwrap_or_else(PoisonError::into_inner) = ring;
         }
         Ok(())
@@ -95,9 +96,9 @@ impl Opened {
 }
 
 impl Ring {
-    fn of(charter: &Charter, user: &UserKeys) -> Self {
+    fn of(charter: &Charter, user: &UserKeys, now: Timestamp) -> Self {
         Self {
-            keys: charter.keys(user),
+            keys: charter.keys(user, now),
             current: charter.current(),
         }
     }
@@ -202,8 +203,34 @@ impl OpenSpace {
         }
     }
 
-    /// Seals changes for an entry, under the key that is in use.
-    pub(crate) fn body(&self, changes: &[Change]) -> Result<Body, NodeError> {
+    /// Whether the person reads no more of it than some areas: what others use, and what is to hold, is not known here.
+    pub(crate) fn is_partial(&self) -> bool {
+        *self.ring().keys.scope() != Scope::All
+    }
+
+    /// Refuses what only those do who have all of the space.
+    pub(crate) fn refuse_partial(&self, what: &'static str) -> Result<(), NodeError> {
+        match self.is_partial() {
+            true => Err(NodeError::OnlyPart(what)),
+            false => Ok(()),
+        }
+    }
+
+    /// The areas that the person may write to; nothing when they may write everywhere.
+    pub(crate) fn written_areas(&self, kv: &impl Kv) -> Result<Option<BTreeSet<AreaId>>, NodeError> {
+        let charter = self.charters.of(kv, self.id())?;
+        let is_private = charter.owner().is_none();
+        Ok(charter.written_areas(self.user, self.now()).filter(|_| !is_private))
+    }
+
+    /// Seals changes for an entry that is in no area, or wherever the person may write, under the key that is in use.
+    pub(crate) fn body(&self, kv: &impl Kv, changes: &[Change]) -> Result<Body, NodeError> {
+        let area = self.written_areas(kv)?.and_then(|areas| areas.first().copied());
+        self.body_in(area, changes)
+    }
+
+    /// Seals changes for an entry that is in an area, or in none, under the key that is in use.
+    pub(crate) fn body_in(&self, area: Option<AreaId>, changes: &[Change]) -> Result<Body, NodeError> {
         self.refuse_reader()?;
         let ring = self.ring();
         if ring.current.is_none() && self.with_control(|control| control.roster.generation(self.user)) > 0 {
@@ -211,10 +238,11 @@ impl OpenSpace {
             self.refuse_old_key()?;
             return Err(NodeError::NoKeyYet);
         }
-        let key = ring.keys.of(ring.current).ok_or(NodeError::NoKey)?;
+        let key = ring.keys.within(ring.current, area).ok_or(NodeError::NoKey)?;
         Ok(Body {
-            sealed: Tree::of(self.id()).seal(key, changes, &*self.entropy),
+            sealed: Tree::of(self.id()).seal(&key, changes, &*self.entropy),
             epoch: ring.current,
+            area,
             ..Body::default()
         })
     }

@@ -14,8 +14,8 @@ use crate::{
     sweep,
 };
 use potluck_spaces::{
-    Change, Charter, DirId, Fate, Head, Kept, Keys, Kv, Name, OpId, Path, RETENTION_MAX, Settings, Table, Trash, Tree,
-    Value, make_anew,
+    Change, Charter, DirId, Fate, Head, Kept, Keys, Kv, Name, OpId, Path, RETENTION_MAX, Scope, Settings, Table, Trash,
+    Tree, Value, make_anew, scope_read,
 };
 use potluck_types::{ByteSize, Regions, SpaceId, SpaceName, StripeId, Timestamp, limits};
 use std::{
@@ -210,7 +210,7 @@ fn refresh_now(shared: &Arc<Shared>) -> Result<(Vec<Arc<Opened>>, Vec<SpaceId>),
         let mut is_open = known.and_then(|mounted| mounted.opened);
         if is_open.is_none() {
             let charter = shared.charters.of(&kv, id)?;
-            is_open = Opened::chartered(&charter, &shared.keys()).map(Arc::new);
+            is_open = Opened::chartered(&charter, &shared.keys(), shared.now()).map(Arc::new);
             match &is_open {
                 Some(space) => opened.push(Arc::clone(space)),
                 None if !was_known => missing.push(id),
@@ -242,7 +242,7 @@ pub(crate) fn learn(
             };
             if mounted.opened.is_none() {
                 let charter = task.charters.of(&task.read()?, space)?;
-                mounted.opened = Opened::chartered(&charter, &task.keys()).map(Arc::new);
+                mounted.opened = Opened::chartered(&charter, &task.keys(), task.now()).map(Arc::new);
             }
             Ok(mounted.opened.clone())
         });
@@ -264,10 +264,27 @@ pub(crate) async fn read(space: &OpenSpace) -> Result<(), NodeError> {
 
 /// Reads what waited for the keys that are here now.
 async fn begin_reading(space: &OpenSpace) -> Result<(), NodeError> {
+    read_anew(space).await?;
     read(space).await?;
     let space = space.clone();
     tokio::spawn(async move { share::renew(&space).await });
     Ok(())
+}
+
+/// Reads more of the space, or less, where the person is let into more by now, or into less.
+async fn read_anew(space: &OpenSpace) -> Result<(), NodeError> {
+    let _one_at_a_time = space.opened().names.lock().await;
+    let task = space.clone();
+    Shared::blocking(move || {
+        let (ring, tree) = (task.ring(), Tree::of(task.id()).learning_at(task.elapsed()));
+        let read = scope_read(task.id(), &task.read()?).map_err(MetaError::reading)?;
+        if read == *ring.keys.scope() {
+            return Ok(());
+        }
+        task.meta
+            .write(|kv| potluck_spaces::read_anew(task.id(), kv, &ring.keys, tree).map_err(NodeError::from))
+    })
+    .await
 }
 
 /// Makes the tables of a database of an older version anew from the logs, where the person has the keys. Each space at once, or not at all: what is left is done at the
@@ -296,7 +313,7 @@ fn keys(shared: &Shared, space: SpaceId) -> Result<Keys, MetaError> {
     let charter = shared.charters.of(&shared.meta.read()?, space)?;
     Ok(match space == shared.spaces.private.id() && !charter.is_private() {
         true => Keys::private(shared.keys().private_space_key()),
-        false => charter.keys(&shared.keys()),
+        false => charter.keys(&shared.keys(), shared.now()),
     })
 }
 
@@ -407,7 +424,7 @@ fn found(private: &OpenSpace, name: &SpaceName, charter: &Charter, settings: Set
     private.meta.write(|kv| {
         refuse_new_in(private, kv, name)?;
         charter.save(kv).map_err(MetaError::writing)?;
-        let opened = Opened::chartered(charter, &private.keys()).expect("its founder has its key");
+        let opened = Opened::chartered(charter, &private.keys(), private.now()).expect("its founder has its key");
         // Before it is written down: the first entry is its founder's.
         charters::learn(private, charter.clone());
         let space = OpenSpace::new(private.shared(), &Arc::new(opened));
@@ -542,7 +559,7 @@ pub(crate) async fn offers(shared: &Arc<Shared>) -> Result<Vec<SpaceInfo>, NodeE
 }
 
 fn described(shared: &Shared, name: SpaceName, charter: &Charter) -> SpaceInfo {
-    let (me, id, owner) = (shared.user, charter.space(), charter.owner());
+    let (me, id, owner, now) = (shared.user, charter.space(), charter.owner(), shared.now());
     let is_mine = owner == Some(me);
     SpaceInfo {
         name,
@@ -552,8 +569,15 @@ fn described(shared: &Shared, name: SpaceName, charter: &Charter) -> SpaceInfo {
         is_mine,
         may_read: shared.with_control(|control| control.may_read(me, id)),
         may_write: shared.with_control(|control| control.may_write(me, id)),
-        may_share: is_mine || charter.shares(me, shared.now()).is_some(),
+        may_share: is_mine || charter.grants(now).any(|grant| grant.user == me && grant.may_share),
         is_offered: false,
+        prefixes: match charter.scope(&shared.keys(), now) {
+            Scope::All => Vec::new(),
+            Scope::Areas(areas) => areas
+                .into_values()
+                .filter_map(|name| Some(format!("/{name}").parse().ok()?))
+                .collect(),
+        },
         files: 0,
         bytes: 0,
         trash: TrashInfo::default(),
@@ -704,6 +728,7 @@ pub(crate) async fn list(shared: &Arc<Shared>, with_removed: bool) -> Result<Vec
             may_write: true,
             may_share: false,
             is_offered: false,
+            prefixes: Vec::new(),
             files: 0,
             bytes: 0,
             trash: TrashInfo::default(),

@@ -239,6 +239,7 @@ fn trashed(space: &OpenSpace, snapshots: &[(Name, Taken)], path: &Path, kept: &K
 
 /// Lets go now of what the trash has of a path and below it.
 pub(crate) async fn empty(space: &OpenSpace, path: &Path) -> Result<Emptied, NodeError> {
+    space.refuse_partial("lets go of what is in its trash")?;
     let (task, of) = (space.clone(), path.clone());
     let (first, directories, held) = Shared::blocking(move || {
         let kv = task.read()?;

@@ -224,7 +224,7 @@ impl Upload {
         self.report.files += 1;
         self.report.bytes += head.len() as u64;
         if head.len() > PACK_FILE_BYTES_MAX {
-            let put = self.put_large(path, meta, head, rest).await;
+            let put = self.put_large((path, directory), meta, head, rest).await;
             if put.is_err() {
                 (self.report.files, self.report.bytes) = (before.files, before.bytes);
             }
@@ -236,7 +236,7 @@ impl Upload {
                 .name_file(
                     &path,
                     &meta,
-                    FileId::generate(&*self.space.entropy),
+                    FileId::generate(directory.area(), &*self.space.entropy),
                     &content,
                     Vec::new(),
                 )
@@ -286,7 +286,7 @@ impl Upload {
 
     async fn put_large(
         &mut self,
-        path: Path,
+        (path, directory): (Path, DirId),
         meta: FileMeta,
         head: Vec<u8>,
         reader: impl Read + Send + 'static,
@@ -294,7 +294,7 @@ impl Upload {
         let head_len = head.len() as u64;
         let bytes_before = self.report.bytes - head_len;
         let mut chunks = chunks(self.space.clone(), head, reader);
-        let id = FileId::generate(&*self.space.entropy);
+        let id = FileId::generate(directory.area(), &*self.space.entropy);
         let mut builder = ManifestBuilder::new();
         let mut under_way: VecDeque<PieceUnderWay> = VecDeque::new();
         let mut uses = Uses::of(id);
@@ -478,7 +478,9 @@ impl Upload {
             let part = finished.piece.slot(slot).expect("the slot is in the pack");
             let stripe = part.stripe();
             let content = Content::Tree(potluck_dag::Tree::leaf(part).expect("a packed file has bytes"));
-            let id = FileId::generate(&*self.space.entropy);
+            let (parent, _) = path.split().expect("not the root");
+            let area = self.directory(&parent).await?.area();
+            let id = FileId::generate(area, &*self.space.entropy);
             self.name_file(&path, &meta, id, &content, vec![stripe]).await?;
         }
         self.batch.claims.extend(finished.became.into_claim());

@@ -7,7 +7,7 @@ use crate::{
     span::Span,
 };
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueHint};
-use potluck_node::{Setting, VersionId, Which};
+use potluck_node::{Path, Setting, VersionId, Which};
 use potluck_types::{
     ByteSize, MachineName, ParseUnitError, Region, Regions, SpaceName, Timestamp, UserName, Zone,
     limits::LINK_READERS_MAX,
@@ -290,6 +290,9 @@ pub(crate) enum Command {
         /// Whom: their name, or their id or the end of it, as `potluck people` shows them
         #[arg(long, value_name = "PERSON")]
         with: String,
+        /// Only into this directory, with all that is in it: they see nothing else of the space
+        #[arg(long, value_name = "PATH")]
+        prefix: Option<Path>,
         /// They may change it, too
         #[arg(long)]
         write: bool,
@@ -311,6 +314,9 @@ pub(crate) enum Command {
         /// Whom
         #[arg(long, value_name = "PERSON")]
         with: String,
+        /// Only out of this directory, that they were let into; what else they were let into stays theirs
+        #[arg(long, value_name = "PATH")]
+        prefix: Option<Path>,
     },
     /// Take a space that another person has let you into: `potluck space ls` shows them
     Accept {

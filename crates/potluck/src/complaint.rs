@@ -336,6 +336,18 @@ impl From<NodeError> for Complaint {
                 asks: true,
                 ..Self::new(Kind::Refused, message).hint("nothing more is done until you say yes: `--yes`")
             },
+            NodeError::OutsidePart => Self::new(Kind::Refused, message)
+                .hint("`potluck space ls` says what you may read and change"),
+            NodeError::OnlyPart(_) => Self::new(Kind::Refused, message)
+                .hint("`potluck space info SPACE` says who has all of it"),
+            NodeError::WithinArea(path) => Self::usage(message)
+                .hint(format!("share that: `--prefix {}`; or move this out of it first: `potluck mv`", crate::place::escape(&path.to_string()))),
+            NodeError::AreaBelow => Self::usage(message)
+                .hint("`potluck space info SPACE` says which directories are shared alone; move it elsewhere first: `potluck mv`"),
+            NodeError::AllOfIt => Self::usage(message).hint("to share all of the space leave out `--prefix`"),
+            NodeError::Conflicting(_) => Self::usage(message)
+                .hint("settle the conflict first: `potluck conflicts` shows how"),
+            NodeError::TooMuchToCarry => Self::failed(message).hint("do it with the directories in it, one after the other"),
             NodeError::EraseConflict(_) => Self::usage(message)
                 .hint("settle the conflict first: `potluck conflicts` shows how"),
             NodeError::EraseOthers(_) => Self::new(Kind::Refused, message)

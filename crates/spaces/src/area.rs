@@ -100,7 +100,7 @@ impl FileId {
 }
 
 /// What of a space a person can read.
-#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub enum Scope {
     /// All of it, as far as they have the keys.
     #[default]

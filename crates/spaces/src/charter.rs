@@ -398,6 +398,12 @@ impl Keys {
         self.epochs.is_empty() && self.areas.is_empty()
     }
 
+    /// The same, for who reads so much of the space.
+    #[must_use]
+    pub fn reading(self, scope: Scope) -> Self {
+        Self { scope, ..self }
+    }
+
     /// What of the space the person is to read.
     pub fn scope(&self) -> &Scope {
         &self.scope
@@ -1069,9 +1075,9 @@ impl Charter {
         std::iter::once(user).chain(theirs).collect()
     }
 
-    /// Who reads no more when a person is taken out: those whom nobody else has let in.
-    pub fn leaving_with(&self, user: UserId, now: Timestamp) -> BTreeSet<UserId> {
-        let ending: BTreeSet<_> = self.ending_with(user, None).map(|(id, _)| id).collect();
+    /// Who reads no more when a person is taken out, or out of one area: those whom nothing else lets in.
+    pub fn leaving_with(&self, user: UserId, area: Option<AreaId>, now: Timestamp) -> BTreeSet<UserId> {
+        let ending: BTreeSet<_> = self.ending_with(user, area).map(|(id, _)| id).collect();
         let staying = |(id, grant): &(&GrantId, &Grant)| self.holds(id, grant, now) && !ending.contains(id);
         let stay = self.grants.iter().filter(staying).map(|(_, grant)| grant.user);
         let stay: BTreeSet<_> = self.owner.into_iter().chain(stay).collect();
@@ -1148,11 +1154,19 @@ impl Charter {
         let holding = |(id, grant): &(&GrantId, &Grant)| self.holds(id, grant, now);
         let all: Vec<_> = self.grants.iter().filter(theirs).collect();
         // Who was taken out sees what they saw last.
-        let mut seen: Vec<_> = all.iter().filter(|grant| holding(grant)).map(|(_, grant)| *grant).collect();
+        let mut seen: Vec<_> = all
+            .iter()
+            .filter(|grant| holding(grant))
+            .map(|(_, grant)| *grant)
+            .collect();
         if seen.is_empty() {
             let last = all.iter().map(|(_, grant)| *grant).max_by_key(|grant| grant.at);
             let is_all = last.is_none_or(|last| last.area.is_none());
-            seen.extend(all.iter().map(|(_, grant)| *grant).filter(|grant| is_all == grant.area.is_none()));
+            seen.extend(
+                all.iter()
+                    .map(|(_, grant)| *grant)
+                    .filter(|grant| is_all == grant.area.is_none()),
+            );
         }
         if self.owner == Some(id) || seen.is_empty() || seen.iter().any(|grant| grant.area.is_none()) {
             return Scope::All;
@@ -1301,7 +1315,8 @@ impl Charter {
         let is_wrong = |id: EpochId| {
             let have = self.have(id);
             let lacks = |(user, area): &(UserId, Option<AreaId>)| {
-                let has_it = |(known, _, of): &(UserId, u32, Option<AreaId>)| known == user && (of == area || of.is_none());
+                let has_it =
+                    |(known, _, of): &(UserId, u32, Option<AreaId>)| known == user && (of == area || of.is_none());
                 reached.contains_key(user) && !have.iter().any(has_it)
             };
             let may_not = |(user, tag, area): &(UserId, u32, Option<AreaId>)| {
@@ -1326,21 +1341,18 @@ impl Charter {
         wrapped.chain(granted).collect()
     }
 
-    /// Areas with the epochs whose keys to them nobody has who is given those of the next.
+    /// Areas with the epochs whose keys to them nobody has who is given those of the next; the latest first.
     fn unlinked(&self) -> Vec<(AreaId, EpochId)> {
         let latest = self.latest();
         let mut unlinked = Vec::new();
         for area in self.areas() {
-            let granted = self.grants.values().filter(|grant| grant.area == Some(area));
-            let epochs = granted.filter_map(|grant| self.epochs.get(&grant.epoch));
-            let since = epochs.map(|epoch| epoch.depth).min().unwrap_or(0);
             let (mut left, mut linked) = (latest.clone(), BTreeSet::new());
             while let Some(epoch) = left.pop() {
                 let before = self.epochs.get(&epoch).into_iter().flat_map(|epoch| &epoch.areas);
                 let before = before.filter(|before| before.area == area).map(|before| before.epoch);
                 left.extend(before.filter(|epoch| linked.insert(*epoch)));
             }
-            let is_unlinked = |(id, epoch): &(&EpochId, &Epoch)| epoch.depth >= since && !linked.contains(id);
+            let is_unlinked = |(id, _): &(&EpochId, &Epoch)| !linked.contains(id);
             let ids = self.epochs.iter().filter(is_unlinked);
             unlinked.extend(ids.map(|(id, epoch)| (epoch.depth, area, *id)));
         }
@@ -1355,14 +1367,7 @@ impl Charter {
     }
 
     /// Whether an entry counts that a person's device has written, if the device is in their hands.
-    pub fn may_write(
-        &self,
-        user: UserId,
-        device: NodeId,
-        seq: u64,
-        clock: Timestamp,
-        area: Option<AreaId>,
-    ) -> bool {
+    pub fn may_write(&self, user: UserId, device: NodeId, seq: u64, clock: Timestamp, area: Option<AreaId>) -> bool {
         let counts = |(id, grant): (&GrantId, &Grant)| {
             grant.user == user
                 && grant.may_write
@@ -1484,7 +1489,9 @@ impl Charter {
     fn before(&self, epoch: EpochId, area: Option<AreaId>) -> impl Iterator<Item = (EpochId, &[u8])> {
         let epoch = self.epochs.get(&epoch).into_iter();
         let whole = epoch.clone().flat_map(|epoch| &epoch.before);
-        let whole = whole.filter(move |_| area.is_none()).map(|before| (before.epoch, &before.key[..]));
+        let whole = whole
+            .filter(move |_| area.is_none())
+            .map(|before| (before.epoch, &before.key[..]));
         let areas = epoch.flat_map(|epoch| &epoch.areas);
         let areas = areas.filter(move |before| Some(before.area) == area);
         whole.chain(areas.map(|before| (before.epoch, &before.key[..])))
@@ -1500,7 +1507,10 @@ impl Charter {
         let areas: BTreeSet<_> = areas.chain(wrapped).map(Some).chain([None]).collect();
         for (id, epoch) in epochs {
             for area in &areas {
-                let wrapped = epoch.wraps.iter().filter(|wrap| wrap.user == user && wrap.area == *area);
+                let wrapped = epoch
+                    .wraps
+                    .iter()
+                    .filter(|wrap| wrap.user == user && wrap.area == *area);
                 let unwrapped = wrapped.filter_map(|wrap| {
                     let plain = key.unwrap(self.purpose(WRAP), &wrap.key).ok()?;
                     Some(BoxKey::from_bytes(plain[..].try_into().ok()?))
@@ -1792,7 +1802,8 @@ mod tests {
             .unwrap();
         charter.join(&revocation).unwrap();
         let after = add_epoch(&mut charter, &[1]);
-        let may_write = |charter: &Charter, device, seq| charter.may_write(user(2).user_id(), device, seq, at(11), None);
+        let may_write =
+            |charter: &Charter, device, seq| charter.may_write(user(2).user_id(), device, seq, at(11), None);
         assert!(may_write(&charter, device(2), 7));
         assert!(!may_write(&charter, device(2), 8) && !may_write(&charter, device(9), 1));
         let last = |charter: &Charter, device| charter.last_counting(user(2).user_id(), device);
@@ -1825,13 +1836,13 @@ mod tests {
         is_known_alike(&charter);
         let (both, owner) = (BTreeSet::from([bob, carol]), user(1));
         assert_eq!(
-            (charter.let_in_by(bob), charter.leaving_with(bob, at(20))),
+            (charter.let_in_by(bob), charter.leaving_with(bob, None, at(20))),
             (both.clone(), both)
         );
         // Whom the owner has let in, too, stays.
         let mut kept = charter.clone();
         grant(&mut kept, 3, false, None);
-        assert_eq!(kept.leaving_with(bob, at(20)), BTreeSet::from([bob]));
+        assert_eq!(kept.leaving_with(bob, None, at(20)), BTreeSet::from([bob]));
         let ends = vec![(device(2), 7), (device(3), 5)];
         let ended = charter.next_revocation(&owner, (bob, None), ends, at(30)).unwrap();
         for charter in [&mut charter, &mut kept] {
@@ -1921,7 +1932,10 @@ mod tests {
             .unwrap();
         charter.join_all([&ended, &again]);
         assert!(!charter.readers(at(20)).contains(&carol) && charter.is_barred(carol));
-        assert!(charter.may_write(carol, device(3), 5, at(11), None) && !charter.may_write(carol, device(3), 6, at(11), None));
+        assert!(
+            charter.may_write(carol, device(3), 5, at(11), None)
+                && !charter.may_write(carol, device(3), 6, at(11), None)
+        );
         is_known_alike(&charter);
         grant(&mut charter, 3, false, None);
         assert!(charter.readers(at(20)).contains(&carol));
@@ -2151,7 +2165,9 @@ mod tests {
                 },
             );
             let carried = charter.next_carried(&user(1), &next, at(20)).unwrap();
-            let ended = charter.next_revocation(&user(1), (bob, None), Vec::new(), at(20)).unwrap();
+            let ended = charter
+                .next_revocation(&user(1), (bob, None), Vec::new(), at(20))
+                .unwrap();
             charter.join_all([&ended, &next]);
             charter.join_all(&carried);
             is_known_alike(&charter);
@@ -2177,7 +2193,9 @@ mod tests {
         let mut other = one.clone();
         let take_out = |charter: &mut Charter, seed: u8, left: &[u8]| {
             let gone = user(seed).user_id();
-            let revocation = charter.next_revocation(&user(1), (gone, None), Vec::new(), at(30)).unwrap();
+            let revocation = charter
+                .next_revocation(&user(1), (gone, None), Vec::new(), at(30))
+                .unwrap();
             charter.join(&revocation).unwrap();
             assert!(charter.needs_epoch(&all, &keys(charter, 1), at(50)));
             add_epoch(charter, left);

@@ -64,11 +64,13 @@ pub enum Table {
     Charter,
     /// Space, device → the first entry of its log that was not opened yet: its key was not known.
     Sealed,
+    /// Space → what of it is read into the tables, where that is not all: areas with their names, see [`Scope`](crate::Scope).
+    Scope,
 }
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Log,
         Self::Erased,
         Self::Restated,
@@ -95,6 +97,7 @@ impl Table {
         Self::GivenUp,
         Self::Charter,
         Self::Sealed,
+        Self::Scope,
     ];
 
     /// Those that follow from the logs, and can be made anew from them.
@@ -141,8 +144,8 @@ impl Table {
 }
 
 const _: () = assert!(
-    Table::DERIVED.len() + 5 == Table::ALL.len(),
-    "all but the log, what is erased of it, the charter, what is set aside, and what was given up"
+    Table::DERIVED.len() + 6 == Table::ALL.len(),
+    "all but the log, what of it is read, what is erased of it, the charter, what is set aside, and what was given up"
 );
 
 /// One transaction over the tables. Reads see its own writes.

@@ -35,10 +35,10 @@ mod turnover;
 mod view;
 
 pub use area::{AreaId, Scope};
-pub use branch::{Again, Aside, Branch, BranchError, make_anew};
+pub use branch::{Again, Aside, Branch, BranchError, make_anew, read_anew, scope_read};
 pub use charter::{
-    AREAS_MAX, AreaBefore, Before, Charter, CharterError, CharterRecord, Epoch, EpochId, Founding, GRANTS_UNDER_ONE_MAX, Grant, GrantId,
-    GrantTo, Joined, Keys, Reader, Revocation, Stop, Succession, Wrap,
+    AREAS_MAX, AreaBefore, Before, Charter, CharterError, CharterRecord, Epoch, EpochId, Founding,
+    GRANTS_UNDER_ONE_MAX, Grant, GrantId, GrantTo, Joined, Keys, Reader, Revocation, Stop, Succession, Wrap,
 };
 pub use kv::{Kv, KvError, MemoryKv, Rows, Table};
 pub use link::{Links, Publication, Published};

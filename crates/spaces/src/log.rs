@@ -651,7 +651,8 @@ impl Log {
     /// Which area an entry is in, or that it is in none; nothing when it is not here.
     pub(crate) fn area_of(self, kv: &impl Kv, device: NodeId, seq: u64) -> Result<Option<Option<AreaId>>, KvError> {
         let row = kv.get(Table::Log, &self.log_key(device, seq))?;
-        row.map(|row| Ok(Logged::from_bytes(&row)?.signed.claimed()?.area)).transpose()
+        row.map(|row| Ok(Logged::from_bytes(&row)?.signed.claimed()?.area))
+            .transpose()
     }
 
     /// The entries of a device after `seq`, up to a number and to about [`limits::APPEND_BYTES_MAX`] in all.

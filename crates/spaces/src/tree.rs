@@ -11,8 +11,8 @@ mod places;
 pub use change::{Change, Fate, RETENTION_MAX};
 
 use crate::{
-    Again, AreaId, Entry, EntryId, Kept, Keys, Kv, KvError, Log, Name, OpId, Path, PathError, Removal, Scope, Settings, Snapshots,
-    Table, Taken, Totals, Trash, Turnover,
+    Again, AreaId, Entry, EntryId, Kept, Keys, Kv, KvError, Log, Name, OpId, Path, PathError, Removal, Scope, Settings,
+    Snapshots, Table, Taken, Totals, Trash, Turnover,
     trash::{Replacement, Tally, op_bytes},
 };
 use places::Placement;
@@ -822,12 +822,7 @@ impl Tree {
         }
     }
 
-    fn take_recoded(
-        self,
-        kv: &mut impl Kv,
-        area: Option<AreaId>,
-        op: OpId,
-    ) -> Result<Option<(Move, File)>, TreeError> {
+    fn take_recoded(self, kv: &mut impl Kv, area: Option<AreaId>, op: OpId) -> Result<Option<(Move, File)>, TreeError> {
         let key = op_key_in(self.op_key(op), area);
         let Some(row) = kv.get(Table::Recoded, &key)? else {
             return Ok(None);
@@ -1099,15 +1094,28 @@ impl Tree {
         name: &Name,
         entropy: &dyn Entropy,
     ) -> Result<DirId, TreeError> {
-        let hash = Hash::of(
-            &[
-                b"potluck directory 1",
-                &self.space.as_bytes()[..],
-                &parent.0,
-                name.as_str().as_bytes(),
-            ]
-            .concat(),
-        );
+        self.new_in(kv, parent, (b"potluck directory 1", name.as_str().as_bytes()), entropy)
+    }
+
+    /// The id that a directory has in another area, where it is made anew: in this directory. Two devices that move it apart make the same one.
+    pub fn carried(
+        self,
+        kv: &impl Kv,
+        parent: DirId,
+        before: DirId,
+        entropy: &dyn Entropy,
+    ) -> Result<DirId, TreeError> {
+        self.new_in(kv, parent, (b"potluck directory carried 1", &before.0), entropy)
+    }
+
+    fn new_in(
+        self,
+        kv: &impl Kv,
+        parent: DirId,
+        (context, from): (&[u8], &[u8]),
+        entropy: &dyn Entropy,
+    ) -> Result<DirId, TreeError> {
+        let hash = Hash::of(&[context, &self.space.as_bytes()[..], &parent.0, from].concat());
         let derived = parent.child(hash.as_bytes()[..16].try_into().expect("16 of 32 bytes"));
         let taken = kv.get(Table::Directories, &self.dir_key(derived))?.is_some();
         Ok(if taken { parent.child(entropy.bytes()) } else { derived })

@@ -34,6 +34,9 @@ pub enum AccessChange {
         quota: Option<ByteSize>,
         /// Whether they may let others in.
         may_share: bool,
+        /// The directory that they were let into, as it is called now; none when it was all of the space.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        prefix: Option<String>,
         /// Whether it counted: who said so may not have heard yet that they had no say any more.
         counted: bool,
     },

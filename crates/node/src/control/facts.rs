@@ -296,9 +296,17 @@ impl Control {
 
     /// Of the machines of those who write to a space, the first in the space's order that answers.
     fn first_machine(&self, space: SpaceId) -> Option<NodeId> {
+        // Who has a part of it does not know what the rest uses.
+        let is_whole = |user: UserId| {
+            private_space_id(user) == space
+                || self
+                    .access
+                    .get(&space)
+                    .is_some_and(|access| access.whole.contains(&user))
+        };
         let writes = |node: NodeId| {
             let user = self.roster.user_of(node);
-            user.is_some_and(|user| self.may_write(user, space))
+            user.is_some_and(|user| self.may_write(user, space) && is_whole(user))
         };
         rank(StripeId::from_bytes(*space.as_bytes()), &self.view)
             .into_iter()

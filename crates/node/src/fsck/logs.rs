@@ -11,8 +11,8 @@ use crate::{
     spare::{Reserve, Spared},
 };
 use potluck_crypto::{UserKeys, derive};
-use potluck_spaces::{Append, Appended, Entry, Keys, Kv, KvError, Log, Logged, Rows, Table, Tree};
-use potluck_types::{ByteSize, NodeId, SpaceId, to_canonical};
+use potluck_spaces::{Append, Appended, Entry, Keys, Kv, KvError, Log, Logged, Rows, Table, Tree, scope_read};
+use potluck_types::{ByteSize, NodeId, SpaceId, Timestamp, to_canonical};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -198,7 +198,8 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
                 let fault = Fault::Charter { count };
                 self.report.findings.push(Finding::new(place(space, None), fault));
             }
-            keys.insert(space, charter.keys(user));
+            let scope = scope_read(space, kv).map_err(failed)?;
+            keys.insert(space, charter.keys(user, Timestamp::default()).reading(scope));
         }
         // What it was sealed under at first follows from the person's key alone, whatever else cannot be read.
         let private = keys.entry(derive::private_space_id(user.id())).or_default();

@@ -329,7 +329,7 @@ impl Server {
             let may_erase = charters::may_erase(shared, &kv, entry.space, device, erased.device);
             assert!(may_erase.expect("its database"));
         }
-        entry.space == private_space_id(owner) || charter.may_write(owner, device, entry.seq, entry.clock)
+        entry.space == private_space_id(owner) || charter.may_write(owner, device, entry.seq, entry.clock, entry.area)
     }
 
     /// A message about shards. The first byte: 0 for a member's, 1 for a stranger's, then two bytes of length, the header, and the body; 2 for a

@@ -306,7 +306,7 @@ impl Upload {
             parent, name, op, file, ..
         } = at;
         self.geometry = target;
-        let id = FileId::generate(&*self.space.entropy);
+        let id = FileId::generate(parent.area(), &*self.space.entropy);
         let mut uses = Uses::of(id);
         let _writing = self.space.writing.claim(id);
         let manifest = if manifest.depth() == 0 {

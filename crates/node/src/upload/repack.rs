@@ -55,7 +55,7 @@ impl Upload {
                 name: at.name,
                 of: at.op,
                 file: File {
-                    id: FileId::generate(&*self.space.entropy),
+                    id: FileId::generate(at.parent.area(), &*self.space.entropy),
                     content,
                     uses: vec![stripe],
                     survives: self.geometry.m(),

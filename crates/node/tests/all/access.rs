@@ -338,7 +338,7 @@ impl Modified {
     }
 
     fn keys(&self) -> Keys {
-        self.charter.keys(&self.user)
+        self.charter.keys(&self.user, Timestamp::default())
     }
 
     /// The log of a machine, as another tells it.
@@ -393,7 +393,7 @@ impl Modified {
         let key = keys.of(epoch).cloned().unwrap_or(BoxKey::from_bytes([7; 32]));
         let named = |text: &str| Name::try_from(text.to_owned()).unwrap();
         let file = File {
-            id: FileId::generate(&SystemEntropy),
+            id: FileId::generate(None, &SystemEntropy),
             len: 6,
             modified: Timestamp::from_millis(1),
             executable: false,
@@ -506,7 +506,7 @@ async fn a_program_that_does_not_obey_does_no_more_than_its_person_may() {
                 .next_grant(modified.user.signing(), &to, &keys, at, &SystemEntropy);
             let revocation = modified.charter.next_revocation(
                 modified.user.signing(),
-                key_in(&bob.home, "user.key").user_id(),
+                (key_in(&bob.home, "user.key").user_id(), None),
                 Vec::new(),
                 at,
             );

@@ -50,6 +50,7 @@ fn in_words(change: &AccessChange) -> String {
             until,
             quota,
             may_share,
+            prefix,
             counted,
         } => {
             let what = if *may_write {
@@ -64,7 +65,10 @@ fn in_words(change: &AccessChange) -> String {
                 true => "",
                 false => " (it did not count: they had no say any more)",
             };
-            format!("let {} in: {what}{quota}{others}{until}{void}", called(person))
+            let below = prefix
+                .as_ref()
+                .map_or(String::new(), |path| format!(" to {} alone", escape(path)));
+            format!("let {} in{below}: {what}{quota}{others}{until}{void}", called(person))
         }
         AccessChange::TakenOut { person } => format!("took {} out", called(person)),
         AccessChange::KeyReplaced => "vouched for what counts, as a key of the owner's was replaced".to_owned(),

@@ -161,6 +161,7 @@ pub(crate) fn run(cli: Cli, terminal: Terminal) -> Result<(), Complaint> {
         Command::Share {
             space,
             with,
+            prefix,
             write,
             quota,
             may_share,
@@ -173,9 +174,9 @@ pub(crate) fn run(cli: Cli, terminal: Terminal) -> Result<(), Complaint> {
                 quota,
                 may_share,
             };
-            people::share(&home()?, &space, with, access, terminal)
+            people::share(&home()?, &space, with, prefix, access, terminal)
         }
-        Command::Unshare { space, with } => people::unshare(&home()?, &space, with, terminal),
+        Command::Unshare { space, with, prefix } => people::unshare(&home()?, &space, with, prefix, terminal),
         Command::Accept { offer, called } => people::accept(&home()?, offer, called, terminal),
         Command::Whoami => people::whoami(&home()?, terminal),
         Command::Id { name } => people::call_me(&home()?, &name, terminal),

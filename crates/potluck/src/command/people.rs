@@ -75,12 +75,15 @@ pub(super) fn share(
     home: &Path,
     space: &SpaceName,
     with: String,
+    prefix: Option<potluck_node::Path>,
     access: Access,
     terminal: Terminal,
 ) -> Result<(), Complaint> {
+    let below = below(space, prefix.as_ref());
     let request = Request::Share {
         space: space.clone(),
         with,
+        prefix,
         access,
     };
     let let_in: LetIn = client::call(home, &request)?;
@@ -100,7 +103,7 @@ pub(super) fn share(
             .quota
             .map_or(String::new(), |quota| format!(", and put {quota} there at most"));
         let mut text = format!(
-            "{} ({}) may {may} {space}{quota}{others}{until}. They take it with: potluck accept {space}",
+            "{} ({}) may {may} {below}{quota}{others}{until}. They take it with: potluck accept {space}",
             member.person.called(),
             member.person.user.short()
         );
@@ -119,16 +122,24 @@ pub(super) fn share(
 }
 
 /// `potluck unshare`.
-pub(super) fn unshare(home: &Path, space: &SpaceName, with: String, terminal: Terminal) -> Result<(), Complaint> {
+pub(super) fn unshare(
+    home: &Path,
+    space: &SpaceName,
+    with: String,
+    prefix: Option<potluck_node::Path>,
+    terminal: Terminal,
+) -> Result<(), Complaint> {
+    let below = below(space, prefix.as_ref());
     let request = Request::Unshare {
         space: space.clone(),
         with,
+        prefix,
     };
     let gone: Unshared = client::call(home, &request)?;
     say(terminal, &gone, || {
         let name = gone.person.called();
         let mut text = format!(
-            "{name} reads nothing that is written to {space} from now on. What was there before they may have kept: names, content, and the keys to it."
+            "{name} reads nothing that is written to {below} from now on. What was there before they may have kept: names, content, and the keys to it."
         );
         if !gone.with_them.is_empty() {
             let names = listed(gone.with_them.iter().map(Person::called), "and");
@@ -159,9 +170,24 @@ pub(super) fn accept(
             true => format!("\nYou may let others in: potluck share {name} --with PERSON"),
             false => String::new(),
         };
-        format!("You may {may} {name}: potluck ls {name}:/{others}")
+        let only = match info.prefixes.is_empty() {
+            true => String::new(),
+            false => {
+                let paths = info.prefixes.iter().map(|path| escape(&path.to_string()));
+                format!(", of which you see {} and nothing else", listed(paths, "and"))
+            }
+        };
+        format!("You may {may} {name}{only}: potluck ls {name}:/{others}")
     });
     Ok(())
+}
+
+/// A space, or a directory of it with what is in it.
+fn below(space: &SpaceName, prefix: Option<&potluck_node::Path>) -> String {
+    match prefix {
+        Some(prefix) => format!("{space}:{}", escape(&prefix.to_string())),
+        None => space.to_string(),
+    }
 }
 
 fn may(write: bool) -> &'static str {
@@ -175,6 +201,13 @@ pub(super) fn members(members: &[Member]) -> String {
             (true, _) => "owner",
             (false, true) => "reads and writes",
             (false, false) => "reads",
+        };
+        let below = match member.prefixes.is_empty() {
+            true => String::new(),
+            false => {
+                let paths = member.prefixes.iter().map(|path| escape(&path.to_string()));
+                format!("only {}", listed(paths, "and"))
+            }
         };
         let until = member
             .access
@@ -193,7 +226,7 @@ pub(super) fn members(members: &[Member]) -> String {
             (None, true) => "lets others in".to_owned(),
             (None, false) => String::new(),
         };
-        vec![format!("  {name}"), may.to_owned(), put, shares, until]
+        vec![format!("  {name}"), may.to_owned(), below, put, shares, until]
     };
     table(&members.iter().map(row).collect::<Vec<_>>())
 }

@@ -90,6 +90,7 @@ impl Stage<'_> {
         let share = Request::Share {
             space: self.space.clone(),
             with: "bob".to_owned(),
+            prefix: None,
             access,
         };
         let _: Member = client::call(&anna, &share)?;

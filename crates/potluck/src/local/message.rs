@@ -204,6 +204,9 @@ pub(crate) enum Request {
         space: SpaceName,
         /// Their name, or their id or the end of it.
         with: String,
+        /// The directory that it is for; none: all of it.
+        #[serde(default)]
+        prefix: Option<Path>,
         /// What they may do.
         access: Access,
     },
@@ -213,6 +216,9 @@ pub(crate) enum Request {
         space: SpaceName,
         /// Their name, or their id or the end of it.
         with: String,
+        /// The directory that it is for; none: all of it.
+        #[serde(default)]
+        prefix: Option<Path>,
     },
     /// Who may read a space. Reply: a list of `Member`.
     Members {

@@ -361,8 +361,25 @@ async fn answer(request: Request, service: &Service, frames: &mut Frames, replie
             node.call_me(name).await;
             replies.reply(&()).await
         }
-        Request::Share { space, with, access } => replies.reply(&node.share(&space, &with, access).await?).await,
-        Request::Unshare { space, with } => replies.reply(&node.unshare(&space, &with).await?).await,
+        Request::Share {
+            space,
+            with,
+            prefix,
+            access,
+        } => {
+            let let_in = match prefix {
+                Some(prefix) => node.share_below(&space, &prefix, &with, access).await?,
+                None => node.share(&space, &with, access).await?,
+            };
+            replies.reply(&let_in).await
+        }
+        Request::Unshare { space, with, prefix } => {
+            let gone = match prefix {
+                Some(prefix) => node.unshare_below(&space, &prefix, &with).await?,
+                None => node.unshare(&space, &with).await?,
+            };
+            replies.reply(&gone).await
+        }
         Request::Members { space } => replies.reply(&node.members(&space).await?).await,
         Request::Accept { offer, called } => replies.reply(&node.accept(&offer, called).await?).await,
         Request::SpaceInfo { name } => replies.reply(&node.space_info(&name).await?).await,

@@ -6,8 +6,8 @@ mod erased;
 
 use super::*;
 use crate::{
-    Append, AppendError, Appended, AreaId, Body, Branch, Charter, EpochId, Kept, Liveness, Log, Logged, MemoryKv, Pins, Totals, Trash,
-    View,
+    Append, AppendError, Appended, AreaId, Body, Branch, Charter, EpochId, Kept, Liveness, Log, Logged, MemoryKv, Pins,
+    Totals, Trash, View,
 };
 use potluck_crypto::{SigningKey, Speakers, UserKeys};
 use potluck_types::{SystemEntropy, Timestamp};

@@ -218,7 +218,12 @@ fn differing(one: &Device, other: &Device) -> Vec<(Table, String)> {
     let differs = keys.filter(|key| one.get(*key) != other.get(*key));
     let row = |row: Option<&Vec<u8>>| row.map(|row| String::from_utf8_lossy(row).into_owned());
     differs
-        .map(|key| (key.0, format!("{:?}: {:?} {:?}", &key.1[32..], row(one.get(key)), row(other.get(key)))))
+        .map(|key| {
+            (
+                key.0,
+                format!("{:?}: {:?} {:?}", &key.1[32..], row(one.get(key)), row(other.get(key))),
+            )
+        })
         .collect()
 }
 
@@ -232,7 +237,10 @@ fn check(steps: &[Step]) {
     for author in [0, 1] {
         for known in 0..ALL {
             let author = devices[author].key.node_id();
-            let at = Log::of(SPACE).position(&without.kv, author).unwrap().map_or(0, |at| at.seq);
+            let at = Log::of(SPACE)
+                .position(&without.kv, author)
+                .unwrap()
+                .map_or(0, |at| at.seq);
             let entries = Log::of(SPACE).entries_after(&devices[known].kv, author, at, usize::MAX);
             for entry in entries.unwrap() {
                 without.take(&entry).unwrap();
@@ -249,11 +257,21 @@ fn check(steps: &[Step]) {
     assert_eq!(differing(&devices[0], &devices[1]), []);
     assert_eq!(differing(&devices[2], &devices[3]), []);
     for table in [Table::Registers, Table::KeptAt] {
-        assert_eq!(rows_of(&devices[0].kv, table, false), rows_of(&without.kv, table, false));
+        assert_eq!(
+            rows_of(&devices[0].kv, table, false),
+            rows_of(&without.kv, table, false)
+        );
         // Who has the area sees of it what all others see.
-        assert_eq!(rows_of(&devices[0].kv, table, true), rows_of(&devices[2].kv, table, true));
+        assert_eq!(
+            rows_of(&devices[0].kv, table, true),
+            rows_of(&devices[2].kv, table, true)
+        );
         let theirs = rows_of(&devices[2].kv, table, false);
-        assert!(theirs.iter().all(|(key, _)| table == Table::Registers && key[48..] == *b"shared"));
+        assert!(
+            theirs
+                .iter()
+                .all(|(key, _)| table == Table::Registers && key[48..] == *b"shared")
+        );
     }
     let tree = Tree::of(SPACE);
     assert_eq!(tree.settings(&devices[0].kv).unwrap(), Settings::default());
@@ -262,7 +280,10 @@ fn check(steps: &[Step]) {
     for (at, device) in devices.iter().enumerate() {
         let mut anew = device.kv.clone();
         make_anew(SPACE, &mut anew, &device.keys, tree).unwrap();
-        let anew = Device { kv: anew, ..self::device(at) };
+        let anew = Device {
+            kv: anew,
+            ..self::device(at)
+        };
         assert_eq!(differing(&anew, device), [], "{at}");
     }
 }

@@ -1,0 +1,219 @@
+//! A directory of a space that somebody was let into, who sees nothing else of it.
+
+use crate::{
+    common::{Pool, READ, WRITE, bytes, eventually, name, put_into, read, read_when_named},
+    share::{accepted, with_guests},
+};
+use potluck_node::{Node, NodeError, Path, RemoveOptions, RestoreOptions, Space, TreeError, Which};
+use std::time::Duration;
+use tempfile::TempDir;
+
+fn path(text: &str) -> Path {
+    text.parse().unwrap()
+}
+
+/// Anna's machines, those of others, and a space of hers.
+async fn party(guests: &[&str]) -> (Pool, Vec<(Node, TempDir)>, Space) {
+    let (pool, others) = with_guests(guests).await;
+    pool.node(0).create_space(name("photos")).await.unwrap();
+    let photos = pool.node(0).space(&name("photos")).unwrap();
+    (pool, others, photos)
+}
+
+/// All files of a space, with their directories.
+async fn tree(space: &Space) -> Vec<String> {
+    let (mut found, mut left) = (Vec::new(), vec![Path::root()]);
+    while let Some(at) = left.pop() {
+        for entry in space.list(&at, None, 100).await.unwrap() {
+            let here = at.join(entry.name);
+            match entry.kind {
+                potluck_node::Kind::Directory => left.push(here),
+                potluck_node::Kind::File => found.push(here.to_string()),
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+async fn until_tree(space: &Space, expected: &[&str]) {
+    let seen = async || tree(space).await == expected;
+    if tokio::time::timeout(Duration::from_secs(60), eventually("the tree is as expected", seen))
+        .await
+        .is_err()
+    {
+        panic!("{:?}", tree(space).await);
+    }
+}
+
+fn is_outside<T: std::fmt::Debug>(done: Result<T, NodeError>) {
+    assert!(matches!(done, Err(NodeError::OutsidePart)), "{done:?}");
+}
+
+fn only_part<T: std::fmt::Debug>(done: Result<T, NodeError>) {
+    assert!(matches!(done, Err(NodeError::OnlyPart(_))), "{done:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_let_into_a_directory_works_there_and_sees_nothing_else() {
+    let (pool, others, photos) = party(&["bob", "carol"]).await;
+    let anna = pool.node(0);
+    // One that is inline, one in a pack, one of several chunks.
+    let (small, packed, large) = (bytes(1, 40), bytes(2, 20_000), bytes(3, 3_000_000));
+    for (at, content) in [
+        ("/2025/secret", &packed),
+        ("/2026/small", &small),
+        ("/2026/trip/packed", &packed),
+        ("/2026/trip/large", &large),
+    ] {
+        put_into(&photos, at, content).await.unwrap();
+    }
+    let let_in = anna
+        .share_below(&name("photos"), &path("/2026"), "bob", WRITE)
+        .await
+        .unwrap();
+    assert_eq!(let_in.member.prefixes, [path("/2026")]);
+    let all = ["/2025/secret", "/2026/small", "/2026/trip/large", "/2026/trip/packed"];
+    assert_eq!(tree(&photos).await, all, "nothing has changed for her");
+    let bob = &others[0].0;
+    let bobs = accepted(bob, "photos").await;
+    until_tree(&bobs, &all[1..]).await;
+    for (at, content) in [
+        ("/2026/small", &small),
+        ("/2026/trip/packed", &packed),
+        ("/2026/trip/large", &large),
+    ] {
+        assert!(read(&bobs, at).await.unwrap() == *content);
+        assert!(read(&photos, at).await.unwrap() == *content);
+    }
+    let info = bob.space_info(&name("photos")).await.unwrap();
+    assert_eq!(
+        (info.prefixes, info.files, info.may_write),
+        (vec![path("/2026")], 3, true)
+    );
+    // What he does there others see, and it is the same as if they had done it.
+    put_into(&bobs, "/2026/by-bob/new", &large).await.unwrap();
+    put_into(&bobs, "/2026/small", &packed).await.unwrap();
+    bobs.rename(&path("/2026/trip"), &path("/2026/by-bob/trip"))
+        .await
+        .unwrap();
+    bobs.remove(&path("/2026/by-bob/trip/packed"), RemoveOptions::default())
+        .await
+        .unwrap();
+    let after = [
+        "/2025/secret",
+        "/2026/by-bob/new",
+        "/2026/by-bob/trip/large",
+        "/2026/small",
+    ];
+    until_tree(&photos, &after).await;
+    assert!(read(&photos, "/2026/by-bob/new").await.unwrap() == large);
+    assert!(read(&photos, "/2026/small").await.unwrap() == packed);
+    let past = photos.versions(&path("/2026/small")).await.unwrap();
+    let which = Which::Version(past.last().unwrap().id);
+    let was = photos.download_of(&path("/2026/small"), which, None).await.unwrap();
+    assert!(was.read_to_end().await.unwrap() == small);
+    let packed_at = path("/2026/by-bob/trip/packed");
+    photos.bring_back(&packed_at, RestoreOptions::default()).await.unwrap();
+    assert!(read_when_named(&bobs, "/2026/by-bob/trip/packed").await == packed);
+    // Elsewhere he does nothing, and does not see that there is anything.
+    for at in ["/x", "/2025/x"] {
+        is_outside(put_into(&bobs, at, &small).await);
+    }
+    is_outside(bobs.rename(&path("/2026/small"), &path("/small")).await);
+    is_outside(bobs.rename(&path("/2026"), &path("/2027")).await);
+    is_outside(
+        bobs.remove(
+            &path("/2026"),
+            RemoveOptions {
+                recursive: true,
+                confirmed: true,
+                now: false,
+            },
+        )
+        .await
+        .map(|_| "all of it"),
+    );
+    assert!(matches!(
+        read(&bobs, "/2025/secret").await,
+        Err(NodeError::Tree(TreeError::NotFound(_)))
+    ));
+    only_part(bobs.erasable(&path("/2026/small")).await);
+    only_part(bobs.take_snapshot(None).await);
+    only_part(
+        bob.link(&name("photos"), &path("/2026"), potluck_node::LinkOptions::default())
+            .await,
+    );
+    assert!(matches!(
+        bob.share(&name("photos"), "carol", READ).await,
+        Err(NodeError::MayNotShare(_))
+    ));
+}
+
+/// What is moved in and out, more directories than one, whoever comes later, and who is taken out.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_moved_in_is_seen_and_what_is_written_after_the_end_is_not() {
+    let (pool, others, photos) = party(&["bob", "carol"]).await;
+    let anna = pool.node(0);
+    let photos_name = name("photos");
+    let content = bytes(4, 600_000);
+    for at in ["/in/a", "/out/b/one", "/out/b/c/two", "/other/d"] {
+        put_into(&photos, at, &content).await.unwrap();
+    }
+    anna.share_below(&photos_name, &path("/in"), "bob", READ).await.unwrap();
+    let bobs = accepted(&others[0].0, "photos").await;
+    until_tree(&bobs, &["/in/a"]).await;
+    assert!(matches!(put_into(&bobs, "/in/x", b"x").await, Err(NodeError::ReadOnly)));
+    // In, and out again.
+    photos.rename(&path("/out/b"), &path("/in/b")).await.unwrap();
+    until_tree(&bobs, &["/in/a", "/in/b/c/two", "/in/b/one"]).await;
+    assert!(read(&bobs, "/in/b/c/two").await.unwrap() == content);
+    photos.rename(&path("/in/b/c"), &path("/out/c")).await.unwrap();
+    photos.rename(&path("/in/a"), &path("/out/a")).await.unwrap();
+    until_tree(&bobs, &["/in/b/one"]).await;
+    assert_eq!(tree(&photos).await, ["/in/b/one", "/other/d", "/out/a", "/out/c/two"]);
+    assert!(read(&photos, "/out/c/two").await.unwrap() == content);
+    // It is the same directory under whatever name.
+    photos.rename(&path("/in"), &path("/out/in")).await.unwrap();
+    put_into(&photos, "/out/in/e", &content).await.unwrap();
+    until_tree(&bobs, &["/in/b/one", "/in/e"]).await;
+    let members = anna.members(&photos_name).await.unwrap();
+    assert_eq!(members[1].prefixes, [path("/out/in")]);
+    // No directory in another one, and the other way round.
+    let within = anna.share_below(&photos_name, &path("/out/in/b"), "bob", READ).await;
+    assert!(matches!(within, Err(NodeError::WithinArea(_))), "{within:?}");
+    let around = anna.share_below(&photos_name, &path("/out"), "bob", READ).await;
+    assert!(matches!(around, Err(NodeError::AreaBelow)), "{around:?}");
+    // Another one beside it.
+    anna.share_below(&photos_name, &path("/other"), "bob", WRITE)
+        .await
+        .unwrap();
+    until_tree(&bobs, &["/in/b/one", "/in/e", "/other/d"]).await;
+    put_into(&bobs, "/other/by-bob", &content).await.unwrap();
+    assert!(matches!(
+        put_into(&bobs, "/in/x", b"x").await,
+        Err(NodeError::OutsidePart)
+    ));
+    assert!(read_when_named(&photos, "/other/by-bob").await == content);
+    // Out of the one, and in the other.
+    anna.unshare_below(&photos_name, &path("/out/in"), "bob").await.unwrap();
+    put_into(&photos, "/out/in/after", &content).await.unwrap();
+    put_into(&photos, "/other/after", &content).await.unwrap();
+    assert!(read_when_named(&bobs, "/other/after").await == content);
+    assert!(tree(&bobs).await.iter().all(|at| !at.starts_with("/in/after")));
+    // Who comes later reads what was written under the keys before.
+    anna.share_below(&photos_name, &path("/out/in"), "carol", READ)
+        .await
+        .unwrap();
+    let carols = accepted(&others[1].0, "photos").await;
+    until_tree(&carols, &["/in/after", "/in/b/one", "/in/e"]).await;
+    assert!(read(&carols, "/in/after").await.unwrap() == content);
+    // Who is let into all of it sees all of it.
+    anna.share(&photos_name, "carol", WRITE).await.unwrap();
+    let all = tree(&photos).await;
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    until_tree(&carols, &all).await;
+    assert!(read(&carols, "/out/a").await.unwrap() == content);
+    put_into(&carols, "/other/by-carol", &content).await.unwrap();
+    assert!(read_when_named(&bobs, "/other/by-carol").await == content);
+}
