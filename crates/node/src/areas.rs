@@ -28,6 +28,7 @@ pub(crate) fn divide(
     batch: &Batch,
     changes: &[Change],
 ) -> Result<Vec<(Option<AreaId>, Vec<Change>)>, NodeError> {
+    space.refuse_reader()?;
     let erased = match batch.erases {
         // Who was to hear it is to hear what is left of it.
         Some(erased) => {

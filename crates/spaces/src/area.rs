@@ -23,6 +23,12 @@ impl AreaId {
         Self(entropy.bytes())
     }
 
+    /// One of several, for tests.
+    #[cfg(test)]
+    pub(crate) fn of_tests(tag: u8) -> Self {
+        Self([tag; 6])
+    }
+
     /// Its bytes.
     pub const fn as_bytes(&self) -> &[u8; 6] {
         &self.0

@@ -5,12 +5,13 @@ use crate::common::{
     Pool, READ, WRITE, bytes, config, connect, eventually, key_in, name, put_into, read, read_when_named, revoke, sees,
     started, within,
 };
+use crate::share::with_guests;
 use potluck_crypto::{BoxKey, Link, LinkId, SigningKey, Speakers, UserKeys};
 use potluck_net::{Endpoint, Message, NetworkConfig, Protocol};
 use potluck_node::{LinkError, LinkOptions, Node, NodeError, RemoveOptions, Space, Which};
 use potluck_spaces::{
-    Append, Body, Change, Charter, CharterRecord, DirId, EntryId, Fate, File, FileId, GrantTo, Keys, Log, Logged,
-    MemoryKv, Name, Path, Position, Publication, Reader, Tree, Value,
+    Append, AreaId, Body, Change, Charter, CharterRecord, DirId, EntryId, Fate, File, FileId, GrantTo, Keys, Log,
+    Logged, MemoryKv, Name, Path, Position, Publication, Reader, Tree, Value,
 };
 use potluck_types::{Hash, NodeId, SpaceId, StripeId, SystemEntropy, Timestamp, from_canonical, to_canonical};
 use serde::{Deserialize, Serialize};
@@ -426,6 +427,21 @@ impl Modified {
         ByteBuf::from(entry.unwrap().to_bytes())
     }
 
+    /// An entry that says so, in an area or in none, under whatever key this person has for it.
+    fn saying(&self, area: Option<AreaId>, changes: &[Change]) -> ByteBuf {
+        let (keys, epoch) = (self.keys(), self.charter.current());
+        let key = keys.within(epoch, area).unwrap_or(BoxKey::from_bytes([7; 32]));
+        let body = Body {
+            sealed: Tree::of(self.space).seal(&key, changes, &SystemEntropy),
+            epoch,
+            area,
+            ..Body::default()
+        };
+        let now = u64::try_from(std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap();
+        let entry = Log::of(self.space).next_entry(&self.kv, &self.node, Timestamp::from_millis(now), body);
+        ByteBuf::from(entry.unwrap().to_bytes())
+    }
+
     /// How far a node knows the log of this machine. Asked once more by one who knows as much, it says no more than that.
     async fn known(&self, at: NodeId) -> u64 {
         let request = |digest| PoolRequest::Frontier {
@@ -580,6 +596,111 @@ async fn a_program_that_does_not_obey_does_no_more_than_its_person_may() {
     // Who may write still does.
     put_into(&bobs, "/more", b"more").await.unwrap();
     assert_eq!(read_when_named(&space, "/more").await, b"more");
+}
+
+/// Who was let into a directory, with a program that obeys nothing: Bob may write there, and Carol read.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_let_into_a_directory_and_does_not_obey_has_nothing_else() {
+    let (pool, others) = with_guests(&["bob", "carol"]).await;
+    let anna = pool.node(0);
+    anna.create_space(name("work")).await.unwrap();
+    let space = anna.space(&name("work")).unwrap();
+    for (at, content) in [
+        ("/in/a", &b"inside"[..]),
+        ("/out/secret", b"outside"),
+        ("/out/kept", b"outside"),
+    ] {
+        put_into(&space, at, content).await.unwrap();
+    }
+    for (called, access) in [("bob", WRITE), ("carol", READ)] {
+        let let_in = anna.share_below(&name("work"), &path("/in"), called, access).await;
+        assert_eq!(let_in.unwrap().member.prefixes, [path("/in")]);
+    }
+    for (node, _) in &others {
+        let theirs = accepted(node).await;
+        assert_eq!(read_when_named(&theirs, "/in/a").await, b"inside");
+    }
+    let honest = [pool.node(0), pool.node(1)];
+    let mut done = 0;
+    for (at, (node, home)) in others.into_iter().enumerate() {
+        let may_write = at == 0;
+        node.stop().await;
+        drop(node);
+        let modified = Modified::in_place_of(&home, &honest, space.id()).await;
+        let keys = modified.keys();
+        // Read, and read the past: of all that is written, what is in the directory opens, and nothing else.
+        let (mut opened, mut closed) = (0, 0);
+        for entry in modified.log_of(anna.identity().node, honest[0].identity().node).await {
+            let (entry, _) = entry.open().unwrap();
+            match Tree::of(space.id()).open(&keys, &entry) {
+                Ok(_) => {
+                    assert!(entry.area.is_some());
+                    opened += 1;
+                }
+                Err(_) => closed += 1,
+            }
+        }
+        assert!(opened > 0 && closed >= 4, "{opened} {closed}");
+        let area = modified.charter.areas().first().copied().unwrap();
+        let of = |dir: DirId, at: &str, value: Option<Value>| Change::Set {
+            parent: dir,
+            name: at.to_owned().try_into().unwrap(),
+            value,
+            replaces: Vec::new(),
+            fate: Fate::Carried,
+        };
+        let file = File {
+            id: FileId::generate(Some(area), &SystemEntropy),
+            len: 6,
+            modified: Timestamp::from_millis(1),
+            executable: false,
+            content: ByteBuf::from(vec![1; 6]),
+            uses: Vec::new(),
+            survives: 0,
+            asked: None,
+        };
+        let forged = of(DirId::ROOT, "forged", Some(Value::File(file.clone())));
+        let inside = of(area.top(), "by-bob", Some(Value::File(file)));
+        for victim in honest.map(|node| node.identity().node) {
+            let known = modified.known(victim).await;
+            // What is in no area, or in another one, is not his to say; and nothing is hers.
+            let other = AreaId::generate(&SystemEntropy);
+            for entry in [
+                modified.saying(None, &[forged.clone()]),
+                modified.saying(Some(other), &[]),
+            ] {
+                assert!(!modified.takes(victim, vec![entry]).await);
+            }
+            if !may_write {
+                assert!(
+                    !modified
+                        .takes(victim, vec![modified.saying(Some(area), &[inside.clone()])])
+                        .await
+                );
+            }
+            assert_eq!(modified.known(victim).await, known, "it was taken");
+        }
+        if may_write {
+            // In the name of the directory he says what he likes, and it counts where it is about that.
+            let entry = modified.saying(Some(area), &[forged, inside]);
+            assert!(modified.takes(honest[0].identity().node, vec![entry]).await);
+        }
+        done += 1;
+    }
+    assert_eq!(done, 2);
+    for node in honest {
+        let space = node.space(&name("work")).unwrap();
+        within("what counts arrives", async {
+            while space.stat(&path("/in/by-bob")).await.is_err() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        assert_eq!(names(&space).await, ["in", "out"]);
+        for at in ["/out/secret", "/out/kept"] {
+            assert_eq!(read(&space, at).await.unwrap(), b"outside");
+        }
+    }
 }
 
 /// A machine of the owner's was lost: whoever has it obeys nothing, has all that was on it, and an accomplice in the pool.

@@ -8,7 +8,7 @@ const WHOLE: std::ops::Range<usize> = 0..2;
 const ALL: usize = 4;
 
 fn area() -> AreaId {
-    from_canonical(&to_canonical(&ByteBuf::from([7; 6]))).unwrap()
+    AreaId::of_tests(7)
 }
 
 fn epoch() -> EpochId {
