@@ -48,7 +48,7 @@ pub fn dedup_key(first_epoch_key: &BoxKey) -> DedupKey {
 }
 
 /// The key of an area of a space, from the key of an epoch: who has that reads every area, and who has this no more than one.
-pub fn area_key(epoch_key: &BoxKey, area: [u8; 6]) -> BoxKey {
+pub fn area_key(epoch_key: &BoxKey, area: [u8; 4]) -> BoxKey {
     let material = Zeroizing::new([&epoch_key.as_bytes()[..], &area].concat());
     BoxKey::from_bytes(blake3::derive_key(AREA_KEY, &material))
 }
@@ -78,8 +78,8 @@ mod tests {
         );
         assert_eq!(dedup.chunking_seed(), 11_699_212_128_380_603_125);
         assert_eq!(
-            hex(area_key(&private_space_key(&user), [1, 2, 3, 4, 5, 6]).as_bytes()),
-            "41f369c826275213b280b3675fd1187fb4e14749b060a0fd6102ecf886064c0a"
+            hex(area_key(&private_space_key(&user), [1, 2, 3, 4]).as_bytes()),
+            "25fd08bee1621f2bad984eeda68506515e6461f51d152b8424103531f0927162"
         );
     }
 }

@@ -1,33 +1,39 @@
 //! Areas of a space: directories that are shared alone. What is written in each; how a directory becomes one; and what is moved from one to another, where it has to be made anew.
 
 use crate::{
+    apart::{self, Given, Others},
     edit,
     error::{MetaError, NodeError},
+    meta::WriteKv,
     names::{self, Batch},
     space::OpenSpace,
 };
 use potluck_spaces::{
-    AreaId, Change, DirId, Fate, Found, Head, Kv, Listed, Log, Name, Path, Settings, Tree, TreeError, Value,
+    AreaId, Change, DirId, Fate, Found, Head, Kept, Kv, KvError, Listed, Log, Name, Path, Settings, Tree, TreeError,
+    Value,
 };
-use potluck_types::to_canonical;
-use std::{collections::BTreeMap, time::Duration};
+use potluck_types::{SpaceId, to_canonical};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
 /// Names that are made anew at most when a directory goes from one area to another: all of it is one transaction.
 pub(crate) const NAMES_MAX: u64 = 100_000;
 /// The same, in bytes of what is said of them.
 pub(crate) const BYTES_MAX: usize = 64 << 20;
-/// What is replaced by one who has a part of a space is kept for so long, if the space keeps nothing.
-const KEPT_AT_LEAST: Duration = Duration::from_secs(86_400);
+/// How often what lies in one piece with others is looked for, while others go on putting more.
+const APART_TRIES: usize = 5;
 /// Names that are read at once.
 const PAGE: usize = 256;
 
 /// The changes of a batch, by the areas that they are said in. Those that only remove come last: what is moved from one to another is there before it is gone.
-pub(crate) fn divide(
+pub(crate) fn divide<'c>(
     space: &OpenSpace,
     kv: &impl Kv,
     batch: &Batch,
-    changes: &[Change],
-) -> Result<Vec<(Option<AreaId>, Vec<Change>)>, NodeError> {
+    changes: &'c [Change],
+) -> Result<Vec<(Option<AreaId>, Cow<'c, [Change]>)>, NodeError> {
     space.refuse_reader()?;
     let erased = match batch.erases {
         // Who was to hear it is to hear what is left of it.
@@ -40,13 +46,20 @@ pub(crate) fn divide(
     };
     let written = space.written_areas(kv)?;
     let anywhere = written.as_ref().and_then(|areas| areas.first().copied());
+    let is_simple = |change: &Change| change.area().is_none() && !change.is_for_all();
+    if written.is_none() && batch.within.or(erased).is_none() && changes.iter().all(is_simple) {
+        return Ok(vec![(None, Cow::Borrowed(changes))]);
+    }
     let mut divided = BTreeMap::<Option<AreaId>, Vec<Change>>::new();
     for change in changes {
         let area = batch.within.or(erased).or_else(|| change.area());
+        if area.is_some_and(|area| !change.is_within(area)) {
+            // Nobody would hear it.
+            return Err(NodeError::OutsidePart);
+        }
         divided.entry(area).or_default().push(change.clone());
-        if let Change::Settings(_) = change
-            && area.is_none()
-        {
+        // Who reads no more than an area hears it there.
+        if change.is_for_all() && area.is_none() {
             for area in space.charters.of(kv, space.id())?.areas() {
                 divided.entry(Some(area)).or_default().push(change.clone());
             }
@@ -72,38 +85,8 @@ pub(crate) fn divide(
         !changes.is_empty() && changes.iter().all(removes)
     };
     divided.sort_by_key(|(_, changes)| only_removes(changes));
-    Ok(divided)
-}
-
-/// Changes of one who has a part of the space, and does not know whether a snapshot holds what they replace: nothing is let go of by them.
-pub(crate) fn keep_all(space: &OpenSpace, kv: &impl Kv, changes: &[Change]) -> Result<Vec<Change>, NodeError> {
-    let retention = match space.retention()? {
-        Duration::ZERO => KEPT_AT_LEAST,
-        retention => retention,
-    };
-    let mut kept = changes.to_vec();
-    for change in &mut kept {
-        let Change::Set {
-            parent,
-            name,
-            replaces,
-            fate,
-            ..
-        } = change
-        else {
-            continue;
-        };
-        let heads = Tree::of(space.id()).heads(kv, *parent, name)?;
-        // A directory that is moved takes what is in it along.
-        let is_file = |head: &Head| replaces.contains(&head.op) && matches!(head.value, Value::File(_));
-        let is_file = heads.iter().any(is_file);
-        *fate = match *fate {
-            Fate::Freed => Fate::kept_for(retention),
-            Fate::Carried if is_file => Fate::shelved_for(retention),
-            fate => fate,
-        };
-    }
-    Ok(kept)
+    let owned = |(area, changes)| (area, Cow::Owned(changes));
+    Ok(divided.into_iter().map(owned).collect())
 }
 
 /// Whether a directory is an area, and not only in one.
@@ -205,8 +188,8 @@ impl Carried {
         Ok(())
     }
 
-    /// Gives the directory that was made its place, then takes away what was there before.
-    pub(crate) async fn write(mut self, space: &OpenSpace, placing: Vec<Change>) -> Result<(), NodeError> {
+    /// Gives what was made its place, then takes away what was there before.
+    fn finish(mut self, placing: Vec<Change>) -> Result<Vec<Batch>, NodeError> {
         for change in placing {
             self.say(change)?;
         }
@@ -214,7 +197,73 @@ impl Carried {
         for change in std::mem::take(&mut self.removals).into_iter().rev() {
             self.say(change)?;
         }
-        names::write_all(space, self.batches).await
+        Ok(self.batches)
+    }
+}
+
+/// What is removed was shared alone, and is nowhere: brought back, it is that again.
+pub(crate) fn gone(kv: &impl Kv, space: SpaceId, kept: &Kept) -> Result<Option<DirId>, KvError> {
+    let Value::Directory(id) = kept.head.value else {
+        return Ok(None);
+    };
+    let is_gone = is_top(id) && Tree::of(space).place_of(kv, id)?.is_none();
+    Ok(is_gone.then_some(id))
+}
+
+/// Where a directory that is nowhere any more is by now, if it was made anew in another area.
+pub(crate) fn now_at(space: &OpenSpace, kv: &impl Kv, before: DirId) -> Result<Option<DirId>, NodeError> {
+    let tree = Tree::of(space.id());
+    let is_there = |dir: DirId| Ok::<_, NodeError>(tree.place_of(kv, dir).map_err(TreeError::from)?.is_some());
+    for area in space.charters.of(kv, space.id())?.areas() {
+        let made = AreaId::of_directory(space.id(), before, &BTreeSet::new(), &*space.entropy);
+        if area == made && is_there(area.top())? {
+            return Ok(Some(area.top()));
+        }
+    }
+    let mut left = vec![(DirId::ROOT, None::<Name>)];
+    while let Some((parent, after)) = left.pop() {
+        if after.is_none()
+            && let Some(anew) = tree.carried_to(kv, parent, before).map_err(TreeError::from)?
+        {
+            return Ok(Some(anew));
+        }
+        let page = tree.list(kv, parent, after.as_ref(), PAGE)?;
+        if let Some(last) = page.last() {
+            left.push((parent, Some(last.name.clone())));
+        }
+        let heads = page.iter().flat_map(|listed| &listed.heads);
+        left.extend(heads.filter_map(|head| match head.value {
+            Value::Directory(id) => Some((id, None)),
+            _ => None,
+        }));
+    }
+    Ok(None)
+}
+
+/// Writes what is made where it is written. What would be given with the key to something else is stored anew before.
+async fn write_apart<T: Send + 'static>(
+    space: &OpenSpace,
+    given: impl Fn() -> Result<Given, NodeError>,
+    make: impl Fn(&OpenSpace, &WriteKv<'_>) -> Result<(Vec<Batch>, T), NodeError> + Clone + Send + 'static,
+) -> Result<T, NodeError> {
+    for _ in 0..APART_TRIES {
+        apart::store(space, &given()?, Others::AndTrash).await?;
+        match names::write_made(space, make.clone()).await {
+            Err(NodeError::NotApart) => {}
+            made => {
+                names::replicate(space).await?;
+                return made;
+            }
+        }
+    }
+    Err(NodeError::NotApart)
+}
+
+/// Refuses what would be given with the key to something else.
+fn refuse_sharing(space: &OpenSpace, kv: &impl Kv, given: &Given) -> Result<(), NodeError> {
+    match apart::sharing(space, kv, given, Others::AndTrash)?.is_empty() {
+        true => Ok(()),
+        false => Err(NodeError::NotApart),
     }
 }
 
@@ -227,77 +276,101 @@ pub(crate) fn at(space: &OpenSpace, path: &Path) -> Result<Option<AreaId>, NodeE
     }))
 }
 
-/// The area that a directory is, which is made one if it is none yet; and whether it was one before.
-pub(crate) async fn make(space: &OpenSpace, path: &Path) -> Result<(AreaId, bool), NodeError> {
-    let (carried, placing, area, within) = {
-        let kv = space.read()?;
-        let (view, tree) = (space.view(), Tree::of(space.id()));
-        let found = view.find(&kv, path)?.ok_or(NodeError::AllOfIt)?;
-        let mut values = Head::distinct(&found.heads).map(|head| &head.value);
-        let old = match (values.next(), values.next()) {
-            (Some(Value::Directory(id)), None) => *id,
-            (Some(Value::Directory(_)), Some(_)) => return Err(NodeError::Conflicting(path.clone())),
-            _ => return Err(TreeError::NotADirectory(path.clone()).into()),
-        };
-        if let Some(area) = old.area() {
-            if is_top(old) {
-                return Ok((area, true));
-            }
-            let whole = view.path_of(&kv, area.top())?;
-            return Err(NodeError::WithinArea(whole.unwrap_or_else(Path::root)));
+/// What a path leads to, if it is one directory.
+fn directory_at(space: &OpenSpace, kv: &impl Kv, path: &Path) -> Result<(Found, DirId), NodeError> {
+    let found = space.view().find(kv, path)?.ok_or(NodeError::AllOfIt)?;
+    let values: Vec<_> = Head::distinct(&found.heads).map(|head| &head.value).collect();
+    match values[..] {
+        [Value::Directory(id)] => Ok((found.clone(), *id)),
+        [Value::Directory(_), ..] => Err(NodeError::Conflicting(path.clone())),
+        _ => Err(TreeError::NotADirectory(path.clone()).into()),
+    }
+}
+
+/// The area that a directory is; none, if it can be made one.
+pub(crate) fn known(space: &OpenSpace, kv: &impl Kv, path: &Path) -> Result<Option<AreaId>, NodeError> {
+    let (_, directory) = directory_at(space, kv, path)?;
+    if let Some(area) = directory.area() {
+        if is_top(directory) {
+            return Ok(Some(area));
         }
-        space.refuse_reader()?;
-        space.refuse_partial("shares a directory that is not shared alone yet")?;
-        if space.written_areas(&kv)?.is_some() {
-            return Err(NodeError::OutsidePart);
+        let whole = space.view().path_of(kv, area.top())?;
+        return Err(NodeError::WithinArea(whole.unwrap_or_else(Path::root)));
+    }
+    space.refuse_reader()?;
+    space.refuse_partial("shares a directory that is not shared alone yet")?;
+    match space.written_areas(kv)? {
+        Some(_) => Err(NodeError::OutsidePart),
+        None => Ok(None),
+    }
+}
+
+/// Makes a directory an area, if it is none yet: all that is in it is made anew there.
+pub(crate) async fn make(space: &OpenSpace, path: &Path) -> Result<AreaId, NodeError> {
+    if let Some(area) = known(space, &space.read()?, path)? {
+        return Ok(area);
+    }
+    let (of, at) = (space.clone(), path.clone());
+    let given = move || Ok(Given::Directory(directory_at(&of, &of.read()?, &at)?.1));
+    let path = path.clone();
+    let make = move |space: &OpenSpace, kv: &WriteKv<'_>| {
+        if let Some(area) = known(space, kv, &path)? {
+            return Ok((Vec::new(), area));
         }
-        let area = AreaId::generate(&*space.entropy);
+        let (found, before) = directory_at(space, kv, &path)?;
+        let known = space.charters.of(kv, space.id())?.areas();
+        let area = AreaId::of_directory(space.id(), before, &known, &*space.entropy);
+        refuse_sharing(space, kv, &Given::Directory(before))?;
         let mut carried = Carried::default();
-        carried.carry(space, &kv, old, area.top())?;
+        let settings = Tree::of(space.id()).settings(kv).map_err(MetaError::reading)?;
+        if settings != Settings::default() {
+            carried.batches.push(Batch {
+                changes: vec![Change::Settings(settings)],
+                within: Some(area),
+                ..Batch::default()
+            });
+            carried.batches.push(Batch::default());
+        }
+        carried.carry(space, kv, before, area.top())?;
         let placing = Change::Set {
             parent: found.parent,
             name: found.name.clone(),
             value: Some(Value::Directory(area.top())),
-            replaces: tree.all_ops(&kv, &found.heads).map_err(TreeError::from)?,
+            replaces: Tree::of(space.id())
+                .all_ops(kv, &found.heads)
+                .map_err(TreeError::from)?,
             fate: Fate::shelved_for(space.retention()?),
         };
-        let within = Batch {
-            changes: vec![Change::Settings(space.settings()?)],
-            within: Some(area),
-            ..Batch::default()
-        };
-        (carried, placing, area, within)
+        Ok((carried.finish(vec![placing])?, area))
     };
-    if within.changes != [Change::Settings(Settings::default())] {
-        names::write(space, within).await?;
-    }
-    carried.write(space, vec![placing]).await?;
-    names::replicate(space).await?;
-    Ok((area, false))
+    write_apart(space, given, make).await
 }
 
 /// Gives values another name, which is free, in another area: what is a directory is made anew there.
 pub(crate) async fn carry_over(space: &OpenSpace, found: &Found, parent: DirId, name: &Name) -> Result<(), NodeError> {
-    let (carried, placing) = {
-        let (kv, tree) = (space.read()?, Tree::of(space.id()));
+    let given = Given::Name(found.parent, found.name.clone(), found.heads.clone());
+    let is_given = parent.area().is_some();
+    let (found, name) = (found.clone(), name.clone());
+    let make = move |space: &OpenSpace, kv: &WriteKv<'_>| {
+        let tree = Tree::of(space.id());
+        // As they are by now: those that were stored anew lie elsewhere.
+        let mut heads = tree.heads(kv, found.parent, &found.name)?;
+        heads.retain(|head| found.heads.iter().any(|known| known.op == head.op));
+        if is_given {
+            refuse_sharing(space, kv, &Given::Name(found.parent, found.name.clone(), heads.clone()))?;
+        }
         let (mut carried, mut placing) = (Carried::default(), Vec::new());
-        carried.unset(space, &kv, (found.parent, &found.name), &found.heads)?;
-        for head in Head::distinct(&found.heads) {
+        carried.unset(space, kv, (found.parent, &found.name), &heads)?;
+        for head in Head::distinct(&heads) {
             let value = match &head.value {
-                Value::Directory(id) if is_top(*id) => {
-                    // It is an area wherever it is.
-                    match parent.area() {
-                        Some(_) => return Err(NodeError::AreaBelow),
-                        None => Value::Directory(*id),
-                    }
-                }
+                Value::Directory(id) if is_top(*id) => return Err(NodeError::AreaBelow),
                 Value::Directory(id) => {
-                    let anew = tree.carried(&kv, parent, *id, &*space.entropy)?;
-                    carried.carry(space, &kv, *id, anew)?;
+                    let anew = tree.carried(kv, parent, *id, &*space.entropy)?;
+                    carried.carry(space, kv, *id, anew)?;
                     Value::Directory(anew)
                 }
                 Value::Space(id) => Value::Space(*id),
-                Value::File(file) => Value::File(edit::moved(space, &kv, file, parent.area(), &mut placing)?),
+                Value::File(file) => Value::File(edit::moved(space, kv, file, parent.area(), &mut placing)?),
             };
             placing.push(Change::Set {
                 parent,
@@ -307,13 +380,20 @@ pub(crate) async fn carry_over(space: &OpenSpace, found: &Found, parent: DirId, 
                 fate: Fate::Carried,
             });
         }
-        (carried, placing)
+        Ok((carried.finish(placing)?, ()))
     };
-    carried.write(space, placing).await
+    match is_given {
+        true => write_apart(space, || Ok(given.clone()), make).await,
+        false => names::write_made(space, make).await,
+    }
 }
 
-/// Whether a directory that has such a place belongs to another area than what is in this one.
+/// Whether values go to another area than they are in. An area itself is in none, wherever it is.
 pub(crate) fn crosses(found: &Found, parent: DirId) -> bool {
-    let crosses = |head: &Head| matches!(head.value, Value::Directory(id) if id.area() != parent.area());
-    found.parent.area() != parent.area() || found.heads.iter().any(crosses)
+    let crosses = |head: &Head| match head.value {
+        Value::Directory(id) if is_top(id) => parent.area().is_some(),
+        Value::Directory(id) => id.area() != parent.area(),
+        Value::File(_) | Value::Space(_) => found.parent.area() != parent.area(),
+    };
+    found.heads.iter().any(crosses)
 }

@@ -194,14 +194,16 @@ async fn is_given_up(space: &OpenSpace, seq: u64, hash: Hash) -> Result<bool, No
 
 async fn set_aside(space: &OpenSpace, after: u64) -> Result<u64, NodeError> {
     let task = space.clone();
-    Shared::blocking(move || {
-        let tree = Tree::of(task.id()).learning_at(task.elapsed());
-        task.meta.write(|kv| {
-            let branch = Branch::of(task.id(), task.me());
-            Ok(branch.set_aside(kv, &task.ring().keys, tree, after)?)
-        })
+    Shared::blocking(move || set_aside_now(&task, after)).await
+}
+
+/// Sets aside what this node wrote after an entry. Whoever holds the lock on names says it again.
+pub(crate) fn set_aside_now(space: &OpenSpace, after: u64) -> Result<u64, NodeError> {
+    let tree = Tree::of(space.id()).learning_at(space.elapsed());
+    space.meta.write(|kv| {
+        let branch = Branch::of(space.id(), space.me());
+        Ok(branch.set_aside(kv, &space.ring().keys, tree, after)?)
     })
-    .await
 }
 
 /// Says again what was set aside, each entry in a transaction of its own. Gives the stripes that were given up.
@@ -222,6 +224,16 @@ fn say_one_again(space: &OpenSpace) -> Result<Option<Vec<StripeId>>, NodeError> 
     };
     let claimed = space.claims.lock();
     space.meta.write(|kv| {
+        let written = space.written_areas(kv)?;
+        let may_say = match again.entry.area {
+            Some(area) => written.is_none_or(|written| written.contains(&area)),
+            None => written.is_none(),
+        };
+        if !may_say {
+            // The person may not write there any more. What refers to it refers to nothing.
+            branch.said_again(kv, again.seq, 0)?;
+            return Ok(Some(Vec::new()));
+        }
         let changes = Tree::of(space.id()).changes_again(&space.ring().keys, space.me(), &again)?;
         let links = again.entry.links.iter();
         let links = links.filter_map(|publication| Draft::again(space, again.entry.epoch, publication));
@@ -230,6 +242,7 @@ fn say_one_again(space: &OpenSpace) -> Result<Option<Vec<StripeId>>, NodeError> 
             pins: again.entry.pins.clone(),
             erases: again.erases(space.me()),
             links: links.collect(),
+            within: again.entry.area,
             ..Batch::default()
         };
         let written = names::write_in(space, kv, &claimed, &batch)?;

@@ -1,7 +1,7 @@
 //! The charters of the spaces whose logs this node keeps: whose devices may write there. Whoever keeps a log has its charter, too, and needs no key to check either.
 
 use crate::{
-    erase,
+    branch, erase,
     error::{MetaError, NodeError},
     protocol::{PoolReply, PoolRequest},
     share,
@@ -276,11 +276,13 @@ pub(crate) async fn cut_logs(shared: &Arc<Shared>, space: SpaceId) -> Result<(),
         None => None,
     };
     let (task, ring) = (Arc::clone(shared), open.as_ref().map(OpenSpace::ring));
-    let erased = Shared::blocking(move || {
+    let of = open.clone();
+    let (erased, is_set_aside) = Shared::blocking(move || {
+        let open = of;
         let charter = task.charters.of(&task.read()?, space)?;
-        let mut erased = Vec::new();
+        let (mut erased, mut is_set_aside) = (Vec::new(), false);
         if charter.owner().is_none() {
-            return Ok(erased);
+            return Ok((erased, is_set_aside));
         }
         let frontier = Log::of(space).frontier(&task.read()?).map_err(MetaError::reading)?;
         let keys = ring.map(|ring| ring.keys.clone()).unwrap_or_default();
@@ -292,7 +294,20 @@ pub(crate) async fn cut_logs(shared: &Arc<Shared>, space: SpaceId) -> Result<(),
             let last = user
                 .map_or(u64::MAX, |user| charter.last_counting(user, device))
                 .min(end);
-            if device == task.me() || position.seq <= last {
+            let last = match user {
+                Some(user) => last.min(last_in_a_row(&task, &charter, user, (device, position.seq))?),
+                None => last,
+            };
+            if position.seq <= last {
+                continue;
+            }
+            if device == task.me() {
+                // What it may still say it says again, after what counts: of a log nobody takes what comes after something that does not.
+                if let Some(open) = open.as_ref().filter(|open| open.may_write()) {
+                    let entries = branch::set_aside_now(open, last)?;
+                    tracing::info!(space = %space.short(), entries, "what this machine wrote and does not count any more is left out of its log");
+                    is_set_aside = true;
+                }
                 continue;
             }
             let tree = Tree::of(space).learning_at(task.elapsed());
@@ -312,14 +327,42 @@ pub(crate) async fn cut_logs(shared: &Arc<Shared>, space: SpaceId) -> Result<(),
                 "what one wrote who was taken out of the space, and whoever took them out had not heard of, is dropped"
             );
         }
-        Ok::<_, NodeError>(erased)
+        Ok::<_, NodeError>((erased, is_set_aside))
     })
     .await?;
     drop(one_at_a_time);
+    if is_set_aside && let Some(open) = open.clone() {
+        // Boxed, as what is said again is brought to others, and what they answer may end here.
+        tokio::spawn(async move { Box::pin(branch::finish(&open)).await });
+    }
     if let Some(open) = open.filter(|open| !erased.is_empty() && open.may_write()) {
         erase::say_again_soon(open, erased);
     }
     Ok(())
+}
+
+/// The last entry of a device before the first that does not count, where its person may write in some places, and in others not any more.
+fn last_in_a_row(
+    shared: &Shared,
+    charter: &Charter,
+    user: UserId,
+    (device, last): (NodeId, u64),
+) -> Result<u64, NodeError> {
+    let Some(mut seq) = charter.doubtful_from(user, device) else {
+        return Ok(u64::MAX);
+    };
+    let kv = shared.read()?;
+    while seq <= last {
+        let entry = Log::of(charter.space())
+            .entry(&kv, device, seq)
+            .map_err(MetaError::reading)?;
+        let entry = entry.and_then(|entry| entry.checked_before().ok());
+        if entry.is_none_or(|entry| !charter.may_write(user, device, seq, entry.clock, entry.area)) {
+            return Ok(seq - 1);
+        }
+        seq += 1;
+    }
+    Ok(u64::MAX)
 }
 
 /// Changes a charter, and writes it down if it says more then. Whether it does.

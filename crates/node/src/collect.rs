@@ -10,7 +10,7 @@ use crate::{
     retention,
     shared::Shared,
     space::OpenSpace,
-    sweep,
+    spaces, sweep,
 };
 use potluck_spaces::{Change, Liveness, Pins, Tree};
 use potluck_types::StripeId;
@@ -23,7 +23,9 @@ const PAGE: usize = 1024;
 
 /// Gives up what was abandoned for this long, and what was in the trash for its time.
 pub(crate) async fn collect(space: &OpenSpace, after: Duration) -> Result<u64, NodeError> {
-    if space.is_partial() {
+    spaces::read_anew(space).await?;
+    let task = space.clone();
+    if Shared::blocking(move || task.is_partial_in(&task.read()?)).await? {
         // What others use is not known here.
         return Ok(0);
     }

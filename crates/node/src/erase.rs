@@ -10,7 +10,8 @@ mod receipts;
 pub(crate) use receipts::{Pending, asked_again, go_on};
 
 use crate::{
-    api::{Erasable, Erased, PutOptions, RemoveOptions},
+    apart,
+    api::{Erasable, Erased, RemoveOptions},
     charters, edit,
     error::{MetaError, NodeError},
     files::{FileAt, Files},
@@ -20,7 +21,6 @@ use crate::{
     space::OpenSpace,
     sweep,
     trash::is_missing,
-    upload::Upload,
 };
 use hunt::{Found, Known, Places, There, each_entry, root};
 use potluck_dag::Piece;
@@ -295,15 +295,7 @@ struct Done {
 }
 
 async fn carry_out(space: &OpenSpace, mut plan: Plan) -> Result<Done, NodeError> {
-    for (_, files) in std::mem::take(&mut plan.mates) {
-        let options = PutOptions {
-            survive: files.iter().filter_map(|(at, _)| at.file.asked).max(),
-            ..PutOptions::default()
-        };
-        let mut upload = Upload::begin(space.clone(), options)?;
-        upload.repack(files).await?;
-        upload.finish().await?;
-    }
+    apart::store_anew(space, std::mem::take(&mut plan.mates).into_values().collect()).await?;
     plan.there.retain(|there| there.parent != DirId::LINKS);
     let freed = plan.there.len();
     let given_up = free(space, plan.there).await?;

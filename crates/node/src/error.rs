@@ -389,6 +389,9 @@ pub enum NodeError {
     /// Who was let into a part of a space does nothing elsewhere.
     #[error("it is outside of what you were let into, or may write to")]
     OutsidePart,
+    /// What shares a sealed piece with others has to be stored anew first, and was not yet.
+    #[error("others are putting files into it: what lies in one piece with them is not apart yet")]
+    NotApart,
     /// Who was let into a part of a space does not know what the rest needs.
     #[error("only who has all of the space {0}, and you were let into a part of it")]
     OnlyPart(&'static str),
@@ -398,6 +401,9 @@ pub enum NodeError {
     /// A directory that is shared alone holds none that is.
     #[error("a directory that is shared alone is in it, and would be in another")]
     AreaBelow,
+    /// A directory is shared alone since something was begun in it.
+    #[error("{0} is in a directory that is shared alone now, and was not when this was begun, or the other way round")]
+    OtherArea(Path),
     /// The root is the whole space.
     #[error("the root is all of the space")]
     AllOfIt,

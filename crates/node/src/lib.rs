@@ -19,6 +19,7 @@
 //! bounded by [`potluck_types::limits`]. HTTP, S3 and terminals are not known here.
 
 mod access;
+mod apart;
 mod api;
 mod areas;
 mod audit;

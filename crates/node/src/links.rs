@@ -15,8 +15,9 @@ pub(crate) use open::{Opened, open, tell};
 pub(crate) use readers::{Readers, give_share};
 
 use crate::{
+    apart::{self, Given, Others},
     api::{FileMeta, LinkInfo, LinkMade, LinkOptions, PutOptions},
-    charters,
+    areas, charters,
     error::{LinkError, MetaError, NodeError},
     names::{self, Batch},
     shared::Shared,
@@ -191,6 +192,31 @@ fn about(space: &OpenSpace, published: &Published) -> Option<About> {
 }
 
 impl Target {
+    /// Stores anew what lies in one piece with what the link does not show: whoever has it is given the key.
+    async fn lies_apart(&self, space: &OpenSpace, others: Others) -> Result<(), NodeError> {
+        let given = match self {
+            Self::Directory(id) => Given::Directory(*id),
+            Self::File(parent, name) => {
+                let heads = Tree::of(space.id()).heads(&space.read()?, *parent, name)?;
+                Given::Name(*parent, name.clone(), heads)
+            }
+        };
+        apart::store(space, &given, others).await
+    }
+
+    /// What a link leads to that led to this, where that was made anew, as a directory that is shared alone.
+    fn now(self, space: &OpenSpace) -> Result<Self, NodeError> {
+        let kv = space.read()?;
+        let anew = |dir: DirId| match dir == DirId::ROOT || space.view().path_of(&kv, dir)?.is_some() {
+            true => Ok::<_, NodeError>(dir),
+            false => Ok(areas::now_at(space, &kv, dir)?.unwrap_or(dir)),
+        };
+        Ok(match self {
+            Self::Directory(id) => Self::Directory(anew(id)?),
+            Self::File(parent, name) => Self::File(anew(parent)?, name),
+        })
+    }
+
     /// What is at a path.
     fn at(space: &OpenSpace, path: &Path) -> Result<Self, NodeError> {
         let found = space.view().find(&space.read()?, path)?;
@@ -239,6 +265,7 @@ pub(crate) async fn make(
     if let Some(until) = options.until.filter(|until| *until <= now) {
         return Err(LinkError::Expired(until).into());
     }
+    target.lies_apart(space, Others::AndTrash).await?;
     let listing = Listing::of(space, &target)
         .await?
         .ok_or_else(|| TreeError::NotFound(path.clone()))?;
@@ -532,9 +559,11 @@ pub(crate) fn count_of(space: &OpenSpace, person: UserId) -> Result<u64, NodeErr
     Ok(theirs.count() as u64)
 }
 
-/// Ends the links into a space of those who may not read it any more.
+/// Ends the links into a space of those who may not read it any more, or not all of it.
 pub(crate) async fn withdraw_of_leavers(space: &OpenSpace) -> Result<(), NodeError> {
-    let readers = charters::known(space.shared(), space.id()).await?.readers(space.now());
+    let readers = charters::known(space.shared(), space.id())
+        .await?
+        .whole_readers(space.now());
     let mut theirs = all(space)?;
     theirs.retain(|published| maker(space, published).is_some_and(|maker| !readers.contains(&maker)));
     withdraw_these(space, &theirs).await
@@ -604,6 +633,10 @@ pub(crate) async fn look(shared: &Arc<Shared>) -> Duration {
     }
     let mut next = Duration::MAX;
     for space in shared.written_spaces() {
+        if space.is_partial() {
+            // Who was let into no more than a directory makes none, and what they made before others end.
+            continue;
+        }
         match look_in(&space).await {
             Ok(until) => next = next.min(until),
             Err(error) => {
@@ -719,7 +752,11 @@ async fn clear(space: &OpenSpace, now: Timestamp) -> Result<(), NodeError> {
 }
 
 /// Publishes what a link shows, if that is something else than it was. Whether it is.
-async fn show(space: &OpenSpace, called: &SpaceName, mine: Mine) -> Result<bool, NodeError> {
+async fn show(space: &OpenSpace, called: &SpaceName, mut mine: Mine) -> Result<bool, NodeError> {
+    let task = space.clone();
+    let target = mine.about.target.clone();
+    mine.about.target = Shared::blocking(move || target.now(&task)).await?;
+    mine.about.target.lies_apart(space, Others::Named).await?;
     let listing = match Listing::of(space, &mine.about.target).await {
         // It goes on showing what there was.
         Err(NodeError::Link(LinkError::TooLarge)) => return Ok(false),

@@ -145,6 +145,14 @@ pub(crate) async fn write(space: &OpenSpace, batch: Batch) -> Result<Vec<StripeI
 
 /// Writes batches as the next entries of this device, all of them or none. Nothing is given up by them.
 pub(crate) async fn write_all(space: &OpenSpace, batches: Vec<Batch>) -> Result<(), NodeError> {
+    write_made(space, move |_, _| Ok((batches, ()))).await
+}
+
+/// The same with batches that are made where they are written, of what is there then.
+pub(crate) async fn write_made<T: Send + 'static>(
+    space: &OpenSpace,
+    make: impl FnOnce(&OpenSpace, &WriteKv<'_>) -> Result<(Vec<Batch>, T), NodeError> + Send + 'static,
+) -> Result<T, NodeError> {
     branch::know_own_log(space).await;
     let _one_at_a_time = space.opened().names.lock().await;
     let task = space.clone();
@@ -152,10 +160,12 @@ pub(crate) async fn write_all(space: &OpenSpace, batches: Vec<Batch>) -> Result<
         let claimed = task.claims.lock();
         task.meta.write(|kv| {
             let room = Room::of(&task, kv)?;
+            let (batches, made) = make(&task, kv)?;
             batches
                 .iter()
                 .try_for_each(|batch| write_within(&task, kv, &claimed, batch).map(drop))?;
-            room.refuse_growth(&task, kv)
+            room.refuse_growth(&task, kv)?;
+            Ok(made)
         })
     })
     .await
@@ -195,12 +205,11 @@ fn write_within(
         return Err(NodeError::EraseOthers(Vec::new()));
     }
     let spared = match batch.spares_nothing {
-        _ if space.is_partial() => Some(areas::keep_all(space, kv, &batch.changes)?),
         true => None,
         false => snapshots::spare(space, kv, &batch.changes)?,
     };
     let changes = spared.as_deref().unwrap_or(&batch.changes);
-    let mut given_up = match space.is_partial() {
+    let mut given_up = match space.is_partial_in(kv)? {
         // Others may use it, where this person sees nothing. Who has all of the space gives it up.
         true => Vec::new(),
         false => Tree::of(space.id()).given_up(kv, changes)?,
@@ -220,8 +229,11 @@ fn write_within(
     body.erases = batch.erases;
     let links = batch.links.iter().map(|draft| draft.seal(space, body.epoch));
     body.links = links.collect::<Result<_, _>>()?;
-    // After the last change: until then some of the stripes are used. A large file gives up more than fits with its change.
-    bodies.last_mut().expect("at least one part").unpins = unpins.next().unwrap_or_default().to_vec();
+    // After the last change: until then some of the stripes are used. A large file gives up more than fits with its change. What is said in an area gives up nothing.
+    let last = bodies.last_mut().expect("at least one part");
+    if last.area.is_none() {
+        last.unpins = unpins.next().unwrap_or_default().to_vec();
+    }
     for unpins in unpins {
         bodies.push(Body {
             unpins: unpins.to_vec(),
@@ -370,9 +382,6 @@ fn note_uploads(kv: &mut WriteKv<'_>, space: SpaceId, changes: &[Change], now: T
 
 /// Gives up stripes that no file uses, unless one has come to use them. Gives those that were given up.
 pub(crate) async fn unpin(space: &OpenSpace, stripes: Vec<StripeId>) -> Result<Vec<StripeId>, NodeError> {
-    if space.is_partial() {
-        return Ok(Vec::new());
-    }
     branch::know_own_log(space).await;
     let _one_at_a_time = space.opened().names.lock().await;
     let task = space.clone();
@@ -381,6 +390,9 @@ pub(crate) async fn unpin(space: &OpenSpace, stripes: Vec<StripeId>) -> Result<V
         let tree = Tree::of(task.id());
         task.meta.write(|kv| {
             let mut unused = Vec::new();
+            if task.is_partial_in(kv)? {
+                return Ok(unused);
+            }
             for stripe in stripes {
                 if !claimed.contains_key(&stripe) && !tree.is_used(kv, stripe)? {
                     unused.push(stripe);

@@ -1,9 +1,12 @@
 //! Bringing back what was removed or overwritten. What has the name meanwhile goes to the trash: nothing is lost by bringing something back.
 
 use crate::{
+    apart,
     api::{RestoreOptions, RestoreReport},
+    areas,
     claims::Claim,
     error::{MetaError, NodeError},
+    files::FileAt,
     names::{self, Batch},
     rails,
     shared::Shared,
@@ -212,6 +215,29 @@ impl Restorer<'_> {
             self.report.skipped += 1;
             return Ok(());
         };
+        let part = apart::part_of(to, &kept.head.value).filter(|_| kept.parent.area() != parent.area());
+        if let Some(part) = part.filter(|_| parent.area().is_some()) {
+            // Whoever was let in there would be given the key to what it lies in one piece with.
+            let at = FileAt {
+                path: to.clone(),
+                parent: kept.parent,
+                name: kept.name.clone(),
+                op: kept.head.op,
+                clock: kept.head.clock,
+                file: file.clone(),
+            };
+            self.write().await?;
+            apart::store_anew(self.space, vec![vec![(at, part)]]).await?;
+            let anew = Trash::of(self.space.id()).get(&self.space.read()?, kept.head.op);
+            if let Some(anew) = anew.map_err(MetaError::reading)?
+                && let Value::File(file) = &anew.head.value
+                && anew.head.value != kept.head.value
+            {
+                return Box::pin(self.file(&anew, file, to, is_chosen)).await;
+            }
+            self.report.skipped += 1;
+            return Ok(());
+        }
         let id = FileId::generate(parent.area(), &*self.space.entropy);
         let _writing = self.space.writing.claim(id);
         if file.uses.is_empty() {
@@ -284,7 +310,9 @@ impl Restorer<'_> {
                         let was_directory = |kept: &&Kept| matches!(kept.head.value, Value::Directory(_));
                         match kept.iter().find(was_directory) {
                             Some(kept) => {
-                                let next = Tree::of(space).brought_back(id, kept);
+                                // One that is shared alone stays that, and those who were let in are in it again.
+                                let again = areas::gone(&kv, space, kept).map_err(TreeError::from)?;
+                                let next = again.unwrap_or_else(|| Tree::of(space).brought_back(id, kept));
                                 self.batch.changes.push(Change::Set {
                                     parent: id,
                                     name: name.clone(),

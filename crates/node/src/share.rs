@@ -124,19 +124,17 @@ pub(crate) async fn share(
     if !is_owner && !charter.grants(now).any(|grant| grant.user == me && grant.may_share) {
         return Err(NodeError::MayNotShare(name.clone()));
     }
-    let area = match prefix {
-        Some(prefix) => Some(areas::make(&space, prefix).await?),
+    // What is refused is refused before a directory is made anew for it.
+    let known = match prefix {
+        Some(prefix) => areas::known(&space, &space.read()?, prefix)?,
         None => None,
     };
     let called = match prefix.and_then(Path::split) {
         Some((_, directory)) => format!("{name}/{directory}"),
         None => name.to_string(),
     };
-    // It was made one, and then nobody was let in: there may have been other keys since.
-    let is_older = area.is_some_and(|(area, was_one)| was_one && !charter.areas().contains(&area));
-    let area = area.map(|(area, _)| area);
-    let to = GrantTo {
-        reader: Reader { area, ..reader },
+    let mut to = GrantTo {
+        reader: Reader { area: known, ..reader },
         may_write: access.may_write,
         until: access.until,
         quota: access.quota.map(|quota| quota.0),
@@ -144,12 +142,21 @@ pub(crate) async fn share(
         under: None,
         called,
     };
-    if is_owner {
-        let_in(&space, to, is_older).await?;
-    } else {
-        let own = charter.shares(me, area, now);
-        let own = own.ok_or_else(|| NodeError::MayNotShare(name.clone()))?;
-        pass_on(&space, &charter, own, &person, to).await?;
+    let own = charter.shares(me, known, now);
+    let own = own.filter(|(_, own)| prefix.is_none() || known.is_some() || own.area.is_none());
+    if !is_owner {
+        let (_, own) = own.ok_or_else(|| NodeError::MayNotShare(name.clone()))?;
+        refuse_beyond(&charter, own, &person, &to, now)?;
+    }
+    if let Some(prefix) = prefix.filter(|_| known.is_none()) {
+        if charter.is_full_of_areas() {
+            return Err(CharterError::TooManyAreas.into());
+        }
+        to.reader.area = Some(areas::make(&space, prefix).await?);
+    }
+    match own.filter(|_| !is_owner) {
+        None => let_in(&space, to).await?,
+        Some((under, own)) => pass_on(&space, (under, own), &person, to).await?,
     }
     spread(&space, &BTreeSet::from([person.user])).await?;
     let members = members(shared, name).await?;
@@ -165,7 +172,7 @@ pub(crate) async fn share(
 }
 
 /// Lets somebody into a space of this person's.
-async fn let_in(space: &OpenSpace, to: GrantTo, begins_epoch: bool) -> Result<(), NodeError> {
+async fn let_in(space: &OpenSpace, to: GrantTo) -> Result<(), NodeError> {
     let (task, now) = (space.clone(), space.now());
     change(space, move |charter, keys| {
         let (owner, Reader { user, area, .. }) = (task.keys(), to.reader);
@@ -187,7 +194,8 @@ async fn let_in(space: &OpenSpace, to: GrantTo, begins_epoch: bool) -> Result<()
         }
         charter.join(&grant)?;
         carried.iter().try_for_each(|record| charter.join(record).map(drop))?;
-        if begins_epoch {
+        // Of a directory that was made before they were let in, other keys may be needed.
+        if area.is_some() && needs_epoch(&task, charter, keys) {
             begin_epoch(&task, charter, keys)?;
         }
         Ok(())
@@ -205,16 +213,49 @@ fn make_own(charter: &mut Charter, owner: &SigningKey, now: Timestamp) -> Result
 /// Lets somebody into a space of another's, under a grant that says that this person may.
 async fn pass_on(
     space: &OpenSpace,
-    charter: &Charter,
     (under, own): (GrantId, &Grant),
     person: &Person,
     to: GrantTo,
 ) -> Result<(), NodeError> {
-    let now = space.now();
+    let (now, until) = (space.now(), to.until.or(own.until));
+    let task = space.clone();
+    let given = change(space, move |charter, keys| {
+        let user = task.keys();
+        let to = GrantTo {
+            until,
+            under: Some(under),
+            called: match (charter.called(&user), to.called.split_once('/')) {
+                (Some(space), Some((_, directory))) => format!("{space}/{directory}"),
+                (Some(space), None) => space,
+                (None, _) => to.called,
+            },
+            ..to
+        };
+        charter.join(&charter.next_grant(user.signing(), &to, keys, now, &*task.entropy)?)?;
+        Ok(())
+    })
+    .await;
+    match given {
+        Err(NodeError::Charter(CharterError::TooManyUnderOne)) => Err(NodeError::NotYoursToGive {
+            person: person.called(),
+            what: "in: you have let in as many as you may, until the owner shares the space with you anew",
+        }),
+        given => given.map(drop),
+    }
+}
+
+/// Refuses what whoever has this grant cannot give, and what whom it is for has already.
+fn refuse_beyond(
+    charter: &Charter,
+    own: &Grant,
+    person: &Person,
+    to: &GrantTo,
+    now: Timestamp,
+) -> Result<(), NodeError> {
     // For as long as this person, where nothing else is said.
     let until = to.until.or(own.until);
     let beyond = match () {
-        () if charter.is_barred(person.user) => Some("in again: the owner has taken them out"),
+        () if charter.is_barred(person.user, to.reader.area) => Some("in again: the owner has taken them out"),
         () if to.may_share => Some("let others in: only the owner says who may"),
         () if to.may_write && !own.may_write => Some("change it: you may only read it yourself"),
         () if to.may_write && own.quota.is_some() => {
@@ -242,30 +283,7 @@ async fn pass_on(
     if charter.owner() == Some(person.user) || charter.grants(now).any(has_it) {
         return Err(NodeError::IsIn(person.called()));
     }
-    let task = space.clone();
-    let given = change(space, move |charter, keys| {
-        let user = task.keys();
-        let to = GrantTo {
-            until,
-            under: Some(under),
-            called: match (charter.called(&user), to.called.split_once('/')) {
-                (Some(space), Some((_, directory))) => format!("{space}/{directory}"),
-                (Some(space), None) => space,
-                (None, _) => to.called,
-            },
-            ..to
-        };
-        charter.join(&charter.next_grant(user.signing(), &to, keys, now, &*task.entropy)?)?;
-        Ok(())
-    })
-    .await;
-    match given {
-        Err(NodeError::Charter(CharterError::TooManyUnderOne)) => Err(NodeError::NotYoursToGive {
-            person: person.called(),
-            what: "in: you have let in as many as you may, until the owner shares the space with you anew",
-        }),
-        given => given.map(drop),
-    }
+    Ok(())
 }
 
 /// Takes a person out of a space, or out of a directory that they were let into. What they have read they may keep; what is written from now on is sealed under a key that they do not have.

@@ -6,7 +6,9 @@ use crate::{
     upload::Recoding,
 };
 use potluck_crypto::{DedupKey, UserKeys, derive};
-use potluck_spaces::{AreaId, Body, Change, Charter, EpochId, Fate, Keys, Kv, Machines, Scope, Settings, Tree, View};
+use potluck_spaces::{
+    AreaId, Body, Change, Charter, EpochId, Fate, Keys, Kv, Machines, Scope, Settings, Tree, View, scope_read,
+};
 use potluck_types::{NodeId, SpaceId, Timestamp};
 use std::{
     collections::BTreeSet,
@@ -74,7 +76,7 @@ impl Opened {
     /// A space with a charter, if the person has its keys.
     pub(crate) fn chartered(charter: &Charter, user: &UserKeys, now: Timestamp) -> Option<Self> {
         let ring = Ring::of(charter, user, now);
-        let dedup_key = derive::dedup_key(ring.keys.first(charter.first())?);
+        let dedup_key = derive::dedup_key(&charter.first_key(&ring.keys)?);
         Some(Self::new(charter.space(), dedup_key, ring))
     }
 
@@ -206,6 +208,12 @@ impl OpenSpace {
     /// Whether the person reads no more of it than some areas: what others use, and what is to hold, is not known here.
     pub(crate) fn is_partial(&self) -> bool {
         *self.ring().keys.scope() != Scope::All
+    }
+
+    /// The same, also where the tables have no more yet.
+    pub(crate) fn is_partial_in(&self, kv: &impl Kv) -> Result<bool, NodeError> {
+        let read = scope_read(self.id(), kv).map_err(MetaError::reading)?;
+        Ok(self.is_partial() || read != Scope::All)
     }
 
     /// Refuses what only those do who have all of the space.

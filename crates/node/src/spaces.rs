@@ -272,7 +272,7 @@ async fn begin_reading(space: &OpenSpace) -> Result<(), NodeError> {
 }
 
 /// Reads more of the space, or less, where the person is let into more by now, or into less.
-async fn read_anew(space: &OpenSpace) -> Result<(), NodeError> {
+pub(crate) async fn read_anew(space: &OpenSpace) -> Result<(), NodeError> {
     let _one_at_a_time = space.opened().names.lock().await;
     let task = space.clone();
     Shared::blocking(move || {
@@ -573,7 +573,7 @@ fn described(shared: &Shared, name: SpaceName, charter: &Charter) -> SpaceInfo {
         is_offered: false,
         prefixes: match charter.scope(&shared.keys(), now) {
             Scope::All => Vec::new(),
-            Scope::Areas(areas) => areas
+            Scope::Areas { areas, .. } => areas
                 .into_values()
                 .filter_map(|name| Some(format!("/{name}").parse().ok()?))
                 .collect(),

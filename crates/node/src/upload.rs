@@ -25,7 +25,7 @@ pub(crate) use piece::{Safety, claim_live, geometry_now};
 use potluck_dag::{Chunks, Content, ManifestBuilder, Packer, Slot, Stripe, manifest};
 use potluck_net::{Pace, Window};
 use potluck_placement::default_survive;
-use potluck_spaces::{Change, DirId, Fate, File, FileId, Found, Head, Kv, Path, Tree, TreeError, Value};
+use potluck_spaces::{AreaId, Change, DirId, Fate, File, FileId, Found, Head, Kv, Path, Tree, TreeError, Value};
 use potluck_types::{Geometry, StripeId, limits, to_canonical};
 use serde_bytes::ByteBuf;
 use std::{
@@ -89,6 +89,8 @@ struct Packed {
     path: Path,
     meta: FileMeta,
     slot: Slot,
+    /// The area that it is put into, if it is one.
+    area: Option<AreaId>,
 }
 
 struct PackUnderWay {
@@ -242,6 +244,10 @@ impl Upload {
                 )
                 .await;
         }
+        // What is in an area lies in no piece with what is not.
+        if self.packed.last().is_some_and(|last| last.area != directory.area()) {
+            self.close_pack().await?;
+        }
         let slot = match self.packer.push(&head) {
             Some(slot) => slot,
             None => {
@@ -249,7 +255,12 @@ impl Upload {
                 self.packer.push(&head).expect("an empty pack takes a small file")
             }
         };
-        self.packed.push(Packed { path, meta, slot });
+        self.packed.push(Packed {
+            path,
+            meta,
+            slot,
+            area: directory.area(),
+        });
         Ok(())
     }
 
@@ -474,12 +485,10 @@ impl Upload {
         let PackUnderWay { piece, files } = pack;
         let finished = self.finish_piece(piece).await?;
         self.note(&finished);
-        for Packed { path, meta, slot } in files {
+        for Packed { path, meta, slot, area } in files {
             let part = finished.piece.slot(slot).expect("the slot is in the pack");
             let stripe = part.stripe();
             let content = Content::Tree(potluck_dag::Tree::leaf(part).expect("a packed file has bytes"));
-            let (parent, _) = path.split().expect("not the root");
-            let area = self.directory(&parent).await?.area();
             let id = FileId::generate(area, &*self.space.entropy);
             self.name_file(&path, &meta, id, &content, vec![stripe]).await?;
         }
@@ -498,6 +507,10 @@ impl Upload {
     ) -> Result<(), NodeError> {
         let (parent, name) = path.split().expect("not the root");
         let directory = self.directory(&parent).await?;
+        if id.area() != directory.area() {
+            // It has become part of one that is shared alone, or was moved into one, while this was put.
+            return Err(NodeError::OtherArea(path.clone()));
+        }
         let mut kv = self.space.read()?;
         let found = self.space.view().named(&kv, directory, name)?;
         if uses.is_empty() && found.is_some() && matches!(content, Content::Tree(_)) {
@@ -590,7 +603,14 @@ impl Upload {
 
     async fn directory(&mut self, path: &Path) -> Result<DirId, NodeError> {
         if let Some(id) = self.directories.get(path) {
-            return Ok(*id);
+            // It may have been made anew since, as one that is shared alone.
+            let is_there = self.is_hidden || *id == DirId::ROOT || {
+                let place = Tree::of(self.space.id()).place_of(&self.space.read()?, *id);
+                place.map_err(TreeError::from)?.is_some()
+            };
+            if is_there {
+                return Ok(*id);
+            }
         }
         // New directories are written at once: what is put into them must find them.
         self.write_batch().await?;

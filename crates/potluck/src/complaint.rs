@@ -344,6 +344,7 @@ impl From<NodeError> for Complaint {
                 .hint(format!("share that: `--prefix {}`; or move this out of it first: `potluck mv`", crate::place::escape(&path.to_string()))),
             NodeError::AreaBelow => Self::usage(message)
                 .hint("`potluck space info SPACE` says which directories are shared alone; move it elsewhere first: `potluck mv`"),
+            NodeError::OtherArea(_) | NodeError::NotApart => Self::failed(message).hint("do it again"),
             NodeError::AllOfIt => Self::usage(message).hint("to share all of the space leave out `--prefix`"),
             NodeError::Conflicting(_) => Self::usage(message)
                 .hint("settle the conflict first: `potluck conflicts` shows how"),

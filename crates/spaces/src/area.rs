@@ -6,31 +6,39 @@
 
 use crate::{Change, DirId, FileId, Value};
 use potluck_crypto::{BoxKey, derive::area_key};
-use potluck_types::Entropy;
+use potluck_types::{Entropy, Hash, SpaceId};
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 /// The ids of directories in areas begin so, and no others that are made.
-const MARK: [u8; 2] = [0xff; 2];
+const MARK: [u8; 4] = [0xff; 4];
 
 /// Names an area of a space.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct AreaId(#[serde(with = "serde_bytes")] [u8; 6]);
+pub struct AreaId(#[serde(with = "serde_bytes")] [u8; 4]);
 
 impl AreaId {
-    /// A new one.
-    pub fn generate(entropy: &dyn Entropy) -> Self {
-        Self(entropy.bytes())
+    /// The one that a directory becomes: two devices that make it one apart make the same, if they know of no other that has this id.
+    pub fn of_directory(space: SpaceId, before: DirId, known: &BTreeSet<Self>, entropy: &dyn Entropy) -> Self {
+        let hash = Hash::of(&[b"potluck area 1", &space.as_bytes()[..], before.as_bytes()].concat());
+        let mut area = Self(hash.as_bytes()[..4].try_into().expect("4 of 32 bytes"));
+        while known.contains(&area) {
+            area = Self(entropy.bytes());
+        }
+        area
     }
 
     /// One of several, for tests.
     #[cfg(test)]
     pub(crate) fn of_tests(tag: u8) -> Self {
-        Self([tag; 6])
+        Self([tag; 4])
     }
 
     /// Its bytes.
-    pub const fn as_bytes(&self) -> &[u8; 6] {
+    pub const fn as_bytes(&self) -> &[u8; 4] {
         &self.0
     }
 
@@ -41,15 +49,15 @@ impl AreaId {
 
     /// An id with the same end that is of this area.
     fn mark(self, mut id: [u8; 16]) -> [u8; 16] {
-        id[..2].copy_from_slice(&MARK);
-        id[2..8].copy_from_slice(&self.0);
+        id[..4].copy_from_slice(&MARK);
+        id[4..8].copy_from_slice(&self.0);
         id
     }
 
     /// The area that an id is of.
     fn of(id: &[u8; 16]) -> Option<Self> {
-        let (mark, rest) = id.split_first_chunk::<2>()?;
-        (*mark == MARK).then(|| Self(*rest.first_chunk().expect("14 bytes")))
+        let (mark, rest) = id.split_first_chunk::<4>()?;
+        (*mark == MARK).then(|| Self(*rest.first_chunk().expect("12 bytes")))
     }
 
     /// Its key, from that of an epoch.
@@ -112,7 +120,12 @@ pub enum Scope {
     #[default]
     All,
     /// These areas, each under the name that it has for them.
-    Areas(BTreeMap<AreaId, String>),
+    Areas {
+        /// Which.
+        areas: BTreeMap<AreaId, String>,
+        /// Whether they may read nothing any more: what they have no key for is not for them.
+        is_over: bool,
+    },
 }
 
 impl Scope {
@@ -120,13 +133,25 @@ impl Scope {
     pub fn has(&self, area: Option<AreaId>) -> bool {
         match (self, area) {
             (Self::All, _) => true,
-            (Self::Areas(areas), Some(area)) => areas.contains_key(&area),
-            (Self::Areas(_), None) => false,
+            (Self::Areas { areas, .. }, Some(area)) => areas.contains_key(&area),
+            (Self::Areas { .. }, None) => false,
         }
     }
 }
 
+impl Scope {
+    /// Whether somebody who reads an area hears there what holds for all of the space, since they hear it nowhere else.
+    pub(crate) fn hears_all_in_areas(&self) -> bool {
+        *self != Self::All
+    }
+}
+
 impl Change {
+    /// Whether it is about all of the space, and who reads no more than an area has to know it, too: it is said in each.
+    pub fn is_for_all(&self) -> bool {
+        matches!(self, Self::Settings(_) | Self::Snapshot { .. })
+    }
+
     /// The area that it is made in; none where it is made in none, or concerns all of the space.
     pub fn area(&self) -> Option<AreaId> {
         match self {
@@ -137,7 +162,7 @@ impl Change {
     }
 
     /// Whether an entry of an area can say so: it changes nothing elsewhere.
-    pub(crate) fn is_within(&self, area: AreaId) -> bool {
+    pub fn is_within(&self, area: AreaId) -> bool {
         let holds = match self {
             Self::Set { value, .. } => match value {
                 None => true,
@@ -147,8 +172,8 @@ impl Change {
             },
             Self::Recode { file, .. } => file.id.area() == Some(area),
             Self::Uses { .. } => true,
-            Self::Settings(_) | Self::Restate { .. } => return true,
-            Self::Snapshot { .. } | Self::Accept { .. } => false,
+            Self::Settings(_) | Self::Snapshot { .. } | Self::Restate { .. } => return true,
+            Self::Accept { .. } => false,
         };
         holds && self.area() == Some(area)
     }

@@ -35,17 +35,18 @@ pub struct Branch {
 pub fn scope_read(space: SpaceId, kv: &impl Kv) -> Result<Scope, KvError> {
     let row = kv.get(Table::Scope, space.as_bytes())?;
     let Some(row) = row else { return Ok(Scope::All) };
-    let areas: Vec<(AreaId, String)> = from_canonical(&row)?;
-    Ok(Scope::Areas(areas.into_iter().collect()))
+    let (areas, is_over): (Vec<(AreaId, String)>, bool) = from_canonical(&row)?;
+    let areas = areas.into_iter().collect();
+    Ok(Scope::Areas { areas, is_over })
 }
 
 /// Makes all of a space anew for who reads more of it than before, or less.
 pub fn read_anew(space: SpaceId, kv: &mut impl Kv, keys: &Keys, tree: Tree) -> Result<(), BranchError> {
     match keys.scope() {
         Scope::All => kv.delete(Table::Scope, space.as_bytes())?,
-        Scope::Areas(areas) => {
+        Scope::Areas { areas, is_over } => {
             let areas: Vec<_> = areas.iter().collect();
-            kv.put(Table::Scope, space.as_bytes(), &to_canonical(&areas))?;
+            kv.put(Table::Scope, space.as_bytes(), &to_canonical(&(areas, is_over)))?;
         }
     }
     make_anew(space, kv, keys, tree)

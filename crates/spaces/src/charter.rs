@@ -25,8 +25,15 @@ use serde_bytes::ByteBuf;
 use std::collections::{BTreeMap, BTreeSet};
 use zeroize::Zeroizing;
 
-/// The only version of each record so far.
+/// The version of what is about all of a space.
 const VERSION: u8 = 1;
+/// The version of what is about areas: who knows none would take it for more than it is.
+const VERSION_AREAS: u8 = 2;
+
+/// The version of a record, whether it is about areas or not.
+fn version_of(is_about_areas: bool) -> u8 {
+    if is_about_areas { VERSION_AREAS } else { VERSION }
+}
 const WRAP: &str = "potluck/space-epoch-wrap/1";
 const BEFORE: &str = "potluck/space-epoch-before/1";
 const GRANT: &str = "potluck/space-grant-wrap/1";
@@ -174,9 +181,6 @@ pub const AREAS_MAX: usize = 32;
 /// An area takes as much room in an epoch as so many people.
 const READERS_PER_AREA: usize = 2;
 
-/// So many keys of areas before an epoch opens at most.
-const AREA_LINKS_MAX: usize = READERS_PER_AREA * AREAS_MAX;
-
 /// Names a grant: the hash of its record.
 pub type GrantId = Hash;
 
@@ -201,6 +205,9 @@ pub struct Revocation {
     pub grants: Vec<GrantId>,
     /// How far the logs of the person's devices count; of others nothing does.
     pub ends: Vec<(NodeId, u64)>,
+    /// The area that the person is taken out of; none when it is all of the space.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub area: Option<AreaId>,
 }
 
 impl Record for Revocation {
@@ -433,7 +440,10 @@ impl Keys {
             None => keys.add(epoch, None, key.clone()),
             Some(area) => {
                 keys.add(epoch, Some(area), area.key(key));
-                keys.scope = Scope::Areas(BTreeMap::from([(area, "shared".to_owned())]));
+                keys.scope = Scope::Areas {
+                    areas: BTreeMap::from([(area, "shared".to_owned())]),
+                    is_over: false,
+                };
             }
         }
         keys
@@ -530,7 +540,7 @@ pub struct Charter {
     /// Grants that were ended, and how far what each device wrote under them counts.
     revoked: BTreeMap<GrantId, BTreeMap<NodeId, u64>>,
     /// Whom the owner has taken out, and not only whoever let them in: they do not come in again under a grant of somebody else's.
-    barred: BTreeSet<UserId>,
+    barred: BTreeSet<(UserId, Option<AreaId>)>,
     records: BTreeMap<Hash, CharterRecord>,
     /// Of all records.
     bytes: usize,
@@ -614,8 +624,9 @@ impl Charter {
                 key: new.seal(self.purpose(BEFORE), old.as_bytes(), entropy).into(),
             })
         });
+        let areas: Vec<_> = areas.collect();
         let epoch = Epoch {
-            version: VERSION,
+            version: version_of(!areas.is_empty() || readers.iter().any(|reader| reader.area.is_some())),
             space: self.space,
             depth: latest
                 .iter()
@@ -629,7 +640,7 @@ impl Charter {
                     key: key.seal(self.purpose(BEFORE), old.as_bytes(), entropy).into(),
                 })
                 .collect(),
-            areas: areas.collect(),
+            areas,
         };
         Ok(CharterRecord::Epoch(Signed::sign(user, &epoch)?))
     }
@@ -663,7 +674,9 @@ impl Charter {
             CharterRecord::Epoch(signed) => {
                 let verified = signed.open()?;
                 let (signer, epoch) = (verified.signer(), verified.into_value());
-                self.check(hash, signer, epoch.version, epoch.space)?;
+                let is_about_areas = !epoch.areas.is_empty() || epoch.wraps.iter().any(|wrap| wrap.area.is_some());
+                self.check_version(epoch.version, is_about_areas)?;
+                self.check(hash, signer, VERSION, epoch.space)?;
                 let depths = epoch
                     .before
                     .iter()
@@ -681,20 +694,22 @@ impl Charter {
             CharterRecord::Grant(signed) => {
                 let verified = signed.open()?;
                 let (signer, grant) = (verified.signer(), verified.into_value());
-                self.check(hash, signer, grant.version, grant.space)?;
+                self.check_version(grant.version, grant.area.is_some())?;
+                self.check(hash, signer, VERSION, grant.space)?;
                 self.check_grant(&grant)?;
                 self.note(signed.hash(), grant);
             }
             CharterRecord::Revocation(signed) => {
                 let verified = signed.open()?;
                 let (signer, revocation) = (verified.signer(), verified.into_value());
-                self.check(hash, signer, revocation.version, revocation.space)?;
-                let ends: BTreeMap<_, _> = revocation.ends.into_iter().collect();
+                self.check_version(revocation.version, revocation.area.is_some())?;
+                self.check(hash, signer, VERSION, revocation.space)?;
                 let barred = revocation
                     .grants
                     .iter()
-                    .filter_map(|id| self.barred_by(id, &revocation.grants));
+                    .filter_map(|id| self.barred_by(id, &revocation));
                 self.barred.extend(barred.collect::<Vec<_>>());
+                let ends: BTreeMap<_, _> = revocation.ends.into_iter().collect();
                 for grant in revocation.grants {
                     // Of several that end a grant, each decides what does not count.
                     let counts = self.revoked.entry(grant).or_insert_with(|| ends.clone());
@@ -761,17 +776,24 @@ impl Charter {
                 _ => None,
             });
             let naming = revocations.filter(|revocation| revocation.grants.contains(&id));
-            let barred = naming.filter_map(|revocation| self.barred_by(&id, &revocation.grants));
+            let barred = naming.filter_map(|revocation| self.barred_by(&id, &revocation));
             let barred: Vec<_> = barred.collect();
             self.barred.extend(barred);
         }
     }
 
     /// Whom it bars that a grant is ended with these. What others have signed tells nobody that, since not all know the same of it.
-    fn barred_by(&self, id: &GrantId, ended: &[GrantId]) -> Option<UserId> {
+    fn barred_by(&self, id: &GrantId, revocation: &Revocation) -> Option<(UserId, Option<AreaId>)> {
         let grant = self.grants.get(id).filter(|_| self.is_owners(id))?;
-        let is_with_giver = grant.under.is_some_and(|under| ended.contains(&under));
-        (!is_with_giver).then_some(grant.user)
+        let is_with_giver = grant.under.is_some_and(|under| revocation.grants.contains(&under));
+        (!is_with_giver).then_some((grant.user, revocation.area))
+    }
+
+    fn check_version(&self, version: u8, is_about_areas: bool) -> Result<(), CharterError> {
+        match version == version_of(is_about_areas) {
+            true => Ok(()),
+            false => Err(CharterError::Foreign),
+        }
     }
 
     /// Whether the owner has signed a grant.
@@ -792,7 +814,8 @@ impl Charter {
     fn join_under(&mut self, under: GrantId, signed: &Signed<Grant>) -> Result<Joined, CharterError> {
         let verified = signed.open()?;
         let (signer, grant, id) = (verified.signer(), verified.into_value(), signed.hash());
-        if grant.version != VERSION || grant.space != self.space {
+        self.check_version(grant.version, grant.area.is_some())?;
+        if grant.space != self.space {
             return Err(CharterError::Foreign);
         }
         let speaker = self.speakers.whose(signer);
@@ -1002,7 +1025,7 @@ impl Charter {
         let others = self.grants(now).filter(is_other);
         let more = |may_share: bool| if may_share { READERS_WITH_ONE_MAX } else { 1 };
         let mut readers: usize = others.map(|grant| more(grant.may_share)).sum();
-        let mut areas = self.areas();
+        let mut areas = self.areas_in_use();
         areas.extend(area);
         readers += READERS_PER_AREA * areas.len();
         if areas.len() > AREAS_MAX {
@@ -1022,7 +1045,7 @@ impl Charter {
         let plain = Zeroizing::new([&key.as_bytes()[..], to.called.as_bytes()].concat());
         let wrapped = recipient.wrap(self.purpose(GRANT), &plain, entropy);
         let grant = Grant {
-            version: VERSION,
+            version: version_of(area.is_some()),
             space: self.space,
             user,
             may_write: to.may_write,
@@ -1050,11 +1073,12 @@ impl Charter {
         now: Timestamp,
     ) -> Result<CharterRecord, CharterError> {
         let revocation = Revocation {
-            version: VERSION,
+            version: version_of(area.is_some()),
             space: self.space,
             at: now,
             grants: self.ending_with(user, area).map(|(id, _)| *id).collect(),
             ends,
+            area,
         };
         Ok(CharterRecord::Revocation(Signed::sign(owner, &revocation)?))
     }
@@ -1147,6 +1171,17 @@ impl Charter {
         self.grants.values().filter_map(|grant| grant.area).collect()
     }
 
+    /// Whether no directory more can be shared alone.
+    pub fn is_full_of_areas(&self) -> bool {
+        self.areas_in_use().len() >= AREAS_MAX
+    }
+
+    /// Those of them that somebody is let into.
+    fn areas_in_use(&self) -> BTreeSet<AreaId> {
+        let given = self.grants.iter().filter(|(id, grant)| !self.is_ended(id, grant));
+        given.filter_map(|(_, grant)| grant.area).collect()
+    }
+
     /// What of the space a person is to read: all of it, where a grant for that holds, and where none does that is for less. The same on all of their machines.
     pub fn scope(&self, user: &UserKeys, now: Timestamp) -> Scope {
         let id = user.id();
@@ -1159,7 +1194,8 @@ impl Charter {
             .filter(|grant| holding(grant))
             .map(|(_, grant)| *grant)
             .collect();
-        if seen.is_empty() {
+        let is_over = seen.is_empty();
+        if is_over {
             let last = all.iter().map(|(_, grant)| *grant).max_by_key(|grant| grant.at);
             let is_all = last.is_none_or(|last| last.area.is_none());
             seen.extend(
@@ -1180,7 +1216,8 @@ impl Charter {
             let area = grant.area?;
             Some((area, called(grant).unwrap_or_else(|| format!("{area:?}"))))
         });
-        Scope::Areas(named.collect())
+        let areas = named.collect();
+        Scope::Areas { areas, is_over }
     }
 
     /// Who has let in whom a grant is for; the owner, where it is given under none.
@@ -1204,13 +1241,13 @@ impl Charter {
     /// Whether a grant was ended, or the one that it is given under, or whom it is for was taken out by the owner.
     fn is_ended(&self, id: &GrantId, grant: &Grant) -> bool {
         let is_revoked = |id: &GrantId| self.revoked.contains_key(id);
-        let is_over = |under: GrantId| is_revoked(&under) || self.is_barred(grant.user);
+        let is_over = |under: GrantId| is_revoked(&under) || self.is_barred(grant.user, grant.area);
         is_revoked(id) || grant.under.is_some_and(is_over)
     }
 
-    /// Whether the owner has ended what a person had, so that nobody else lets them in.
-    pub fn is_barred(&self, user: UserId) -> bool {
-        self.barred.contains(&user)
+    /// Whether the owner has ended what a person had, of all of the space or of an area, so that nobody else lets them in there.
+    pub fn is_barred(&self, user: UserId, area: Option<AreaId>) -> bool {
+        self.barred.contains(&(user, None)) || (area.is_some() && self.barred.contains(&(user, area)))
     }
 
     /// Whether a person has the key that is in use.
@@ -1325,8 +1362,14 @@ impl Charter {
             };
             have.iter().any(may_not) || let_in.iter().any(lacks)
         };
-        let apart = |id: &EpochId| *id != current && keys.of(Some(*id)).is_some();
-        self.latest().into_iter().filter(apart).chain([current]).any(is_wrong)
+        let latest = self.latest();
+        // Of an area that was made before anybody was let into it, the keys of its first epochs are to be had.
+        let lacks_keys = |(area, epoch): &(AreaId, EpochId)| {
+            !latest.contains(epoch) && keys.within(Some(*epoch), Some(*area)).is_some()
+        };
+        let apart = |id: &&EpochId| **id != current && keys.of(Some(**id)).is_some();
+        let is_wrong = latest.iter().filter(apart).chain([&current]).any(|id| is_wrong(*id));
+        is_wrong || self.unlinked().iter().any(lacks_keys)
     }
 
     /// Who was given the key of an epoch, or of an area in it, each with the tag of their key, as far as the owner has said so.
@@ -1341,23 +1384,23 @@ impl Charter {
         wrapped.chain(granted).collect()
     }
 
-    /// Areas with the epochs whose keys to them nobody has who is given those of the next; the latest first.
+    /// Areas that somebody is let into, with the epochs whose keys to them nobody has who is given those of the next; the latest first. In one epoch there is room for so many.
     fn unlinked(&self) -> Vec<(AreaId, EpochId)> {
-        let latest = self.latest();
+        let (latest, areas) = (self.latest(), self.areas_in_use());
         let mut unlinked = Vec::new();
-        for area in self.areas() {
+        for area in &areas {
             let (mut left, mut linked) = (latest.clone(), BTreeSet::new());
             while let Some(epoch) = left.pop() {
                 let before = self.epochs.get(&epoch).into_iter().flat_map(|epoch| &epoch.areas);
-                let before = before.filter(|before| before.area == area).map(|before| before.epoch);
+                let before = before.filter(|before| before.area == *area).map(|before| before.epoch);
                 left.extend(before.filter(|epoch| linked.insert(*epoch)));
             }
             let is_unlinked = |(id, _): &(&EpochId, &Epoch)| !linked.contains(id);
             let ids = self.epochs.iter().filter(is_unlinked);
-            unlinked.extend(ids.map(|(id, epoch)| (epoch.depth, area, *id)));
+            unlinked.extend(ids.map(|(id, epoch)| (epoch.depth, *area, *id)));
         }
         unlinked.sort_unstable();
-        let latest = unlinked.into_iter().rev().take(AREA_LINKS_MAX);
+        let latest = unlinked.into_iter().rev().take(READERS_PER_AREA * areas.len());
         latest.map(|(_, area, epoch)| (area, epoch)).collect()
     }
 
@@ -1396,6 +1439,25 @@ impl Charter {
             .filter(|(_, grant)| grant.user == user && grant.may_write);
         let lasts = granted.map(|(id, grant)| self.end(id, grant, device).unwrap_or(u64::MAX));
         lasts.max().unwrap_or(0)
+    }
+
+    /// From which entry on of a person's device each has to be looked at for whether it counts: of several grants one may have ended, and others go on. None where the last that counts
+    /// tells all.
+    pub fn doubtful_from(&self, user: UserId, device: NodeId) -> Option<u64> {
+        let granted = || {
+            self.grants
+                .iter()
+                .filter(|(_, grant)| grant.user == user && grant.may_write)
+        };
+        if self.owner == Some(user) || granted().all(|(_, grant)| grant.area.is_none()) {
+            return None;
+        }
+        let ends = granted().filter_map(|(id, grant)| match grant.until {
+            // That is told by the clock of each.
+            Some(_) => Some(0),
+            None => self.end(id, grant, device),
+        });
+        ends.min().map(|end| end + 1)
     }
 
     /// The records, those first that others rest on.
@@ -1443,6 +1505,19 @@ impl Charter {
     pub fn first(&self) -> Option<EpochId> {
         let first = self.epochs.iter().min_by_key(|(id, epoch)| (epoch.depth, **id));
         first.map(|(id, _)| *id)
+    }
+
+    /// What a person's machines know each other's content by follows from this: the key of the first epoch, or where that is not theirs, the first of some area.
+    pub fn first_key(&self, keys: &Keys) -> Option<BoxKey> {
+        if let Some(first) = keys.of(self.first()) {
+            return Some(first.clone());
+        }
+        let (area, _) = keys.areas.keys().next()?;
+        let mut epochs: Vec<_> = self.epochs.iter().collect();
+        epochs.sort_by_key(|(id, epoch)| (epoch.depth, **id));
+        epochs
+            .into_iter()
+            .find_map(|(id, _)| keys.within(Some(*id), Some(*area)))
     }
 
     /// The keys that a person has: of the epochs that were wrapped for them, and of those before; and what their private space had before all epochs.

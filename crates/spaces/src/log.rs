@@ -94,7 +94,8 @@ impl Entry {
             // It is kept with what it erases, too.
             && (self.erases.is_none() || !(is_inside || says_more))
             && self.area.is_some() == (self.version == VERSION)
-            && (self.area.is_none() || (self.epoch.is_some() && self.links.is_empty()))
+            // What is in use elsewhere only those know who have all of the space.
+            && (self.area.is_none() || (self.epoch.is_some() && self.links.is_empty() && self.unpins.is_empty()))
     }
 }
 
@@ -487,10 +488,11 @@ impl Log {
         let log_key = self.log_key(device, entry.seq);
         let (mut kept, mut erased_by) = (logged.clone(), None);
         kept.erased_by = None;
+        self.drop_notices_of_other_areas(kv, &log_key, entry.area)?;
         if entry.is_erasable() && Self::first_notice(kv, &log_key)?.is_some() {
             (kept.sealed, entry.sealed) = (None, ByteBuf::new());
         } else if entry.is_erasable() && entry.is_erased() {
-            let (notice, said, by) = self.notice_of(logged, device, entry.seq)?;
+            let (notice, said, by) = self.notice_of(logged, (device, entry.seq), entry.area)?;
             kv.put(
                 Table::Erased,
                 &self.erased_key(device, entry.seq, by),
@@ -513,7 +515,7 @@ impl Log {
         Pins::of(self.space).apply(kv, &entry)?;
         Links::of(self.space).apply(kv, &entry, device)?;
         if let Some(EntryId { device: of, seq }) = entry.erases {
-            self.erase(kv, (of, seq), (&kept, entry.seq, device))?;
+            self.erase(kv, (of, seq), (&kept, entry.seq, device), entry.area)?;
         }
         Ok(Appended {
             append: Append::New,
@@ -524,14 +526,20 @@ impl Log {
     }
 
     /// The entry that comes with one as the proof that its changes are erased, and the device that has written it.
-    fn notice_of(self, logged: &Logged, device: NodeId, seq: u64) -> Result<(&Logged, Entry, NodeId), AppendError> {
+    fn notice_of(
+        self,
+        logged: &Logged,
+        (device, seq): (NodeId, u64),
+        area: Option<AreaId>,
+    ) -> Result<(&Logged, Entry, NodeId), AppendError> {
         let stripped = || AppendError::Stripped {
             device: device.short(),
             seq,
         };
         let notice = logged.erased_by.as_deref().ok_or_else(stripped)?;
         let (said, by) = notice.open()?;
-        match said.space == self.space && said.erases == Some(EntryId { device, seq }) {
+        let is_it = said.space == self.space && said.erases == Some(EntryId { device, seq });
+        match is_it && said.area == area {
             true => Ok((notice, said, by)),
             false => Err(stripped()),
         }
@@ -543,10 +551,15 @@ impl Log {
         kv: &mut impl Kv,
         (device, seq): (NodeId, u64),
         (notice, number, by): (&Logged, u64, NodeId),
+        area: Option<AreaId>,
     ) -> Result<(), AppendError> {
         let key = self.log_key(device, seq);
         if let Some(row) = kv.get(Table::Log, &key)? {
             let mut known = Logged::from_bytes(&row)?;
+            if known.signed.claimed()?.area != area {
+                // Who was to hear it would not hear what is left of it.
+                return Ok(());
+            }
             let is_erased = Self::first_notice(kv, &key)?.is_some();
             if known.sealed.take().is_some() {
                 kv.put(Table::Log, &key, &known.to_bytes())?;
@@ -577,6 +590,21 @@ impl Log {
         };
         if is_news {
             kv.put(Table::Erased, &self.erased_key(device, seq, by), &notice.to_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Whoever has erased an entry before it came has said so in its area, or has not erased it.
+    fn drop_notices_of_other_areas(
+        self,
+        kv: &mut impl Kv,
+        key: &[u8],
+        area: Option<AreaId>,
+    ) -> Result<(), AppendError> {
+        for (row_key, row) in kv.scan(Table::Erased, key, None, limits::POOL_NODES_MAX)? {
+            if Self::notice(&row)?.area != area {
+                kv.delete(Table::Erased, &row_key)?;
+            }
         }
         Ok(())
     }
@@ -648,11 +676,19 @@ impl Log {
         Ok(logged)
     }
 
-    /// Which area an entry is in, or that it is in none; nothing when it is not here.
-    pub(crate) fn area_of(self, kv: &impl Kv, device: NodeId, seq: u64) -> Result<Option<Option<AreaId>>, KvError> {
+    /// Which area an entry is in, or that it is in none, and its clock; nothing when it is not here.
+    pub(crate) fn area_of(
+        self,
+        kv: &impl Kv,
+        device: NodeId,
+        seq: u64,
+    ) -> Result<Option<(Option<AreaId>, Timestamp)>, KvError> {
         let row = kv.get(Table::Log, &self.log_key(device, seq))?;
-        row.map(|row| Ok(Logged::from_bytes(&row)?.signed.claimed()?.area))
-            .transpose()
+        row.map(|row| {
+            let entry = Logged::from_bytes(&row)?.signed.claimed()?;
+            Ok((entry.area, entry.clock))
+        })
+        .transpose()
     }
 
     /// The entries of a device after `seq`, up to a number and to about [`limits::APPEND_BYTES_MAX`] in all.

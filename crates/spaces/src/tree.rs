@@ -240,6 +240,8 @@ struct Said {
     clock: Timestamp,
     /// The area that the entry is in.
     area: Option<AreaId>,
+    /// Whether what it says of all of the space is heard: in an area that is for those who hear it nowhere else.
+    is_for_all: bool,
 }
 
 /// What an entry has done to its space.
@@ -305,7 +307,7 @@ impl Tree {
                 continue;
             }
             let said = self.open(keys, &notice)?;
-            if let Some(changes) = said.into_iter().find_map(|change| change.restated(id)) {
+            if let Some(changes) = said.into_iter().find_map(|change| change.restated(id, entry.clock)) {
                 return Ok(changes);
             }
         }
@@ -319,7 +321,7 @@ impl Tree {
                 let id = EntryId { device, seq: again.seq };
                 let said = self.open(keys, notice)?;
                 said.into_iter()
-                    .find_map(|change| change.restated(id))
+                    .find_map(|change| change.restated(id, again.entry.clock))
                     .unwrap_or_default()
             }
             _ => self.open(keys, &again.entry)?,
@@ -408,7 +410,8 @@ impl Tree {
         if !keys.scope().has(entry.area) {
             return Ok(true);
         }
-        let has_key = |entry: &Entry| keys.within(entry.epoch, entry.area).is_some();
+        let is_over = matches!(keys.scope(), Scope::Areas { is_over: true, .. });
+        let has_key = |entry: &Entry| is_over || keys.within(entry.epoch, entry.area).is_some();
         if !entry.is_erased() {
             return Ok(has_key(entry));
         }
@@ -436,19 +439,12 @@ impl Tree {
         if !keys.scope().has(entry.area) {
             return Ok(Vec::new());
         }
-        let mut changes = match self.changes(kv, keys, device, entry) {
+        let changes = match self.changes(kv, keys, device, entry) {
             // Its author had the key and sealed something else: nobody ever reads it, and nobody waits for it. Where there is but one key it may be another one.
             Err(TreeError::Sealed) if entry.epoch.is_some() => Vec::new(),
+            Err(TreeError::NoKey) if matches!(keys.scope(), Scope::Areas { is_over: true, .. }) => Vec::new(),
             changes => changes?,
         };
-        if entry.area.is_some() && *keys.scope() == Scope::All {
-            // Who reads the space has heard it where it concerns all of it.
-            let stays = |change: Change| match change {
-                Change::Settings(_) => Change::nothing(),
-                change => change,
-            };
-            changes = changes.into_iter().map(stays).collect();
-        }
         let before = self.trash().totals(kv)?;
         let mut effect = Effect {
             tally: Tally::from(before),
@@ -459,6 +455,7 @@ impl Tree {
             seq: entry.seq,
             clock: entry.clock,
             area: entry.area,
+            is_for_all: entry.area.is_none() || keys.scope().hears_all_in_areas(),
         };
         if entry.is_erased() {
             let key = self.entry_key(device, entry.seq);
@@ -484,7 +481,8 @@ impl Tree {
     ) -> Result<(), TreeError> {
         let Said { clock, area, .. } = said;
         for (at, change) in changes.into_iter().enumerate() {
-            if area.is_some_and(|area| !change.is_within(area)) {
+            let is_heard = said.is_for_all || !change.is_for_all();
+            if !is_heard || area.is_some_and(|area| !change.is_within(area)) {
                 continue;
             }
             let op = OpId {
@@ -551,7 +549,7 @@ impl Tree {
                         device,
                         seq,
                         clock,
-                        area,
+                        ..said
                     };
                     if self.is_to_be_heard(kv, said.device, again)? {
                         kv.put(Table::Restated, &self.entry_key(device, seq), &[])?;
@@ -581,7 +579,7 @@ impl Tree {
         let is_waiting = self
             .first_sealed(kv, again.device)?
             .is_some_and(|first| first <= again.seq);
-        let is_there = log.area_of(kv, again.device, again.seq)? == Some(again.area);
+        let is_there = log.area_of(kv, again.device, again.seq)? == Some((again.area, again.clock));
         if !is_here || is_waiting || !is_there {
             // It is heard with the entry, or is another one's.
             return Ok(false);
@@ -598,7 +596,9 @@ impl Tree {
             let log = Log::of(self.space);
             let mut kept = Vec::with_capacity(ops.len());
             for op in ops {
-                if log.area_of(kv, op.device, op.seq)?.is_none_or(|known| known == area) {
+                let known = log.area_of(kv, op.device, op.seq)?;
+                // Of numbers no entry has the least: they are for what is in no log.
+                if op.seq > 0 && known.is_none_or(|(known, _)| known == area) {
                     kept.push(op);
                 }
             }
@@ -823,12 +823,29 @@ impl Tree {
     }
 
     fn take_recoded(self, kv: &mut impl Kv, area: Option<AreaId>, op: OpId) -> Result<Option<(Move, File)>, TreeError> {
-        let key = op_key_in(self.op_key(op), area);
-        let Some(row) = kv.get(Table::Recoded, &key)? else {
-            return Ok(None);
-        };
-        kv.delete(Table::Recoded, &key)?;
-        Ok(Some(from_canonical(&row)?))
+        let mut taken = None::<(Move, File)>;
+        // What concerns all of the space may have said so, too.
+        for said_in in [None, area].into_iter().take(1 + usize::from(area.is_some())) {
+            let key = op_key_in(self.op_key(op), said_in);
+            let Some(row) = kv.get(Table::Recoded, &key)? else {
+                continue;
+            };
+            kv.delete(Table::Recoded, &key)?;
+            let other: (Move, File) = from_canonical(&row)?;
+            taken = match taken {
+                Some(known) if known.0 > other.0 => {
+                    self.release(kv, other.1.id)?;
+                    Some(known)
+                }
+                known => {
+                    if let Some((_, file)) = known {
+                        self.release(kv, file.id)?;
+                    }
+                    Some(other)
+                }
+            };
+        }
+        Ok(taken)
     }
 
     fn use_stripes(self, kv: &mut impl Kv, file: FileId, part: u32, stripes: &[StripeId]) -> Result<(), TreeError> {
@@ -930,6 +947,27 @@ impl Tree {
                 return Ok(true);
             }
             after = Some(*last);
+        }
+    }
+
+    /// All file versions that use a stripe, or those that are not in the trash.
+    pub fn sharers(self, kv: &impl Kv, stripe: StripeId, with_trash: bool) -> Result<Vec<FileId>, TreeError> {
+        let prefix = [&self.space.as_bytes()[..], stripe.as_bytes()].concat();
+        let (mut sharers, mut after) = (Vec::new(), None::<Vec<u8>>);
+        loop {
+            let rows = kv.scan(Table::Users, &prefix, after.as_deref(), USERS_PAGE)?;
+            let Some((last, _)) = rows.last() else {
+                return Ok(sharers);
+            };
+            after = Some(last.clone());
+            for (key, mark) in &rows {
+                if with_trash || mark.is_empty() {
+                    let file = key[prefix.len()..].try_into();
+                    sharers.push(FileId::from_bytes(
+                        file.map_err(|_| KvError::from("a user's key is 80 bytes"))?,
+                    ));
+                }
+            }
         }
     }
 
@@ -1108,22 +1146,35 @@ impl Tree {
         self.new_in(kv, parent, (b"potluck directory carried 1", &before.0), entropy)
     }
 
+    /// Where a directory that is nowhere any more was made anew, in this one; nothing when it is not there.
+    pub fn carried_to(self, kv: &impl Kv, parent: DirId, before: DirId) -> Result<Option<DirId>, KvError> {
+        let anew = self.derived(parent, (b"potluck directory carried 1", &before.0));
+        let place = self.place_of(kv, anew)?;
+        Ok(place.is_some().then_some(anew))
+    }
+
+    fn derived(self, parent: DirId, (context, from): (&[u8], &[u8])) -> DirId {
+        let hash = Hash::of(&[context, &self.space.as_bytes()[..], &parent.0, from].concat());
+        parent.child(hash.as_bytes()[..16].try_into().expect("16 of 32 bytes"))
+    }
+
     fn new_in(
         self,
         kv: &impl Kv,
         parent: DirId,
-        (context, from): (&[u8], &[u8]),
+        from: (&[u8], &[u8]),
         entropy: &dyn Entropy,
     ) -> Result<DirId, TreeError> {
-        let hash = Hash::of(&[context, &self.space.as_bytes()[..], &parent.0, from].concat());
-        let derived = parent.child(hash.as_bytes()[..16].try_into().expect("16 of 32 bytes"));
+        let derived = self.derived(parent, from);
         let taken = kv.get(Table::Directories, &self.dir_key(derived))?.is_some();
         Ok(if taken { parent.child(entropy.bytes()) } else { derived })
     }
 
     /// Shows each area in the root, under the name that it has for a person who reads nothing else.
     pub(crate) fn show_areas(self, kv: &mut impl Kv, scope: &Scope) -> Result<(), KvError> {
-        let Scope::Areas(areas) = scope else { return Ok(()) };
+        let Scope::Areas { areas, .. } = scope else {
+            return Ok(());
+        };
         let mut taken = BTreeSet::new();
         for (area, called) in areas {
             let whole = (1..).map(|count| match count {
@@ -1134,7 +1185,7 @@ impl Tree {
             let name = Name::try_from(free.expect("there are more names than areas"));
             // Nobody has said so: it is in no log.
             let mut device = [0; 32];
-            device[..6].copy_from_slice(area.as_bytes());
+            device[..4].copy_from_slice(area.as_bytes());
             let placement = Placement {
                 clock: Timestamp::default(),
                 op: OpId {

@@ -1,4 +1,4 @@
-//! Files that lie in one piece with what is to be erased are stored anew: the key to the piece opens all of it.
+//! Files that lie in one piece with what is to be erased, or is not given with them, are stored anew: the key to the piece opens all of it.
 
 use super::{Upload, piece::building};
 use crate::{download::read_piece, error::NodeError, files::FileAt};

@@ -8,7 +8,7 @@ use crate::common::{
 use crate::share::with_guests;
 use potluck_crypto::{BoxKey, Link, LinkId, SigningKey, Speakers, UserKeys};
 use potluck_net::{Endpoint, Message, NetworkConfig, Protocol};
-use potluck_node::{LinkError, LinkOptions, Node, NodeError, RemoveOptions, Space, Which};
+use potluck_node::{FileMeta, LinkError, LinkOptions, Node, NodeError, PutOptions, RemoveOptions, Space, Which};
 use potluck_spaces::{
     Append, AreaId, Body, Change, Charter, CharterRecord, DirId, EntryId, Fate, File, FileId, GrantTo, Keys, Log,
     Logged, MemoryKv, Name, Path, Position, Publication, Reader, Tree, Value,
@@ -598,6 +598,46 @@ async fn a_program_that_does_not_obey_does_no_more_than_its_person_may() {
     assert_eq!(read_when_named(&space, "/more").await, b"more");
 }
 
+/// Puts small files by one upload.
+async fn put_together(space: &Space, files: &[(&str, u64)]) {
+    let mut upload = space.upload(PutOptions::default()).unwrap();
+    for (at, seed) in files {
+        let meta = FileMeta {
+            modified: Timestamp::from_millis(1),
+            executable: false,
+        };
+        let content = std::io::Cursor::new(bytes(*seed, 20_000));
+        upload.put_file(path(at), meta, content).await.unwrap();
+    }
+    upload.finish().await.unwrap();
+}
+
+/// The sealed pieces that changes have the keys of, each with the part of it that is meant.
+fn pieces_of(changes: &[Change]) -> BTreeSet<(Hash, (u32, u32))> {
+    let file = |change: &Change| match change {
+        Change::Set {
+            value: Some(Value::File(file)),
+            ..
+        }
+        | Change::Recode { file, .. } => Some(file.clone()),
+        _ => None,
+    };
+    let content = |file: File| from_canonical::<potluck_dag::Content>(&file.content).ok();
+    let piece = |content| match content {
+        potluck_dag::Content::Tree(tree) => {
+            let (piece, part) = (tree.root(), tree.root().part());
+            Some((piece.sealed_id(), (part.start, part.end)))
+        }
+        potluck_dag::Content::Inline(_) => None,
+    };
+    changes
+        .iter()
+        .filter_map(file)
+        .filter_map(content)
+        .filter_map(piece)
+        .collect()
+}
+
 /// Who was let into a directory, with a program that obeys nothing: Bob may write there, and Carol read.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_was_let_into_a_directory_and_does_not_obey_has_nothing_else() {
@@ -612,13 +652,29 @@ async fn who_was_let_into_a_directory_and_does_not_obey_has_nothing_else() {
     ] {
         put_into(&space, at, content).await.unwrap();
     }
+    // Small files that were put together lie in one piece, and a key opens all of it.
+    let smalls = [
+        ("/in/small", 1),
+        ("/out/small", 2),
+        ("/out/moved", 3),
+        ("/out/d/moved", 4),
+        ("/out/stays", 5),
+    ];
+    put_together(&space, &smalls).await;
     for (called, access) in [("bob", WRITE), ("carol", READ)] {
         let let_in = anna.share_below(&name("work"), &path("/in"), called, access).await;
         assert_eq!(let_in.unwrap().member.prefixes, [path("/in")]);
     }
+    // What comes in, and what is put in and beside it by one upload.
+    space.rename(&path("/out/moved"), &path("/in/moved")).await.unwrap();
+    space.rename(&path("/out/d"), &path("/in/d")).await.unwrap();
+    put_together(&space, &[("/in/more", 6), ("/out/more", 7)]).await;
     for (node, _) in &others {
         let theirs = accepted(node).await;
         assert_eq!(read_when_named(&theirs, "/in/a").await, b"inside");
+        for (at, seed) in [("/in/small", 1), ("/in/moved", 3), ("/in/d/moved", 4), ("/in/more", 6)] {
+            assert!(read_when_named(&theirs, at).await == bytes(seed, 20_000));
+        }
     }
     let honest = [pool.node(0), pool.node(1)];
     let mut done = 0;
@@ -629,18 +685,21 @@ async fn who_was_let_into_a_directory_and_does_not_obey_has_nothing_else() {
         let modified = Modified::in_place_of(&home, &honest, space.id()).await;
         let keys = modified.keys();
         // Read, and read the past: of all that is written, what is in the directory opens, and nothing else.
-        let (mut opened, mut closed) = (0, 0);
+        let annas = UserKeys::new(key_in(&pool.members[0].home, "user.key"));
+        let all_keys = modified.charter.keys(&annas, Timestamp::default());
+        let (mut opened, mut closed) = (BTreeSet::new(), BTreeSet::new());
         for entry in modified.log_of(anna.identity().node, honest[0].identity().node).await {
             let (entry, _) = entry.open().unwrap();
-            match Tree::of(space.id()).open(&keys, &entry) {
-                Ok(_) => {
-                    assert!(entry.area.is_some());
-                    opened += 1;
-                }
-                Err(_) => closed += 1,
-            }
+            let is_in = Tree::of(space.id()).open(&keys, &entry).is_ok();
+            assert_eq!(is_in, entry.area.is_some());
+            let pieces = pieces_of(&Tree::of(space.id()).open(&all_keys, &entry).unwrap());
+            if is_in { &mut opened } else { &mut closed }.extend(pieces);
         }
-        assert!(opened > 0 && closed >= 4, "{opened} {closed}");
+        assert!(opened.len() >= 4 && closed.len() >= 2, "{opened:?} {closed:?}");
+        // Each key opens what the person was given, and nothing beside it.
+        let theirs: BTreeSet<Hash> = opened.iter().map(|(piece, _)| *piece).collect();
+        let beside = closed.difference(&opened).find(|(piece, _)| theirs.contains(piece));
+        assert_eq!(beside, None, "a key opens what is outside");
         let area = modified.charter.areas().first().copied().unwrap();
         let of = |dir: DirId, at: &str, value: Option<Value>| Change::Set {
             parent: dir,
@@ -664,7 +723,7 @@ async fn who_was_let_into_a_directory_and_does_not_obey_has_nothing_else() {
         for victim in honest.map(|node| node.identity().node) {
             let known = modified.known(victim).await;
             // What is in no area, or in another one, is not his to say; and nothing is hers.
-            let other = AreaId::generate(&SystemEntropy);
+            let other = AreaId::of_directory(space.id(), DirId::ROOT, &BTreeSet::new(), &SystemEntropy);
             for entry in [
                 modified.saying(None, &[forged.clone()]),
                 modified.saying(Some(other), &[]),

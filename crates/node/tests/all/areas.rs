@@ -1,7 +1,7 @@
 //! A directory of a space that somebody was let into, who sees nothing else of it.
 
 use crate::{
-    common::{Pool, READ, WRITE, bytes, eventually, name, put_into, read, read_when_named},
+    common::{Pool, READ, WRITE, bytes, config, eventually, name, put_into, read, read_when_named, sees, started},
     share::{accepted, with_guests},
 };
 use potluck_node::{Node, NodeError, Path, RemoveOptions, RestoreOptions, Space, TreeError, Which};
@@ -216,4 +216,130 @@ async fn what_is_moved_in_is_seen_and_what_is_written_after_the_end_is_not() {
     assert!(read(&carols, "/out/a").await.unwrap() == content);
     put_into(&carols, "/other/by-carol", &content).await.unwrap();
     assert!(read_when_named(&bobs, "/other/by-carol").await == content);
+}
+
+/// What was written where one may not write any more is left out, and keeps nothing that counts from the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_taken_out_of_one_directory_while_away_goes_on_in_the_other() {
+    let (mut pool, mut others, photos) = party(&["bob"]).await;
+    let called = name("photos");
+    for at in ["/a/one", "/b/one"] {
+        put_into(&photos, at, b"one").await.unwrap();
+    }
+    for at in ["/a", "/b"] {
+        pool.node(0)
+            .share_below(&called, &path(at), "bob", WRITE)
+            .await
+            .unwrap();
+    }
+    let (bob, home) = others.pop().unwrap();
+    let bobs = accepted(&bob, "photos").await;
+    until_tree(&bobs, &["/a/one", "/b/one"]).await;
+    let addresses = [pool.address(0), pool.address(1)];
+    drop(photos);
+    for at in [0, 1] {
+        pool.kill(at).await;
+    }
+    eventually("he is alone", || async {
+        let nodes = bob.status().await.unwrap().nodes;
+        nodes.iter().filter(|node| node.away_since.is_some()).count() == 2
+    })
+    .await;
+    for at in ["/a/away", "/b/away", "/a/more", "/b/more"] {
+        put_into(&bobs, at, b"away").await.unwrap();
+    }
+    bobs.rename(&path("/b/more"), &path("/b/moved")).await.unwrap();
+    drop(bobs);
+    bob.stop().await;
+    drop(bob);
+    for (at, address) in addresses.into_iter().enumerate() {
+        pool.restart_at(at, address).await;
+    }
+    sees(pool.node(0), 2).await;
+    pool.node(0).unshare_below(&called, &path("/a"), "bob").await.unwrap();
+    let bob = started(config(&home, Duration::from_secs(3600))).await;
+    let photos = pool.node(0).space(&called).unwrap();
+    until_tree(&photos, &["/a/one", "/b/away", "/b/moved", "/b/one"]).await;
+    let bobs = bob.space(&called).unwrap();
+    until_tree(&bobs, &["/b/away", "/b/moved", "/b/one"]).await;
+    put_into(&bobs, "/b/after", b"after").await.unwrap();
+    assert_eq!(read_when_named(&photos, "/b/after").await, b"after");
+    assert!(matches!(
+        put_into(&bobs, "/a/after", b"x").await,
+        Err(NodeError::OutsidePart)
+    ));
+}
+
+/// A directory that is shared alone and removed, what was in the trash before it was, snapshots, links and erasing.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_done_with_any_directory_is_done_with_one_that_is_shared_alone() {
+    let (pool, others, photos) = party(&["bob"]).await;
+    let (anna, called) = (pool.node(0), name("photos"));
+    let packed = bytes(5, 30_000);
+    put_into(&photos, "/in/one", b"first").await.unwrap();
+    put_into(&photos, "/in/one", &packed).await.unwrap();
+    put_into(&photos, "/in/gone", &packed).await.unwrap();
+    let options = RemoveOptions::default();
+    photos.remove(&path("/in/gone"), options).await.unwrap();
+    photos
+        .take_snapshot(Some("before".to_owned().try_into().unwrap()))
+        .await
+        .unwrap();
+    let link = anna
+        .link(&called, &path("/in"), potluck_node::LinkOptions::default())
+        .await
+        .unwrap();
+    anna.share_below(&called, &path("/in"), "bob", WRITE).await.unwrap();
+    let bob = &others[0].0;
+    let bobs = accepted(bob, "photos").await;
+    until_tree(&bobs, &["/in/one"]).await;
+    // What was removed before is brought back by who had it, and is his, too.
+    photos
+        .bring_back(&path("/in/gone"), RestoreOptions::default())
+        .await
+        .unwrap();
+    assert!(read_when_named(&bobs, "/in/gone").await == packed);
+    // A snapshot has what he replaces, and he knows of it.
+    photos
+        .take_snapshot(Some("then".to_owned().try_into().unwrap()))
+        .await
+        .unwrap();
+    eventually("he hears of it", || async {
+        bobs.snapshots().await.unwrap().len() == 1
+    })
+    .await;
+    bobs.rename(&path("/in/one"), &path("/in/two")).await.unwrap();
+    put_into(&bobs, "/in/gone", b"other").await.unwrap();
+    until_tree(&photos, &["/in/gone", "/in/two"]).await;
+    let snapshot = "then".to_owned().try_into().unwrap();
+    photos.restore_snapshot(&snapshot, &path("/"), None).await.unwrap();
+    assert!(read_when_named(&photos, "/in/one").await == packed);
+    // A link goes on showing the directory that it was made for.
+    eventually("the link shows what there is", || async {
+        let linked = bob.open_link(&link.link.parse().unwrap(), None).await.unwrap();
+        linked.list(&path("/"), None, 10).unwrap().len() == 3
+    })
+    .await;
+    assert_eq!(anna.links(&called).await.unwrap()[0].path.as_deref(), Some("/in"));
+    // Removed, and brought back: he is in it again.
+    let all = RemoveOptions {
+        recursive: true,
+        confirmed: true,
+        now: false,
+    };
+    photos.remove(&path("/in"), all).await.unwrap();
+    until_tree(&bobs, &[]).await;
+    photos
+        .bring_back(&path("/in"), RestoreOptions::default())
+        .await
+        .unwrap();
+    until_tree(&bobs, &["/in/gone", "/in/one", "/in/two"]).await;
+    assert_eq!(anna.members(&called).await.unwrap()[1].prefixes, [path("/in")]);
+    // Erased: for him, too.
+    let known = photos.erasable(&path("/in/two")).await.unwrap().known;
+    photos.erase(&called, &path("/in/two"), known).await.unwrap();
+    until_tree(&bobs, &["/in/gone", "/in/one"]).await;
+    put_into(&bobs, "/in/after", &packed).await.unwrap();
+    assert!(read_when_named(&photos, "/in/after").await == packed);
+    assert!(bob.verify(&called).await.is_ok());
 }

@@ -328,7 +328,7 @@ fn whom_the_owner_has_taken_out_nobody_else_lets_in_again() {
         .next_revocation(&user(1), (carol, None), vec![(device(3), 5)], at(20))
         .unwrap();
     charter.join_all([&ended, &again]);
-    assert!(!charter.readers(at(20)).contains(&carol) && charter.is_barred(carol));
+    assert!(!charter.readers(at(20)).contains(&carol) && charter.is_barred(carol, None));
     assert!(
         charter.may_write(carol, device(3), 5, at(11), None) && !charter.may_write(carol, device(3), 6, at(11), None)
     );

@@ -138,11 +138,11 @@ impl Change {
         }
     }
 
-    /// What it says again of an entry.
-    pub(super) fn restated(self, of: EntryId) -> Option<Vec<Self>> {
+    /// What it says again of an entry, which has this clock.
+    pub(super) fn restated(self, of: EntryId, at: Timestamp) -> Option<Vec<Self>> {
         let is_it = self.restates() == Some(of);
         match self {
-            Self::Restate { changes, .. } if is_it => Some(changes),
+            Self::Restate { changes, clock, .. } if is_it && clock == at => Some(changes),
             _ => None,
         }
     }

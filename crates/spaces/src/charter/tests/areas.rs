@@ -53,10 +53,8 @@ fn who_is_let_into_a_directory_has_its_key_and_no_other() {
     assert_eq!((theirs.of(Some(first)), within(&theirs, first, 2)), (None, None));
     assert_ne!(within(&owner, first, 1), within(&owner, first, 2));
     assert_ne!(within(&owner, first, 1).as_ref(), owner.of(Some(first)));
-    assert_eq!(
-        *theirs.scope(),
-        Scope::Areas(BTreeMap::from([(area(1), "1".to_owned())]))
-    );
+    let areas = BTreeMap::from([(area(1), "1".to_owned())]);
+    assert_eq!(*theirs.scope(), Scope::Areas { areas, is_over: false });
     assert_eq!(*owner.scope(), Scope::All);
     assert_eq!(charter.called(&person(2)).as_deref(), Some("photos"));
     let may = |tag: Option<u8>| charter.may_write(user(2).user_id(), device(2), 1, at(11), tag.map(area));
@@ -118,6 +116,7 @@ fn another_epoch_is_begun_when_who_has_a_key_may_have_less() {
         at: at(15),
         grants: vec![whole],
         ends: Vec::new(),
+        area: None,
     };
     charter
         .join(&CharterRecord::Revocation(Signed::sign(&user(1), &ended).unwrap()))
@@ -125,7 +124,7 @@ fn another_epoch_is_begun_when_who_has_a_key_may_have_less() {
     assert!(needs(&charter), "they have the key to all of it");
     next_epoch(&mut charter, &[(1, None), (2, Some(1))]);
     assert!(!needs(&charter));
-    assert!(matches!(keys(&charter, 2).scope(), Scope::Areas(_)));
+    assert!(matches!(keys(&charter, 2).scope(), Scope::Areas { .. }));
     // Another directory, of which they were not told in this epoch.
     next_epoch(&mut charter, &[(1, None)]);
     assert!(needs(&charter), "they have no key");

@@ -302,8 +302,97 @@ fn who_has_an_area_finds_it_in_the_root_and_nothing_else() {
     let devices = devices();
     assert_eq!(devices[2].files(), [("/shared/d/one".to_owned(), vec![1])]);
     assert_eq!(devices[0].files().len(), 2);
-    let Scope::Areas(areas) = devices[2].keys.scope() else {
+    let Scope::Areas { areas, .. } = devices[2].keys.scope() else {
         panic!("they have all of it");
     };
     assert_eq!(areas.len(), 1);
+}
+
+/// An entry of the area that erases another, and says so again of it.
+fn erasing(device: &mut Device, erased: EntryId, changes: &[Change]) -> Logged {
+    device.now += 1;
+    let key = device.keys.within(device.epoch, Some(area())).unwrap();
+    let body = Body {
+        sealed: Tree::of(SPACE).seal(&key, changes, &SystemEntropy),
+        erases: Some(erased),
+        epoch: device.epoch,
+        area: Some(area()),
+        ..Body::default()
+    };
+    let now = Timestamp::from_millis(device.now);
+    let logged = Log::of(SPACE).next_entry(&device.kv, &device.key, now, body).unwrap();
+    device.take(&logged).unwrap();
+    logged
+}
+
+#[test]
+fn what_is_said_again_in_an_area_says_nothing_of_the_space_and_in_no_other_time() {
+    let settings = Change::Settings(Settings {
+        survive: Some(0),
+        keep_ms: Some(0),
+        quota: Some(0),
+    });
+    for wrong_clock in [false, true] {
+        let mut devices = devices();
+        let written = devices[2].set("/shared/d/x", Some(3));
+        let (entry, device) = written.open().unwrap();
+        let again = Change::Restate {
+            device,
+            seq: entry.seq,
+            clock: entry.clock + Duration::from_millis(u64::from(wrong_clock)),
+            changes: vec![settings.clone()],
+        };
+        let id = EntryId { device, seq: entry.seq };
+        erasing(&mut devices[2], id, &[]);
+        erasing(&mut devices[2], id, &[again]);
+        tell(&mut devices, 2, 0);
+        tell(&mut devices, 2, 3);
+        assert_eq!(Tree::of(SPACE).settings(&devices[0].kv).unwrap(), Settings::default());
+        // Who hears it nowhere else hears it, if it is of that time.
+        let heard = Tree::of(SPACE).settings(&devices[3].kv).unwrap() != Settings::default();
+        assert!(!(heard && wrong_clock));
+    }
+}
+
+#[test]
+fn an_entry_of_an_area_erases_nothing_elsewhere_and_gives_nothing_up() {
+    let mut devices = devices();
+    // Who had all of it has no more than an area.
+    let written = devices[1].set("/other/kept", Some(4));
+    let (entry, device) = written.open().unwrap();
+    erasing(&mut devices[1], EntryId { device, seq: entry.seq }, &[]);
+    for to in [0, 2] {
+        tell(&mut devices, 1, to);
+        let known = Log::of(SPACE)
+            .entry(&devices[to].kv, device, entry.seq)
+            .unwrap()
+            .unwrap();
+        assert!(!known.open().unwrap().0.is_erased());
+    }
+    assert!(devices[0].files().contains(&("/other/kept".to_owned(), vec![4])));
+    // Also where it comes first.
+    let mut later = self::device(0);
+    let of = |author: usize| {
+        let author = devices[author].key.node_id();
+        Log::of(SPACE)
+            .entries_after(&devices[0].kv, author, 0, usize::MAX)
+            .unwrap()
+    };
+    for entry in of(0).iter().chain(&of(1)) {
+        later.take(entry).unwrap();
+    }
+    assert_eq!(later.files(), devices[0].files());
+    // Nobody takes one that gives up stripes.
+    let body = Body {
+        unpins: vec![stripe(1)],
+        sealed: vec![1],
+        epoch: Some(epoch()),
+        area: Some(area()),
+        ..Body::default()
+    };
+    let now = Timestamp::from_millis(9000);
+    let forged = Log::of(SPACE)
+        .next_entry(&devices[2].kv, &devices[2].key, now, body)
+        .unwrap();
+    assert!(matches!(devices[0].take(&forged), Err(AppendError::Foreign)));
 }

@@ -1,0 +1,118 @@
+//! What is given to others lies apart from what is not. Small files share a sealed piece, and the key to one opens them all: before somebody is given the keys to a directory, files in it that
+//! lie in one piece with others are stored anew.
+
+use crate::{api::PutOptions, edit, error::NodeError, files::FileAt, shared::Shared, space::OpenSpace, upload::Upload};
+use potluck_dag::{Content, Piece};
+use potluck_spaces::{DirId, FileId, Head, Kv, Name, Path, Tree, Value};
+use potluck_types::StripeId;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Names that are read at once.
+const PAGE: usize = 256;
+
+/// What is given: values of a name, with all that is below those that are directories; or what is in directories.
+#[derive(Clone, Debug)]
+pub(crate) enum Given {
+    /// What has this name.
+    Name(DirId, Name, Vec<Head>),
+    /// What is in this.
+    Directory(DirId),
+}
+
+/// Whether versions in the trash count as others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Others {
+    /// They do.
+    AndTrash,
+    /// Whoever is given it now could read them before.
+    Named,
+}
+
+/// Files that lie in one piece, each with its part of it.
+type Sharing = Vec<(FileAt, Piece)>;
+
+/// Stores files anew that lie in one piece with what is not given.
+pub(crate) async fn store(space: &OpenSpace, given: &Given, others: Others) -> Result<(), NodeError> {
+    let (task, of) = (space.clone(), given.clone());
+    let sharing = Shared::blocking(move || sharing(&task, &task.read()?, &of, others)).await?;
+    store_anew(space, sharing).await
+}
+
+/// Stores files anew, those that lie in one piece together.
+pub(crate) async fn store_anew(space: &OpenSpace, sharing: Vec<Sharing>) -> Result<(), NodeError> {
+    for files in sharing {
+        let options = PutOptions {
+            survive: files.iter().filter_map(|(at, _)| at.file.asked).max(),
+            ..PutOptions::default()
+        };
+        let mut upload = Upload::begin(space.clone(), options)?;
+        upload.repack(files).await?;
+        upload.finish().await?;
+    }
+    Ok(())
+}
+
+/// The part of a piece that a file is, if it is one.
+pub(crate) fn part_of(path: &Path, value: &Value) -> Option<Piece> {
+    let (_, content) = edit::content_of(path, value).ok()?;
+    match content {
+        Content::Tree(tree) if tree.root().is_part() => Some(tree.root().clone()),
+        _ => None,
+    }
+}
+
+/// Files that lie in one piece with what is not given, by the piece.
+pub(crate) fn sharing(
+    space: &OpenSpace,
+    kv: &impl Kv,
+    given: &Given,
+    others: Others,
+) -> Result<Vec<Sharing>, NodeError> {
+    let tree = Tree::of(space.id());
+    let (mut parts, mut known) = (BTreeMap::<StripeId, Sharing>::new(), BTreeSet::<FileId>::new());
+    let mut left = Vec::new();
+    let mut look = |parent: DirId, name: &Name, heads: Vec<Head>, left: &mut Vec<(DirId, Option<Name>)>| {
+        for head in heads {
+            let part = part_of(&Path::root(), &head.value);
+            match head.value {
+                Value::Directory(id) => left.push((id, None)),
+                Value::Space(_) => {}
+                Value::File(file) => {
+                    known.insert(file.id);
+                    let Some(part) = part else { continue };
+                    let at = FileAt {
+                        path: Path::root(),
+                        parent,
+                        name: name.clone(),
+                        op: head.op,
+                        clock: head.clock,
+                        file,
+                    };
+                    parts.entry(part.stripe()).or_default().push((at, part));
+                }
+            }
+        }
+    };
+    match given {
+        Given::Name(parent, name, heads) => look(*parent, name, heads.clone(), &mut left),
+        Given::Directory(id) => left.push((*id, None)),
+    }
+    while let Some((directory, after)) = left.pop() {
+        let page = tree.list(kv, directory, after.as_ref(), PAGE)?;
+        let Some(last) = page.last().map(|listed| listed.name.clone()) else {
+            continue;
+        };
+        left.push((directory, Some(last)));
+        for listed in page {
+            look(directory, &listed.name, listed.heads, &mut left);
+        }
+    }
+    let mut sharing = Vec::new();
+    for (stripe, files) in parts {
+        let users = tree.sharers(kv, stripe, others == Others::AndTrash)?;
+        if users.iter().any(|file| !known.contains(file)) {
+            sharing.push(files);
+        }
+    }
+    Ok(sharing)
+}
