@@ -3,9 +3,9 @@
 use potluck::fuzzing::Daemon;
 use potluck_crypto::{SigningKey, Speaker, Speakers, UserKeys};
 use potluck_node::fuzzing::Server;
-use potluck_spaces::{Charter, GrantTo, Machines, Reader};
+use potluck_spaces::{AreaId, Charter, DirId, GrantTo, Machines, Reader};
 use potluck_types::{Entropy, NodeId, Timestamp};
-use std::sync::OnceLock;
+use std::{collections::BTreeSet, sync::OnceLock};
 use tempfile::TempDir;
 
 /// A node that is asked over the protocols of the pool.
@@ -47,6 +47,11 @@ pub fn guest() -> UserKeys {
     UserKeys::new(SigningKey::from_seed(&[3; 32]))
 }
 
+/// One who was let into a directory of it alone.
+pub fn let_into_a_directory() -> UserKeys {
+    UserKeys::new(SigningKey::from_seed(&[6; 32]))
+}
+
 /// A space that was founded, and whose it is, by the first of two keys: the same each time.
 pub fn founded() -> (UserKeys, Charter) {
     let mut owner = UserKeys::new(SigningKey::from_seed(&[1; 32]));
@@ -63,8 +68,30 @@ pub fn founded() -> (UserKeys, Charter) {
         under: None,
         called: "work".to_owned(),
     };
-    let grant = charter.next_grant(owner.signing(), &to, &charter.keys(&owner), now, &Sevens);
-    charter.join(&grant.expect("a good key")).expect("room");
+    let area = AreaId::of_directory(charter.space(), DirId::ROOT, &BTreeSet::new(), &Sevens);
+    let alone = GrantTo {
+        reader: Reader {
+            area: Some(area),
+            ..Reader::of(&let_into_a_directory())
+        },
+        may_share: false,
+        called: "work/plans".to_owned(),
+        ..to.clone()
+    };
+    for to in [to, alone] {
+        let grant = charter.next_grant(owner.signing(), &to, &charter.keys(&owner, now), now, &Sevens);
+        charter.join(&grant.expect("a good key")).expect("room");
+    }
+    let readers = [
+        Reader::of(&owner),
+        Reader::of(&guest()),
+        Reader {
+            area: Some(area),
+            ..Reader::of(&let_into_a_directory())
+        },
+    ];
+    let next_epoch = charter.next_epoch(owner.signing(), &readers, &charter.keys(&owner, now), &Sevens);
+    charter.join(&next_epoch.expect("good keys")).expect("room");
     owner.push(next);
     (owner, charter)
 }

@@ -5,7 +5,9 @@ use libfuzzer_sys as _;
 use potluck_crypto::{BoxKey, Link, LinkId, Purpose, SigningKey, Ticket, TicketSecret, seal};
 use potluck_dag::{Content, ManifestBuilder, Tree, seal_piece};
 use potluck_fuzz::Nameless;
-use potluck_spaces::{Body, Change, CharterRecord, Log, MemoryKv, Publication, Tree as Names, View};
+use potluck_spaces::{
+    Body, Change, CharterRecord, Fate, Log, MemoryKv, OpId, Publication, Settings, Tree as Names, Value, View,
+};
 use potluck_types::{Entropy, Geometry, NodeId, PoolId, SpaceId, StripeId, Timestamp, UserId, to_canonical};
 use std::{
     cell::Cell,
@@ -127,6 +129,14 @@ fn main() -> io::Result<()> {
         "steps",
         &[[0; 8], [1, 0, 0, 9, 0, 64, 0, 1], [0, 0, 0, 9, 0, 128, 65, 2]].concat(),
     )?;
+    // Two in one area, and one of another that erases one of them, which it cannot.
+    let in_areas = [
+        [64, 3, 0, 0, 0, 0, 0, 1],
+        [0, 3, 0, 0, 0, 0, 0, 1],
+        [129, 3, 0, 0, 0, 0, 0, 0],
+        [129, 7, 0, 0, 0, 0, 0, 1],
+    ];
+    write("log", "areas", &in_areas.concat())?;
     write("stripe", "whole", &[2, 1, 8, 7, 0, 1, 2, 3])?;
     write("stripe", "short", &[3, 2, 8, 3, 0, 1])?;
     for (target, name, text) in TEXTS {
@@ -157,6 +167,33 @@ fn main() -> io::Result<()> {
         .0;
     write("changes", "directories", &to_canonical(&changes))?;
     write("changes", "uses", &to_canonical(&vec![uses(&entropy)]))?;
+    write("area", "directories", &to_canonical(&changes))?;
+    let area = *potluck_fuzz::founded().1.areas().first().expect("one was let into it");
+    let inside = |value: Option<Value>| Change::Set {
+        parent: area.top(),
+        name: "file".to_owned().try_into().expect("a name"),
+        value,
+        replaces: vec![OpId {
+            device: device.node_id(),
+            seq: 1,
+            at: 1,
+        }],
+        fate: Fate::Kept(7),
+    };
+    let settings = Change::Settings(Settings::default());
+    let all = vec![
+        inside(None),
+        inside(Some(Value::Directory(area.top()))),
+        settings.clone(),
+    ];
+    write("area", "inside", &to_canonical(&all))?;
+    let again = Change::Restate {
+        device: device.node_id(),
+        seq: 1,
+        clock: Timestamp::from_millis(1),
+        changes: vec![settings, inside(None)],
+    };
+    write("area", "again", &to_canonical(&vec![again]))?;
     let body = Body {
         pins: vec![StripeId::from_bytes([8; 32])],
         unpins: Vec::new(),
@@ -185,7 +222,7 @@ fn main() -> io::Result<()> {
     }
     write("charter", "epochs", &to_canonical(&epochs))?;
     let (under, over) = charter
-        .shares(guest.id(), Timestamp::from_millis(1))
+        .shares(guest.id(), None, Timestamp::from_millis(1))
         .expect("one who may let others in");
     let lent = [UserId::from_bytes([4; 32]), UserId::from_bytes([5; 32])].map(|user| {
         let mut grant = over.clone();
@@ -212,7 +249,7 @@ fn main() -> io::Result<()> {
 }
 
 fn uses(entropy: &dyn Entropy) -> Change {
-    let file = potluck_spaces::FileId::generate(entropy);
+    let file = potluck_spaces::FileId::generate(None, entropy);
     Change::Uses {
         file,
         part: 0,

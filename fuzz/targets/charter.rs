@@ -59,12 +59,12 @@ fn join<E>(charter: &mut Charter, record: Result<CharterRecord, E>) {
 
 /// Whatever epochs there are, the next one is good, and opens what could be opened before.
 fn goes_on(owner: &UserKeys, signing: &SigningKey, charter: &mut Charter) {
-    let before = charter.keys(owner);
+    let before = charter.keys(owner, Timestamp::default());
     let Ok(next) = charter.next_epoch(signing, &[Reader::of(owner)], &before, &SystemEntropy) else {
         return;
     };
     if charter.join(&next).is_ok() {
-        let after = charter.keys(owner);
+        let after = charter.keys(owner, Timestamp::default());
         assert!(after.of(charter.first()).is_some() || before.of(charter.first()).is_none());
     }
 }

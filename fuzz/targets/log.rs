@@ -27,6 +27,10 @@ struct Forged {
     beside: Option<Hash>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     erases: Option<EntryId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    epoch: Option<Hash>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    area: Option<ByteBuf>,
 }
 
 fn is_nothing(bytes: &ByteBuf) -> bool {
@@ -50,16 +54,18 @@ fuzz_target!(|bytes: &[u8]| {
     let log = Log::of(space);
     let mut kv = MemoryKv::default();
     let mut devices: [Known; 3] = Default::default();
-    let mut erased: BTreeSet<EntryId> = BTreeSet::new();
-    // Whether the changes of an entry that was taken lie beside it.
-    let mut taken: BTreeMap<EntryId, bool> = BTreeMap::new();
+    // In which areas somebody has erased an entry, or in none.
+    let mut erased: BTreeSet<(EntryId, Option<u8>)> = BTreeSet::new();
+    // Whether the changes of an entry that was taken lie beside it, and its area.
+    let mut taken: BTreeMap<EntryId, (bool, Option<u8>)> = BTreeMap::new();
     let mut pins: BTreeMap<StripeId, (Option<u64>, Option<u64>)> = BTreeMap::new();
     for step in bytes.chunks_exact(8).take(64) {
         let device = &mut devices[usize::from(step[0] % 3)];
         let stripes = |at: usize| vec![StripeId::from_bytes([step[at] % 4; 32]); usize::from(step[at] >> 6)];
         let number = step[0] % 3;
-        let version = if step[1] == 0xff { 4 } else { 1 + step[1] % 3 };
-        let is_beside = version == 3;
+        let version = if step[1] == 0xff { 5 } else { 1 + step[1] % 4 };
+        let is_beside = version >= 3;
+        let area = (version == 4).then_some((step[1] >> 2) % 2);
         let key = SigningKey::from_seed(&[number; 32]);
         let changes = ByteBuf::from(vec![step[7]]);
         let erases = (step[0] >= 128).then(|| EntryId {
@@ -81,6 +87,8 @@ fuzz_target!(|bytes: &[u8]| {
             sealed: if is_beside { ByteBuf::new() } else { changes.clone() },
             beside: is_beside.then(|| Hash::of(&changes)),
             erases,
+            epoch: area.map(|_| Hash::of(b"epoch")),
+            area: area.map(|area| ByteBuf::from(vec![area; 4])),
         };
         let id = EntryId {
             device: key.node_id(),
@@ -88,9 +96,10 @@ fuzz_target!(|bytes: &[u8]| {
         };
         let is_sent_alone = !is_beside || step[0] & 64 != 0;
         let says_more = !(forged.pins.is_empty() && forged.unpins.is_empty());
-        let goes_on = version <= 3
+        let goes_on = version <= 4
+            && (area.is_none() || forged.unpins.is_empty())
             && (erases.is_none() || (is_beside && !says_more))
-            && (!is_beside || !is_sent_alone || erased.contains(&id))
+            && (!is_beside || !is_sent_alone || erased.contains(&(id, area)))
             && forged.seq == device.seq + 1
             && forged.previous == device.hash
             && (device.seq == 0 || forged.clock.as_millis() > device.clock);
@@ -108,15 +117,8 @@ fuzz_target!(|bytes: &[u8]| {
             "{append:?}"
         );
         if goes_on {
-            taken.insert(id, is_beside);
-            if !is_beside {
-                erased.remove(&id);
-            }
-            if let Some(of) = erases
-                && taken.get(&of).is_none_or(|is_beside| *is_beside)
-            {
-                erased.insert(of);
-            }
+            taken.insert(id, (is_beside, area));
+            erased.extend(erases.map(|of| (of, area)));
             let clock = forged.clock.as_millis();
             *device = Known {
                 seq: forged.seq,
@@ -138,10 +140,10 @@ fuzz_target!(|bytes: &[u8]| {
         let found = Pins::of(space).state(&kv, stripe).expect("it is in memory");
         assert_eq!(to_canonical(&found), to_canonical(&expected(state)));
     }
-    for id in taken.keys() {
+    for (id, (is_beside, area)) in taken {
         let entry = log.entry(&kv, id.device, id.seq).expect("it is in memory");
         let (entry, _) = entry.expect("it was taken").open().expect("it was taken");
-        assert_eq!(entry.is_erased(), erased.contains(id));
+        assert_eq!(entry.is_erased(), is_beside && erased.contains(&(id, area)));
     }
     let frontier = log.frontier(&kv).expect("it is in memory");
     assert_eq!(frontier.len(), devices.iter().filter(|device| device.seq > 0).count());
