@@ -27,13 +27,16 @@ const APART_TRIES: usize = 5;
 /// Names that are read at once.
 const PAGE: usize = 256;
 
+/// Changes, and the area that they are said in.
+type SaidIn<'c> = (Option<AreaId>, Cow<'c, [Change]>);
+
 /// The changes of a batch, by the areas that they are said in. Those that only remove come last: what is moved from one to another is there before it is gone.
 pub(crate) fn divide<'c>(
     space: &OpenSpace,
     kv: &impl Kv,
     batch: &Batch,
     changes: &'c [Change],
-) -> Result<Vec<(Option<AreaId>, Cow<'c, [Change]>)>, NodeError> {
+) -> Result<Vec<SaidIn<'c>>, NodeError> {
     space.refuse_reader()?;
     let erased = match batch.erases {
         // Who was to hear it is to hear what is left of it.

@@ -296,7 +296,7 @@ impl Node {
 
     /// Lets a person, by their name or the end of their id, into a space of this person's.
     pub async fn share(&self, space: &SpaceName, with: &str, access: Access) -> Result<LetIn, NodeError> {
-        share::share(&self.shared, space, None, with, access).await
+        Box::pin(share::share(&self.shared, space, None, with, access)).await
     }
 
     /// Lets a person into a directory of a space alone, and what is in it: they see nothing else. It is made anew for that, if nobody was let into it before, and then is a directory that
@@ -308,7 +308,7 @@ impl Node {
         with: &str,
         access: Access,
     ) -> Result<LetIn, NodeError> {
-        share::share(&self.shared, space, Some(prefix), with, access).await
+        Box::pin(share::share(&self.shared, space, Some(prefix), with, access)).await
     }
 
     /// Takes a person out of a space: what is written from now on is sealed under a key that they do not have.

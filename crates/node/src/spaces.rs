@@ -575,7 +575,7 @@ fn described(shared: &Shared, name: SpaceName, charter: &Charter) -> SpaceInfo {
             Scope::All => Vec::new(),
             Scope::Areas { areas, .. } => areas
                 .into_values()
-                .filter_map(|name| Some(format!("/{name}").parse().ok()?))
+                .filter_map(|name| format!("/{name}").parse().ok())
                 .collect(),
         },
         files: 0,

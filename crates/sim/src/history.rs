@@ -266,7 +266,7 @@ impl History {
             {
                 if self.pool.plan.is_shared && people.len() > 1 {
                     let owner = self.pool.node(0).ok_or("the first machine does not run")?;
-                    let_in(owner, node).await?;
+                    let_in(owner, node, self.pool.plan.is_alone).await?;
                     continue;
                 }
                 let name = FOUNDED.parse().expect("a name");
@@ -405,6 +405,12 @@ impl History {
         if is_common { 0 } else { user }
     }
 
+    /// Who does what takes all of a space: where others were let into a directory alone, its owner.
+    fn whole_in(&self, worker: usize, path: &str) -> usize {
+        let is_common = self.pool.plan.is_alone && path.starts_with(FOUNDED);
+        if is_common { 0 } else { worker }
+    }
+
     /// Somebody who works on a person's file: in a space of all anybody does.
     fn worker_of(&self, user: usize, path: &str, chance: u64) -> usize {
         let is_common = self.pool.plan.is_shared && path.starts_with(FOUNDED);
@@ -445,7 +451,8 @@ impl History {
 
     /// Somebody who works in a space.
     fn worker_in(&self, place: Place, chance: u64) -> usize {
-        self.worker_of(place.owner, if place.is_founded { FOUNDED } else { "" }, chance)
+        let path = if place.is_founded { FOUNDED } else { "" };
+        self.whole_in(self.worker_of(place.owner, path, chance), path)
     }
 
     /// What is written into the log of a space now survives the loss of so many domains; those in which something is wrong may be lost already.
@@ -482,8 +489,14 @@ impl History {
                 (file, chance)
             }
         };
-        let worker = (chance % self.persons() as u64) as usize;
         let path = format!("folder-{}/file-{file}", file % 3);
+        let worker = (chance % self.persons() as u64) as usize;
+        let is_for_good = matches!(work, Work::Remove { how, .. } if how != Removing::ToTheTrash);
+        let worker = if is_for_good {
+            self.whole_in(worker, &path)
+        } else {
+            worker
+        };
         let user = self.owner_of(worker, &path);
         let key = (user, path.clone());
         let is_known = self.ledger.contains_key(&key);
@@ -997,15 +1010,28 @@ fn told<T>(result: Result<Result<T, NodeError>, Elapsed>) -> Result<T, String> {
     }
 }
 
-/// The owner lets the person of another node into the space that they founded, who takes it under the same name.
-async fn let_in(owner: &Node, node: &Node) -> Broken {
+/// The owner lets the person of another node into the space that they founded, or into the directory alone that all files there are in. They take it under the same name.
+async fn let_in(owner: &Node, node: &Node, is_alone: bool) -> Broken {
     let name: SpaceName = FOUNDED.parse().expect("a name");
     let access = Access {
         may_write: true,
         ..Access::default()
     };
     let with = node.identity().user.to_string();
-    let shared = owner.share(&name, &with, access).await;
+    let shared = match is_alone {
+        true => {
+            let directory: Path = format!("/{FOUNDED}").parse().expect("a path");
+            let made = async {
+                let mut upload = owner.space(&name)?.upload(PutOptions::default())?;
+                upload.make_directory(&directory).await?;
+                upload.finish().await
+            };
+            made.await
+                .map_err(|error| format!("a directory cannot be made: {error}"))?;
+            owner.share_below(&name, &directory, &with, access).await
+        }
+        false => owner.share(&name, &with, access).await,
+    };
     shared.map_err(|error| format!("nobody can be let in: {error}"))?;
     let accepted = timeout(10 * MINUTE, async {
         while node.accept(FOUNDED, None).await.is_err() {

@@ -26,6 +26,8 @@ pub(crate) struct Plan {
     pub(crate) domains: Vec<usize>,
     /// Whether all people work in one space that the first of them has founded, in place of one each.
     pub(crate) is_shared: bool,
+    /// Whether the others are let into one directory of it alone: only the first does what takes all of the space.
+    pub(crate) is_alone: bool,
     /// Where what people have in the spaces that they found may be, when not everywhere.
     pub(crate) confined: Option<Confined>,
     /// A machine whose disk others have filled: it has room for names, and none for shards.
@@ -356,10 +358,12 @@ impl Plan {
             passed += episode.length + 4 * HOUR;
             episodes.push(episode);
         }
+        let is_shared = persons > 1 && world::dice(seed, "people", 0).roll(2) == 0;
         let mut plan = Self {
             seed,
             users,
-            is_shared: persons > 1 && world::dice(seed, "people", 0).roll(2) == 0,
+            is_shared,
+            is_alone: is_shared && world::dice(seed, "directories", 0).roll(2) == 0,
             confined: Confined::draw(seed, &domains),
             domains,
             crowded,
@@ -451,6 +455,7 @@ impl Plan {
             users: (0..machines).collect(),
             domains: (0..machines).collect(),
             is_shared: false,
+            is_alone: false,
             confined: None,
             crowded: None,
             episodes: Vec::new(),

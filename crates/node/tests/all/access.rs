@@ -725,7 +725,7 @@ async fn who_was_let_into_a_directory_and_does_not_obey_has_nothing_else() {
             // What is in no area, or in another one, is not his to say; and nothing is hers.
             let other = AreaId::of_directory(space.id(), DirId::ROOT, &BTreeSet::new(), &SystemEntropy);
             for entry in [
-                modified.saying(None, &[forged.clone()]),
+                modified.saying(None, std::slice::from_ref(&forged)),
                 modified.saying(Some(other), &[]),
             ] {
                 assert!(!modified.takes(victim, vec![entry]).await);
@@ -733,7 +733,7 @@ async fn who_was_let_into_a_directory_and_does_not_obey_has_nothing_else() {
             if !may_write {
                 assert!(
                     !modified
-                        .takes(victim, vec![modified.saying(Some(area), &[inside.clone()])])
+                        .takes(victim, vec![modified.saying(Some(area), std::slice::from_ref(&inside))])
                         .await
                 );
             }

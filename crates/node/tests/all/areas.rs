@@ -46,11 +46,11 @@ async fn until_tree(space: &Space, expected: &[&str]) {
     }
 }
 
-fn is_outside<T: std::fmt::Debug>(done: Result<T, NodeError>) {
+fn is_outside<T: std::fmt::Debug>(done: &Result<T, NodeError>) {
     assert!(matches!(done, Err(NodeError::OutsidePart)), "{done:?}");
 }
 
-fn only_part<T: std::fmt::Debug>(done: Result<T, NodeError>) {
+fn only_part<T: std::fmt::Debug>(done: &Result<T, NodeError>) {
     assert!(matches!(done, Err(NodeError::OnlyPart(_))), "{done:?}");
 }
 
@@ -118,30 +118,31 @@ async fn who_is_let_into_a_directory_works_there_and_sees_nothing_else() {
     assert!(read_when_named(&bobs, "/2026/by-bob/trip/packed").await == packed);
     // Elsewhere he does nothing, and does not see that there is anything.
     for at in ["/x", "/2025/x"] {
-        is_outside(put_into(&bobs, at, &small).await);
+        is_outside(&put_into(&bobs, at, &small).await);
     }
-    is_outside(bobs.rename(&path("/2026/small"), &path("/small")).await);
-    is_outside(bobs.rename(&path("/2026"), &path("/2027")).await);
+    is_outside(&bobs.rename(&path("/2026/small"), &path("/small")).await);
+    is_outside(&bobs.rename(&path("/2026"), &path("/2027")).await);
     is_outside(
-        bobs.remove(
-            &path("/2026"),
-            RemoveOptions {
-                recursive: true,
-                confirmed: true,
-                now: false,
-            },
-        )
-        .await
-        .map(|_| "all of it"),
+        &bobs
+            .remove(
+                &path("/2026"),
+                RemoveOptions {
+                    recursive: true,
+                    confirmed: true,
+                    now: false,
+                },
+            )
+            .await
+            .map(|_| "all of it"),
     );
     assert!(matches!(
         read(&bobs, "/2025/secret").await,
         Err(NodeError::Tree(TreeError::NotFound(_)))
     ));
-    only_part(bobs.erasable(&path("/2026/small")).await);
-    only_part(bobs.take_snapshot(None).await);
+    only_part(&bobs.erasable(&path("/2026/small")).await);
+    only_part(&bobs.take_snapshot(None).await);
     only_part(
-        bob.link(&name("photos"), &path("/2026"), potluck_node::LinkOptions::default())
+        &bob.link(&name("photos"), &path("/2026"), potluck_node::LinkOptions::default())
             .await,
     );
     assert!(matches!(

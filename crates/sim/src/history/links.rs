@@ -98,8 +98,8 @@ impl History {
 
     /// To a folder, or to a file in it.
     fn make_link(&mut self, chance: u64) {
-        let maker = (chance % self.persons() as u64) as usize;
         let folder = format!("folder-{}", (chance >> 40) % 3);
+        let maker = self.whole_in((chance % self.persons() as u64) as usize, &folder);
         let place = Place::of(self.owner_of(maker, &folder), &folder);
         let keys = self.ledger.iter();
         let files: Vec<&String> = keys

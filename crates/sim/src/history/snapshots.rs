@@ -80,6 +80,7 @@ impl History {
     fn take_snapshot(&mut self, chance: u64) {
         let worker = (chance % self.persons() as u64) as usize;
         let place = self.place_of(worker, chance >> 40);
+        let worker = self.whole_in(worker, if place.is_founded { FOUNDED } else { "" });
         let Some((machine, node)) = self.node_of(worker, chance, true) else {
             return;
         };
