@@ -66,6 +66,7 @@ pub fn founded() -> (UserKeys, Charter) {
         quota: None,
         may_share: true,
         under: None,
+        since: None,
         called: "work".to_owned(),
     };
     let area = AreaId::of_directory(charter.space(), DirId::ROOT, &BTreeSet::new(), &Sevens);

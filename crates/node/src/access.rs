@@ -2,6 +2,7 @@
 
 use crate::{
     api::{AccessChange, AccessEvent, Person},
+    areas,
     error::NodeError,
     links, share,
     space::OpenSpace,
@@ -56,8 +57,14 @@ pub(crate) fn events(space: &OpenSpace, called: &SpaceName) -> Result<Vec<Access
                     continue;
                 };
                 for user in grants.out_by(&revocation) {
-                    let what = AccessChange::TakenOut { person: person(user) };
-                    add(revocation.at, speaker(key), what);
+                    let (person, prefix) = (person(user), None);
+                    add(revocation.at, speaker(key), AccessChange::TakenOut { person, prefix });
+                }
+                if let Some(area) = revocation.area {
+                    for user in grants.out_of(&revocation) {
+                        let (person, prefix) = (person(user), Some(of_area(space, area)?));
+                        add(revocation.at, speaker(key), AccessChange::TakenOut { person, prefix });
+                    }
                 }
             }
             CharterRecord::Succession(signed) => {
@@ -93,7 +100,7 @@ pub(crate) fn events(space: &OpenSpace, called: &SpaceName) -> Result<Vec<Access
 /// What an area is called now.
 fn of_area(space: &OpenSpace, area: AreaId) -> Result<String, NodeError> {
     let path = space.view().path_of(&space.read()?, area.top())?;
-    Ok(path.map_or_else(|| format!("({area:?})"), |path| path.to_string()))
+    Ok(path.unwrap_or_else(|| areas::removed(area)).to_string())
 }
 
 /// All grants of a charter, and when they were ended.
@@ -144,6 +151,20 @@ impl Grants {
     }
 
     /// Whom a revocation takes out: not who is in by another grant, as one who was given other rights in the same moment.
+    /// Those who could read a directory before a revocation and cannot any more, but can read others.
+    fn out_of(&self, revocation: &Revocation) -> BTreeSet<UserId> {
+        let here = || self.given.iter().filter(|(_, grant)| grant.area == revocation.area);
+        let before = here().filter(|(id, grant)| self.holds_before(id, grant, revocation.at));
+        let mut out: BTreeSet<_> = before.map(|(_, grant)| grant.user).collect();
+        let after = here().filter(|(id, grant)| self.holds_after(id, grant, revocation.at));
+        for (_, grant) in after {
+            out.remove(&grant.user);
+        }
+        let all_out = self.out_by(revocation);
+        out.retain(|user| !all_out.contains(user));
+        out
+    }
+
     fn out_by(&self, revocation: &Revocation) -> BTreeSet<UserId> {
         let named: BTreeSet<&GrantId> = revocation.grants.iter().collect();
         let mut out = BTreeSet::new();
@@ -174,6 +195,10 @@ fn of_links(
     person: &impl Fn(UserId) -> Person,
 ) -> Result<Vec<AccessEvent>, NodeError> {
     let mut events = Vec::new();
+    if space.is_partial() {
+        // What links lead to is for those who have all of the space.
+        return Ok(events);
+    }
     for published in links::with_ended(space)? {
         let by = space
             .with_control(|control| control.roster.owner_of(published.device))

@@ -511,9 +511,9 @@ pub struct SpaceInfo {
     pub may_share: bool,
     /// Whether another person has let this one in, who has not said yet that they want it.
     pub is_offered: bool,
-    /// The directories that this person was let into, where that is not all of it.
+    /// The directories that this person was let into, where that is not all of it, by the names that they have for them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub prefixes: Vec<Path>,
+    pub parts: Vec<Part>,
     /// How many files it has.
     pub files: u64,
     /// Their bytes. Content that several of them share counts for each.
@@ -655,9 +655,9 @@ pub struct Member {
     pub is_owner: bool,
     /// What they may do.
     pub access: Access,
-    /// The directories that they were let into, where that is not all of it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub prefixes: Vec<Path>,
+    /// The directory that this is about, where they were not let into all of it; there is one of these for each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<Path>,
     /// Who has let them in, if it was not the owner: they are in for as long as that person is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<Person>,
@@ -666,12 +666,37 @@ pub struct Member {
     pub used: ByteSize,
 }
 
+/// A directory of a space that a person was let into alone.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Part {
+    /// Which, as they see it.
+    pub path: Path,
+    /// Whether they may write there.
+    pub may_write: bool,
+    /// Until when they are in; none: without an end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+}
+
+/// What a person could do in a space before.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Ended {
+    /// In which directory; none: in all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<Path>,
+    /// Whether they could write there.
+    pub may_write: bool,
+}
+
 /// One who was let into a space, and what that means for others.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct LetIn {
     /// What they may do.
     #[serde(flatten)]
     pub member: Member,
+    /// What they could do before, and cannot any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ended: Vec<Ended>,
     /// Whom they had let in, and who is out, as they may not let others in any more.
     #[serde(default)]
     pub out: Vec<Person>,

@@ -7,12 +7,12 @@ use crate::{
     meta::WriteKv,
     names::{self, Batch},
     space::OpenSpace,
+    trash,
 };
 use potluck_spaces::{
-    AreaId, Change, DirId, Fate, Found, Head, Kept, Kv, KvError, Listed, Log, Name, Path, Settings, Tree, TreeError,
-    Value,
+    AreaId, Change, DirId, Fate, Found, Head, Kv, Listed, Log, Name, Path, Settings, Tree, TreeError, Value,
 };
-use potluck_types::{SpaceId, to_canonical};
+use potluck_types::to_canonical;
 use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
@@ -204,13 +204,19 @@ impl Carried {
     }
 }
 
-/// What is removed was shared alone, and is nowhere: brought back, it is that again.
-pub(crate) fn gone(kv: &impl Kv, space: SpaceId, kept: &Kept) -> Result<Option<DirId>, KvError> {
-    let Value::Directory(id) = kept.head.value else {
-        return Ok(None);
-    };
-    let is_gone = is_top(id) && Tree::of(space).place_of(kv, id)?.is_none();
-    Ok(is_gone.then_some(id))
+/// What was shared alone at a path and is nowhere: brought back, it is that again.
+pub(crate) fn gone(space: &OpenSpace, kv: &impl Kv, path: &Path) -> Result<Option<DirId>, NodeError> {
+    for id in trash::directories(space, kv, path)? {
+        if is_top(id)
+            && Tree::of(space.id())
+                .place_of(kv, id)
+                .map_err(TreeError::from)?
+                .is_none()
+        {
+            return Ok(Some(id));
+        }
+    }
+    Ok(None)
 }
 
 /// Where a directory that is nowhere any more is by now, if it was made anew in another area.
@@ -268,6 +274,11 @@ fn refuse_sharing(space: &OpenSpace, kv: &impl Kv, given: &Given) -> Result<(), 
         true => Ok(()),
         false => Err(NodeError::NotApart),
     }
+}
+
+/// What one is called that is nowhere.
+pub(crate) fn removed(area: AreaId) -> Path {
+    format!("/(removed {area:?})").parse().expect("a path")
 }
 
 /// The area that a directory is, if it is one.

@@ -82,9 +82,9 @@ pub mod yardstick;
 
 pub use api::{
     Access, AccessChange, AccessEvent, AuditInfo, Compared, Conflict, Did, Difference, Differing, Doing, Emptied,
-    Entry, Erasable, Erased, ExplainOptions, Explanation, FileMeta, Has, HealthInfo, Held, Identity, Invitation,
+    Ended, Entry, Erasable, Erased, ExplainOptions, Explanation, FileMeta, Has, HealthInfo, Held, Identity, Invitation,
     InviteOptions, Kind, LeaveProgress, LetIn, LinkContent, LinkInfo, LinkMade, LinkOptions, MachineShare, MassIn,
-    Member, NodeConfig, NodeInfo, NodeStatus, Person, Probe, Problem, PutOptions, PutReport, Receipt, Reconciled,
+    Member, NodeConfig, NodeInfo, NodeStatus, Part, Person, Probe, Problem, PutOptions, PutReport, Receipt, Reconciled,
     RemoveOptions, RemoveReport, RestoreOptions, RestoreReport, Revoked, Rival, Says, Setting, Settled, Settling,
     ShardInfo, SnapshotInfo, SpaceInfo, SpaceOptions, SpacePath, SpaceRemoval, Stat, Status, StripeInfo, StripeWork,
     TrashInfo, Trashed, Unshared, Verified, Version, VersionId, VersionIdError, VersionState, Which,

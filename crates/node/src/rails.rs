@@ -126,10 +126,6 @@ pub(crate) async fn answer(space: &OpenSpace, fate: Fate) -> Result<(), NodeErro
     let task = space.clone();
     let clock = Shared::blocking(move || latest(&task, &task.read()?)).await?;
     *space.opened().answered.lock().expect("never poisoned") = clock;
-    if space.is_partial() {
-        // It is for those to say who have all of the space.
-        return Ok(());
-    }
     let me = space.user;
     let machines = space.with_control(|control| control.roster.nodes().filter(|(_, user)| *user == me).count());
     if machines > 1 && !matches!(fate, Fate::Freed) {
@@ -140,6 +136,10 @@ pub(crate) async fn answer(space: &OpenSpace, fate: Fate) -> Result<(), NodeErro
 
 /// What was removed and overwritten up to now is as the person wants it.
 pub(crate) async fn accept(space: &OpenSpace) -> Result<(), NodeError> {
+    if space.is_partial() {
+        // It is for those to say who have all of the space.
+        return Ok(());
+    }
     let task = space.clone();
     let until = Shared::blocking(move || latest(&task, &task.read()?)).await?;
     let mut batch = Batch::default();
@@ -156,6 +156,8 @@ pub(crate) async fn look(space: &OpenSpace) -> Result<(TrashInfo, Vec<Mass>), No
         let totals = Trash::of(task.id()).totals(&kv).map_err(MetaError::reading)?;
         let masses = match totals.kept {
             0 => Vec::new(),
+            // They are asked who have all of the space.
+            _ if task.is_partial() => Vec::new(),
             _ => Turnover::of(task.id())
                 .masses(&kv, totals.accepted, task.rails.share)
                 .map_err(MetaError::reading)?,

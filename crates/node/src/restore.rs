@@ -308,11 +308,15 @@ impl Restorer<'_> {
                     None => {
                         let kept = Trash::of(space).at(&kv, id, name).map_err(MetaError::reading)?;
                         let was_directory = |kept: &&Kept| matches!(kept.head.value, Value::Directory(_));
-                        match kept.iter().find(was_directory) {
-                            Some(kept) => {
-                                // One that is shared alone stays that, and those who were let in are in it again.
-                                let again = areas::gone(&kv, space, kept).map_err(TreeError::from)?;
-                                let next = again.unwrap_or_else(|| Tree::of(space).brought_back(id, kept));
+                        // One that is shared alone stays that, and those who were let in are in it again.
+                        let again = areas::gone(self.space, &kv, &here)?.filter(|_| id.area().is_none());
+                        match kept
+                            .iter()
+                            .find(was_directory)
+                            .map(|kept| Tree::of(space).brought_back(id, kept))
+                        {
+                            made if again.is_some() || made.is_some() => {
+                                let next = again.or(made).expect("one of them");
                                 self.batch.changes.push(Change::Set {
                                     parent: id,
                                     name: name.clone(),
@@ -322,7 +326,7 @@ impl Restorer<'_> {
                                 });
                                 Some(next)
                             }
-                            None => None,
+                            _ => None,
                         }
                     }
                 }

@@ -1,7 +1,7 @@
 //! Letting other people into a space, and taking them out again; and the names by which people know each other.
 
 use crate::{
-    api::{Access, LetIn, Member, Person, SpaceInfo, Unshared},
+    api::{Access, Ended, LetIn, Member, Person, SpaceInfo, Unshared},
     areas, charters,
     error::{MetaError, NodeError},
     links, names,
@@ -12,7 +12,7 @@ use crate::{
     spaces,
 };
 use potluck_crypto::SigningKey;
-use potluck_spaces::{Charter, CharterError, Grant, GrantId, GrantTo, Keys, Log, Path, Reader};
+use potluck_spaces::{AreaId, Charter, CharterError, Grant, GrantId, GrantTo, Keys, Log, Path, Reader};
 use potluck_types::{ByteSize, NodeId, SpaceName, Timestamp, UserId, UserName, limits};
 use serde_bytes::ByteBuf;
 use std::{
@@ -140,8 +140,15 @@ pub(crate) async fn share(
         quota: access.quota.map(|quota| quota.0),
         may_share: access.may_share,
         under: None,
+        since: None,
         called,
     };
+    if !is_owner && prefix.is_none() && space.is_partial() {
+        return Err(NodeError::NotYoursToGive {
+            person: person.called(),
+            what: "into all of it: you have a directory of it, and can let them into that: `--prefix`",
+        });
+    }
     let own = charter.shares(me, known, now);
     let own = own.filter(|(_, own)| prefix.is_none() || known.is_some() || own.area.is_none());
     if !is_owner {
@@ -152,7 +159,12 @@ pub(crate) async fn share(
         if charter.is_full_of_areas() {
             return Err(CharterError::TooManyAreas.into());
         }
+        let made_under = space.ring().current();
         to.reader.area = Some(areas::make(&space, prefix).await?);
+        to.since = made_under.and_then(|epoch| charter.depth(epoch));
+    } else if known.is_some_and(|known| !charter.areas().contains(&known)) {
+        // It was made one, and then nobody was let in: there may have been other keys since.
+        to.since = Some(0);
     }
     match own.filter(|_| !is_owner) {
         None => let_in(&space, to).await?,
@@ -160,15 +172,45 @@ pub(crate) async fn share(
     }
     spread(&space, &BTreeSet::from([person.user])).await?;
     let members = members(shared, name).await?;
-    let member = members.into_iter().find(|member| member.person.user == person.user);
+    let is_it = |member: &Member| member.person.user == person.user && member.prefix.as_ref() == prefix;
+    let member = members.into_iter().find(is_it);
     let (after, now) = (charters::known(shared, space.id()).await?, shared.now());
     let others = |users: BTreeSet<UserId>| others_of(shared, person.user, &users);
     let (readers, writers) = (after.readers(now), after.writers(now));
+    let ended = ended(&space, &charter, &after, person.user)?;
     Ok(LetIn {
+        ended,
         member: member.ok_or_else(|| NodeError::NotShared(person.called()))?,
         out: others(charter.readers(now).difference(&readers).copied().collect()),
         only_read: others(&(&charter.writers(now) - &writers) & &readers),
     })
+}
+
+/// What a person could do before, and cannot any more, of what they were let into.
+fn ended(space: &OpenSpace, before: &Charter, after: &Charter, user: UserId) -> Result<Vec<Ended>, NodeError> {
+    let (kv, now) = (space.read()?, space.now());
+    let mut ended = Vec::new();
+    for grant in before.grants(now).filter(|grant| grant.user == user) {
+        let goes_on = after.grants(now).any(|other| {
+            let is_there = other.area.is_none() || other.area == grant.area;
+            other.user == user && is_there && (other.may_write || !grant.may_write)
+        });
+        if !goes_on {
+            let prefix = match grant.area {
+                Some(area) => Some(
+                    space
+                        .view()
+                        .path_of(&kv, area.top())?
+                        .unwrap_or_else(|| areas::removed(area)),
+                ),
+                None => None,
+            };
+            let may_write = grant.may_write;
+            ended.push(Ended { prefix, may_write });
+        }
+    }
+    ended.dedup();
+    Ok(ended)
 }
 
 /// Lets somebody into a space of this person's.
@@ -295,7 +337,10 @@ pub(crate) async fn unshare(
 ) -> Result<Unshared, NodeError> {
     let space = own(shared, name).await?;
     let person = find(shared, with)?;
+    let removed = charters::known(shared, space.id()).await?.areas();
+    let removed = removed.into_iter().find(|area| prefix == Some(&areas::removed(*area)));
     let area = match prefix {
+        Some(_) if removed.is_some() => removed,
         Some(prefix) => Some(areas::at(&space, prefix)?.ok_or_else(|| NodeError::NotShared(person.called()))?),
         None => None,
     };
@@ -603,24 +648,20 @@ pub(crate) async fn members(shared: &Arc<Shared>, name: &SpaceName) -> Result<Ve
     let space = spaces::find(shared, name)?;
     let (charter, now) = (charters::known(shared, space.id()).await?, shared.now());
     let owner = charter.owner().unwrap_or(shared.user);
-    let mut granted = BTreeMap::<UserId, Vec<&Grant>>::new();
+    let whole = charter.whole_readers(now);
+    // What is for less than all of it counts where a person has no more.
+    let mut granted = BTreeMap::<(UserId, Option<AreaId>), Vec<&Grant>>::new();
     for grant in charter.grants(now) {
-        granted.entry(grant.user).or_default().push(grant);
+        if grant.area.is_none() || !whole.contains(&grant.user) {
+            granted.entry((grant.user, grant.area)).or_default().push(grant);
+        }
     }
     let task = space.clone();
     let used = Shared::blocking(move || names::used_by(&task, &task.read()?)).await?;
     let used = |user: UserId| ByteSize(used.get(&user).copied().unwrap_or_default());
     let (kv, view) = (space.read()?, space.view());
-    // What is called otherwise by now, or is gone, is told by what it is.
-    let prefixes = |grants: &[&Grant]| -> Result<Vec<Path>, NodeError> {
-        let mut prefixes = BTreeSet::new();
-        for grant in grants {
-            let Some(area) = grant.area else { return Ok(Vec::new()) };
-            let path = view.path_of(&kv, area.top())?;
-            prefixes.insert(path.unwrap_or_else(|| format!("/({area:?})").parse().expect("a path")));
-        }
-        Ok(prefixes.into_iter().collect())
-    };
+    let prefix =
+        |area: AreaId| Ok::<_, NodeError>(view.path_of(&kv, area.top())?.unwrap_or_else(|| areas::removed(area)));
     let everybody = people(shared);
     let person = |user: UserId| {
         let known = everybody.iter().find(|person| person.user == user).cloned();
@@ -636,18 +677,18 @@ pub(crate) async fn members(shared: &Arc<Shared>, name: &SpaceName) -> Result<Ve
             quota: None,
             may_share: true,
         },
-        prefixes: Vec::new(),
+        prefix: None,
         by: None,
         used: used(owner),
     };
     // Of several who let one in, all that any of them gives.
-    let others = granted.iter().map(|(user, grants)| {
+    let others = granted.iter().map(|((user, area), grants)| {
         let is_endless = grants.iter().any(|grant| grant.until.is_none());
         let by = |grant: &&Grant| charter.given_by(grant).filter(|by| *by != owner);
         Ok(Member {
             person: person(*user),
             is_owner: false,
-            prefixes: prefixes(grants)?,
+            prefix: area.map(prefix).transpose()?,
             access: Access {
                 may_write: grants.iter().any(|grant| grant.may_write),
                 since: grants.iter().map(|grant| grant.at).min(),

@@ -98,6 +98,11 @@ impl Opened {
 }
 
 impl Ring {
+    /// The epoch that the person writes under.
+    pub(crate) fn current(&self) -> Option<EpochId> {
+        self.current
+    }
+
     fn of(charter: &Charter, user: &UserKeys, now: Timestamp) -> Self {
         Self {
             keys: charter.keys(user, now),

@@ -2,7 +2,7 @@
 //! on all of the person's machines, in their recovery kit, and in the trash for a while after it was removed.
 
 use crate::{
-    api::{RemoveOptions, Setting, SpaceInfo, SpaceOptions, SpaceRemoval, TrashInfo},
+    api::{Part, RemoveOptions, Setting, SpaceInfo, SpaceOptions, SpaceRemoval, TrashInfo},
     branch, charters, collect, edit,
     error::{MetaError, NodeError},
     links,
@@ -14,8 +14,8 @@ use crate::{
     sweep,
 };
 use potluck_spaces::{
-    Change, Charter, DirId, Fate, Head, Kept, Keys, Kv, Name, OpId, Path, RETENTION_MAX, Scope, Settings, Table, Trash,
-    Tree, Value, make_anew, scope_read,
+    AreaId, Change, Charter, DirId, Fate, Head, Kept, Keys, Kv, Name, OpId, Path, RETENTION_MAX, Scope, Settings,
+    Table, Trash, Tree, Value, make_anew, scope_read,
 };
 use potluck_types::{ByteSize, Regions, SpaceId, SpaceName, StripeId, Timestamp, limits};
 use std::{
@@ -558,6 +558,32 @@ pub(crate) async fn offers(shared: &Arc<Shared>) -> Result<Vec<SpaceInfo>, NodeE
     .await
 }
 
+/// The directories of a space that this person was let into, where that is not all of it.
+fn parts(shared: &Shared, charter: &Charter, now: Timestamp) -> Vec<Part> {
+    let Scope::Areas { areas, .. } = charter.scope(&shared.keys(), now) else {
+        return Vec::new();
+    };
+    let part = |(area, name): (AreaId, String)| {
+        let granted = charter
+            .grants(now)
+            .filter(|grant| grant.user == shared.user && grant.area == Some(area));
+        let granted: Vec<_> = granted.collect();
+        let is_endless = granted.iter().any(|grant| grant.until.is_none());
+        Some(Part {
+            path: format!("/{name}").parse().ok()?,
+            may_write: granted.iter().any(|grant| grant.may_write),
+            until: granted
+                .iter()
+                .filter_map(|grant| grant.until)
+                .max()
+                .filter(|_| !is_endless),
+        })
+    };
+    let mut parts: Vec<_> = areas.into_iter().filter_map(part).collect();
+    parts.sort_by_cached_key(|part| part.path.to_string());
+    parts
+}
+
 fn described(shared: &Shared, name: SpaceName, charter: &Charter) -> SpaceInfo {
     let (me, id, owner, now) = (shared.user, charter.space(), charter.owner(), shared.now());
     let is_mine = owner == Some(me);
@@ -571,13 +597,7 @@ fn described(shared: &Shared, name: SpaceName, charter: &Charter) -> SpaceInfo {
         may_write: shared.with_control(|control| control.may_write(me, id)),
         may_share: is_mine || charter.grants(now).any(|grant| grant.user == me && grant.may_share),
         is_offered: false,
-        prefixes: match charter.scope(&shared.keys(), now) {
-            Scope::All => Vec::new(),
-            Scope::Areas { areas, .. } => areas
-                .into_values()
-                .filter_map(|name| format!("/{name}").parse().ok())
-                .collect(),
-        },
+        parts: parts(shared, charter, now),
         files: 0,
         bytes: 0,
         trash: TrashInfo::default(),
@@ -728,7 +748,7 @@ pub(crate) async fn list(shared: &Arc<Shared>, with_removed: bool) -> Result<Vec
             may_write: true,
             may_share: false,
             is_offered: false,
-            prefixes: Vec::new(),
+            parts: Vec::new(),
             files: 0,
             bytes: 0,
             trash: TrashInfo::default(),

@@ -345,7 +345,7 @@ impl From<NodeError> for Complaint {
             NodeError::AreaBelow => Self::usage(message)
                 .hint("`potluck space info SPACE` says which directories are shared alone; move it elsewhere first: `potluck mv`"),
             NodeError::OtherArea(_) | NodeError::NotApart => Self::failed(message).hint("do it again"),
-            NodeError::AllOfIt => Self::usage(message).hint("to share all of the space leave out `--prefix`"),
+            NodeError::AllOfIt => Self::usage(message).hint("without `--prefix` it is about all of the space"),
             NodeError::Conflicting(_) => Self::usage(message)
                 .hint("settle the conflict first: `potluck conflicts` shows how"),
             NodeError::TooMuchToCarry => Self::failed(message).hint("do it with the directories in it, one after the other"),
@@ -372,10 +372,10 @@ impl From<NodeError> for Complaint {
             NodeError::NamesNotHere | NodeError::SpaceNotHere(_) => Self::new(Kind::Unreachable, message)
                 .hint("again in a moment; `potluck status` shows who is away"),
             NodeError::ReadOnly | NodeError::NoKey => {
-                Self::new(Kind::Refused, message).hint("its owner may let you write: `potluck share SPACE --with YOU --write` there")
+                Self::new(Kind::Refused, message).hint("its owner may let you write: `potluck share SPACE --with YOU --write` there, with `--prefix` where it is one directory alone")
             }
             NodeError::NoKeyYet => Self::new(Kind::Unreachable, message).hint("again when another machine of yours is here; `potluck status` shows who is away"),
-            NodeError::NotIn => Self::new(Kind::Refused, message).hint("its owner may let you in again: `potluck share SPACE --with YOU` there"),
+            NodeError::NotIn => Self::new(Kind::Refused, message).hint("its owner may let you in again: `potluck share SPACE --with YOU` there, with `--prefix` where it is one directory alone"),
             NodeError::HomeIsPrivate => Self::usage(message)
                 .hint("`potluck space create NAME` makes one that you can share"),
             NodeError::NotYourSpace(space) => {

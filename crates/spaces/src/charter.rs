@@ -150,6 +150,9 @@ pub struct Grant {
     /// The area that it is for; none when it is for all of the space.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub area: Option<AreaId>,
+    /// The depth of the first epoch in which something was written in the area, if that is not the one whose key it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<u32>,
     /// The epoch whose key it has.
     pub epoch: EpochId,
     /// Which key of that person's it is wrapped for: see [`Reader::tag`].
@@ -519,6 +522,8 @@ pub struct GrantTo {
     pub may_share: bool,
     /// The grant that it is given under; none when the owner gives it.
     pub under: Option<GrantId>,
+    /// See [`Grant::since`].
+    pub since: Option<u32>,
     /// What the owner calls the space; where it is for an area, with `/` and the name of that behind.
     pub called: String,
 }
@@ -1055,6 +1060,7 @@ impl Charter {
             may_share: to.may_share,
             under: to.under,
             area,
+            since: to.since,
             epoch,
             tag,
             wrapped: wrapped
@@ -1166,6 +1172,29 @@ impl Charter {
         widest.map(|(id, grant)| (*id, grant))
     }
 
+    /// The names that areas have for a person: each that under which they were let into it first, with a number behind where another had that before. So none changes, whatever comes or ends.
+    fn names_of_areas(&self, user: &UserKeys) -> BTreeMap<AreaId, String> {
+        let theirs = self.grants.iter().filter(|(_, grant)| grant.user == user.id());
+        let mut theirs: Vec<_> = theirs.collect();
+        theirs.sort_by_key(|(id, grant)| (grant.at, **id));
+        let (mut names, mut taken) = (BTreeMap::new(), BTreeSet::new());
+        for (_, grant) in theirs {
+            let Some(area) = grant.area.filter(|area| !names.contains_key(area)) else {
+                continue;
+            };
+            let called = self.told(user, grant);
+            let called = called.and_then(|called| Some(called.split_once('/')?.1.to_owned()));
+            let called = called.unwrap_or_else(|| format!("{area:?}"));
+            let numbered = |count: u32| match count {
+                1 => called.clone(),
+                count => format!("{called} {count}"),
+            };
+            let name = (1..).map(numbered).find(|name| taken.insert(name.clone()));
+            names.insert(area, name.expect("there are more names than areas"));
+        }
+        names
+    }
+
     /// The directories that were ever shared alone.
     pub fn areas(&self) -> BTreeSet<AreaId> {
         self.grants.values().filter_map(|grant| grant.area).collect()
@@ -1207,16 +1236,9 @@ impl Charter {
         if self.owner == Some(id) || seen.is_empty() || seen.iter().any(|grant| grant.area.is_none()) {
             return Scope::All;
         }
-        seen.sort_by_key(|grant| grant.at);
-        let called = |grant: &Grant| {
-            let called = self.told(user, grant)?;
-            Some(called.split_once('/')?.1.to_owned())
-        };
-        let named = seen.iter().filter_map(|grant| {
-            let area = grant.area?;
-            Some((area, called(grant).unwrap_or_else(|| format!("{area:?}"))))
-        });
-        let areas = named.collect();
+        let names = self.names_of_areas(user);
+        let named = |grant: &&Grant| Some((grant.area?, names.get(&grant.area?)?.clone()));
+        let areas = seen.iter().filter_map(named).collect();
         Scope::Areas { areas, is_over }
     }
 
@@ -1389,13 +1411,16 @@ impl Charter {
         let (latest, areas) = (self.latest(), self.areas_in_use());
         let mut unlinked = Vec::new();
         for area in &areas {
+            let granted = self.grants.values().filter(|grant| grant.area == Some(*area));
+            let depth = |grant: &Grant| grant.since.or_else(|| Some(self.epochs.get(&grant.epoch)?.depth));
+            let since = granted.filter_map(depth).min().unwrap_or(0);
             let (mut left, mut linked) = (latest.clone(), BTreeSet::new());
             while let Some(epoch) = left.pop() {
                 let before = self.epochs.get(&epoch).into_iter().flat_map(|epoch| &epoch.areas);
                 let before = before.filter(|before| before.area == *area).map(|before| before.epoch);
                 left.extend(before.filter(|epoch| linked.insert(*epoch)));
             }
-            let is_unlinked = |(id, _): &(&EpochId, &Epoch)| !linked.contains(id);
+            let is_unlinked = |(id, epoch): &(&EpochId, &Epoch)| epoch.depth >= since && !linked.contains(id);
             let ids = self.epochs.iter().filter(is_unlinked);
             unlinked.extend(ids.map(|(id, epoch)| (epoch.depth, *area, *id)));
         }
@@ -1499,6 +1524,11 @@ impl Charter {
     pub fn current(&self) -> Option<EpochId> {
         let last = self.epochs.iter().max_by_key(|(id, epoch)| (epoch.depth, **id));
         last.map(|(id, _)| *id)
+    }
+
+    /// How many epochs an epoch comes after, in the longest row.
+    pub fn depth(&self, epoch: EpochId) -> Option<u32> {
+        Some(self.epochs.get(&epoch)?.depth)
     }
 
     /// The epoch that all others come after: what the space recognises its content by follows from its key.

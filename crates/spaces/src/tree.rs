@@ -1175,14 +1175,8 @@ impl Tree {
         let Scope::Areas { areas, .. } = scope else {
             return Ok(());
         };
-        let mut taken = BTreeSet::new();
         for (area, called) in areas {
-            let whole = (1..).map(|count| match count {
-                1 => called.clone(),
-                count => format!("{called} {count}"),
-            });
-            let free = whole.into_iter().find(|name| taken.insert(name.clone()));
-            let name = Name::try_from(free.expect("there are more names than areas"));
+            let name = Name::try_from(called.clone());
             // Nobody has said so: it is in no log.
             let mut device = [0; 32];
             device[..4].copy_from_slice(area.as_bytes());

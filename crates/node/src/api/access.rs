@@ -44,6 +44,9 @@ pub enum AccessChange {
     TakenOut {
         /// Who.
         person: Person,
+        /// The directory that they were taken out of, as it is called now; none when it was all of the space.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        prefix: Option<String>,
     },
     /// The owner's key was replaced, since a machine of theirs was lost: the links that they had made ended.
     KeyReplaced,

@@ -514,6 +514,7 @@ async fn a_program_that_does_not_obey_does_no_more_than_its_person_may() {
                 quota: None,
                 may_share: false,
                 under: None,
+                since: None,
                 called: "work".to_owned(),
             };
             let (keys, at) = (modified.keys(), Timestamp::from_millis(now));
@@ -663,7 +664,7 @@ async fn who_was_let_into_a_directory_and_does_not_obey_has_nothing_else() {
     put_together(&space, &smalls).await;
     for (called, access) in [("bob", WRITE), ("carol", READ)] {
         let let_in = anna.share_below(&name("work"), &path("/in"), called, access).await;
-        assert_eq!(let_in.unwrap().member.prefixes, [path("/in")]);
+        assert_eq!(let_in.unwrap().member.prefix, Some(path("/in")));
     }
     // What comes in, and what is put in and beside it by one upload.
     space.rename(&path("/out/moved"), &path("/in/moved")).await.unwrap();
@@ -846,6 +847,7 @@ async fn who_has_a_lost_machine_reads_and_changes_nothing_any_more() {
                 quota: None,
                 may_share: false,
                 under: None,
+                since: None,
                 called: "work".to_owned(),
             };
             let first = modified.user.signing();

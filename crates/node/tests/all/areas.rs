@@ -4,7 +4,9 @@ use crate::{
     common::{Pool, READ, WRITE, bytes, config, eventually, name, put_into, read, read_when_named, sees, started},
     share::{accepted, with_guests},
 };
-use potluck_node::{Node, NodeError, Path, RemoveOptions, RestoreOptions, Space, TreeError, Which};
+use potluck_node::{
+    AccessChange, AccessEvent, Node, NodeError, Part, Path, RemoveOptions, RestoreOptions, Space, TreeError, Which,
+};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -72,7 +74,7 @@ async fn who_is_let_into_a_directory_works_there_and_sees_nothing_else() {
         .share_below(&name("photos"), &path("/2026"), "bob", WRITE)
         .await
         .unwrap();
-    assert_eq!(let_in.member.prefixes, [path("/2026")]);
+    assert_eq!(let_in.member.prefix, Some(path("/2026")));
     let all = ["/2025/secret", "/2026/small", "/2026/trip/large", "/2026/trip/packed"];
     assert_eq!(tree(&photos).await, all, "nothing has changed for her");
     let bob = &others[0].0;
@@ -87,10 +89,12 @@ async fn who_is_let_into_a_directory_works_there_and_sees_nothing_else() {
         assert!(read(&photos, at).await.unwrap() == *content);
     }
     let info = bob.space_info(&name("photos")).await.unwrap();
-    assert_eq!(
-        (info.prefixes, info.files, info.may_write),
-        (vec![path("/2026")], 3, true)
-    );
+    let part = Part {
+        path: path("/2026"),
+        may_write: true,
+        until: None,
+    };
+    assert_eq!((info.parts, info.files), (vec![part], 3));
     // What he does there others see, and it is the same as if they had done it.
     put_into(&bobs, "/2026/by-bob/new", &large).await.unwrap();
     put_into(&bobs, "/2026/small", &packed).await.unwrap();
@@ -179,13 +183,13 @@ async fn what_is_moved_in_is_seen_and_what_is_written_after_the_end_is_not() {
     put_into(&photos, "/out/in/e", &content).await.unwrap();
     until_tree(&bobs, &["/in/b/one", "/in/e"]).await;
     let members = anna.members(&photos_name).await.unwrap();
-    assert_eq!(members[1].prefixes, [path("/out/in")]);
+    assert_eq!(members[1].prefix, Some(path("/out/in")));
     // No directory in another one, and the other way round.
     let within = anna.share_below(&photos_name, &path("/out/in/b"), "bob", READ).await;
     assert!(matches!(within, Err(NodeError::WithinArea(_))), "{within:?}");
     let around = anna.share_below(&photos_name, &path("/out"), "bob", READ).await;
     assert!(matches!(around, Err(NodeError::AreaBelow)), "{around:?}");
-    // Another one beside it.
+    // Another one beside it, of which he may do more; and one of the same name.
     anna.share_below(&photos_name, &path("/other"), "bob", WRITE)
         .await
         .unwrap();
@@ -335,7 +339,7 @@ async fn what_is_done_with_any_directory_is_done_with_one_that_is_shared_alone()
         .await
         .unwrap();
     until_tree(&bobs, &["/in/gone", "/in/one", "/in/two"]).await;
-    assert_eq!(anna.members(&called).await.unwrap()[1].prefixes, [path("/in")]);
+    assert_eq!(anna.members(&called).await.unwrap()[1].prefix, Some(path("/in")));
     // Erased: for him, too.
     let known = photos.erasable(&path("/in/two")).await.unwrap().known;
     photos.erase(&called, &path("/in/two"), known).await.unwrap();
@@ -343,4 +347,77 @@ async fn what_is_done_with_any_directory_is_done_with_one_that_is_shared_alone()
     put_into(&bobs, "/in/after", &packed).await.unwrap();
     assert!(read_when_named(&photos, "/in/after").await == packed);
     assert!(bob.verify(&called).await.is_ok());
+}
+
+/// What a person was told of a path holds, whatever comes beside it; and what they lose is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_was_let_into_keeps_its_name_and_what_ends_is_told() {
+    let (pool, others, photos) = party(&["bob"]).await;
+    let (anna, called) = (pool.node(0), name("photos"));
+    for at in ["/x/plans/one", "/y/plans/two", "/z/plans/three"] {
+        put_into(&photos, at, b"content").await.unwrap();
+    }
+    anna.share_below(&called, &path("/y/plans"), "bob", WRITE)
+        .await
+        .unwrap();
+    let bobs = accepted(&others[0].0, "photos").await;
+    until_tree(&bobs, &["/plans/two"]).await;
+    for at in ["/z/plans", "/x/plans"] {
+        let let_in = anna.share_below(&called, &path(at), "bob", READ).await.unwrap();
+        assert!(!let_in.member.access.may_write && let_in.ended.is_empty());
+    }
+    until_tree(&bobs, &["/plans 2/three", "/plans 3/one", "/plans/two"]).await;
+    put_into(&bobs, "/plans/mine", b"mine").await.unwrap();
+    assert_eq!(read_when_named(&photos, "/y/plans/mine").await, b"mine");
+    assert!(matches!(
+        put_into(&bobs, "/plans 2/mine", b"mine").await,
+        Err(NodeError::OutsidePart)
+    ));
+    // Out of the one that came first: the others keep their names.
+    anna.unshare_below(&called, &path("/y/plans"), "bob").await.unwrap();
+    until_tree(&bobs, &["/plans 2/three", "/plans 3/one"]).await;
+    let access = anna.access_log(&called).await.unwrap();
+    let is_out = |event: &AccessEvent| matches!(&event.what, AccessChange::TakenOut { prefix: Some(prefix), .. } if prefix == "/y/plans");
+    assert_eq!(access.iter().filter(|event| is_out(event)).count(), 1);
+    // With what it is in, removed and brought back.
+    let all = RemoveOptions {
+        recursive: true,
+        confirmed: true,
+        now: false,
+    };
+    photos.remove(&path("/x"), all).await.unwrap();
+    until_tree(&bobs, &["/plans 2/three"]).await;
+    photos.bring_back(&path("/x"), RestoreOptions::default()).await.unwrap();
+    until_tree(&bobs, &["/plans 2/three", "/plans 3/one"]).await;
+    // All of it, to read, and a directory alone again.
+    let let_in = anna.share(&called, "bob", READ).await.unwrap();
+    assert_eq!(let_in.ended, []);
+    until_tree(
+        &bobs,
+        &["/x/plans/one", "/y/plans/mine", "/y/plans/two", "/z/plans/three"],
+    )
+    .await;
+    let let_in = anna
+        .share_below(&called, &path("/z/plans"), "bob", WRITE)
+        .await
+        .unwrap();
+    assert_eq!((let_in.ended.len(), &let_in.ended[0].prefix), (1, &None));
+    until_tree(&bobs, &["/plans 2/three"]).await;
+}
+
+/// A space that may hold so much holds no more by it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_is_shared_alone_in_a_space_that_is_nearly_full() {
+    let (pool, _others, photos) = party(&["bob"]).await;
+    let (anna, called) = (pool.node(0), name("photos"));
+    let quota = potluck_node::SpaceOptions {
+        quota: potluck_node::Setting::To(potluck_types::ByteSize(1_000_000)),
+        ..potluck_node::SpaceOptions::default()
+    };
+    anna.set_space(&called, quota).await.unwrap();
+    put_into(&photos, "/in/large", &bytes(1, 700_000)).await.unwrap();
+    put_into(&photos, "/in/small", &bytes(1, 70_000)).await.unwrap();
+    anna.share_below(&called, &path("/in"), "bob", READ).await.unwrap();
+    photos.rename(&path("/in/large"), &path("/large")).await.unwrap();
+    assert_eq!(tree(&photos).await, ["/in/small", "/large"]);
 }

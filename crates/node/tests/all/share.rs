@@ -416,7 +416,7 @@ async fn one_who_may_lets_others_in_while_the_owner_is_away_and_they_are_out_tog
     assert_eq!(anna.members(&work).await.unwrap().len(), 3);
     let out = |events: &[AccessEvent]| {
         let out = |event: &AccessEvent| match &event.what {
-            AccessChange::TakenOut { person } => Some(person.called()),
+            AccessChange::TakenOut { person, .. } => Some(person.called()),
             _ => None,
         };
         events.iter().filter_map(out).collect::<BTreeSet<_>>()

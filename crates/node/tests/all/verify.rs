@@ -20,7 +20,7 @@ async fn access(node: &Node, space: &str) -> Vec<(&'static str, String, String)>
             AccessChange::LetIn { person, may_write, .. } => {
                 (if may_write { "writes" } else { "reads" }, person.called())
             }
-            AccessChange::TakenOut { person } => ("out", person.called()),
+            AccessChange::TakenOut { person, .. } => ("out", person.called()),
             AccessChange::LinkMade { path, .. } => ("link", path.unwrap_or_default()),
             AccessChange::LinkEnded { .. } => ("ended", String::new()),
             AccessChange::Confined { .. } => ("regions", String::new()),

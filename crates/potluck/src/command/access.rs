@@ -70,7 +70,12 @@ fn in_words(change: &AccessChange) -> String {
                 .map_or(String::new(), |path| format!(" to {} alone", escape(path)));
             format!("let {} in{below}: {what}{quota}{others}{until}{void}", called(person))
         }
-        AccessChange::TakenOut { person } => format!("took {} out", called(person)),
+        AccessChange::TakenOut { person, prefix } => {
+            let of = prefix
+                .as_ref()
+                .map_or(String::new(), |path| format!(" of {}", escape(path)));
+            format!("took {} out{of}", called(person))
+        }
         AccessChange::KeyReplaced => "vouched for what counts, as a key of the owner's was replaced".to_owned(),
         AccessChange::MachinesLost { machines } => {
             format!(

@@ -7,7 +7,7 @@ use crate::{
     place::escape,
     terminal::{Terminal, count, listed, table},
 };
-use potluck_node::{Access, LetIn, Member, Person, SpaceInfo, Status, Unshared};
+use potluck_node::{Access, LetIn, Member, Part, Person, SpaceInfo, Status, Unshared};
 use potluck_types::{SpaceName, UserName};
 use serde_json::json;
 use std::path::Path;
@@ -79,7 +79,7 @@ pub(super) fn share(
     access: Access,
     terminal: Terminal,
 ) -> Result<(), Complaint> {
-    let below = below(space, prefix.as_ref());
+    let below = within(space, prefix.as_ref());
     let request = Request::Share {
         space: space.clone(),
         with,
@@ -89,7 +89,7 @@ pub(super) fn share(
     let let_in: LetIn = client::call(home, &request)?;
     let member = &let_in.member;
     say(terminal, &let_in, || {
-        let may = may(member.access.may_write);
+        let may_do = may(member.access.may_write);
         let others = match member.access.may_share {
             true => ", and let others in",
             false => "",
@@ -103,10 +103,20 @@ pub(super) fn share(
             .quota
             .map_or(String::new(), |quota| format!(", and put {quota} there at most"));
         let mut text = format!(
-            "{} ({}) may {may} {below}{quota}{others}{until}. They take it with: potluck accept {space}",
+            "{} ({}) may {may_do} {below}{quota}{others}{until}. They take it with: potluck accept {space}",
             member.person.called(),
             member.person.user.short()
         );
+        if !let_in.ended.is_empty() {
+            let before = let_in
+                .ended
+                .iter()
+                .map(|ended| format!("{} {}", may(ended.may_write), within(space, ended.prefix.as_ref())));
+            text.push_str(&format!(
+                "\nBefore, they could {}: that is over.",
+                listed(before, "and")
+            ));
+        }
         for (people, what) in [
             (&let_in.out, "reads nothing that comes from now on"),
             (&let_in.only_read, "can only read from now on"),
@@ -129,7 +139,7 @@ pub(super) fn unshare(
     prefix: Option<potluck_node::Path>,
     terminal: Terminal,
 ) -> Result<(), Complaint> {
-    let below = below(space, prefix.as_ref());
+    let below = within(space, prefix.as_ref());
     let request = Request::Unshare {
         space: space.clone(),
         with,
@@ -167,23 +177,36 @@ pub(super) fn accept(
     say(terminal, &info, || {
         let (may, name) = (may(info.may_write), &info.name);
         let others = match info.may_share {
+            true if !info.parts.is_empty() => {
+                format!("\nYou may let others in: potluck share {name} --with PERSON --prefix PATH")
+            }
             true => format!("\nYou may let others in: potluck share {name} --with PERSON"),
             false => String::new(),
         };
-        let only = match info.prefixes.is_empty() {
-            true => String::new(),
-            false => {
-                let paths = info.prefixes.iter().map(|path| escape(&path.to_string()));
-                format!(", of which you see {} and nothing else", listed(paths, "and"))
-            }
-        };
-        format!("You may {may} {name}{only}: potluck ls {name}:/{others}")
+        match info.parts.is_empty() {
+            true => format!("You may {may} {name}: potluck ls {name}:/{others}"),
+            false => format!(
+                "Of {name} you may {}, and see nothing else: potluck ls {name}:/{others}",
+                parts(&info.parts)
+            ),
+        }
     });
     Ok(())
 }
 
+/// What one may do with parts of a space.
+pub(super) fn parts(parts: &[Part]) -> String {
+    let one = |part: &Part| {
+        let until = part
+            .until
+            .map_or(String::new(), |until| format!(" until {}", day(until)));
+        format!("{} {}{until}", may(part.may_write), escape(&part.path.to_string()))
+    };
+    listed(parts.iter().map(one), "and")
+}
+
 /// A space, or a directory of it with what is in it.
-fn below(space: &SpaceName, prefix: Option<&potluck_node::Path>) -> String {
+fn within(space: &SpaceName, prefix: Option<&potluck_node::Path>) -> String {
     match prefix {
         Some(prefix) => format!("{space}:{}", escape(&prefix.to_string())),
         None => space.to_string(),
@@ -202,13 +225,8 @@ pub(super) fn members(members: &[Member]) -> String {
             (false, true) => "reads and writes",
             (false, false) => "reads",
         };
-        let below = match member.prefixes.is_empty() {
-            true => String::new(),
-            false => {
-                let paths = member.prefixes.iter().map(|path| escape(&path.to_string()));
-                format!("only {}", listed(paths, "and"))
-            }
-        };
+        let below = member.prefix.as_ref();
+        let below = below.map_or(String::new(), |path| format!("only {}", escape(&path.to_string())));
         let until = member
             .access
             .until

@@ -5,7 +5,6 @@ use crate::{
     cli::{RegionList, Space},
     complaint::Complaint,
     local::{client, message::Request},
-    place::escape,
     span::Span,
     terminal::{Terminal, count, listed as in_words, table},
 };
@@ -213,11 +212,7 @@ fn remark(info: &SpaceInfo) -> String {
         Some(until) => format!("removed; can be brought back until {}", day(until)),
         None if !info.is_here => "its keys are not here yet".to_owned(),
         None if !info.may_read => "you are not in it any more: nothing newer comes".to_owned(),
-        None if !info.prefixes.is_empty() => {
-            let may = if info.may_write { "read and change" } else { "read" };
-            let paths = info.prefixes.iter().map(|path| escape(&path.to_string()));
-            format!("you may {may} {} of it", in_words(paths, "and"))
-        }
+        None if !info.parts.is_empty() => format!("of it you may {}", people::parts(&info.parts)),
         None if !info.may_write => "you may read it".to_owned(),
         None => String::new(),
     }

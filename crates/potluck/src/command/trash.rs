@@ -45,7 +45,7 @@ pub(super) fn run(home: &Path, place: Option<&Place>, wish: Wish, terminal: Term
 /// All spaces.
 pub(super) fn roots(home: &Path) -> Result<Vec<Place>, Complaint> {
     let spaces: Vec<SpaceInfo> = client::call(home, &Request::Spaces { removed: false })?;
-    let here = spaces.into_iter().filter(|space| space.is_here);
+    let here = spaces.into_iter().filter(|space| space.is_here && !space.is_offered);
     Ok(here.map(|space| Place::root_of(space.name)).collect())
 }
 

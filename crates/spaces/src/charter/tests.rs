@@ -107,6 +107,7 @@ fn to(seed: u8, may_write: bool, until: Option<u64>) -> GrantTo {
         quota: None,
         may_share: false,
         under: None,
+        since: None,
         called: "photos".to_owned(),
     }
 }
@@ -848,6 +849,7 @@ fn nobody_but_the_owner_lets_in_or_takes_out() {
         quota: None,
         may_share: false,
         under: None,
+        since: None,
         called: String::new(),
     };
     let grant = charter

@@ -80,8 +80,13 @@ fn later_epochs_open_what_was_written_in_a_directory_before_and_the_other_way_ro
         assert_eq!(within(&before, epoch, 1).is_some(), epoch != third);
         assert_eq!((after.of(Some(epoch)), before.of(Some(epoch))), (None, None));
     }
-    // A directory of which nobody knew then, and epochs that were begun apart.
-    let_into(&mut charter, 4, 2);
+    // A directory in which something was written before anybody was let into it.
+    let to = GrantTo {
+        since: Some(0),
+        ..to_area(4, 2)
+    };
+    let record = given(&charter, 1, &to);
+    charter.join(&record).unwrap();
     assert_eq!(within(&keys(&charter, 4), second, 2), None);
     let next = next_epoch(&mut charter, &[(1, None), (4, Some(2))]);
     for epoch in [first, second, third, next] {
