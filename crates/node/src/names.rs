@@ -227,8 +227,10 @@ fn write_within(
     let body = bodies.first_mut().expect("at least one part");
     body.pins.clone_from(&batch.pins);
     body.erases = batch.erases;
-    let links = batch.links.iter().map(|draft| draft.seal(space, body.epoch));
-    body.links = links.collect::<Result<_, _>>()?;
+    if let Some(body) = bodies.iter_mut().find(|body| body.area.is_none()) {
+        let links = batch.links.iter().map(|draft| draft.seal(space, body.epoch));
+        body.links = links.collect::<Result<_, _>>()?;
+    }
     // After the last change: until then some of the stripes are used. A large file gives up more than fits with its change. What is said in an area gives up nothing.
     let last = bodies.last_mut().expect("at least one part");
     if last.area.is_none() {

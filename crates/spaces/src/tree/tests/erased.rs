@@ -308,7 +308,7 @@ fn what_is_said_again_counts_from_who_erased_and_from_nobody_else() {
         Change::Restate {
             device: writer.key.node_id(),
             seq: 1,
-            clock: Timestamp::from_millis(1),
+            clock: entry.open().unwrap().0.clock,
             changes,
         }
     };
