@@ -1171,7 +1171,7 @@ impl Tree {
     }
 
     /// Shows each area in the root, under the name that it has for a person who reads nothing else.
-    pub(crate) fn show_areas(self, kv: &mut impl Kv, scope: &Scope) -> Result<(), KvError> {
+    pub fn show_areas(self, kv: &mut impl Kv, scope: &Scope) -> Result<(), KvError> {
         let Scope::Areas { areas, .. } = scope else {
             return Ok(());
         };

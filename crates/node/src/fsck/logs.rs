@@ -138,6 +138,7 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
             entries: 0,
             bytes: 0,
         };
+        replay.begin()?;
         let mut after: Option<Vec<u8>> = None;
         loop {
             let rows = scan(&kv, Table::Log, &[], after.as_deref(), ENTRIES)?;
@@ -246,6 +247,16 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
 }
 
 impl Replay<'_> {
+    /// What is there before all entries.
+    fn begin(&mut self) -> Result<(), MetaError> {
+        self.scratch.write(|kv| {
+            for (space, keys) in &self.keys {
+                Tree::of(*space).show_areas(kv, keys.scope()).map_err(failed)?;
+            }
+            Ok(())
+        })
+    }
+
     fn rows(&mut self, source: &ReadKv, rows: &Rows) -> Result<(), MetaError> {
         let scratch = self.scratch;
         scratch.write(|kv| {

@@ -5,7 +5,8 @@ use crate::{
     share::{accepted, with_guests},
 };
 use potluck_node::{
-    AccessChange, AccessEvent, Node, NodeError, Part, Path, RemoveOptions, RestoreOptions, Space, TreeError, Which,
+    AccessChange, AccessEvent, Fault, FsckOptions, Node, NodeError, Part, Path, RemoveOptions, RestoreOptions, Space,
+    TreeError, Which, fsck,
 };
 use std::time::Duration;
 use tempfile::TempDir;
@@ -58,7 +59,7 @@ fn only_part<T: std::fmt::Debug>(done: &Result<T, NodeError>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_let_into_a_directory_works_there_and_sees_nothing_else() {
-    let (pool, others, photos) = party(&["bob", "carol"]).await;
+    let (pool, mut others, photos) = party(&["bob", "carol"]).await;
     let anna = pool.node(0);
     // One that is inline, one in a pack, one of several chunks.
     let (small, packed, large) = (bytes(1, 40), bytes(2, 20_000), bytes(3, 3_000_000));
@@ -153,6 +154,20 @@ async fn who_is_let_into_a_directory_works_there_and_sees_nothing_else() {
         bob.share(&name("photos"), "carol", READ).await,
         Err(NodeError::MayNotShare(_))
     ));
+    // What is in his tables follows from what he can read of the logs.
+    drop(bobs);
+    let (bob, home) = others.swap_remove(0);
+    bob.stop().await;
+    drop(bob);
+    // Whoever tells others something just now holds on to the home for a moment.
+    let checked = || fsck(home.path(), &FsckOptions::default(), |_| {});
+    eventually("the home is given up", || async { checked().is_ok() }).await;
+    let report = checked().unwrap();
+    let is_of_tables = |finding: &&potluck_node::Finding| matches!(finding.fault, Fault::Tables { .. });
+    assert!(
+        !report.findings.iter().any(|finding| is_of_tables(&finding)),
+        "{report:?}"
+    );
 }
 
 /// What is moved in and out, more directories than one, whoever comes later, and who is taken out.
