@@ -3,9 +3,9 @@
 
 use crate::{api::PutOptions, edit, error::NodeError, files::FileAt, shared::Shared, space::OpenSpace, upload::Upload};
 use potluck_dag::{Content, Piece};
-use potluck_spaces::{DirId, FileId, Head, Kv, Name, Path, Tree, Value};
+use potluck_spaces::{DirId, Head, Kv, Name, Path, Tree, Value};
 use potluck_types::StripeId;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// Names that are read at once.
 const PAGE: usize = 256;
@@ -19,22 +19,13 @@ pub(crate) enum Given {
     Directory(DirId),
 }
 
-/// Whether versions in the trash count as others.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Others {
-    /// They do.
-    AndTrash,
-    /// Whoever is given it now could read them before.
-    Named,
-}
-
 /// Files that lie in one piece, each with its part of it.
 type Sharing = Vec<(FileAt, Piece)>;
 
 /// Stores files anew that lie in one piece with what is not given.
-pub(crate) async fn store(space: &OpenSpace, given: &Given, others: Others) -> Result<(), NodeError> {
+pub(crate) async fn store(space: &OpenSpace, given: &Given) -> Result<(), NodeError> {
     let (task, of) = (space.clone(), given.clone());
-    let sharing = Shared::blocking(move || sharing(&task, &task.read()?, &of, others)).await?;
+    let sharing = Shared::blocking(move || sharing(&task, &task.read()?, &of)).await?;
     store_anew(space, sharing).await
 }
 
@@ -61,16 +52,11 @@ pub(crate) fn part_of(path: &Path, value: &Value) -> Option<Piece> {
     }
 }
 
-/// Files that lie in one piece with what is not given, by the piece.
-pub(crate) fn sharing(
-    space: &OpenSpace,
-    kv: &impl Kv,
-    given: &Given,
-    others: Others,
-) -> Result<Vec<Sharing>, NodeError> {
+/// Files that lie in one piece with what is not given, by the piece. What counts is what is in the piece, and not who uses it: a file that is gone may have left its bytes there, and one that
+/// shares it may not be known here yet.
+pub(crate) fn sharing(space: &OpenSpace, kv: &impl Kv, given: &Given) -> Result<Vec<Sharing>, NodeError> {
     let tree = Tree::of(space.id());
-    let (mut parts, mut known) = (BTreeMap::<StripeId, Sharing>::new(), BTreeSet::<FileId>::new());
-    let mut left = Vec::new();
+    let (mut parts, mut left) = (BTreeMap::<StripeId, Sharing>::new(), Vec::new());
     let mut look = |parent: DirId, name: &Name, heads: Vec<Head>, left: &mut Vec<(DirId, Option<Name>)>| {
         for head in heads {
             let part = part_of(&Path::root(), &head.value);
@@ -78,7 +64,6 @@ pub(crate) fn sharing(
                 Value::Directory(id) => left.push((id, None)),
                 Value::Space(_) => {}
                 Value::File(file) => {
-                    known.insert(file.id);
                     let Some(part) = part else { continue };
                     let at = FileAt {
                         path: Path::root(),
@@ -107,12 +92,17 @@ pub(crate) fn sharing(
             look(directory, &listed.name, listed.heads, &mut left);
         }
     }
-    let mut sharing = Vec::new();
-    for (stripe, files) in parts {
-        let users = tree.sharers(kv, stripe, others == Others::AndTrash)?;
-        if users.iter().any(|file| !known.contains(file)) {
-            sharing.push(files);
-        }
-    }
-    Ok(sharing)
+    let is_shared = |files: &Sharing| !covers_all(files);
+    Ok(parts.into_values().filter(is_shared).collect())
+}
+
+/// Whether files are all that is in the piece that they lie in.
+fn covers_all(files: &Sharing) -> bool {
+    let Some((_, first)) = files.first() else { return true };
+    let mut parts: Vec<_> = files.iter().map(|(_, piece)| piece.part()).collect();
+    parts.sort_by_key(|part| part.start);
+    let covered = parts.into_iter().try_fold(0, |covered, part| {
+        (part.start <= covered).then_some(part.end.max(covered))
+    });
+    covered == Some(first.whole().len())
 }

@@ -1,7 +1,7 @@
 //! Areas of a space: directories that are shared alone. What is written in each; how a directory becomes one; and what is moved from one to another, where it has to be made anew.
 
 use crate::{
-    apart::{self, Given, Others},
+    apart::{self, Given},
     edit,
     error::{MetaError, NodeError},
     meta::WriteKv,
@@ -221,9 +221,13 @@ pub(crate) fn gone(space: &OpenSpace, kv: &impl Kv, path: &Path) -> Result<Optio
 
 /// Where a directory that is nowhere any more is by now, if it was made anew in another area.
 pub(crate) fn now_at(space: &OpenSpace, kv: &impl Kv, before: DirId) -> Result<Option<DirId>, NodeError> {
+    let areas = space.charters.of(kv, space.id())?.areas();
+    if areas.is_empty() {
+        return Ok(None);
+    }
     let tree = Tree::of(space.id());
     let is_there = |dir: DirId| Ok::<_, NodeError>(tree.place_of(kv, dir).map_err(TreeError::from)?.is_some());
-    for area in space.charters.of(kv, space.id())?.areas() {
+    for area in areas {
         let made = AreaId::of_directory(space.id(), before, &BTreeSet::new(), &*space.entropy);
         if area == made && is_there(area.top())? {
             return Ok(Some(area.top()));
@@ -256,7 +260,7 @@ async fn write_apart<T: Send + 'static>(
     make: impl Fn(&OpenSpace, &WriteKv<'_>) -> Result<(Vec<Batch>, T), NodeError> + Clone + Send + 'static,
 ) -> Result<T, NodeError> {
     for _ in 0..APART_TRIES {
-        apart::store(space, &given()?, Others::AndTrash).await?;
+        apart::store(space, &given()?).await?;
         match names::write_made(space, make.clone()).await {
             Err(NodeError::NotApart) => {}
             made => {
@@ -270,7 +274,7 @@ async fn write_apart<T: Send + 'static>(
 
 /// Refuses what would be given with the key to something else.
 fn refuse_sharing(space: &OpenSpace, kv: &impl Kv, given: &Given) -> Result<(), NodeError> {
-    match apart::sharing(space, kv, given, Others::AndTrash)?.is_empty() {
+    match apart::sharing(space, kv, given)?.is_empty() {
         true => Ok(()),
         false => Err(NodeError::NotApart),
     }

@@ -13,7 +13,7 @@ use crate::{
     space::OpenSpace,
     sweep,
 };
-use potluck_spaces::{AppendError, Branch, Log, Logged, Position, Tree};
+use potluck_spaces::{AppendError, Branch, Change, Log, Logged, Position, Tree};
 use potluck_types::{Hash, NodeId, StripeId, limits};
 use serde_bytes::ByteBuf;
 use std::{sync::atomic::Ordering, time::Duration};
@@ -217,6 +217,15 @@ async fn say_again(space: &OpenSpace) -> Result<Vec<StripeId>, NodeError> {
     }
 }
 
+/// The same for whoever holds the lock on names, and may wait.
+pub(crate) fn say_again_now(space: &OpenSpace) -> Result<Vec<StripeId>, NodeError> {
+    let mut given_up = Vec::new();
+    while let Some(stripes) = say_one_again(space)? {
+        given_up.extend(stripes);
+    }
+    Ok(given_up)
+}
+
 fn say_one_again(space: &OpenSpace) -> Result<Option<Vec<StripeId>>, NodeError> {
     let branch = Branch::of(space.id(), space.me());
     let Some(again) = branch.next_aside(&space.read()?)? else {
@@ -237,15 +246,21 @@ fn say_one_again(space: &OpenSpace) -> Result<Option<Vec<StripeId>>, NodeError> 
         let changes = Tree::of(space.id()).changes_again(&space.ring().keys, space.me(), &again)?;
         let links = again.entry.links.iter();
         let links = links.filter_map(|publication| Draft::again(space, again.entry.epoch, publication));
+        // What they use may have been pinned by an entry that is not said again.
+        let mut pins = again.entry.pins.clone();
+        pins.extend(changes.iter().flat_map(Change::uses));
+        pins.sort_unstable();
+        pins.dedup();
         let batch = Batch {
             changes,
-            pins: again.entry.pins.clone(),
+            pins,
             erases: again.erases(space.me()),
             links: links.collect(),
             within: again.entry.area,
             ..Batch::default()
         };
-        let written = names::write_in(space, kv, &claimed, &batch)?;
+        // It was there before, and is not refused for being too much.
+        let written = names::write_within(space, kv, &claimed, &batch)?;
         branch.said_again(kv, again.seq, written.seq)?;
         Ok(Some(written.given_up))
     })

@@ -7,7 +7,7 @@ use crate::{
     share,
     shared::Shared,
     space::OpenSpace,
-    spaces,
+    spaces, sweep,
 };
 use potluck_crypto::{Speakers, derive::private_space_id};
 use potluck_spaces::{Branch, Charter, CharterError, CharterRecord, Entry, Kv, Log, Table, Tree};
@@ -15,7 +15,7 @@ use potluck_types::{NodeId, SpaceId, Timestamp, UserId, limits};
 use serde_bytes::ByteBuf;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::Ordering},
 };
 
 /// Charters that were read lately.
@@ -210,6 +210,14 @@ pub(crate) fn counts(shared: &Shared, kv: &impl Kv, device: NodeId, entry: &Entr
     Ok(!is_past_end && charter.may_write(user, device, entry.seq, entry.clock, entry.area))
 }
 
+/// Whether an entry of this machine counts, in a space of somebody else's.
+pub(crate) fn is_own_to_say(shared: &Shared, kv: &impl Kv, entry: &Entry) -> Result<bool, NodeError> {
+    let charter = shared.charters.of(kv, entry.space)?;
+    let is_others = charter.owner().is_some_and(|owner| owner != shared.user);
+    let may_write = || charter.may_write(shared.user, shared.me(), entry.seq, entry.clock, entry.area);
+    Ok(!is_others || may_write())
+}
+
 /// Whether a device may erase what another has written: its person's machines may, and those of the space's owner.
 pub(crate) fn may_erase(
     shared: &Shared,
@@ -261,8 +269,10 @@ pub(crate) async fn exchange(
     })
     .await?;
     if is_news {
-        cut_logs(shared, space).await?;
+        // Neither keeps the other.
+        let cut = cut_logs(shared, space).await;
         spaces::learn(shared, space).await?;
+        cut?;
     }
     Ok(missing)
 }
@@ -277,12 +287,12 @@ pub(crate) async fn cut_logs(shared: &Arc<Shared>, space: SpaceId) -> Result<(),
     };
     let (task, ring) = (Arc::clone(shared), open.as_ref().map(OpenSpace::ring));
     let of = open.clone();
-    let (erased, is_set_aside) = Shared::blocking(move || {
+    let (erased, said_again) = Shared::blocking(move || {
         let open = of;
         let charter = task.charters.of(&task.read()?, space)?;
-        let (mut erased, mut is_set_aside) = (Vec::new(), false);
+        let (mut erased, mut said_again) = (Vec::new(), None);
         if charter.owner().is_none() {
-            return Ok((erased, is_set_aside));
+            return Ok((erased, said_again));
         }
         let frontier = Log::of(space).frontier(&task.read()?).map_err(MetaError::reading)?;
         let keys = ring.map(|ring| ring.keys.clone()).unwrap_or_default();
@@ -303,10 +313,14 @@ pub(crate) async fn cut_logs(shared: &Arc<Shared>, space: SpaceId) -> Result<(),
             }
             if device == task.me() {
                 // What it may still say it says again, after what counts: of a log nobody takes what comes after something that does not.
-                if let Some(open) = open.as_ref().filter(|open| open.may_write()) {
+                let knows_own_log = |open: &&OpenSpace| open.opened().knows_own_log.load(Ordering::Relaxed);
+                if let Some(open) = open.as_ref().filter(|open| open.may_write()).filter(knows_own_log) {
+                    // What waits from before has its numbers.
+                    let mut given_up = branch::say_again_now(open)?;
                     let entries = branch::set_aside_now(open, last)?;
-                    tracing::info!(space = %space.short(), entries, "what this machine wrote and does not count any more is left out of its log");
-                    is_set_aside = true;
+                    tracing::warn!(space = %space.short(), entries, "what this machine wrote where its person may not write any more is left out of its log");
+                    given_up.extend(branch::say_again_now(open)?);
+                    said_again = Some(given_up);
                 }
                 continue;
             }
@@ -327,18 +341,29 @@ pub(crate) async fn cut_logs(shared: &Arc<Shared>, space: SpaceId) -> Result<(),
                 "what one wrote who was taken out of the space, and whoever took them out had not heard of, is dropped"
             );
         }
-        Ok::<_, NodeError>((erased, is_set_aside))
+        Ok::<_, NodeError>((erased, said_again))
     })
     .await?;
     drop(one_at_a_time);
-    if is_set_aside && let Some(open) = open.clone() {
-        // Boxed, as what is said again is brought to others, and what they answer may end here.
-        tokio::spawn(async move { Box::pin(branch::finish(&open)).await });
+    if let Some((open, given_up)) = open.as_ref().zip(said_again) {
+        // Also when nothing was given up: others hear of what was said again.
+        sweep::announce(open, given_up);
     }
     if let Some(open) = open.filter(|open| !erased.is_empty() && open.may_write()) {
         erase::say_again_soon(open, erased);
     }
     Ok(())
+}
+
+/// The same for all spaces: a run may have ended before it was done, and the times of grants end.
+pub(crate) async fn cut_all_logs(shared: &Arc<Shared>) {
+    let task = Arc::clone(shared);
+    let chartered = Shared::blocking(move || Table::Charter.spaces(&task.read()?).map_err(MetaError::reading));
+    for space in chartered.await.unwrap_or_default() {
+        if let Err(error) = cut_logs(shared, space).await {
+            tracing::warn!(space = %space.short(), %error, "what does not count any more is not cut off yet");
+        }
+    }
 }
 
 /// The last entry of a device before the first that does not count, where its person may write in some places, and in others not any more.

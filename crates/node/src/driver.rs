@@ -244,6 +244,7 @@ async fn sweep_all(shared: &Arc<Shared>) -> bool {
     if let Err(error) = Shared::blocking(move || charters::look_again(&task)).await {
         tracing::warn!(%error, "whose grants have ended is not known");
     }
+    charters::cut_all_logs(shared).await;
     for space in shared.written_spaces() {
         share::renew(&space).await;
         if let Err(error) = links::withdraw_of_former_keys(&space).await {

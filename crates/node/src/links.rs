@@ -15,7 +15,7 @@ pub(crate) use open::{Opened, open, tell};
 pub(crate) use readers::{Readers, give_share};
 
 use crate::{
-    apart::{self, Given, Others},
+    apart::{self, Given},
     api::{FileMeta, LinkInfo, LinkMade, LinkOptions, PutOptions},
     areas, charters,
     error::{LinkError, MetaError, NodeError},
@@ -28,7 +28,7 @@ use crate::{
 use listing::Listing;
 use potluck_crypto::{BoxKey, KeyShare, Link, LinkId, Purpose, derive};
 use potluck_spaces::{
-    Change, DirId, EpochId, Fate, File, Head, Links, Name, Path, Publication, Published, Tree, TreeError, Value,
+    Change, DirId, EpochId, Fate, File, FileId, Head, Links, Name, Path, Publication, Published, Tree, TreeError, Value,
 };
 use potluck_types::{
     Hash, NodeId, SpaceId, SpaceName, Timestamp, UserId, from_canonical,
@@ -193,15 +193,24 @@ fn about(space: &OpenSpace, published: &Published) -> Option<About> {
 
 impl Target {
     /// Stores anew what lies in one piece with what the link does not show: whoever has it is given the key.
-    async fn lies_apart(&self, space: &OpenSpace, others: Others) -> Result<(), NodeError> {
-        let given = match self {
+    async fn lies_apart(&self, space: &OpenSpace) -> Result<(), NodeError> {
+        apart::store(space, &self.given(space)?).await
+    }
+
+    /// Those that could not be stored anew.
+    fn sharing(&self, space: &OpenSpace) -> Result<BTreeSet<FileId>, NodeError> {
+        let sharing = apart::sharing(space, &space.read()?, &self.given(space)?)?;
+        Ok(sharing.into_iter().flatten().map(|(at, _)| at.file.id).collect())
+    }
+
+    fn given(&self, space: &OpenSpace) -> Result<Given, NodeError> {
+        Ok(match self {
             Self::Directory(id) => Given::Directory(*id),
             Self::File(parent, name) => {
                 let heads = Tree::of(space.id()).heads(&space.read()?, *parent, name)?;
                 Given::Name(*parent, name.clone(), heads)
             }
-        };
-        apart::store(space, &given, others).await
+        })
     }
 
     /// What a link leads to that led to this, where that was made anew, as a directory that is shared alone.
@@ -265,8 +274,8 @@ pub(crate) async fn make(
     if let Some(until) = options.until.filter(|until| *until <= now) {
         return Err(LinkError::Expired(until).into());
     }
-    target.lies_apart(space, Others::AndTrash).await?;
-    let listing = Listing::of(space, &target)
+    target.lies_apart(space).await?;
+    let listing = Listing::of(space, &target, &BTreeSet::new())
         .await?
         .ok_or_else(|| TreeError::NotFound(path.clone()))?;
     let pool = space.with_control(|control| control.roster.pool());
@@ -655,7 +664,7 @@ pub(crate) async fn look(shared: &Arc<Shared>) -> Duration {
 /// The same in one space. Gives how long after it the first link ends.
 async fn look_in(space: &OpenSpace) -> Result<Duration, NodeError> {
     let now = space.now();
-    let mut next = Duration::MAX;
+    let (mut next, mut failed) = (Duration::MAX, None);
     let Some(called) = space.spaces.name(space.id()) else {
         return Ok(next);
     };
@@ -675,13 +684,16 @@ async fn look_in(space: &OpenSpace) -> Result<Duration, NodeError> {
         if !wait.is_zero() {
             // It may have changed since.
             next = next.min(wait);
-        } else if show(space, &called, mine).await? {
-            space.links.said().insert(link, now);
         } else {
-            space.links.said().remove(&link);
+            // One that cannot be shown keeps no other.
+            match show(space, &called, mine).await {
+                Ok(true) => _ = space.links.said().insert(link, now),
+                Ok(false) => _ = space.links.said().remove(&link),
+                Err(error) => failed = failed.or(Some(error)),
+            }
         }
     }
-    Ok(next)
+    failed.map_or(Ok(next), Err)
 }
 
 /// Publishes at once what the links of this person into a space show.
@@ -689,10 +701,11 @@ pub(crate) async fn show_now(space: &OpenSpace) -> Result<(), NodeError> {
     let Some(called) = space.spaces.name(space.id()) else {
         return Ok(());
     };
+    let mut failed = Ok(());
     for mine in mine(space).await? {
-        Box::pin(show(space, &called, mine)).await?;
+        failed = failed.and(Box::pin(show(space, &called, mine)).await.map(drop));
     }
-    Ok(())
+    failed
 }
 
 /// How many links that others have made lead to a path, to something below it, or to what it is in.
@@ -756,8 +769,16 @@ async fn show(space: &OpenSpace, called: &SpaceName, mut mine: Mine) -> Result<b
     let task = space.clone();
     let target = mine.about.target.clone();
     mine.about.target = Shared::blocking(move || target.now(&task)).await?;
-    mine.about.target.lies_apart(space, Others::Named).await?;
-    let listing = match Listing::of(space, &mine.about.target).await {
+    let target = &mine.about.target;
+    let without = match target.lies_apart(space).await {
+        Ok(()) => BTreeSet::new(),
+        // Those it does not show until they are.
+        Err(error) => {
+            tracing::info!(%error, "files that lie in one piece with others are not apart yet, and no link shows them");
+            target.sharing(space)?
+        }
+    };
+    let listing = match Listing::of(space, target, &without).await {
         // It goes on showing what there was.
         Err(NodeError::Link(LinkError::TooLarge)) => return Ok(false),
         listing => listing?,

@@ -192,7 +192,7 @@ pub(crate) fn write_in(
 }
 
 /// The same, however much the space holds then.
-fn write_within(
+pub(crate) fn write_within(
     space: &OpenSpace,
     kv: &mut WriteKv<'_>,
     claimed: &Held<StripeId>,
@@ -245,6 +245,10 @@ fn write_within(
     for body in bodies {
         let entry = Log::of(space.id()).next_entry(kv, &space.node_key, now, body)?;
         let taken = take(space, kv, &entry)?;
+        if !charters::is_own_to_say(space, kv, &taken.appended.entry)? {
+            // Its clock is later than the time until which the person may write: others' clocks are ahead.
+            return Err(NodeError::ReadOnly);
+        }
         first.get_or_insert(taken.appended.entry.seq);
     }
     for (fingerprint, piece) in &batch.dedup {

@@ -651,8 +651,10 @@ pub(crate) async fn members(shared: &Arc<Shared>, name: &SpaceName) -> Result<Ve
     let whole = charter.whole_readers(now);
     // What is for less than all of it counts where a person has no more.
     let mut granted = BTreeMap::<(UserId, Option<AreaId>), Vec<&Grant>>::new();
+    let writes_all = |user: UserId| charter.written_areas(user, now).is_none();
     for grant in charter.grants(now) {
-        if grant.area.is_none() || !whole.contains(&grant.user) {
+        let is_more = !whole.contains(&grant.user) || (grant.may_write && !writes_all(grant.user));
+        if grant.area.is_none() || is_more {
             granted.entry((grant.user, grant.area)).or_default().push(grant);
         }
     }

@@ -6,7 +6,7 @@
 
 use crate::{Change, DirId, FileId, Value};
 use potluck_crypto::{BoxKey, derive::area_key};
-use potluck_types::{Entropy, Hash, SpaceId};
+use potluck_types::{Entropy, Hash, SpaceId, StripeId};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -147,6 +147,19 @@ impl Scope {
 }
 
 impl Change {
+    /// The stripes that it says a file uses.
+    pub fn uses(&self) -> &[StripeId] {
+        match self {
+            Self::Set {
+                value: Some(Value::File(file)),
+                ..
+            }
+            | Self::Recode { file, .. } => &file.uses,
+            Self::Uses { stripes, .. } => stripes,
+            _ => &[],
+        }
+    }
+
     /// Whether it is about all of the space, and who reads no more than an area has to know it, too: it is said in each.
     pub fn is_for_all(&self) -> bool {
         matches!(self, Self::Settings(_) | Self::Snapshot { .. })

@@ -621,7 +621,8 @@ impl Charter {
         };
         let latest = self.latest();
         let before = latest.iter().filter_map(|epoch| Some((*epoch, keys.of(Some(*epoch))?)));
-        let areas = self.unlinked().into_iter().filter_map(|(area, epoch)| {
+        let room = limits::SPACE_READERS_MAX.saturating_sub(readers.len());
+        let areas = self.unlinked().into_iter().take(room).filter_map(|(area, epoch)| {
             let (old, new) = (keys.within(Some(epoch), Some(area))?, area.key(&key));
             Some(AreaBefore {
                 area,
@@ -1391,7 +1392,9 @@ impl Charter {
         };
         let apart = |id: &&EpochId| **id != current && keys.of(Some(**id)).is_some();
         let is_wrong = latest.iter().filter(apart).chain([&current]).any(|id| is_wrong(*id));
-        is_wrong || self.unlinked().iter().any(lacks_keys)
+        let in_use = self.areas_in_use();
+        let mut unlinked = self.unlinked().into_iter().filter(|(area, _)| in_use.contains(area));
+        is_wrong || unlinked.any(|unlinked| lacks_keys(&unlinked))
     }
 
     /// Who was given the key of an epoch, or of an area in it, each with the tag of their key, as far as the owner has said so.
@@ -1406,9 +1409,9 @@ impl Charter {
         wrapped.chain(granted).collect()
     }
 
-    /// Areas that somebody is let into, with the epochs whose keys to them nobody has who is given those of the next; the latest first. In one epoch there is room for so many.
+    /// Areas with the epochs whose keys to them nobody has who is given those of the next: those that somebody is let into first, and the latest of them; of others, who may be let in again, too.
     fn unlinked(&self) -> Vec<(AreaId, EpochId)> {
-        let (latest, areas) = (self.latest(), self.areas_in_use());
+        let (latest, areas, in_use) = (self.latest(), self.areas(), self.areas_in_use());
         let mut unlinked = Vec::new();
         for area in &areas {
             let granted = self.grants.values().filter(|grant| grant.area == Some(*area));
@@ -1422,11 +1425,12 @@ impl Charter {
             }
             let is_unlinked = |(id, epoch): &(&EpochId, &Epoch)| epoch.depth >= since && !linked.contains(id);
             let ids = self.epochs.iter().filter(is_unlinked);
-            unlinked.extend(ids.map(|(id, epoch)| (epoch.depth, *area, *id)));
+            let is_in_use = in_use.contains(area);
+            unlinked.extend(ids.map(|(id, epoch)| (is_in_use, epoch.depth, *area, *id)));
         }
         unlinked.sort_unstable();
-        let latest = unlinked.into_iter().rev().take(READERS_PER_AREA * areas.len());
-        latest.map(|(_, area, epoch)| (area, epoch)).collect()
+        let latest = unlinked.into_iter().rev();
+        latest.map(|(_, _, area, epoch)| (area, epoch)).collect()
     }
 
     /// How far the log of a device counts if it was taken out of its person's hands, as far as its owner has said; of one that was not, all counts that its person may write.
@@ -1482,7 +1486,7 @@ impl Charter {
             Some(_) => Some(0),
             None => self.end(id, grant, device),
         });
-        ends.min().map(|end| end + 1)
+        ends.min().map(|end| end.saturating_add(1))
     }
 
     /// The records, those first that others rest on.

@@ -495,7 +495,7 @@ impl Log {
             let (notice, said, by) = self.notice_of(logged, (device, entry.seq), entry.area)?;
             kv.put(
                 Table::Erased,
-                &self.erased_key(device, entry.seq, by),
+                &self.erased_key(device, entry.seq, (by, entry.area)),
                 &notice.to_bytes(),
             )?;
             erased_by = Some((said, by));
@@ -570,7 +570,7 @@ impl Log {
                 }
                 // If it has erased another, what it said again of that is kept there, too.
                 if let Some(EntryId { device: of, seq }) = known.open()?.0.erases {
-                    let key = self.erased_key(of, seq, device);
+                    let key = self.erased_key(of, seq, (device, area));
                     if kv
                         .get(Table::Erased, &key)?
                         .is_some_and(|row| Logged::from_bytes(&row).is_ok_and(|row| row.hash() == known.hash()))
@@ -583,13 +583,14 @@ impl Log {
                 return Ok(());
             }
         }
-        let is_news = match self.erased_by(kv, (device, seq), by)? {
+        let is_news = match self.erased_by(kv, (device, seq), (by, area))? {
             // What it said again may be erased itself by now.
             Some(known) => known.seq < number || (known.seq == number && notice.sealed.is_none()),
             None => true,
         };
         if is_news {
-            kv.put(Table::Erased, &self.erased_key(device, seq, by), &notice.to_bytes())?;
+            let key = self.erased_key(device, seq, (by, area));
+            kv.put(Table::Erased, &key, &notice.to_bytes())?;
         }
         Ok(())
     }
@@ -609,8 +610,13 @@ impl Log {
         Ok(())
     }
 
-    /// The last entry of a device that says that the changes of another are erased, with what it says again of them, unless that is erased in its turn.
-    pub fn erased_by(self, kv: &impl Kv, (device, seq): (NodeId, u64), by: NodeId) -> Result<Option<Entry>, KvError> {
+    /// The last entry of a device in an area, or in none, that says that the changes of another are erased, with what it says again of them, unless that is erased in its turn.
+    pub fn erased_by(
+        self,
+        kv: &impl Kv,
+        (device, seq): (NodeId, u64),
+        by: (NodeId, Option<AreaId>),
+    ) -> Result<Option<Entry>, KvError> {
         let row = kv.get(Table::Erased, &self.erased_key(device, seq, by))?;
         row.map(|row| Self::notice(&row)).transpose()
     }
@@ -722,8 +728,9 @@ impl Log {
         [&self.device_key(device)[..], &seq.to_be_bytes()].concat()
     }
 
-    fn erased_key(self, device: NodeId, seq: u64, by: NodeId) -> Vec<u8> {
-        [&self.log_key(device, seq)[..], by.as_bytes()].concat()
+    fn erased_key(self, device: NodeId, seq: u64, (by, area): (NodeId, Option<AreaId>)) -> Vec<u8> {
+        let area = area.as_ref().map_or(&[][..], |area| area.as_bytes());
+        [&self.log_key(device, seq)[..], by.as_bytes(), area].concat()
     }
 }
 

@@ -587,7 +587,10 @@ impl Tree {
         let is_heard = kv
             .get(Table::Restated, &self.entry_key(again.device, again.seq))?
             .is_some();
-        Ok(!is_heard && log.erased_by(kv, (again.device, again.seq), by)?.is_some())
+        Ok(!is_heard
+            && log
+                .erased_by(kv, (again.device, again.seq), (by, again.area))?
+                .is_some())
     }
 
     /// Of some operations those that an entry in this area can say something of: those in the same one, and those that are not here yet.
@@ -947,27 +950,6 @@ impl Tree {
                 return Ok(true);
             }
             after = Some(*last);
-        }
-    }
-
-    /// All file versions that use a stripe, or those that are not in the trash.
-    pub fn sharers(self, kv: &impl Kv, stripe: StripeId, with_trash: bool) -> Result<Vec<FileId>, TreeError> {
-        let prefix = [&self.space.as_bytes()[..], stripe.as_bytes()].concat();
-        let (mut sharers, mut after) = (Vec::new(), None::<Vec<u8>>);
-        loop {
-            let rows = kv.scan(Table::Users, &prefix, after.as_deref(), USERS_PAGE)?;
-            let Some((last, _)) = rows.last() else {
-                return Ok(sharers);
-            };
-            after = Some(last.clone());
-            for (key, mark) in &rows {
-                if with_trash || mark.is_empty() {
-                    let file = key[prefix.len()..].try_into();
-                    sharers.push(FileId::from_bytes(
-                        file.map_err(|_| KvError::from("a user's key is 80 bytes"))?,
-                    ));
-                }
-            }
         }
     }
 

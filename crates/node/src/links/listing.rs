@@ -6,10 +6,10 @@ use crate::{
     files::Files,
     space::OpenSpace,
 };
-use potluck_spaces::{File, Path, Value};
+use potluck_spaces::{File, FileId, Path, Value};
 use potluck_types::{Hash, from_canonical, limits, to_canonical};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Bytes of one record: a path may be long.
 const RECORD_BYTES_MAX: usize = 64 << 10;
@@ -29,8 +29,12 @@ pub(super) struct Listing {
 struct Record(Path, File);
 
 impl Listing {
-    /// What a link to this shows now; none when it is gone.
-    pub(super) async fn of(space: &OpenSpace, target: &Target) -> Result<Option<Self>, NodeError> {
+    /// What a link to this shows now, without some files; none when it is gone.
+    pub(super) async fn of(
+        space: &OpenSpace,
+        target: &Target,
+        without: &BTreeSet<FileId>,
+    ) -> Result<Option<Self>, NodeError> {
         let mut all = BTreeMap::new();
         match target {
             Target::Directory(id) => {
@@ -39,6 +43,9 @@ impl Listing {
                 }
                 let mut files = Files::below(space, vec![*id]);
                 while let Some(found) = files.next().await? {
+                    if without.contains(&found.file.id) {
+                        continue;
+                    }
                     all.insert(found.path, found.file);
                     if all.len() > limits::LINK_ENTRIES_MAX {
                         return Err(LinkError::TooLarge.into());
@@ -54,6 +61,9 @@ impl Listing {
                 else {
                     return Ok(None);
                 };
+                if without.contains(&file.id) {
+                    return Ok(None);
+                }
                 all.insert(Path::root(), file);
             }
         }
