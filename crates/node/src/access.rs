@@ -99,8 +99,7 @@ pub(crate) fn events(space: &OpenSpace, called: &SpaceName) -> Result<Vec<Access
 
 /// What an area is called now.
 fn of_area(space: &OpenSpace, area: AreaId) -> Result<String, NodeError> {
-    let path = space.view().path_of(&space.read()?, area.top())?;
-    Ok(path.unwrap_or_else(|| areas::removed(area)).to_string())
+    Ok(areas::called(space, &space.read()?, area)?.to_string())
 }
 
 /// All grants of a charter, and when they were ended.
@@ -150,7 +149,6 @@ impl Grants {
         grant.at <= at && !is_ended(id) && !grant.under.as_ref().is_some_and(is_ended)
     }
 
-    /// Whom a revocation takes out: not who is in by another grant, as one who was given other rights in the same moment.
     /// Those who could read a directory before a revocation and cannot any more, but can read others.
     fn out_of(&self, revocation: &Revocation) -> BTreeSet<UserId> {
         let here = || self.given.iter().filter(|(_, grant)| grant.area == revocation.area);
@@ -165,6 +163,7 @@ impl Grants {
         out
     }
 
+    /// Whom a revocation takes out: not who is in by another grant, as one who was given other rights in the same moment.
     fn out_by(&self, revocation: &Revocation) -> BTreeSet<UserId> {
         let named: BTreeSet<&GrantId> = revocation.grants.iter().collect();
         let mut out = BTreeSet::new();

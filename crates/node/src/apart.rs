@@ -1,10 +1,10 @@
 //! What is given to others lies apart from what is not. Small files share a sealed piece, and the key to one opens them all: before somebody is given the keys to a directory, files in it that
 //! lie in one piece with others are stored anew.
 
-use crate::{api::PutOptions, edit, error::NodeError, files::FileAt, shared::Shared, space::OpenSpace, upload::Upload};
+use crate::{api::PutOptions, error::NodeError, files::FileAt, shared::Shared, space::OpenSpace, upload::Upload};
 use potluck_dag::{Content, Piece};
-use potluck_spaces::{DirId, Head, Kv, Name, Path, Tree, Value};
-use potluck_types::StripeId;
+use potluck_spaces::{DirId, File, Head, Kv, Name, Path, Tree, Value};
+use potluck_types::{StripeId, from_canonical};
 use std::collections::BTreeMap;
 
 /// Names that are read at once.
@@ -43,13 +43,17 @@ pub(crate) async fn store_anew(space: &OpenSpace, sharing: Vec<Sharing>) -> Resu
     Ok(())
 }
 
-/// The part of a piece that a file is, if it is one.
-pub(crate) fn part_of(path: &Path, value: &Value) -> Option<Piece> {
-    let (_, content) = edit::content_of(path, value).ok()?;
-    match content {
-        Content::Tree(tree) if tree.root().is_part() => Some(tree.root().clone()),
-        _ => None,
+/// The piece that a file's content is, or its list of pieces.
+pub(crate) fn root(file: &File) -> Option<Piece> {
+    match from_canonical(&file.content).ok()? {
+        Content::Tree(tree) => Some(tree.root().clone()),
+        Content::Inline(_) => None,
     }
+}
+
+/// The part of a piece that a file is, if it is one.
+pub(crate) fn part_of(file: &File) -> Option<Piece> {
+    root(file).filter(Piece::is_part)
 }
 
 /// Files that lie in one piece with what is not given, by the piece. What counts is what is in the piece, and not who uses it: a file that is gone may have left its bytes there, and one that
@@ -59,12 +63,11 @@ pub(crate) fn sharing(space: &OpenSpace, kv: &impl Kv, given: &Given) -> Result<
     let (mut parts, mut left) = (BTreeMap::<StripeId, Sharing>::new(), Vec::new());
     let mut look = |parent: DirId, name: &Name, heads: Vec<Head>, left: &mut Vec<(DirId, Option<Name>)>| {
         for head in heads {
-            let part = part_of(&Path::root(), &head.value);
             match head.value {
                 Value::Directory(id) => left.push((id, None)),
                 Value::Space(_) => {}
                 Value::File(file) => {
-                    let Some(part) = part else { continue };
+                    let Some(part) = part_of(&file) else { continue };
                     let at = FileAt {
                         path: Path::root(),
                         parent,

@@ -103,48 +103,56 @@ pub(crate) struct Carried {
     /// The first ones make it, and those after them remove it.
     batches: Vec<Batch>,
     removals: Vec<Change>,
+    /// Directories whose names are still to be carried, after one of them, and those that these go to.
+    left: Vec<(DirId, DirId, Option<Name>)>,
     names: u64,
     bytes: usize,
 }
 
 impl Carried {
-    /// All that is below a directory is below another one from then on, which has no place yet.
-    pub(crate) fn carry(&mut self, space: &OpenSpace, kv: &impl Kv, from: DirId, to: DirId) -> Result<(), NodeError> {
-        let tree = Tree::of(space.id());
-        let mut left = vec![(from, to, None::<Name>)];
-        while let Some((from, to, after)) = left.pop() {
-            let page = tree.list(kv, from, after.as_ref(), PAGE)?;
+    /// Says values anew under a name that has none. What is below those that are directories is still to be carried.
+    fn anew(
+        &mut self,
+        space: &OpenSpace,
+        kv: &impl Kv,
+        heads: &[Head],
+        (parent, name): (DirId, &Name),
+    ) -> Result<Vec<Change>, NodeError> {
+        let mut changes = Vec::new();
+        for head in Head::distinct(heads) {
+            let value = match &head.value {
+                Value::Directory(id) if is_top(*id) => return Err(NodeError::AreaBelow),
+                Value::Directory(id) => {
+                    let anew = Tree::of(space.id()).carried(kv, parent, *id, &*space.entropy)?;
+                    self.left.push((*id, anew, None));
+                    Value::Directory(anew)
+                }
+                Value::Space(id) => Value::Space(*id),
+                Value::File(file) => Value::File(edit::moved(space, kv, file, parent.area(), &mut changes)?),
+            };
+            changes.push(Change::Set {
+                parent,
+                name: name.clone(),
+                value: Some(value),
+                replaces: Vec::new(),
+                fate: Fate::Carried,
+            });
+        }
+        Ok(changes)
+    }
+
+    /// All that is below the directories that are still to be carried is below others from then on.
+    fn carry(&mut self, space: &OpenSpace, kv: &impl Kv) -> Result<(), NodeError> {
+        while let Some((from, to, after)) = self.left.pop() {
+            let page = Tree::of(space.id()).list(kv, from, after.as_ref(), PAGE)?;
             let Some(last) = page.last().map(|listed| listed.name.clone()) else {
                 continue;
             };
-            left.push((from, to, Some(last)));
+            self.left.push((from, to, Some(last)));
             for Listed { name, heads } in page {
                 self.names += 1;
-                for head in Head::distinct(&heads) {
-                    let (value, mut uses) = match &head.value {
-                        Value::Directory(id) if is_top(*id) => return Err(NodeError::AreaBelow),
-                        Value::Directory(id) => {
-                            let anew = tree.carried(kv, to, *id, &*space.entropy)?;
-                            left.push((*id, anew, None));
-                            (Value::Directory(anew), Vec::new())
-                        }
-                        Value::Space(id) => (Value::Space(*id), Vec::new()),
-                        Value::File(file) => {
-                            let mut uses = Vec::new();
-                            let file = edit::moved(space, kv, file, to.area(), &mut uses)?;
-                            (Value::File(file), uses)
-                        }
-                    };
-                    uses.push(Change::Set {
-                        parent: to,
-                        name: name.clone(),
-                        value: Some(value),
-                        replaces: Vec::new(),
-                        fate: Fate::Carried,
-                    });
-                    for change in uses {
-                        self.say(change)?;
-                    }
+                for change in self.anew(space, kv, &heads, (to, &name))? {
+                    self.say(change)?;
                 }
                 self.unset(space, kv, (from, &name), &heads)?;
             }
@@ -227,11 +235,9 @@ pub(crate) fn now_at(space: &OpenSpace, kv: &impl Kv, before: DirId) -> Result<O
     }
     let tree = Tree::of(space.id());
     let is_there = |dir: DirId| Ok::<_, NodeError>(tree.place_of(kv, dir).map_err(TreeError::from)?.is_some());
-    for area in areas {
-        let made = AreaId::of_directory(space.id(), before, &BTreeSet::new(), &*space.entropy);
-        if area == made && is_there(area.top())? {
-            return Ok(Some(area.top()));
-        }
+    let made = AreaId::of_directory(space.id(), before, &BTreeSet::new(), &*space.entropy);
+    if areas.contains(&made) && is_there(made.top())? {
+        return Ok(Some(made.top()));
     }
     let mut left = vec![(DirId::ROOT, None::<Name>)];
     while let Some((parent, after)) = left.pop() {
@@ -263,10 +269,7 @@ async fn write_apart<T: Send + 'static>(
         apart::store(space, &given()?).await?;
         match names::write_made(space, make.clone()).await {
             Err(NodeError::NotApart) => {}
-            made => {
-                names::replicate(space).await?;
-                return made;
-            }
+            made => return made,
         }
     }
     Err(NodeError::NotApart)
@@ -283,6 +286,12 @@ fn refuse_sharing(space: &OpenSpace, kv: &impl Kv, given: &Given) -> Result<(), 
 /// What one is called that is nowhere.
 pub(crate) fn removed(area: AreaId) -> Path {
     format!("/(removed {area:?})").parse().expect("a path")
+}
+
+/// What an area is called now.
+pub(crate) fn called(space: &OpenSpace, kv: &impl Kv, area: AreaId) -> Result<Path, NodeError> {
+    let path = space.view().path_of(kv, area.top())?;
+    Ok(path.unwrap_or_else(|| removed(area)))
 }
 
 /// The area that a directory is, if it is one.
@@ -312,8 +321,7 @@ pub(crate) fn known(space: &OpenSpace, kv: &impl Kv, path: &Path) -> Result<Opti
         if is_top(directory) {
             return Ok(Some(area));
         }
-        let whole = space.view().path_of(kv, area.top())?;
-        return Err(NodeError::WithinArea(whole.unwrap_or_else(Path::root)));
+        return Err(NodeError::WithinArea(called(space, kv, area)?));
     }
     space.refuse_reader()?;
     space.refuse_partial("shares a directory that is not shared alone yet")?;
@@ -336,8 +344,9 @@ pub(crate) async fn make(space: &OpenSpace, path: &Path) -> Result<AreaId, NodeE
             return Ok((Vec::new(), area));
         }
         let (found, before) = directory_at(space, kv, &path)?;
-        let known = space.charters.of(kv, space.id())?.areas();
-        let area = AreaId::of_directory(space.id(), before, &known, &*space.entropy);
+        space.refuse_when_full()?;
+        let taken = space.charters.of(kv, space.id())?.areas();
+        let area = AreaId::of_directory(space.id(), before, &taken, &*space.entropy);
         refuse_sharing(space, kv, &Given::Directory(before))?;
         let mut carried = Carried::default();
         let settings = Tree::of(space.id()).settings(kv).map_err(MetaError::reading)?;
@@ -349,7 +358,8 @@ pub(crate) async fn make(space: &OpenSpace, path: &Path) -> Result<AreaId, NodeE
             });
             carried.batches.push(Batch::default());
         }
-        carried.carry(space, kv, before, area.top())?;
+        carried.left.push((before, area.top(), None));
+        carried.carry(space, kv)?;
         let placing = Change::Set {
             parent: found.parent,
             name: found.name.clone(),
@@ -361,7 +371,9 @@ pub(crate) async fn make(space: &OpenSpace, path: &Path) -> Result<AreaId, NodeE
         };
         Ok((carried.finish(vec![placing])?, area))
     };
-    write_apart(space, given, make).await
+    let area = write_apart(space, given, make).await?;
+    names::replicate(space).await?;
+    Ok(area)
 }
 
 /// Gives values another name, which is free, in another area: what is a directory is made anew there.
@@ -370,34 +382,17 @@ pub(crate) async fn carry_over(space: &OpenSpace, found: &Found, parent: DirId, 
     let is_given = parent.area().is_some();
     let (found, name) = (found.clone(), name.clone());
     let make = move |space: &OpenSpace, kv: &WriteKv<'_>| {
-        let tree = Tree::of(space.id());
+        space.refuse_when_full()?;
         // As they are by now: those that were stored anew lie elsewhere.
-        let mut heads = tree.heads(kv, found.parent, &found.name)?;
+        let mut heads = Tree::of(space.id()).heads(kv, found.parent, &found.name)?;
         heads.retain(|head| found.heads.iter().any(|known| known.op == head.op));
         if is_given {
             refuse_sharing(space, kv, &Given::Name(found.parent, found.name.clone(), heads.clone()))?;
         }
-        let (mut carried, mut placing) = (Carried::default(), Vec::new());
+        let mut carried = Carried::default();
         carried.unset(space, kv, (found.parent, &found.name), &heads)?;
-        for head in Head::distinct(&heads) {
-            let value = match &head.value {
-                Value::Directory(id) if is_top(*id) => return Err(NodeError::AreaBelow),
-                Value::Directory(id) => {
-                    let anew = tree.carried(kv, parent, *id, &*space.entropy)?;
-                    carried.carry(space, kv, *id, anew)?;
-                    Value::Directory(anew)
-                }
-                Value::Space(id) => Value::Space(*id),
-                Value::File(file) => Value::File(edit::moved(space, kv, file, parent.area(), &mut placing)?),
-            };
-            placing.push(Change::Set {
-                parent,
-                name: name.clone(),
-                value: Some(value),
-                replaces: Vec::new(),
-                fate: Fate::Carried,
-            });
-        }
+        let placing = carried.anew(space, kv, &heads, (parent, &name))?;
+        carried.carry(space, kv)?;
         Ok((carried.finish(placing)?, ()))
     };
     match is_given {

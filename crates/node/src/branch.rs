@@ -198,7 +198,7 @@ async fn set_aside(space: &OpenSpace, after: u64) -> Result<u64, NodeError> {
 }
 
 /// Sets aside what this node wrote after an entry. Whoever holds the lock on names says it again.
-pub(crate) fn set_aside_now(space: &OpenSpace, after: u64) -> Result<u64, NodeError> {
+fn set_aside_now(space: &OpenSpace, after: u64) -> Result<u64, NodeError> {
     let tree = Tree::of(space.id()).learning_at(space.elapsed());
     space.meta.write(|kv| {
         let branch = Branch::of(space.id(), space.me());
@@ -206,19 +206,25 @@ pub(crate) fn set_aside_now(space: &OpenSpace, after: u64) -> Result<u64, NodeEr
     })
 }
 
-/// Says again what was set aside, each entry in a transaction of its own. Gives the stripes that were given up.
-async fn say_again(space: &OpenSpace) -> Result<Vec<StripeId>, NodeError> {
-    let mut given_up = Vec::new();
-    loop {
-        let task = space.clone();
-        let said = Shared::blocking(move || say_one_again(&task)).await?;
-        let Some(stripes) = said else { return Ok(given_up) };
-        given_up.extend(stripes);
-    }
+/// Leaves out of this node's log what it wrote after an entry where its person may not write any more. What it may still say it says again, after what counts: of a log nobody takes what comes
+/// after something that does not. For whoever holds the lock on names, and may wait. Gives the stripes that were given up.
+pub(crate) fn leave_out_after(space: &OpenSpace, last: u64) -> Result<Vec<StripeId>, NodeError> {
+    // What waits from before has its numbers.
+    let mut given_up = say_again_now(space)?;
+    let entries = set_aside_now(space, last)?;
+    tracing::warn!(space = %space.id().short(), entries, "what this machine wrote where its person may not write any more is left out of its log");
+    given_up.extend(say_again_now(space)?);
+    Ok(given_up)
 }
 
-/// The same for whoever holds the lock on names, and may wait.
-pub(crate) fn say_again_now(space: &OpenSpace) -> Result<Vec<StripeId>, NodeError> {
+/// Says again what was set aside. Gives the stripes that were given up.
+async fn say_again(space: &OpenSpace) -> Result<Vec<StripeId>, NodeError> {
+    let task = space.clone();
+    Shared::blocking(move || say_again_now(&task)).await
+}
+
+/// The same for whoever may wait: each entry is a transaction of its own.
+fn say_again_now(space: &OpenSpace) -> Result<Vec<StripeId>, NodeError> {
     let mut given_up = Vec::new();
     while let Some(stripes) = say_one_again(space)? {
         given_up.extend(stripes);

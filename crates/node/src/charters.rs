@@ -312,15 +312,9 @@ pub(crate) async fn cut_logs(shared: &Arc<Shared>, space: SpaceId) -> Result<(),
                 continue;
             }
             if device == task.me() {
-                // What it may still say it says again, after what counts: of a log nobody takes what comes after something that does not.
                 let knows_own_log = |open: &&OpenSpace| open.opened().knows_own_log.load(Ordering::Relaxed);
                 if let Some(open) = open.as_ref().filter(|open| open.may_write()).filter(knows_own_log) {
-                    // What waits from before has its numbers.
-                    let mut given_up = branch::say_again_now(open)?;
-                    let entries = branch::set_aside_now(open, last)?;
-                    tracing::warn!(space = %space.short(), entries, "what this machine wrote where its person may not write any more is left out of its log");
-                    given_up.extend(branch::say_again_now(open)?);
-                    said_again = Some(given_up);
+                    said_again = Some(branch::leave_out_after(open, last)?);
                 }
                 continue;
             }

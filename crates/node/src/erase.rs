@@ -10,7 +10,7 @@ mod receipts;
 pub(crate) use receipts::{Pending, asked_again, go_on};
 
 use crate::{
-    apart,
+    apart::{self, root},
     api::{Erasable, Erased, RemoveOptions},
     charters, edit,
     error::{MetaError, NodeError},
@@ -22,7 +22,7 @@ use crate::{
     sweep,
     trash::is_missing,
 };
-use hunt::{Found, Known, Places, There, each_entry, root};
+use hunt::{Found, Known, Places, There, each_entry};
 use potluck_dag::Piece;
 use potluck_spaces::{Change, DirId, EntryId, Fate, FileId, Head, Kv, Liveness, Log, Path, Pins, Tree, TreeError};
 use potluck_types::{Hash, NodeId, SpaceName, StripeId};

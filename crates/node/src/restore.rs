@@ -215,8 +215,8 @@ impl Restorer<'_> {
             self.report.skipped += 1;
             return Ok(());
         };
-        let part = apart::part_of(to, &kept.head.value).filter(|_| kept.parent.area() != parent.area());
-        if let Some(part) = part.filter(|_| parent.area().is_some()) {
+        let is_given = parent.area().is_some() && kept.parent.area() != parent.area();
+        if let Some(part) = apart::part_of(file).filter(|_| is_given) {
             // Whoever was let in there would be given the key to what it lies in one piece with.
             let at = FileAt {
                 path: to.clone(),
@@ -310,24 +310,17 @@ impl Restorer<'_> {
                         let was_directory = |kept: &&Kept| matches!(kept.head.value, Value::Directory(_));
                         // One that is shared alone stays that, and those who were let in are in it again.
                         let again = areas::gone(self.space, &kv, &here)?.filter(|_| id.area().is_none());
-                        match kept
-                            .iter()
-                            .find(was_directory)
-                            .map(|kept| Tree::of(space).brought_back(id, kept))
-                        {
-                            made if again.is_some() || made.is_some() => {
-                                let next = again.or(made).expect("one of them");
-                                self.batch.changes.push(Change::Set {
-                                    parent: id,
-                                    name: name.clone(),
-                                    value: Some(Value::Directory(next)),
-                                    replaces: Vec::new(),
-                                    fate: Fate::Carried,
-                                });
-                                Some(next)
-                            }
-                            _ => None,
-                        }
+                        let made = kept.iter().find(was_directory);
+                        let made = made.map(|kept| Tree::of(space).brought_back(id, kept));
+                        again.or(made).inspect(|next| {
+                            self.batch.changes.push(Change::Set {
+                                parent: id,
+                                name: name.clone(),
+                                value: Some(Value::Directory(*next)),
+                                replaces: Vec::new(),
+                                fate: Fate::Carried,
+                            });
+                        })
                     }
                 }
             };

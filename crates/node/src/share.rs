@@ -166,7 +166,7 @@ pub(crate) async fn share(
         // It was made one, and then nobody was let in: there may have been other keys since.
         to.since = Some(0);
     }
-    match own.filter(|_| !is_owner) {
+    match own {
         None => let_in(&space, to).await?,
         Some((under, own)) => pass_on(&space, (under, own), &person, to).await?,
     }
@@ -197,12 +197,7 @@ fn ended(space: &OpenSpace, before: &Charter, after: &Charter, user: UserId) -> 
         });
         if !goes_on {
             let prefix = match grant.area {
-                Some(area) => Some(
-                    space
-                        .view()
-                        .path_of(&kv, area.top())?
-                        .unwrap_or_else(|| areas::removed(area)),
-                ),
+                Some(area) => Some(areas::called(space, &kv, area)?),
                 None => None,
             };
             let may_write = grant.may_write;
@@ -661,9 +656,8 @@ pub(crate) async fn members(shared: &Arc<Shared>, name: &SpaceName) -> Result<Ve
     let task = space.clone();
     let used = Shared::blocking(move || names::used_by(&task, &task.read()?)).await?;
     let used = |user: UserId| ByteSize(used.get(&user).copied().unwrap_or_default());
-    let (kv, view) = (space.read()?, space.view());
-    let prefix =
-        |area: AreaId| Ok::<_, NodeError>(view.path_of(&kv, area.top())?.unwrap_or_else(|| areas::removed(area)));
+    let kv = space.read()?;
+    let prefix = |area: AreaId| areas::called(&space, &kv, area);
     let everybody = people(shared);
     let person = |user: UserId| {
         let known = everybody.iter().find(|person| person.user == user).cloned();

@@ -4,9 +4,9 @@
 //! A directory says by its id which area it belongs to, for as long as it is there, and so does a version of a file. So an entry of one area can change nothing outside of it, whoever has written it, and that is seen in the entry
 //! alone; and a directory that is moved from one area to another is made anew there.
 
-use crate::{Change, DirId, FileId, Value};
+use crate::{BranchError, Change, DirId, FileId, Keys, Kv, KvError, Table, Tree, Value, make_anew};
 use potluck_crypto::{BoxKey, derive::area_key};
-use potluck_types::{Entropy, Hash, SpaceId, StripeId};
+use potluck_types::{Entropy, Hash, SpaceId, StripeId, from_canonical, to_canonical};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -137,13 +137,32 @@ impl Scope {
             (Self::Areas { .. }, None) => false,
         }
     }
-}
 
-impl Scope {
     /// Whether somebody who reads an area hears there what holds for all of the space, since they hear it nowhere else.
     pub(crate) fn hears_all_in_areas(&self) -> bool {
         *self != Self::All
     }
+}
+
+/// What of a space is read into its tables.
+pub fn scope_read(space: SpaceId, kv: &impl Kv) -> Result<Scope, KvError> {
+    let row = kv.get(Table::Scope, space.as_bytes())?;
+    let Some(row) = row else { return Ok(Scope::All) };
+    let (areas, is_over): (Vec<(AreaId, String)>, bool) = from_canonical(&row)?;
+    let areas = areas.into_iter().collect();
+    Ok(Scope::Areas { areas, is_over })
+}
+
+/// Makes all of a space anew for who reads more of it than before, or less.
+pub fn read_anew(space: SpaceId, kv: &mut impl Kv, keys: &Keys, tree: Tree) -> Result<(), BranchError> {
+    match keys.scope() {
+        Scope::All => kv.delete(Table::Scope, space.as_bytes())?,
+        Scope::Areas { areas, is_over } => {
+            let areas: Vec<_> = areas.iter().collect();
+            kv.put(Table::Scope, space.as_bytes(), &to_canonical(&(areas, is_over)))?;
+        }
+    }
+    make_anew(space, kv, keys, tree)
 }
 
 impl Change {

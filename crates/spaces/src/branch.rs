@@ -4,9 +4,7 @@
 //! The history that others keep stands. What the device wrote beside it is set aside, the space is made anew from what is left of the logs, and once
 //! the other history is here, what was set aside is said again, as new entries. What a device wrote that does not count is cut off the same way, and not said again. Each step is one transaction; what is set aside outlasts a crash.
 
-use crate::{
-    AppendError, AreaId, Change, Entry, EntryId, Keys, Kv, KvError, Log, Logged, OpId, Scope, Table, Tree, TreeError,
-};
+use crate::{AppendError, Change, Entry, EntryId, Keys, Kv, KvError, Log, Logged, OpId, Table, Tree, TreeError};
 use potluck_types::{Hash, NodeId, SpaceId, from_canonical, to_canonical};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -29,27 +27,6 @@ pub enum Aside {
 pub struct Branch {
     space: SpaceId,
     device: NodeId,
-}
-
-/// What of a space is read into its tables.
-pub fn scope_read(space: SpaceId, kv: &impl Kv) -> Result<Scope, KvError> {
-    let row = kv.get(Table::Scope, space.as_bytes())?;
-    let Some(row) = row else { return Ok(Scope::All) };
-    let (areas, is_over): (Vec<(AreaId, String)>, bool) = from_canonical(&row)?;
-    let areas = areas.into_iter().collect();
-    Ok(Scope::Areas { areas, is_over })
-}
-
-/// Makes all of a space anew for who reads more of it than before, or less.
-pub fn read_anew(space: SpaceId, kv: &mut impl Kv, keys: &Keys, tree: Tree) -> Result<(), BranchError> {
-    match keys.scope() {
-        Scope::All => kv.delete(Table::Scope, space.as_bytes())?,
-        Scope::Areas { areas, is_over } => {
-            let areas: Vec<_> = areas.iter().collect();
-            kv.put(Table::Scope, space.as_bytes(), &to_canonical(&(areas, is_over)))?;
-        }
-    }
-    make_anew(space, kv, keys, tree)
 }
 
 /// Makes all of a space anew that follows from its logs.

@@ -464,11 +464,6 @@ impl Keys {
             self.add(epoch, area, key);
         }
     }
-
-    /// What a person's machines may know each other's content by: it follows from the key of the first epoch, or where that is not theirs, from some other that they have.
-    pub fn first(&self, first: Option<EpochId>) -> Option<&BoxKey> {
-        self.of(first).or_else(|| self.areas.values().next())
-    }
 }
 
 /// A person, and whom is wrapped for to reach them.

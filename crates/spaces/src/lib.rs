@@ -34,8 +34,8 @@ mod tree;
 mod turnover;
 mod view;
 
-pub use area::{AreaId, Scope};
-pub use branch::{Again, Aside, Branch, BranchError, make_anew, read_anew, scope_read};
+pub use area::{AreaId, Scope, read_anew, scope_read};
+pub use branch::{Again, Aside, Branch, BranchError, make_anew};
 pub use charter::{
     AREAS_MAX, AreaBefore, Before, Charter, CharterError, CharterRecord, Epoch, EpochId, Founding,
     GRANTS_UNDER_ONE_MAX, Grant, GrantId, GrantTo, Joined, Keys, Reader, Revocation, Stop, Succession, Wrap,

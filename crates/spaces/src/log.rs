@@ -488,8 +488,15 @@ impl Log {
         let log_key = self.log_key(device, entry.seq);
         let (mut kept, mut erased_by) = (logged.clone(), None);
         kept.erased_by = None;
-        self.drop_notices_of_other_areas(kv, &log_key, entry.area)?;
-        if entry.is_erasable() && Self::first_notice(kv, &log_key)?.is_some() {
+        // Whoever has erased it before it came has said so in its area, and of one that can be, or has not erased it.
+        let (mut is_erased, mut mistaken) = (false, Vec::new());
+        for (key, row) in kv.scan(Table::Erased, &log_key, None, limits::POOL_NODES_MAX)? {
+            match entry.is_erasable() && Self::notice(&row)?.area == entry.area {
+                true => is_erased = true,
+                false => mistaken.push(key),
+            }
+        }
+        if is_erased {
             (kept.sealed, entry.sealed) = (None, ByteBuf::new());
         } else if entry.is_erasable() && entry.is_erased() {
             let (notice, said, by) = self.notice_of(logged, (device, entry.seq), entry.area)?;
@@ -499,11 +506,10 @@ impl Log {
                 &notice.to_bytes(),
             )?;
             erased_by = Some((said, by));
-        } else if !entry.is_erasable() {
-            // Whoever has said so before it came did not know.
-            while let Some((key, _)) = kv.scan(Table::Erased, &log_key, None, 1)?.pop() {
-                kv.delete(Table::Erased, &key)?;
-            }
+        }
+        // Not before it is taken: the one that they mean may be another with this number.
+        for key in mistaken {
+            kv.delete(Table::Erased, &key)?;
         }
         kv.put(Table::Log, &log_key, &kept.to_bytes())?;
         let position = Position {
@@ -591,21 +597,6 @@ impl Log {
         if is_news {
             let key = self.erased_key(device, seq, (by, area));
             kv.put(Table::Erased, &key, &notice.to_bytes())?;
-        }
-        Ok(())
-    }
-
-    /// Whoever has erased an entry before it came has said so in its area, or has not erased it.
-    fn drop_notices_of_other_areas(
-        self,
-        kv: &mut impl Kv,
-        key: &[u8],
-        area: Option<AreaId>,
-    ) -> Result<(), AppendError> {
-        for (row_key, row) in kv.scan(Table::Erased, key, None, limits::POOL_NODES_MAX)? {
-            if Self::notice(&row)?.area != area {
-                kv.delete(Table::Erased, &row_key)?;
-            }
         }
         Ok(())
     }

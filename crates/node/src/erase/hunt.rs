@@ -4,6 +4,7 @@
 //! one name to the next. The logs are read as often as something more is found, which is two or three times.
 
 use crate::{
+    apart::root,
     charters,
     error::{MetaError, NodeError},
     space::OpenSpace,
@@ -369,14 +370,6 @@ pub(super) struct There {
     pub(super) file: File,
     /// Whether it has its name, or is in the trash.
     pub(super) is_named: bool,
-}
-
-/// The piece that a file's content is, or its list of pieces.
-pub(super) fn root(file: &File) -> Option<Piece> {
-    match from_canonical(&file.content).ok()? {
-        Content::Tree(tree) => Some(tree.root().clone()),
-        Content::Inline(_) => None,
-    }
 }
 
 /// The hash of bytes that are in the log itself, if there are any.

@@ -396,3 +396,37 @@ fn an_entry_of_an_area_erases_nothing_elsewhere_and_gives_nothing_up() {
         .unwrap();
     assert!(matches!(devices[0].take(&forged), Err(AppendError::Foreign)));
 }
+
+#[test]
+fn what_is_not_taken_takes_nobodys_word_away() {
+    let mut devices = devices();
+    let written = devices[2].set("/shared/d/x", Some(3));
+    let (entry, author) = written.open().unwrap();
+    let id = EntryId {
+        device: author,
+        seq: entry.seq,
+    };
+    let notice = erasing(&mut devices[0], id, &[]);
+    let mut late = device(1);
+    for logged in Log::of(SPACE)
+        .entries_after(&devices[0].kv, devices[0].key.node_id(), 0, usize::MAX)
+        .unwrap()
+    {
+        late.take(&logged).unwrap();
+    }
+    // One of no area that has its number, and comes without its changes.
+    let body = Body {
+        sealed: vec![1],
+        epoch: Some(epoch()),
+        ..Body::default()
+    };
+    let now = Timestamp::from_millis(9000);
+    let nothing = MemoryKv::default();
+    let forged = Log::of(SPACE).next_entry(&nothing, &devices[2].key, now, body).unwrap();
+    let forged = Logged::from_bytes(&forged.signed_alone()).unwrap();
+    assert!(matches!(late.take(&forged), Err(AppendError::Stripped { seq: 1, .. })));
+    late.take(&written).unwrap();
+    let known = Log::of(SPACE).entry(&late.kv, author, entry.seq).unwrap().unwrap();
+    assert!(known.open().unwrap().0.is_erased());
+    assert_eq!(known.notice().unwrap().unwrap(), notice.open().unwrap().0);
+}
