@@ -3,7 +3,7 @@
 //! Each derivation is BLAKE3's `derive_key` with its own context string, so that none of the results says
 //! anything about another, or about the secret: <https://github.com/BLAKE3-team/BLAKE3-specs>, section 6.2.
 
-use crate::{BoxKey, DedupKey, RecipientKey, SigningKey};
+use crate::{BoxKey, DedupKey, LinkId, RecipientKey, SigningKey};
 use potluck_types::{SpaceId, UserId};
 use zeroize::Zeroizing;
 
@@ -14,6 +14,7 @@ const MACHINE_KEY: &str = "potluck 2026-11 machine recipient key v1";
 const LINK_KEY: &str = "potluck 2026-11 link keeper key v1";
 const DEDUP_KEY: &str = "potluck 2026-11 dedup key v1";
 const AREA_KEY: &str = "potluck 2026-11 space area key v1";
+const CHECKPOINT_ID: &str = "potluck 2026-11 space checkpoint id v1";
 pub(crate) const CHUNKING_SEED: &str = "potluck 2026-11 chunking seed v1";
 
 /// The id of a user's private space. It follows from the public key, so that whoever keeps the space's log can check whose it is.
@@ -53,6 +54,12 @@ pub fn area_key(epoch_key: &BoxKey, area: [u8; 4]) -> BoxKey {
     BoxKey::from_bytes(blake3::derive_key(AREA_KEY, &material))
 }
 
+/// What a space's checkpoint is published under while an epoch's key is in use: who has that finds it, and nobody else knows it for one.
+pub fn checkpoint_id(epoch_key: &BoxKey) -> LinkId {
+    let id = blake3::derive_key(CHECKPOINT_ID, epoch_key.as_bytes());
+    LinkId::from_bytes(*id.first_chunk().expect("16 of 32 bytes"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,6 +87,10 @@ mod tests {
         assert_eq!(
             hex(area_key(&private_space_key(&user), [1, 2, 3, 4]).as_bytes()),
             "25fd08bee1621f2bad984eeda68506515e6461f51d152b8424103531f0927162"
+        );
+        assert_eq!(
+            HEXLOWER.encode(checkpoint_id(&private_space_key(&user)).as_bytes()),
+            "ecadcb86af572b647ee446cc8b3e826c"
         );
     }
 }

@@ -78,6 +78,7 @@ const fn space_table(table: Table) -> TableDefinition<'static, Bytes, Bytes> {
         Table::Charter => "space-charter",
         Table::Sealed => "space-sealed",
         Table::Scope => "space-scope",
+        Table::Unfilled => "space-unfilled",
     })
 }
 

@@ -29,10 +29,11 @@ pub struct Branch {
     device: NodeId,
 }
 
-/// Makes all of a space anew that follows from its logs.
+/// Makes all of a space anew that follows from its logs. Where it stands on a [checkpoint](crate::Checkpoint), and the logs before that are not all here, it stands on what is here of them.
 pub fn make_anew(space: SpaceId, kv: &mut impl Kv, keys: &Keys, tree: Tree) -> Result<(), BranchError> {
     let log = Log::of(space);
     let devices: Vec<NodeId> = log.frontier(kv)?.into_keys().collect();
+    log.forget_checkpoint(kv)?;
     for table in Table::DERIVED {
         while let Some((key, _)) = kv.scan(table, space.as_bytes(), None, 1)?.pop() {
             kv.delete(table, &key)?;

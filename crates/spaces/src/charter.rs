@@ -424,6 +424,11 @@ impl Keys {
         self.epochs.get(&epoch)
     }
 
+    /// The epochs whose keys are known, with these; of a space without epochs its one key.
+    pub fn epochs(&self) -> impl Iterator<Item = (Option<EpochId>, &BoxKey)> {
+        self.epochs.iter().map(|(epoch, key)| (*epoch, key))
+    }
+
     /// The key that the entries of an area are sealed under in an epoch, or those that are in none.
     pub fn within(&self, epoch: Option<EpochId>, area: Option<AreaId>) -> Option<BoxKey> {
         let Some(area) = area else {

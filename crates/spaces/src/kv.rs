@@ -66,11 +66,13 @@ pub enum Table {
     Sealed,
     /// Space → what of it is read into the tables, where that is not all: areas with their names, see [`Scope`](crate::Scope).
     Scope,
+    /// Space, device → how much of its log before a checkpoint is here, see [`Unfilled`](crate::Unfilled).
+    Unfilled,
 }
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Log,
         Self::Erased,
         Self::Restated,
@@ -98,6 +100,7 @@ impl Table {
         Self::Charter,
         Self::Sealed,
         Self::Scope,
+        Self::Unfilled,
     ];
 
     /// Those that follow from the logs, and can be made anew from them.
@@ -144,8 +147,8 @@ impl Table {
 }
 
 const _: () = assert!(
-    Table::DERIVED.len() + 6 == Table::ALL.len(),
-    "all but the log, what of it is read, what is erased of it, the charter, what is set aside, and what was given up"
+    Table::DERIVED.len() + 7 == Table::ALL.len(),
+    "all but the log, what of it is read, what is erased of it and what is missing, the charter, what is set aside, and what was given up"
 );
 
 /// One transaction over the tables. Reads see its own writes.

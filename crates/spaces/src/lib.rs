@@ -9,6 +9,7 @@
 //! - `charter`: whose a space is, and the keys of its epochs: signed records.
 //! - `area`: directories that can be shared alone, whose entries have keys of their own.
 //! - `branch`: a device that has signed two histories, and how it comes to have one again.
+//! - [`checkpoint`]: what the logs add up to so far, for who need not replay them.
 //! - `link`: what links show to who has them.
 //! - `pins`: what stripes are live, from the public half of the entries.
 //! - `settings`: what its people have said of all that is in a space.
@@ -22,6 +23,7 @@
 mod area;
 mod branch;
 mod charter;
+pub mod checkpoint;
 mod kv;
 mod link;
 mod log;
@@ -40,6 +42,7 @@ pub use charter::{
     AREAS_MAX, AreaBefore, Before, Charter, CharterError, CharterRecord, Epoch, EpochId, Founding,
     GRANTS_UNDER_ONE_MAX, Grant, GrantId, GrantTo, Joined, Keys, Reader, Revocation, Stop, Succession, Wrap,
 };
+pub use checkpoint::{Checkpoint, CheckpointError, Unfilled};
 pub use kv::{Kv, KvError, MemoryKv, Rows, Table};
 pub use link::{Links, Publication, Published};
 pub use log::{Append, AppendError, Appended, Body, Entry, EntryId, Frontier, Log, Logged, OpId, Position};

@@ -6,7 +6,7 @@
 //! The changes lie beside the entry, which has their hash: so they can be erased, and the log is still whole. Another entry says so, and what is left of them; it goes with the erased
 //! one, as the proof, and so that who has not heard it hears what is left.
 
-use crate::{AreaId, EpochId, Kv, KvError, Links, Pins, Publication, Table};
+use crate::{AreaId, EpochId, Kv, KvError, Links, Pins, Publication, Table, Unfilled, checkpoint};
 use potluck_crypto::{Record, Signed, SignedError, SigningKey};
 use potluck_types::{
     Hash, NodeId, SpaceId, StripeId, Timestamp, from_canonical, from_canonical_or_later, limits, to_canonical,
@@ -367,6 +367,9 @@ pub enum AppendError {
         /// The entry.
         seq: u64,
     },
+    /// The names of the space are being taken from a checkpoint, and nothing else meanwhile.
+    #[error("the names of the space are being taken from a checkpoint")]
+    Begun,
     /// The database fails.
     #[error("the metadata database fails: {0}")]
     Kv(KvError),
@@ -401,10 +404,7 @@ impl Log {
         let prefix = self.space.as_bytes();
         let rows = kv.scan(Table::Frontier, prefix, None, limits::POOL_NODES_MAX)?;
         rows.into_iter()
-            .map(|(key, value)| {
-                let device: [u8; 32] = key[32..].try_into().map_err(|_| "a frontier key is 64 bytes")?;
-                Ok((NodeId::from_bytes(device), from_canonical(&value)?))
-            })
+            .map(|(key, value)| Ok((device_of(&key)?, from_canonical(&value)?)))
             .collect()
     }
 
@@ -413,6 +413,60 @@ impl Log {
         kv.get(Table::Frontier, &self.device_key(device))?
             .map(|value| Ok(from_canonical(&value)?))
             .transpose()
+    }
+
+    pub(crate) fn set_position(self, kv: &mut impl Kv, device: NodeId, position: &Position) -> Result<(), KvError> {
+        kv.put(Table::Frontier, &self.device_key(device), &to_canonical(position))
+    }
+
+    /// The devices whose logs before a [checkpoint](crate::Checkpoint) are not all here, and how much of each is.
+    pub fn unfilled(self, kv: &impl Kv) -> Result<BTreeMap<NodeId, Unfilled>, KvError> {
+        let rows = kv.scan(Table::Unfilled, self.space.as_bytes(), None, limits::POOL_NODES_MAX)?;
+        let read = |(key, row): (Vec<u8>, Vec<u8>)| Ok((device_of(&key)?, from_canonical(&row)?));
+        rows.into_iter().map(read).collect()
+    }
+
+    fn unfilled_of(self, kv: &impl Kv, device: NodeId) -> Result<Option<Unfilled>, KvError> {
+        let row = kv.get(Table::Unfilled, &self.device_key(device))?;
+        row.map(|row| Ok(from_canonical(&row)?)).transpose()
+    }
+
+    /// Whether an entry is before a checkpoint, in a log that is not all here.
+    pub(crate) fn is_unfilled(self, kv: &impl Kv, device: NodeId, seq: u64) -> Result<bool, KvError> {
+        let unfilled = self.unfilled_of(kv, device)?;
+        Ok(unfilled.is_some_and(|log| (1..=log.until.seq).contains(&seq)))
+    }
+
+    /// Whether all that is known of the logs is here, also what is before a checkpoint.
+    pub fn is_filled(self, kv: &impl Kv) -> Result<bool, KvError> {
+        Ok(kv.scan(Table::Unfilled, self.space.as_bytes(), None, 1)?.is_empty())
+    }
+
+    pub(crate) fn set_unfilled(self, kv: &mut impl Kv, device: NodeId, unfilled: &Unfilled) -> Result<(), KvError> {
+        kv.put(Table::Unfilled, &self.device_key(device), &to_canonical(unfilled))
+    }
+
+    /// Forgets that there was a checkpoint: of logs that are not all here what came before it stays, and the rest comes again.
+    pub(crate) fn forget_checkpoint(self, kv: &mut impl Kv) -> Result<(), KvError> {
+        for (device, unfilled) in self.unfilled(kv)? {
+            let after = self.log_key(device, unfilled.at.map_or(0, |at| at.seq));
+            while let Some((key, _)) = kv.scan(Table::Log, &self.device_key(device), Some(&after), 1)?.pop() {
+                kv.delete(Table::Log, &key)?;
+            }
+            kv.delete(Table::Unfilled, &self.device_key(device))?;
+        }
+        Ok(())
+    }
+
+    /// Drops what is here of a device's log before a checkpoint: it ends otherwise than the checkpoint says, and comes from somebody else.
+    pub fn unfill(self, kv: &mut impl Kv, device: NodeId) -> Result<(), KvError> {
+        if let Some(Unfilled { at: Some(at), until }) = self.unfilled_of(kv, device)? {
+            for seq in 1..=at.seq {
+                kv.delete(Table::Log, &self.log_key(device, seq))?;
+            }
+            self.set_unfilled(kv, device, &Unfilled { at: None, until })?;
+        }
+        Ok(())
     }
 
     /// Makes and signs the next entry of this device; it is not stored yet.
@@ -448,6 +502,9 @@ impl Log {
         let (mut entry, device) = logged.open()?;
         if entry.space != self.space {
             return Err(AppendError::Foreign);
+        }
+        if checkpoint::is_begun(kv, self.space)? {
+            return Err(AppendError::Begun);
         }
         let position = self.position(kv, device)?;
         let next = position.map_or(1, |position| position.seq + 1);
@@ -517,7 +574,7 @@ impl Log {
             hash,
             clock: entry.clock,
         };
-        kv.put(Table::Frontier, &self.device_key(device), &to_canonical(&position))?;
+        self.set_position(kv, device, &position)?;
         Pins::of(self.space).apply(kv, &entry)?;
         Links::of(self.space).apply(kv, &entry, device)?;
         if let Some(EntryId { device: of, seq }) = entry.erases {
@@ -529,6 +586,64 @@ impl Log {
             device,
             erased_by,
         })
+    }
+
+    /// Takes the next entry of a device's log before a [checkpoint](crate::Checkpoint). What it says is in the tables already, and is not heard again: until the last is here nobody knows whether these are
+    /// the entries that the checkpoint stands for. One without its changes is taken where it is known that they are erased. Whether all of that log is here then.
+    pub fn fill(self, kv: &mut impl Kv, device: NodeId, logged: &Logged) -> Result<bool, AppendError> {
+        let (entry, by) = logged.open()?;
+        if entry.space != self.space || by != device {
+            return Err(AppendError::Foreign);
+        }
+        if checkpoint::is_begun(kv, self.space)? {
+            return Err(AppendError::Begun);
+        }
+        let Some(Unfilled { at, until }) = self.unfilled_of(kv, device)? else {
+            return Ok(true);
+        };
+        let next = at.map_or(1, |at| at.seq + 1);
+        if entry.seq != next {
+            return Err(AppendError::Gap {
+                device: device.short(),
+                expected: next,
+                found: entry.seq,
+            });
+        }
+        let here = Position {
+            seq: entry.seq,
+            hash: logged.hash(),
+            clock: entry.clock,
+        };
+        let is_last = here.seq == until.seq;
+        if entry.previous != at.map(|at| at.hash) || (is_last && here != until) {
+            return Err(AppendError::Fork {
+                device: device.short(),
+                seq: entry.seq,
+            });
+        }
+        if entry.clock > until.clock || at.is_some_and(|at| entry.clock <= at.clock) {
+            return Err(AppendError::Clock {
+                device: device.short(),
+                seq: entry.seq,
+            });
+        }
+        let key = self.log_key(device, entry.seq);
+        let mut kept = logged.clone();
+        kept.erased_by = None;
+        if entry.is_erasable() && Self::first_notice(kv, &key)?.is_some() {
+            kept.sealed = None;
+        } else if entry.is_erased() {
+            return Err(AppendError::Stripped {
+                device: device.short(),
+                seq: entry.seq,
+            });
+        }
+        kv.put(Table::Log, &key, &kept.to_bytes())?;
+        match is_last {
+            true => kv.delete(Table::Unfilled, &self.device_key(device))?,
+            false => self.set_unfilled(kv, device, &Unfilled { at: Some(here), until })?,
+        }
+        Ok(is_last)
     }
 
     /// The entry that comes with one as the proof that its changes are erased, and the device that has written it.
@@ -588,6 +703,9 @@ impl Log {
                 // They are in what was signed.
                 return Ok(());
             }
+        } else if self.is_unfilled(kv, device, seq)? {
+            // It is before a checkpoint, which has what it said.
+            kv.put(Table::Restated, &key, &[])?;
         }
         let is_news = match self.erased_by(kv, (device, seq), (by, area))? {
             // What it said again may be erased itself by now.
@@ -673,19 +791,20 @@ impl Log {
         Ok(logged)
     }
 
-    /// Which area an entry is in, or that it is in none, and its clock; nothing when it is not here.
+    /// Which area an entry is in, or that it is in none, and its clock, unless it is before a checkpoint; nothing when it is not known.
     pub(crate) fn area_of(
         self,
         kv: &impl Kv,
         device: NodeId,
         seq: u64,
     ) -> Result<Option<(Option<AreaId>, Timestamp)>, KvError> {
-        let row = kv.get(Table::Log, &self.log_key(device, seq))?;
-        row.map(|row| {
-            let entry = Logged::from_bytes(&row)?.signed.claimed()?;
-            Ok((entry.area, entry.clock))
-        })
-        .transpose()
+        let Some(row) = kv.get(Table::Log, &self.log_key(device, seq))? else {
+            // Before a checkpoint there were no areas.
+            let is_before = self.is_unfilled(kv, device, seq)?;
+            return Ok(is_before.then(|| (None, Timestamp::default())));
+        };
+        let entry = Logged::from_bytes(&row)?.signed.claimed()?;
+        Ok(Some((entry.area, entry.clock)))
     }
 
     /// The entries of a device after `seq`, up to a number and to about [`limits::APPEND_BYTES_MAX`] in all.
@@ -703,6 +822,11 @@ impl Log {
             let Some((key, row)) = kv.scan(Table::Log, &prefix, Some(&after), 1)?.pop() else {
                 break;
             };
+            // Of a log before a checkpoint not all may be here.
+            let expected = seq + 1 + found.len() as u64;
+            if key[64..] != expected.to_be_bytes() {
+                break;
+            }
             let logged = Self::read(kv, &key, &row)?;
             bytes += row.len() + logged.erased_by.as_ref().map_or(0, |by| by.to_bytes().len());
             found.push(logged);
@@ -723,6 +847,20 @@ impl Log {
         let area = area.as_ref().map_or(&[][..], |area| area.as_bytes());
         [&self.log_key(device, seq)[..], by.as_bytes(), area].concat()
     }
+}
+
+/// The device in a key of a space and a device.
+fn device_of(key: &[u8]) -> Result<NodeId, KvError> {
+    let device = key.get(32..).and_then(|rest| rest.try_into().ok());
+    let device = device.ok_or("a key of a space and a device is 64 bytes")?;
+    Ok(NodeId::from_bytes(device))
+}
+
+/// The device and the number of an entry in a key that begins with the space and them.
+pub(crate) fn log_number(key: &[u8]) -> Result<(NodeId, u64), KvError> {
+    let number = || Some((key.get(..64)?, key.get(64..72)?.try_into().ok()?));
+    let (start, seq) = number().ok_or("a key of an entry has at least 72 bytes")?;
+    Ok((device_of(start)?, u64::from_be_bytes(seq)))
 }
 
 /// What goes into an entry.

@@ -13,6 +13,7 @@ pub use change::{Change, Fate, RETENTION_MAX};
 use crate::{
     Again, AreaId, Entry, EntryId, Kept, Keys, Kv, KvError, Log, Name, OpId, Path, PathError, Removal, Scope, Settings,
     Snapshots, Table, Taken, Totals, Trash, Turnover,
+    checkpoint::name_in,
     trash::{Replacement, Tally, op_bytes},
 };
 use places::Placement;
@@ -270,6 +271,11 @@ impl Tree {
             learning_at: time,
             ..self
         }
+    }
+
+    /// Of which space it is.
+    pub(crate) fn space(self) -> SpaceId {
+        self.space
     }
 
     fn trash(self) -> Trash {
@@ -863,8 +869,42 @@ impl Tree {
         Ok(())
     }
 
+    /// Takes a row of [`Table::Uses`] from another replica, as it is; its key is without the space. Whether it is one.
+    pub(crate) fn take_uses(self, kv: &mut impl Kv, key: &[u8], row: &[u8]) -> Result<bool, KvError> {
+        let (Some((file, part)), Ok(stripes)) = (key.split_first_chunk::<16>(), from_canonical::<Vec<StripeId>>(row))
+        else {
+            return Ok(false);
+        };
+        for stripe in stripes {
+            kv.put(Table::Users, &self.user_key(stripe, FileId(*file)), &[])?;
+        }
+        kv.put(Table::Uses, &[&self.space.as_bytes()[..], key].concat(), row)?;
+        Ok(part.len() == 4)
+    }
+
+    /// Takes the values of a name that another replica has, but for directories, which follow from their places; the row's key is without the space. Whether it is a row of
+    /// [`Table::Registers`].
+    pub(crate) fn take_register(self, kv: &mut impl Kv, key: &[u8], row: &[u8]) -> Result<bool, KvError> {
+        let (Some((parent, name)), Ok(mut heads)) = (key.split_first_chunk::<16>(), from_canonical::<Vec<Head>>(row))
+        else {
+            return Ok(false);
+        };
+        let Some(name) = name_in(name) else { return Ok(false) };
+        heads.retain(|head| !matches!(head.value, Value::Directory(_)));
+        self.set_register(kv, (DirId(*parent), &name), &places::sorted(heads))?;
+        Ok(true)
+    }
+
+    /// Takes a value that is in the trash of another replica, after what its version uses.
+    pub(crate) fn take_kept(self, kv: &mut impl Kv, kept: &Kept) -> Result<(), KvError> {
+        if let Value::File(file) = &kept.head.value {
+            self.mark_kept(kv, file.id)?;
+        }
+        self.trash().insert(kv, kept, self.learning_at, &mut Tally::default())
+    }
+
     /// What a version uses is used by the trash from now on.
-    fn mark_kept(self, kv: &mut impl Kv, file: FileId) -> Result<(), TreeError> {
+    fn mark_kept(self, kv: &mut impl Kv, file: FileId) -> Result<(), KvError> {
         let prefix = [&self.space.as_bytes()[..], &file.0].concat();
         let mut after = None;
         while let Some((key, part)) = kv.scan(Table::Uses, &prefix, after.as_deref(), 1)?.pop() {

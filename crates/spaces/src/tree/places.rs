@@ -288,6 +288,21 @@ impl Tree {
         self.set_places(kv, parent, &places)
     }
 
+    /// Takes the places of a directory that another replica knows of, after all that is in directories; the row's key is without the space. Whether it is a row of [`Table::Directories`].
+    pub(crate) fn take_places(self, kv: &mut impl Kv, key: &[u8], row: &[u8]) -> Result<bool, KvError> {
+        let (Ok(dir), Ok(places)) = (key.try_into(), from_canonical::<Places>(row)) else {
+            return Ok(false);
+        };
+        let replaced = places.last.filter(|last| !places.live.contains(last));
+        for place in places.live {
+            self.place(kv, DirId(dir), place, true)?;
+        }
+        if let Some(place) = replaced {
+            self.place(kv, DirId(dir), place, false)?;
+        }
+        Ok(true)
+    }
+
     fn places(self, kv: &impl Kv, dir: DirId) -> Result<Places, KvError> {
         let row = kv.get(Table::Directories, &self.dir_key(dir))?;
         row.map_or_else(|| Ok(Places::default()), |row| Ok(from_canonical(&row)?))

@@ -2,6 +2,7 @@
 
 mod apart;
 mod areas;
+mod checkpoint;
 mod erased;
 
 use super::*;

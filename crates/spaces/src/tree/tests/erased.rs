@@ -6,7 +6,7 @@ use crate::{EntryId, make_anew};
 
 impl Device {
     /// Takes from another what it has more of all logs, as it has it.
-    fn hear(&mut self, other: &MemoryKv) {
+    pub(super) fn hear(&mut self, other: &MemoryKv) {
         let log = Log::of(SPACE);
         for device in log.frontier(other).unwrap().into_keys() {
             let known = log
@@ -53,7 +53,7 @@ impl Device {
     }
 
     /// Lets go of all files with this content, and erases it.
-    fn erase(&mut self, content: u8) {
+    pub(super) fn erase(&mut self, content: u8) {
         let is_it = |head: &Head| matches!(&head.value, Value::File(file) if file.content[..] == [content]);
         let rows = |table| self.kv.scan(table, &[], None, usize::MAX).unwrap();
         let mut changes = Vec::new();
@@ -103,7 +103,7 @@ impl Device {
     }
 
     /// The tables that people see, and those that they follow from.
-    fn shown(&self) -> MemoryKv {
+    pub(super) fn shown(&self) -> MemoryKv {
         let mut state = self.state();
         // Who has heard an entry and who has heard what is left of it have the same.
         state
@@ -114,23 +114,28 @@ impl Device {
 }
 
 #[derive(Clone, Debug)]
-enum Step {
+pub(super) enum Step {
     Put(usize, u8, u8),
     PutTwo(usize, u8, u8),
     Rename(usize, u8, u8),
     Remove(usize, u8),
+    /// A directory is put into the other one, or taken out of it.
+    Nest(usize, u8),
+    RemoveDirectory(usize, u8),
     Recode(usize, u8),
     Erase(usize, u8),
     Meet(usize, usize),
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
     let (who, at, content) = (0..3usize, 0..4u8, 1..6u8);
     let step = prop_oneof![
         (who.clone(), at.clone(), content.clone()).prop_map(|(who, at, content)| Step::Put(who, at, content)),
         (who.clone(), content.clone(), content.clone()).prop_map(|(who, one, two)| Step::PutTwo(who, one, two)),
         (who.clone(), at.clone(), 4..8u8).prop_map(|(who, from, to)| Step::Rename(who, from, to)),
         (who.clone(), at.clone()).prop_map(|(who, at)| Step::Remove(who, at)),
+        (who.clone(), at.clone()).prop_map(|(who, at)| Step::Nest(who, at)),
+        (who.clone(), 0..2u8).prop_map(|(who, at)| Step::RemoveDirectory(who, at)),
         (who.clone(), at).prop_map(|(who, at)| Step::Recode(who, at)),
         (who.clone(), content).prop_map(|(who, content)| Step::Erase(who, content)),
         (who.clone(), who).prop_map(|(from, to)| Step::Meet(from, to)),
@@ -142,7 +147,7 @@ fn place(at: u8) -> String {
     format!("/{}/{at}", at % 2)
 }
 
-fn take_step(devices: &mut [Device], step: &Step) {
+pub(super) fn take_step(devices: &mut [Device], step: &Step) {
     match *step {
         Step::Put(who, at, content) => _ = devices[who].set(&place(at), Some(content)),
         // Two files in one entry, with what one of them was before.
@@ -174,6 +179,13 @@ fn take_step(devices: &mut [Device], step: &Step) {
         }
         Step::Rename(who, from, to) => _ = devices[who].rename(&place(from), &place(to)),
         Step::Remove(who, at) => _ = devices[who].set(&place(at), None),
+        Step::Nest(who, at) => {
+            let (inner, outer) = (at % 2, (at + 1) % 2);
+            let (top, nested) = (format!("/{inner}"), format!("/{outer}/{inner}"));
+            let (from, to) = if at < 2 { (top, nested) } else { (nested, top) };
+            devices[who].rename(&from, &to);
+        }
+        Step::RemoveDirectory(who, at) => _ = devices[who].remove_all(&format!("/{at}")),
         Step::Recode(who, at) => {
             let found = view().find(&devices[who].kv, &path(&place(at)));
             if let Ok(Some(found)) = found
@@ -203,7 +215,7 @@ fn take_step(devices: &mut [Device], step: &Step) {
     }
 }
 
-fn all_meet(devices: &mut [Device]) {
+pub(super) fn all_meet(devices: &mut [Device]) {
     for _ in 0..2 {
         for from in 0..devices.len() {
             let kv = devices[from].kv.clone();

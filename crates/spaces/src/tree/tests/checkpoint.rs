@@ -1,0 +1,256 @@
+//! A device that takes a checkpoint, and the logs before it later or never, has what one has that replays all of them.
+
+use super::{
+    erased::{all_meet, steps, take_step},
+    *,
+};
+use crate::{CheckpointError, Frontier, checkpoint, make_anew};
+
+/// A checkpoint, as it is handed on.
+struct Made {
+    logs: Frontier,
+    pages: Vec<Vec<u8>>,
+}
+
+impl Made {
+    fn of(device: &Device) -> Self {
+        let mut pages = checkpoint::Pages::of(SPACE, &device.kv).unwrap().expect("all is read");
+        let logs = Log::of(SPACE).frontier(&device.kv).unwrap();
+        let pages = std::iter::from_fn(|| pages.next(&device.kv).unwrap()).collect();
+        Self { logs, pages }
+    }
+
+    fn begin(&self, device: &mut Device) {
+        checkpoint::begin(&mut device.kv, SPACE, &self.logs).unwrap();
+        for page in &self.pages {
+            checkpoint::take(&mut device.kv, Tree::of(SPACE), page).unwrap();
+        }
+    }
+
+    fn take(&self, device: &mut Device) {
+        self.begin(device);
+        checkpoint::finish(&mut device.kv, SPACE, &self.logs).unwrap();
+    }
+}
+
+impl Device {
+    /// Takes from another so many entries of each log before the checkpoint.
+    fn fill(&mut self, other: &MemoryKv, limit: usize) {
+        let log = Log::of(SPACE);
+        for (device, unfilled) in log.unfilled(&self.kv).unwrap() {
+            let at = unfilled.at.map_or(0, |at| at.seq);
+            for logged in log.entries_after(other, device, at, limit).unwrap() {
+                let sent = Logged::from_bytes(&logged.to_bytes()).unwrap();
+                if log.fill(&mut self.kv, device, &sent).unwrap() {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// What there is of the space, without the logs.
+    fn tables(&self) -> MemoryKv {
+        let mut tables = self.shown();
+        tables
+            .0
+            .retain(|(table, _), _| !matches!(table, Table::Log | Table::Unfilled));
+        tables
+    }
+}
+
+fn differing(one: &MemoryKv, other: &MemoryKv) -> Vec<Table> {
+    let mut tables = Table::ALL.to_vec();
+    let rows = |kv: &MemoryKv, table| kv.scan(table, &[], None, usize::MAX).unwrap();
+    tables.retain(|table| rows(one, *table) != rows(other, *table));
+    tables
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn who_takes_a_checkpoint_has_what_the_logs_say(
+        before in steps(),
+        after in steps(),
+        kept in any::<bool>(),
+        filled_between in 0..6usize,
+    ) {
+        let mut devices: Vec<Device> = (1..=3).map(Device::new).collect();
+        for device in &mut devices {
+            device.fate = if kept { Fate::Kept(60_000) } else { Fate::Freed };
+        }
+        for step in &before {
+            take_step(&mut devices, step);
+        }
+        let made = Made::of(&devices[0]);
+        let mut newcomer = Device::new(9);
+        made.take(&mut newcomer);
+        prop_assert_eq!(differing(&newcomer.tables(), &devices[0].tables()), []);
+        // It hears what comes next from one who knows no more than the checkpoint, and then from all.
+        let known = devices[0].kv.clone();
+        newcomer.fill(&known, filled_between);
+        for step in &after {
+            take_step(&mut devices, step);
+        }
+        newcomer.hear(&devices[0].kv);
+        let mut anew = Device { kv: newcomer.kv.clone(), ..Device::new(9) };
+        newcomer.fill(&devices[0].kv, filled_between);
+        all_meet(&mut devices);
+        newcomer.hear(&devices[0].kv);
+        prop_assert_eq!(differing(&newcomer.tables(), &devices[0].tables()), []);
+        newcomer.fill(&devices[0].kv, usize::MAX);
+        prop_assert!(Log::of(SPACE).is_filled(&newcomer.kv).unwrap());
+        prop_assert_eq!(differing(&newcomer.shown(), &devices[0].shown()), []);
+        // All is there to make it anew of.
+        let mut again = newcomer.kv.clone();
+        make_anew(SPACE, &mut again, &newcomer.keys, Tree::of(SPACE)).unwrap();
+        let again = Device { kv: again, ..Device::new(8) };
+        prop_assert_eq!(differing(&again.shown(), &devices[0].shown()), []);
+        // Made anew while some of it was not here, it has what is, and hears the rest.
+        make_anew(SPACE, &mut anew.kv, &newcomer.keys, Tree::of(SPACE)).unwrap();
+        prop_assert!(Log::of(SPACE).is_filled(&anew.kv).unwrap());
+        anew.hear(&devices[0].kv);
+        prop_assert_eq!(differing(&anew.shown(), &devices[0].shown()), []);
+    }
+}
+
+#[test]
+fn nothing_else_is_taken_meanwhile_and_what_was_begun_can_be_given_up() {
+    let mut writer = Device::new(1);
+    writer.set("/a/b", Some(1));
+    let made = Made::of(&writer);
+    let mut other = Device::new(2);
+    made.begin(&mut other);
+    assert!(checkpoint::is_begun(&other.kv, SPACE).unwrap());
+    let next = writer.set("/a/c", Some(2));
+    assert!(matches!(other.take(&next), Err(AppendError::Begun)));
+    assert!(matches!(
+        checkpoint::begin(&mut other.kv, SPACE, &made.logs),
+        Err(CheckpointError::NotEmpty)
+    ));
+    assert!(checkpoint::give_up(&mut other.kv, SPACE).unwrap());
+    assert_eq!(other.kv, MemoryKv::default());
+    made.take(&mut other);
+    assert!(!checkpoint::is_begun(&other.kv, SPACE).unwrap());
+    other.take(&next).unwrap();
+    assert_eq!(other.files(), writer.files());
+    // Of what is not whole nobody makes one.
+    assert!(checkpoint::Pages::of(SPACE, &other.kv).unwrap().is_none());
+    assert!(matches!(
+        checkpoint::begin(&mut other.kv, SPACE, &made.logs),
+        Err(CheckpointError::NotEmpty)
+    ));
+}
+
+#[test]
+fn a_log_that_ends_otherwise_than_the_checkpoint_says_is_not_taken() {
+    let mut writer = Device::new(1);
+    writer.set("/a", Some(1));
+    let mut liar = Device {
+        kv: writer.kv.clone(),
+        ..Device::new(1)
+    };
+    writer.set("/b", Some(2));
+    let forged = liar.set("/b", Some(3));
+    let made = Made::of(&writer);
+    let mut other = Device::new(2);
+    made.take(&mut other);
+    let log = Log::of(SPACE);
+    let (me, entries) = (writer.key.node_id(), |kv: &MemoryKv| {
+        log.entries_after(kv, writer.key.node_id(), 0, 9).unwrap()
+    });
+    // What is not here is given to nobody.
+    assert_eq!(entries(&other.kv), []);
+    let true_ones = entries(&writer.kv);
+    assert!(matches!(
+        log.fill(&mut other.kv, me, &true_ones[1]),
+        Err(AppendError::Gap { expected: 1, .. })
+    ));
+    assert!(!log.fill(&mut other.kv, me, &true_ones[0]).unwrap());
+    assert_eq!(entries(&other.kv).len(), 1);
+    assert!(matches!(
+        log.fill(&mut other.kv, me, &forged),
+        Err(AppendError::Fork { seq: 2, .. })
+    ));
+    log.unfill(&mut other.kv, me).unwrap();
+    assert_eq!(entries(&other.kv), []);
+    for logged in &true_ones {
+        log.fill(&mut other.kv, me, logged).unwrap();
+    }
+    assert_eq!(other.state(), writer.state());
+}
+
+#[test]
+fn nobody_erases_what_is_before_a_checkpoint_by_leaving_it_out() {
+    let (mut writer, mut stranger) = (Device::new(1), Device::new(2));
+    let written = writer.set("/a", Some(1));
+    let made = Made::of(&writer);
+    let mut other = Device::new(3);
+    made.take(&mut other);
+    stranger.take(&written).unwrap();
+    stranger.erase(1);
+    let me = writer.key.node_id();
+    let log = Log::of(SPACE);
+    // With the word of one whom nobody has heard here.
+    let without = log.entry(&stranger.kv, me, 1).unwrap().unwrap();
+    assert!(matches!(
+        log.fill(&mut other.kv, me, &without),
+        Err(AppendError::Stripped { seq: 1, .. })
+    ));
+    assert!(log.fill(&mut other.kv, me, &written).unwrap());
+    assert_eq!(other.state(), writer.state());
+    // Heard, it counts.
+    let mut later = Device::new(4);
+    made.take(&mut later);
+    later.hear(&stranger.kv);
+    assert!(log.fill(&mut later.kv, me, &without).unwrap());
+    assert_eq!(later.shown(), stranger.shown());
+}
+
+#[test]
+fn a_page_with_anything_else_in_it_is_refused() {
+    let mut writer = Device::new(1);
+    writer.fate = Fate::Kept(60_000);
+    writer.set("/a/b", Some(1));
+    writer.set("/a/b", Some(2));
+    let made = Made::of(&writer);
+    let take = |page: &[u8]| checkpoint::take(&mut MemoryKv::default(), Tree::of(SPACE), page);
+    for page in &made.pages {
+        take(page).unwrap();
+        assert!(take(&page[..page.len() - 1]).is_err());
+        let plain = zstd::bulk::decompress(page, checkpoint::PAGE_BYTES_MAX).unwrap();
+        for at in 0..plain.len() {
+            let mut other = plain.clone();
+            other[at] ^= 1;
+            // Whatever comes out: it does not panic.
+            let _ = take(&zstd::bulk::compress(&other, 1).unwrap());
+        }
+    }
+    let bomb = zstd::bulk::compress(&vec![0; checkpoint::PAGE_BYTES_MAX + 1], 1).unwrap();
+    assert!(matches!(take(&bomb), Err(CheckpointError::Page(_))));
+}
+
+#[test]
+fn what_is_erased_before_it_comes_is_erased_also_for_who_took_a_checkpoint_meanwhile() {
+    let (mut writer, mut eraser) = (Device::new(1), Device::new(2));
+    let written = writer.set("/x", Some(1));
+    eraser.hear(&writer.kv);
+    eraser.erase(1);
+    // One that has not heard the writer yet.
+    let mut other = Device::new(3);
+    for logged in Log::of(SPACE)
+        .entries_after(&eraser.kv, eraser.key.node_id(), 0, 9)
+        .unwrap()
+    {
+        other.take(&logged).unwrap();
+    }
+    let mut newcomer = Device::new(4);
+    Made::of(&other).take(&mut newcomer);
+    newcomer.take(&written).unwrap();
+    let known = Log::of(SPACE)
+        .entry(&newcomer.kv, writer.key.node_id(), 1)
+        .unwrap()
+        .unwrap();
+    assert!(known.open().unwrap().0.is_erased());
+    assert_eq!(newcomer.files(), []);
+}
