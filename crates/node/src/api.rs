@@ -541,6 +541,35 @@ pub struct SpaceInfo {
     /// How many machines stand there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machines_there: Option<u64>,
+    /// What machines that have nothing of it yet need not replay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<CheckpointInfo>,
+    /// The checkpoint that this machine has taken its names from since it started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken: Option<CheckpointInfo>,
+    /// How much of its history before a checkpoint is here; none when all is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<HistoryInfo>,
+}
+
+/// A checkpoint of a space.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct CheckpointInfo {
+    /// When it was made.
+    pub made: Timestamp,
+    /// How many entries of the space's history it stands for.
+    pub entries: u64,
+}
+
+/// How much of a space's history is here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct HistoryInfo {
+    /// So many entries.
+    pub here: u64,
+    /// Of so many.
+    pub of: u64,
 }
 
 /// What is to become of something that can be set.

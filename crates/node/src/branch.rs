@@ -5,6 +5,7 @@
 //! soon as they meet, and says what it wrote once more, after it.
 
 use crate::{
+    checkpoint,
     error::{MetaError, NodeError},
     links::Draft,
     names::{self, Batch},
@@ -74,12 +75,14 @@ pub(crate) async fn compare(space: &OpenSpace, peer: NodeId, theirs: Option<Posi
     if agrees(space, peer, theirs).await? {
         return Ok(());
     }
+    let told = |error: NodeError| error.to_string();
+    // Who sets something aside makes all anew, of all logs.
+    checkpoint::whole(space).await.map_err(told)?;
     let _one_at_a_time = space.opened().names.lock().await;
     // Another peer may have told it meanwhile.
     if agrees(space, peer, theirs).await? {
         return Ok(());
     }
-    let told = |error: NodeError| error.to_string();
     say_again(space).await.map_err(told)?;
     let common = common(space, peer, theirs).await?;
     let next = fetch(space, peer, common).await?;

@@ -2,6 +2,7 @@
 
 use crate::{
     api::{Did, Doing, Kind},
+    checkpoint,
     error::{MetaError, NodeError},
     shared::Shared,
     space::OpenSpace,
@@ -49,6 +50,11 @@ impl Changes {
 
     /// What was done before that, some of it; nothing at the end.
     pub async fn next(&mut self) -> Result<Vec<Did>, NodeError> {
+        if self.ahead.is_none()
+            && let Err(error) = checkpoint::whole(&self.space).await
+        {
+            tracing::info!(%error, "what is told is what is known here");
+        }
         loop {
             let (space, below, since) = (self.space.clone(), self.below.clone(), self.since);
             let ahead = self.ahead.take();
@@ -95,8 +101,13 @@ fn last_entries(space: &OpenSpace, kv: &impl Kv) -> Result<BTreeMap<NodeId, Ahea
 
 fn entry(space: &OpenSpace, kv: &impl Kv, device: NodeId, seq: u64) -> Result<Option<Ahead>, NodeError> {
     let logged = Log::of(space.id()).entry(kv, device, seq).map_err(MetaError::reading)?;
-    let Some(logged) = logged else { return Ok(None) };
-    let (entry, _) = logged.open()?;
+    let (entry, _) = match logged {
+        Some(logged) => logged.open()?,
+        None => {
+            checkpoint::refuse_missing(space, kv)?;
+            return Ok(None);
+        }
+    };
     Ok(Some(Ahead { seq, entry }))
 }
 

@@ -291,7 +291,9 @@ pub(crate) async fn cut_logs(shared: &Arc<Shared>, space: SpaceId) -> Result<(),
         let open = of;
         let charter = task.charters.of(&task.read()?, space)?;
         let (mut erased, mut said_again) = (Vec::new(), None);
-        if charter.owner().is_none() {
+        let is_filled = Log::of(space).is_filled(&task.read()?);
+        if charter.owner().is_none() || !is_filled.map_err(MetaError::reading)? {
+            // Who cuts makes all anew, of all logs: that is done when they are here.
             return Ok((erased, said_again));
         }
         let frontier = Log::of(space).frontier(&task.read()?).map_err(MetaError::reading)?;

@@ -7,7 +7,7 @@ mod upkeep;
 pub(crate) use upkeep::compact;
 
 use crate::{
-    audit, charters,
+    audit, charters, checkpoint,
     collect::{self, ABANDONED_AFTER},
     control::{Action, Event},
     devices,
@@ -245,6 +245,9 @@ async fn sweep_all(shared: &Arc<Shared>) -> bool {
         tracing::warn!(%error, "whose grants have ended is not known");
     }
     charters::cut_all_logs(shared).await;
+    for space in shared.open_spaces() {
+        checkpoint::fill_soon(&space);
+    }
     for space in shared.written_spaces() {
         share::renew(&space).await;
         if let Err(error) = links::withdraw_of_former_keys(&space).await {
@@ -252,6 +255,9 @@ async fn sweep_all(shared: &Arc<Shared>) -> bool {
         }
         if let Err(error) = share::end_logs(&space).await {
             tracing::info!(space = %space.id().short(), %error, "how far the log of a lost machine counts is not known yet");
+        }
+        if let Err(error) = checkpoint::look(&space).await {
+            tracing::info!(space = %space.id().short(), %error, "no checkpoint of the space is made");
         }
         let given_up = collect::collect(&space, ABANDONED_AFTER).await;
         if let Err(error) = &given_up {

@@ -12,7 +12,7 @@ pub(crate) use receipts::{Pending, asked_again, go_on};
 use crate::{
     apart::{self, root},
     api::{Erasable, Erased, RemoveOptions},
-    charters, edit,
+    charters, checkpoint, edit,
     error::{MetaError, NodeError},
     files::{FileAt, Files},
     links,
@@ -77,7 +77,7 @@ async fn hear(space: &OpenSpace) -> Result<(), NodeError> {
     if let Err(error) = names::catch_up(space).await {
         tracing::info!(%error, "what is erased is what is known here");
     }
-    Ok(())
+    checkpoint::whole(space).await
 }
 
 /// How far the logs of others are known.
@@ -303,6 +303,7 @@ async fn carry_out(space: &OpenSpace, mut plan: Plan) -> Result<Done, NodeError>
         // What links show now has no keys to it any more, and what they showed before goes.
         links::show_now(space).await?;
     }
+    checkpoint::let_go(space).await?;
     let entries = freed + say_erased(space, &plan.places, plan.found).await?;
     Ok(Done { given_up, entries })
 }

@@ -2,7 +2,7 @@
 
 use crate::api::Which;
 use potluck_crypto::SignedError;
-use potluck_spaces::{AppendError, CharterError, Name, Path, TreeError};
+use potluck_spaces::{AppendError, CharterError, CheckpointError, Name, Path, TreeError};
 use potluck_types::{
     ByteSize, CodecError, NodeId, Region, Regions, SpaceName, StripeId, Timestamp,
     limits::{REGIONS_MAX, RESIDENCES_PER_USER_MAX},
@@ -572,6 +572,22 @@ pub enum NodeError {
         before: u8,
         /// What it would survive.
         after: u8,
+    },
+    /// A checkpoint.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A checkpoint ends in the middle of a page.
+    #[error("the checkpoint ends in the middle of a page")]
+    CheckpointEnds,
+    /// The names of a space were taken from a checkpoint, and what was said before that did not all come yet.
+    #[error(
+        "of the space's history {here} of {of} entries are here so far, and no machine that has the others answers"
+    )]
+    HistoryNotHere {
+        /// How many are here.
+        here: u64,
+        /// How many there are.
+        of: u64,
     },
     /// Nothing of a space has come here yet.
     #[error("nothing of what is in the space is known here: the machines that keep its names are away")]

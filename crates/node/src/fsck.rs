@@ -55,6 +55,8 @@ pub struct FsckReport {
     pub records: u64,
     /// Entries of logs.
     pub entries: u64,
+    /// Spaces whose names were taken from a checkpoint, and whose logs before that are not all here yet: neither their logs nor their names are checked.
+    pub unfilled: u64,
     /// Shards.
     pub shards: u64,
     /// Bytes read of them.

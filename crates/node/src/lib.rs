@@ -26,6 +26,7 @@ mod audit;
 mod branch;
 mod changes;
 mod charters;
+mod checkpoint;
 mod claims;
 mod collect;
 mod conflicts;
@@ -81,13 +82,14 @@ mod world;
 pub mod yardstick;
 
 pub use api::{
-    Access, AccessChange, AccessEvent, AuditInfo, Compared, Conflict, Did, Difference, Differing, Doing, Emptied,
-    Ended, Entry, Erasable, Erased, ExplainOptions, Explanation, FileMeta, Has, HealthInfo, Held, Identity, Invitation,
-    InviteOptions, Kind, LeaveProgress, LetIn, LinkContent, LinkInfo, LinkMade, LinkOptions, MachineShare, MassIn,
-    Member, NodeConfig, NodeInfo, NodeStatus, Part, Person, Probe, Problem, PutOptions, PutReport, Receipt, Reconciled,
-    RemoveOptions, RemoveReport, RestoreOptions, RestoreReport, Revoked, Rival, Says, Setting, Settled, Settling,
-    ShardInfo, SnapshotInfo, SpaceInfo, SpaceOptions, SpacePath, SpaceRemoval, Stat, Status, StripeInfo, StripeWork,
-    TrashInfo, Trashed, Unshared, Verified, Version, VersionId, VersionIdError, VersionState, Which,
+    Access, AccessChange, AccessEvent, AuditInfo, CheckpointInfo, Compared, Conflict, Did, Difference, Differing,
+    Doing, Emptied, Ended, Entry, Erasable, Erased, ExplainOptions, Explanation, FileMeta, Has, HealthInfo, Held,
+    HistoryInfo, Identity, Invitation, InviteOptions, Kind, LeaveProgress, LetIn, LinkContent, LinkInfo, LinkMade,
+    LinkOptions, MachineShare, MassIn, Member, NodeConfig, NodeInfo, NodeStatus, Part, Person, Probe, Problem,
+    PutOptions, PutReport, Receipt, Reconciled, RemoveOptions, RemoveReport, RestoreOptions, RestoreReport, Revoked,
+    Rival, Says, Setting, Settled, Settling, ShardInfo, SnapshotInfo, SpaceInfo, SpaceOptions, SpacePath, SpaceRemoval,
+    Stat, Status, StripeInfo, StripeWork, TrashInfo, Trashed, Unshared, Verified, Version, VersionId, VersionIdError,
+    VersionState, Which,
 };
 pub use changes::Changes;
 pub use conflicts::Conflicts;

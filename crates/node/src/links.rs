@@ -17,7 +17,7 @@ pub(crate) use readers::{Readers, give_share};
 use crate::{
     apart::{self, Given},
     api::{FileMeta, LinkInfo, LinkMade, LinkOptions, PutOptions},
-    areas, charters,
+    areas, charters, checkpoint,
     error::{LinkError, MetaError, NodeError},
     names::{self, Batch},
     shared::Shared,
@@ -109,6 +109,14 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
+    /// One that says nothing to readers of the space beside.
+    pub(crate) fn of(publication: Publication) -> Self {
+        Self {
+            publication,
+            about: Vec::new(),
+        }
+    }
+
     /// As it goes into an entry that is sealed under this epoch's key.
     pub(crate) fn seal(&self, space: &OpenSpace, epoch: Option<EpochId>) -> Result<Publication, NodeError> {
         let ring = space.ring();
@@ -167,7 +175,7 @@ impl Mine {
 }
 
 /// Where a message of a link belongs.
-fn place(space: SpaceId, link: LinkId) -> Vec<u8> {
+pub(crate) fn place(space: SpaceId, link: LinkId) -> Vec<u8> {
     [&space.as_bytes()[..], link.as_bytes()].concat()
 }
 
@@ -382,14 +390,14 @@ async fn publish(
 }
 
 /// The name of a listing among those of all links.
-fn listing_name(link: LinkId, digest: Hash) -> Name {
+pub(crate) fn listing_name(link: LinkId, digest: Hash) -> Name {
     let short = digest.to_string();
     let name = format!("{link}-{}", &short[short.len() - 16..]);
     name.try_into().expect("letters and digits")
 }
 
 /// The listing of a link with this name, if it is stored.
-fn stored(space: &OpenSpace, name: &Name) -> Result<Option<File>, NodeError> {
+pub(crate) fn stored(space: &OpenSpace, name: &Name) -> Result<Option<File>, NodeError> {
     let heads = Tree::of(space.id()).heads(&space.read()?, DirId::LINKS, name)?;
     Ok(heads.into_iter().find_map(|head| match head.value {
         Value::File(file) => Some(file).filter(|file| !file.is_erased()),
@@ -416,16 +424,37 @@ async fn store(space: &OpenSpace, link: LinkId, listing: &Listing) -> Result<Fil
 }
 
 /// Writes down what is published, removes the listings of the link other than the one with this hash, and makes that durable.
-async fn say(space: &OpenSpace, draft: Draft, digest: Option<Hash>) -> Result<(), NodeError> {
+pub(crate) async fn say(space: &OpenSpace, draft: Draft, digest: Option<Hash>) -> Result<(), NodeError> {
     let link = draft.publication.link;
     let current = digest.map(|digest| listing_name(link, digest));
-    let mut batch = Batch::default();
-    for (name, heads) in listings(space, Some(link))? {
-        if Some(&name) != current.as_ref() {
-            batch.changes.push(unnamed(name, &heads));
-        }
+    let batch = Batch {
+        changes: without(space, link, current.as_ref())?,
+        links: vec![draft],
+        ..Batch::default()
+    };
+    write(space, batch).await
+}
+
+/// Removes all that is stored of what is published under this id, and says nothing of it.
+pub(crate) async fn unname(space: &OpenSpace, link: LinkId) -> Result<(), NodeError> {
+    let batch = Batch {
+        changes: without(space, link, None)?,
+        ..Batch::default()
+    };
+    match batch.is_empty() {
+        true => Ok(()),
+        false => write(space, batch).await,
     }
-    batch.links.push(draft);
+}
+
+/// The removal of the listings of a link other than this one.
+fn without(space: &OpenSpace, link: LinkId, current: Option<&Name>) -> Result<Vec<Change>, NodeError> {
+    let listings = listings(space, Some(link))?.into_iter();
+    let others = listings.filter(|(name, _)| Some(name) != current);
+    Ok(others.map(|(name, heads)| unnamed(name, &heads)).collect())
+}
+
+async fn write(space: &OpenSpace, batch: Batch) -> Result<(), NodeError> {
     let given_up = names::write(space, batch).await?;
     if !given_up.is_empty() {
         sweep::announce(space, given_up);
@@ -473,6 +502,14 @@ fn all(space: &OpenSpace) -> Result<Vec<Published>, NodeError> {
 
 /// All links into a space, with those that were ended.
 pub(crate) fn with_ended(space: &OpenSpace) -> Result<Vec<Published>, NodeError> {
+    let mut links = published(space)?;
+    let checkpoints = checkpoint::ids(space);
+    links.retain(|published| !checkpoints.contains(&published.publication.link));
+    Ok(links)
+}
+
+/// All that is published in a space.
+fn published(space: &OpenSpace) -> Result<Vec<Published>, NodeError> {
     let (kv, links) = (space.read()?, Links::of(space.id()));
     let (mut found, mut after) = (Vec::new(), None);
     loop {
@@ -546,12 +583,8 @@ pub(crate) async fn revoke(shared: &Arc<Shared>, which: &str) -> Result<LinkInfo
 
 /// Says that a link shows nothing any more. That is for good.
 async fn withdraw(space: &OpenSpace, link: LinkId) -> Result<(), NodeError> {
-    let draft = Draft {
-        publication: Publication::end_of(link),
-        about: Vec::new(),
-    };
     if !sabotage::is_planted(Bug::KeepLinks) {
-        say(space, draft, None).await?;
+        say(space, Draft::of(Publication::end_of(link)), None).await?;
     }
     readers::end(space, link).await
 }
@@ -739,8 +772,9 @@ async fn clear(space: &OpenSpace, now: Timestamp) -> Result<(), NodeError> {
         if stored.is_empty() {
             return Ok(left_behind);
         }
-        let shown: BTreeSet<String> = all(&task)?
+        let shown: BTreeSet<String> = published(&task)?
             .iter()
+            .filter(|published| published.publication.shown.is_some())
             .map(|published| published.publication.link.to_string())
             .collect();
         for (name, heads) in stored {

@@ -1,7 +1,7 @@
 //! A space: changing it, and keeping its logs on enough nodes.
 
 use crate::{
-    areas, branch, charters,
+    areas, branch, charters, checkpoint,
     claims::{Claim, Held},
     erase,
     error::{MetaError, NodeError},
@@ -560,6 +560,7 @@ pub(crate) async fn take_entries(
         links::changed(shared);
     }
     if let Some(space) = open.clone().filter(|_| erases) {
+        checkpoint::let_go_soon(&space);
         erase::forget_soon(space);
     }
     if let Some(space) = &open
@@ -814,6 +815,10 @@ async fn push_log(
         let entries = entries_after(shared, space, device, at)
             .await
             .map_err(|error| error.to_string())?;
+        if entries.is_empty() {
+            // What was before a checkpoint is not here yet: others have it.
+            return Ok(());
+        }
         at += entries.len() as u64;
         match shared.ask(peer, &PoolRequest::Append { space, entries }).await {
             Ok(PoolReply::Done) => {}
@@ -834,6 +839,7 @@ pub(crate) async fn pull(shared: &Arc<Shared>, peer: NodeId, space: SpaceId) -> 
     let mut theirs = frontier_of(shared, peer, space).await?;
     let mut unpinned = Vec::new();
     if let Some(open) = shared.open_space(space) {
+        checkpoint::take(&open, peer).await;
         // Its own log first: what the others say may have to be answered in it.
         let own = theirs.remove(&shared.me());
         branch::compare(&open, peer, own).await?;
@@ -851,6 +857,9 @@ pub(crate) async fn pull(shared: &Arc<Shared>, peer: NodeId, space: SpaceId) -> 
             Ok(more) => unpinned.extend(more),
             Err(error) => failed = Some(error),
         }
+    }
+    if let Some(open) = shared.open_space(space) {
+        checkpoint::fill_soon(&open);
     }
     failed.map_or(Ok(unpinned), Err)
 }

@@ -13,7 +13,7 @@ use crate::{
         LinkMade, LinkOptions, MassIn, Member, NodeStatus, Person, Probe, Reconciled, RemoveOptions, Revoked,
         SpaceInfo, SpaceOptions, SpacePath, SpaceRemoval, Status, TrashInfo, Unshared, Verified,
     },
-    audit, branch, collect, conflicts,
+    audit, branch, checkpoint, collect, conflicts,
     control::AtHand,
     devices, driver, erase,
     error::NodeError,
@@ -539,6 +539,11 @@ impl Node {
     /// Checks the history of a space: every signature, the order of all entries, who was allowed to write them, and whether other machines keep the same.
     pub async fn verify(&self, space: &SpaceName) -> Result<Verified, NodeError> {
         verify::verify(&spaces::find(&self.shared, space)?).await
+    }
+
+    /// Makes a checkpoint of a space now, of however little; without this it happens when there is much to replay. Whether there was anything, and this person may.
+    pub async fn make_checkpoint(&self, space: &SpaceName) -> Result<bool, NodeError> {
+        Box::pin(checkpoint::make(&spaces::find(&self.shared, space)?)).await
     }
 
     /// Which of these stripes of a space are in use, as its custodians know it; nothing when none of them says. Any space: whoever checks the books asks.

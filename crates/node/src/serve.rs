@@ -1,7 +1,7 @@
 //! Answers to what other nodes ask.
 
 use crate::{
-    charters,
+    charters, checkpoint,
     control::{Check, Event, ReportSum},
     error::NodeError,
     error::Refusal,
@@ -266,10 +266,15 @@ async fn pool(shared: &Arc<Shared>, peer: NodeId, request: PoolRequest) -> PoolR
         PoolRequest::Spaces { stripes } if stripes.len() <= BATCH_MAX => {
             PoolReply::Spaces(sweep::local_spaces(shared, stripes).await)
         }
-        PoolRequest::Append { space, entries } => match names::take_entries(shared, space, entries).await {
-            Ok(_) => PoolReply::Done,
-            Err(error) => PoolReply::Failed(error.to_string()),
-        },
+        PoolRequest::Append { space, entries } => {
+            if let Some(open) = shared.open_space(space) {
+                checkpoint::take(&open, peer).await;
+            }
+            match names::take_entries(shared, space, entries).await {
+                Ok(_) => PoolReply::Done,
+                Err(error) => PoolReply::Failed(error.to_string()),
+            }
+        }
         PoolRequest::Frontier {
             space,
             is_chartered,

@@ -1,6 +1,7 @@
 //! A space whose key this node has: what belongs to it in memory, and the handle that everything about its files goes through.
 
 use crate::{
+    api::CheckpointInfo,
     error::{MetaError, NodeError},
     shared::Shared,
     upload::Recoding,
@@ -42,6 +43,10 @@ pub(crate) struct Opened {
     pub(crate) recoding: Mutex<Recoding>,
     /// Held by who erases.
     pub(crate) erasing: tokio::sync::Mutex<()>,
+    /// The checkpoint that its names were taken from.
+    pub(crate) taken: Mutex<Option<CheckpointInfo>>,
+    /// Held by who fetches what was before a checkpoint.
+    pub(crate) filling: tokio::sync::Mutex<()>,
     /// Whether somebody is about to forget the keys to what was erased.
     pub(crate) is_forgetting: AtomicBool,
 }
@@ -54,6 +59,8 @@ impl Opened {
             ring: RwLock::new(Arc::new(ring)),
             learning: Mutex::default(),
             erasing: tokio::sync::Mutex::new(()),
+            taken: Mutex::default(),
+            filling: tokio::sync::Mutex::new(()),
             is_forgetting: AtomicBool::new(false),
             names: tokio::sync::Mutex::new(()),
             knows_own_log: AtomicBool::new(false),

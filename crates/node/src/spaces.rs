@@ -2,8 +2,8 @@
 //! on all of the person's machines, in their recovery kit, and in the trash for a while after it was removed.
 
 use crate::{
-    api::{Part, RemoveOptions, Setting, SpaceInfo, SpaceOptions, SpaceRemoval, TrashInfo},
-    branch, charters, collect, edit,
+    api::{CheckpointInfo, Part, RemoveOptions, Setting, SpaceInfo, SpaceOptions, SpaceRemoval, TrashInfo},
+    branch, charters, checkpoint, collect, edit,
     error::{MetaError, NodeError},
     links,
     names::{self, Batch},
@@ -273,14 +273,22 @@ async fn begin_reading(space: &OpenSpace) -> Result<(), NodeError> {
 
 /// Reads more of the space, or less, where the person is let into more by now, or into less.
 pub(crate) async fn read_anew(space: &OpenSpace) -> Result<(), NodeError> {
+    let task = space.clone();
+    let is_as_it_should_be = move |task: &OpenSpace| {
+        let read = scope_read(task.id(), &task.read()?).map_err(MetaError::reading)?;
+        Ok::<_, NodeError>(read == *task.ring().keys.scope())
+    };
+    if Shared::blocking(move || is_as_it_should_be(&task)).await? {
+        return Ok(());
+    }
+    checkpoint::whole(space).await?;
     let _one_at_a_time = space.opened().names.lock().await;
     let task = space.clone();
     Shared::blocking(move || {
-        let (ring, tree) = (task.ring(), Tree::of(task.id()).learning_at(task.elapsed()));
-        let read = scope_read(task.id(), &task.read()?).map_err(MetaError::reading)?;
-        if read == *ring.keys.scope() {
+        if is_as_it_should_be(&task)? {
             return Ok(());
         }
+        let (ring, tree) = (task.ring(), Tree::of(task.id()).learning_at(task.elapsed()));
         task.meta
             .write(|kv| potluck_spaces::read_anew(task.id(), kv, &ring.keys, tree).map_err(NodeError::from))
     })
@@ -609,6 +617,9 @@ fn described(shared: &Shared, name: SpaceName, charter: &Charter) -> SpaceInfo {
         quota: None,
         regions: None,
         machines_there: None,
+        checkpoint: None,
+        taken: None,
+        history: None,
     }
 }
 
@@ -760,6 +771,9 @@ pub(crate) async fn list(shared: &Arc<Shared>, with_removed: bool) -> Result<Vec
             quota: None,
             regions: None,
             machines_there: None,
+            checkpoint: None,
+            taken: None,
+            history: None,
         }];
         let others: Vec<Mounted> = task.spaces.lock().values().cloned().collect();
         for Mounted { space, opened } in others {
@@ -783,6 +797,11 @@ pub(crate) async fn list(shared: &Arc<Shared>, with_removed: bool) -> Result<Vec
             info.quota = settings.quota.map(ByteSize);
             info.regions = task.regions(info.id);
             info.machines_there = info.regions.as_ref().map(|regions| task.machines_in(regions).0);
+            if let Some(open) = task.open_space(info.id) {
+                info.checkpoint = checkpoint::current(&open, &kv)?.as_ref().map(CheckpointInfo::of);
+                info.taken = *open.opened().taken.lock().expect("never poisoned");
+            }
+            info.history = checkpoint::history(info.id, &kv)?;
         }
         infos.sort_by_cached_key(|info| (!info.name.is_home(), info.until.is_some(), info.name.clone()));
         Ok(infos)

@@ -2,7 +2,7 @@
 
 use crate::{
     api::{Compared, Has, Problem, Verified},
-    charters,
+    charters, checkpoint,
     error::{MetaError, NodeError},
     names,
     protocol::{PoolReply, PoolRequest},
@@ -21,6 +21,7 @@ pub(crate) async fn verify(space: &OpenSpace) -> Result<Verified, NodeError> {
     if let Err(error) = names::catch_up(space).await {
         tracing::info!(%error, "what is checked is what is known here");
     }
+    checkpoint::whole(space).await?;
     let task = space.clone();
     let (mut verified, frontier, charter) = Shared::blocking(move || check(&task)).await?;
     let mut keepers = names::keepers(space, space.id(), &space.present_view());
@@ -73,7 +74,7 @@ fn check(space: &OpenSpace) -> Result<(Verified, Frontier, Option<Hash>), NodeEr
 }
 
 /// The last entry of a device that counts, as far as its charter and the records of the pool say: what is beyond is offered to nobody.
-fn counted(space: &OpenSpace, charter: &Charter, device: NodeId) -> u64 {
+pub(crate) fn counted(space: &OpenSpace, charter: &Charter, device: NodeId) -> u64 {
     let (user, is_lost) =
         space.with_control(|control| (control.roster.owner_of(device), control.roster.is_lost(device)));
     let Some(user) = user else { return 0 };

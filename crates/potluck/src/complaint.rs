@@ -369,7 +369,7 @@ impl From<NodeError> for Complaint {
             NodeError::NoSuchSpace(_) => Self::new(Kind::NotFound, message)
                 .hint("`potluck space ls --removed` shows yours; `potluck space create NAME` makes one"),
             NodeError::SpaceExists(_) => Self::failed(message).hint("choose another name; `potluck space mv` renames one"),
-            NodeError::NamesNotHere | NodeError::SpaceNotHere(_) => Self::new(Kind::Unreachable, message)
+            NodeError::NamesNotHere | NodeError::SpaceNotHere(_) | NodeError::HistoryNotHere { .. } => Self::new(Kind::Unreachable, message)
                 .hint("again in a moment; `potluck status` shows who is away"),
             NodeError::ReadOnly | NodeError::NoKey => {
                 Self::new(Kind::Refused, message).hint("its owner may let you write: `potluck share SPACE --with YOU --write` there, with `--prefix` where it is one directory alone")

@@ -304,6 +304,14 @@ pub(crate) fn count(number: u64, noun: &str) -> String {
     }
 }
 
+/// Entries of a log.
+pub(crate) fn count_entries(entries: u64) -> String {
+    match entries {
+        1 => "1 entry".to_owned(),
+        entries => format!("{entries} entries"),
+    }
+}
+
 /// `a`, `a and b`, `a, b and c`.
 pub(crate) fn listed(items: impl IntoIterator<Item = impl ToString>, last: &str) -> String {
     let mut items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();

@@ -107,6 +107,8 @@ struct Replay<'r> {
     /// What is in the trash is learned of anew: it is kept for longer, and never for less long.
     learning_at: Duration,
     broken: BTreeMap<LogId, u64>,
+    /// Spaces whose logs before a checkpoint are not all here: what their tables should hold does not follow from them.
+    unfilled: BTreeSet<SpaceId>,
     /// How many entries of those do not open.
     sealed: BTreeMap<SpaceId, u64>,
     entries: u64,
@@ -134,6 +136,7 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
             keys,
             learning_at: meta.elapsed()?.map_or(Duration::ZERO, Elapsed::counted),
             broken: BTreeMap::new(),
+            unfilled: Table::Unfilled.spaces(&kv).map_err(failed)?.into_iter().collect(),
             sealed: BTreeMap::new(),
             entries: 0,
             bytes: 0,
@@ -154,11 +157,13 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
         replay.missing_ends(&kv, &replayed)?;
         let Replay {
             broken,
+            unfilled,
             sealed,
             entries,
             ..
         } = replay;
         self.report.entries = entries;
+        self.report.unfilled = unfilled.len() as u64;
         let mut damage = LogDamage::default();
         for ((space, device), seq) in broken {
             let is_others = !own.contains(&space) && user.is_some();
@@ -173,7 +178,11 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
             self.report.findings.push(Finding::new(place(*space, None), fault));
         }
         let own = user.is_some().then_some(&own);
-        self.tables(&mut damage, &kv, &replayed, own, &sealed, meta.is_current()?)?;
+        let mut compared = spaces(&kv)?;
+        compared.extend(spaces(&replayed)?);
+        compared.retain(|space| !unfilled.contains(space));
+        let is_current = meta.is_current()?;
+        self.tables(&mut damage, (&kv, &replayed), &compared, own, &sealed, is_current)?;
         damage.broken.retain(|(space, _), _| damage.spaces.contains(space));
         drop((kv, replayed));
         damage.replayed = (!damage.spaces.is_empty()).then_some(scratch);
@@ -214,14 +223,14 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
     fn tables(
         &mut self,
         damage: &mut LogDamage,
-        kv: &ReadKv,
-        replayed: &ReadKv,
+        (kv, replayed): (&ReadKv, &ReadKv),
+        compared: &BTreeSet<SpaceId>,
         own: Option<&BTreeSet<SpaceId>>,
         sealed: &BTreeMap<SpaceId, u64>,
         is_current: bool,
     ) -> Result<(), MetaError> {
         let is_compared = |table: &Table| matches!(table, Table::Frontier | Table::Pins) || own.is_some() && is_current;
-        for space in spaces(kv)?.union(&spaces(replayed)?) {
+        for space in compared {
             let is_own = own.is_some_and(|own| own.contains(space));
             let is_broken = damage.broken.keys().any(|(other, _)| other == space);
             // Without the person's key, what their space holds does not follow from anything here.
@@ -261,7 +270,6 @@ impl Replay<'_> {
         let scratch = self.scratch;
         scratch.write(|kv| {
             for (key, value) in rows {
-                self.entries += 1;
                 self.bytes += (key.len() + value.len()) as u64;
                 self.row(kv, key, Log::read(source, key, value).ok())?;
             }
@@ -277,6 +285,10 @@ impl Replay<'_> {
             return Ok(());
         }
         let (space, device) = id;
+        if self.unfilled.contains(&space) {
+            return Ok(());
+        }
+        self.entries += 1;
         let position = Log::of(space).position(kv, device).map_err(failed)?;
         let expected = position.map_or(1, |position| position.seq + 1);
         let logged = logged.filter(|logged| seq == expected && logged.claimed_device() == device);
@@ -307,7 +319,8 @@ impl Replay<'_> {
 
     /// Logs that end before the tables say that they do.
     fn missing_ends(&mut self, kv: &ReadKv, replayed: &ReadKv) -> Result<(), MetaError> {
-        for space in spaces(kv)? {
+        for space in spaces(kv)?.difference(&self.unfilled) {
+            let space = *space;
             let claimed = Log::of(space).frontier(kv).unwrap_or_default();
             let known = Log::of(space).frontier(replayed).map_err(failed)?;
             for (device, position) in claimed {

@@ -5,6 +5,7 @@ use crate::{
     api::NodeConfig,
     branch,
     charters::{self, Charters},
+    checkpoint,
     claims::Claims,
     control::{Control, Event},
     devices::{self, Hearing},
@@ -329,6 +330,7 @@ impl Node {
             handled: Notify::new(),
             home,
         });
+        checkpoint::give_up_all(&shared).await?;
         spaces::make_current(&shared).await?;
         charters::look_again(&shared)?;
         let user = shared.user;

@@ -4,6 +4,7 @@
 
 mod access;
 mod areas;
+mod checkpoint;
 mod common;
 mod conflicts;
 mod devices;

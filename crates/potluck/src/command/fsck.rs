@@ -7,7 +7,7 @@ use crate::{
     daemon,
     fresh::BESIDE,
     place::escape,
-    terminal::{Terminal, count, seconds},
+    terminal::{Terminal, count, count_entries, seconds},
 };
 use potluck_node::{Finding, FsckOptions, FsckReport, HomeError, fsck};
 use serde_json::{Value, json};
@@ -72,12 +72,19 @@ fn document(home: &Path, report: &FsckReport) -> Value {
         "entries": report.entries,
         "shards": report.shards,
         "bytes": report.bytes,
+        "unfilled": report.unfilled,
         "findings": report.findings.iter().map(finding).collect::<Vec<_>>(),
     })
 }
 
 fn tell(report: &FsckReport, repair: bool, time: Duration) -> String {
     let mut lines: Vec<String> = report.findings.iter().map(|finding| line(finding, repair)).collect();
+    if report.unfilled > 0 {
+        lines.push(format!(
+            "the names of {} were taken from a checkpoint, and the history before it is not all here yet: neither was checked",
+            count(report.unfilled, "space"),
+        ));
+    }
     lines.push(format!(
         "{}, {} of logs and {} ({}) checked in {}: {}",
         count(report.records, "record"),
@@ -88,13 +95,6 @@ fn tell(report: &FsckReport, repair: bool, time: Duration) -> String {
         outcome(report),
     ));
     lines.join("\n")
-}
-
-fn count_entries(entries: u64) -> String {
-    match entries {
-        1 => "1 entry".to_owned(),
-        entries => format!("{entries} entries"),
-    }
 }
 
 fn outcome(report: &FsckReport) -> String {

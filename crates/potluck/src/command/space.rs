@@ -6,7 +6,7 @@ use crate::{
     complaint::Complaint,
     local::{client, message::Request},
     span::Span,
-    terminal::{Terminal, count, listed as in_words, table},
+    terminal::{Terminal, count, count_entries, listed as in_words, table},
 };
 use potluck_node::{Member, RemoveOptions, Setting, SpaceInfo, SpaceOptions, SpaceRemoval};
 use potluck_types::{ByteSize, SpaceName};
@@ -239,6 +239,20 @@ fn described(info: &SpaceInfo, members: &[Member]) -> String {
     }
     if info.survive.is_some() || info.retention.is_some() || info.quota.is_some() || info.regions.is_some() {
         text.push_str(&format!("\nWhat holds there: {}.", held(info).join("; ")));
+    }
+    if let Some(checkpoint) = info.checkpoint {
+        text.push_str(&format!(
+            "\nCheckpoint: of {}; who joins need not replay the {} before it.",
+            day(checkpoint.made),
+            count_entries(checkpoint.entries)
+        ));
+    }
+    if let Some(history) = info.history {
+        text.push_str(&format!(
+            "\nHistory: {} of the {} before the checkpoint are here so far; the others are being fetched.",
+            history.here,
+            count_entries(history.of)
+        ));
     }
     text.push_str(&format!("\nId: {}", info.id));
     if members.len() > 1 {

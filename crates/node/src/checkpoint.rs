@@ -1,0 +1,623 @@
+//! Checkpoints of a space: made now and then by a machine of its owner, and taken by machines that have nothing of it yet, which need not replay its logs then.
+//!
+//! A checkpoint lies where the listings of links lie, is pinned and repaired as they are, and published as they are, under an id that follows from the key in use: so whoever keeps the space's log
+//! tells where it is to who reads the space, and to nobody else. It counts by the signature of the machine that made it. The logs before it are fetched afterwards.
+
+use crate::{
+    api::{CheckpointInfo, FileMeta, HistoryInfo, PutOptions},
+    charters,
+    download::Download,
+    error::{MetaError, NodeError},
+    links::{self, Draft},
+    meta::{ReadKv, WriteKv},
+    names,
+    protocol::{PoolReply, PoolRequest},
+    shared::Shared,
+    space::OpenSpace,
+    spaces,
+    upload::Upload,
+    verify,
+};
+use potluck_crypto::{BoxKey, LinkId, Purpose, Signed, derive};
+use potluck_dag::Content;
+use potluck_spaces::{
+    AppendError, Charter, Checkpoint, CheckpointError, DirId, Frontier, Kv, Links, Log, Logged, Path, Position,
+    Publication, Published, Table, Trash, Tree,
+    checkpoint::{self, PAGE_BYTES_MAX, Pages},
+};
+use potluck_types::{NodeId, SpaceId, from_canonical, limits};
+use serde_bytes::ByteBuf;
+use std::{
+    collections::BTreeSet,
+    io::{self, Read},
+    sync::{Arc, atomic::Ordering},
+};
+
+const SEALED: &str = "potluck/checkpoint-sealed/1";
+/// Entries that were written since the last checkpoint, or since the beginning, before one is made. Fewer are replayed in a moment.
+const ENTRIES_MIN: u64 = 2000;
+/// And one for so many files: what makes a checkpoint is worth it once there is as much to replay.
+const FILES_PER_ENTRY: u64 = 8;
+/// Epochs whose checkpoints are asked for, the last ones.
+const EPOCHS: usize = 16;
+/// Pages that are taken in one transaction.
+const PAGES: usize = 16;
+/// Entries that are read at once.
+const PAGE: usize = 256;
+/// Entries of the logs before a checkpoint that are taken in one transaction, in bytes.
+const FILL_BYTES: usize = 512 << 10;
+
+/// The ids that checkpoints of a space are published under, one for each key that is known of it.
+pub(crate) fn ids(space: &OpenSpace) -> BTreeSet<LinkId> {
+    let ring = space.ring();
+    ring.keys.epochs().map(|(_, key)| derive::checkpoint_id(key)).collect()
+}
+
+fn purpose(associated: &[u8]) -> Purpose<'_> {
+    Purpose {
+        context: SEALED,
+        associated,
+    }
+}
+
+/// Opens what is published, with the machine that has signed it.
+fn open(space: SpaceId, key: &BoxKey, publication: &Publication) -> Option<(Checkpoint, NodeId)> {
+    let associated = links::place(space, publication.link);
+    let plain = key.open(purpose(&associated), publication.shown.as_ref()?).ok()?;
+    let verified = Signed::<Checkpoint>::from_bytes(&plain).ok()?.open().ok()?;
+    let by = NodeId::from_bytes(*verified.signer().as_bytes());
+    let made = verified.into_value();
+    (made.space == space && made.is_readable()).then_some((made, by))
+}
+
+/// Makes one if there is more to replay by now than that would be worth, and this machine is the one to make it. Whether it did.
+pub(crate) async fn look(space: &OpenSpace) -> Result<bool, NodeError> {
+    let me = space.user;
+    let is_first = space.with_control(|control| {
+        let mut mine = control.live_peers();
+        mine.retain(|node| control.roster.user_of(*node) == Some(me));
+        mine.into_iter().all(|other| space.me() < other)
+    });
+    if !is_first || !may_make(space).await? {
+        return Ok(false);
+    }
+    let_go_of_erased(space).await?;
+    let task = space.clone();
+    let is_due = Shared::blocking(move || {
+        let kv = task.read()?;
+        let log = Log::of(task.id());
+        let totals = Trash::of(task.id()).totals(&kv).map_err(MetaError::reading)?;
+        let written = entries(&log.frontier(&kv).map_err(MetaError::reading)?);
+        let before = current(&task, &kv)?.map_or(0, |made| made.entries());
+        let files = totals.files + totals.kept;
+        let is_due = written.saturating_sub(before) >= ENTRIES_MIN.max(files / FILES_PER_ENTRY);
+        Ok::<_, NodeError>((files, is_due))
+    });
+    match is_due.await? {
+        // Where nothing is left, nothing is kept.
+        (0, _) => let_go(space).await.map(|()| false),
+        (_, true) => Box::pin(make(space)).await,
+        (_, false) => Ok(false),
+    }
+}
+
+/// Lets go of a checkpoint that does not stand for an entry which erases something: it may have the keys to that.
+pub(crate) async fn let_go_of_erased(space: &OpenSpace) -> Result<(), NodeError> {
+    let task = space.clone();
+    let is_stale = Shared::blocking(move || {
+        let kv = task.read()?;
+        match current(&task, &kv)? {
+            Some(made) => erases_after(&task, &kv, &made.logs()),
+            None => Ok(false),
+        }
+    });
+    match is_stale.await? {
+        true => let_go(space).await,
+        false => Ok(()),
+    }
+}
+
+/// Whether something was erased by an entry that is not among these.
+fn erases_after(space: &OpenSpace, kv: &impl Kv, logs: &Frontier) -> Result<bool, NodeError> {
+    let log = Log::of(space.id());
+    for (device, position) in log.frontier(kv).map_err(MetaError::reading)? {
+        let mut at = logs.get(&device).map_or(0, |position| position.seq);
+        while at < position.seq {
+            let page = log.entries_after(kv, device, at, PAGE).map_err(MetaError::reading)?;
+            if page.is_empty() {
+                break;
+            }
+            for logged in &page {
+                if logged.checked_before().map_err(AppendError::from)?.erases.is_some() {
+                    return Ok(true);
+                }
+            }
+            at += page.len() as u64;
+        }
+    }
+    Ok(false)
+}
+
+/// Whether this node's person may make one: who owns the space and has all of it. Of a directory that is shared alone an entry is checked by those before it, which who takes a checkpoint does not have.
+async fn may_make(space: &OpenSpace) -> Result<bool, NodeError> {
+    let charter = charters::known(space.shared(), space.id()).await?;
+    let is_owner = charter.owner().is_none_or(|owner| owner == space.user);
+    let knows_own_log = space.opened().knows_own_log.load(Ordering::Relaxed);
+    Ok(is_owner && knows_own_log && space.may_write() && !space.is_partial() && charter.areas().is_empty())
+}
+
+fn entries(logs: &Frontier) -> u64 {
+    logs.values().fold(0, |sum, position| position.seq.saturating_add(sum))
+}
+
+impl CheckpointInfo {
+    pub(crate) fn of(made: &Checkpoint) -> Self {
+        Self {
+            made: made.at,
+            entries: made.entries(),
+        }
+    }
+}
+
+/// The checkpoint that is published, if it is still where it says.
+pub(crate) fn current(space: &OpenSpace, kv: &impl Kv) -> Result<Option<Checkpoint>, NodeError> {
+    let ring = space.ring();
+    let Some(key) = ring.keys.of(ring.current()) else {
+        return Ok(None);
+    };
+    let id = derive::checkpoint_id(key);
+    let published = Links::of(space.id()).get(kv, id).map_err(MetaError::reading)?;
+    let Some((made, _)) = published.and_then(|published| open(space.id(), key, &published.publication)) else {
+        return Ok(None);
+    };
+    let name = links::listing_name(id, names::digest(&made.logs(), None));
+    let there = links::stored(space, &name)?.is_some_and(|file| file.content == made.content);
+    Ok(there.then_some(made))
+}
+
+/// Makes one of what is known here, and publishes it in the place of the last. Whether there was anything to say.
+pub(crate) async fn make(space: &OpenSpace) -> Result<bool, NodeError> {
+    // What is erased meanwhile is in none.
+    let _one_at_a_time = space.opened().erasing.lock().await;
+    if !may_make(space).await? {
+        return Ok(false);
+    }
+    let ring = space.ring();
+    let key = ring.keys.of(ring.current()).ok_or(NodeError::NoKey)?.clone();
+    let id = derive::checkpoint_id(&key);
+    let task = space.clone();
+    let begun = Shared::blocking(move || {
+        let kv = task.read()?;
+        let logs = Log::of(task.id()).frontier(&kv).map_err(MetaError::reading)?;
+        let has_areas = !task.charters.of(&kv, task.id())?.areas().is_empty();
+        let pages = Pages::of(task.id(), &kv).map_err(MetaError::reading)?;
+        let pages = pages.filter(|_| !has_areas);
+        Ok::<_, NodeError>(pages.map(|pages| (logs, Rows::of(kv, pages))))
+    });
+    let Some((logs, rows)) = begun.await?.filter(|(logs, _)| !logs.is_empty()) else {
+        return Ok(false);
+    };
+    let now = space.now();
+    let digest = names::digest(&logs, None);
+    let name = links::listing_name(id, digest);
+    let meta = FileMeta {
+        modified: now,
+        executable: false,
+    };
+    let mut upload = Upload::hidden(space.clone(), PutOptions::default(), DirId::LINKS)?;
+    Box::pin(upload.put_blocking(Path::root().join(name.clone()), meta, rows)).await?;
+    upload.finish().await?;
+    let Some(file) = links::stored(space, &name)? else {
+        return Ok(false);
+    };
+    let (task, of) = (space.clone(), logs.clone());
+    if Shared::blocking(move || erases_after(&task, &task.read()?, &of)).await? {
+        // Another machine has erased something since.
+        links::unname(space, id).await?;
+        return Ok(false);
+    }
+    let made = Checkpoint::new(space.id(), now, &logs, file.content);
+    let signed = match Signed::sign(&space.node_key, &made) {
+        Ok(signed) => signed,
+        Err(error) => {
+            tracing::info!(%error, "a checkpoint of so many logs is not made");
+            links::unname(space, id).await?;
+            return Ok(false);
+        }
+    };
+    let shown = key.seal(
+        purpose(&links::place(space.id(), id)),
+        &signed.to_bytes(),
+        &*space.entropy,
+    );
+    let publication = Publication {
+        shown: Some(ByteBuf::from(shown)),
+        ..Publication::end_of(id)
+    };
+    links::say(space, Draft::of(publication), Some(digest)).await?;
+    tracing::info!(space = %space.id().short(), entries = made.entries(), bytes = file.len, "a checkpoint of the space is made");
+    // Those under former keys are of no use any more.
+    for former in ids(space).into_iter().filter(|other| *other != id) {
+        let published = Links::of(space.id()).get(&space.read()?, former);
+        let shows = published
+            .map_err(MetaError::reading)?
+            .is_some_and(|published| published.publication.shown.is_some());
+        if shows {
+            links::say(space, Draft::of(Publication::end_of(former)), None).await?;
+        }
+    }
+    Ok(true)
+}
+
+/// Something was erased: a checkpoint that was made before may have the keys to it.
+pub(crate) fn let_go_soon(space: &OpenSpace) {
+    let space = space.clone();
+    tokio::spawn(async move {
+        if !may_make(&space).await.unwrap_or_default() {
+            return;
+        }
+        if let Err(error) = let_go_of_erased(&space).await {
+            tracing::info!(space = %space.id().short(), %error, "a checkpoint from before something was erased is still there");
+        }
+    });
+}
+
+/// Lets go of what is stored of checkpoints: it has keys to what is erased. Until the next is made there is none.
+pub(crate) async fn let_go(space: &OpenSpace) -> Result<(), NodeError> {
+    for id in ids(space) {
+        links::unname(space, id).await?;
+    }
+    Ok(())
+}
+
+/// The pages, each behind its length.
+struct Rows {
+    kv: ReadKv,
+    pages: Pages,
+    page: io::Cursor<Vec<u8>>,
+}
+
+impl Rows {
+    fn of(kv: ReadKv, pages: Pages) -> Self {
+        Self {
+            kv,
+            pages,
+            page: io::Cursor::default(),
+        }
+    }
+}
+
+impl Read for Rows {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let count = self.page.read(buffer)?;
+            if count > 0 || buffer.is_empty() {
+                return Ok(count);
+            }
+            let Some(page) = self.pages.next(&self.kv).map_err(io::Error::other)? else {
+                return Ok(0);
+            };
+            let len = u32::try_from(page.len()).map_err(io::Error::other)?;
+            self.page = io::Cursor::new([&len.to_be_bytes()[..], &page].concat());
+        }
+    }
+}
+
+/// Takes the checkpoint that a peer knows of, where nothing of the space is here yet.
+pub(crate) async fn take(space: &OpenSpace, peer: NodeId) {
+    match take_now(space, peer).await {
+        Ok(()) => {}
+        Err(error) => {
+            tracing::info!(space = %space.id().short(), %error, "no checkpoint is taken, and the logs are replayed");
+        }
+    }
+}
+
+async fn take_now(space: &OpenSpace, peer: NodeId) -> Result<(), NodeError> {
+    if !is_wanted(space).await? {
+        return Ok(());
+    }
+    let found = ask(space, peer).await?;
+    let one_at_a_time = space.opened().names.lock().await;
+    give_up(space.shared(), space.id()).await?;
+    let Some((made, by)) = found else {
+        return Ok(());
+    };
+    if !is_wanted(space).await? {
+        return Ok(());
+    }
+    space.refuse_when_full()?;
+    let logs = made.logs();
+    let (task, of) = (space.clone(), logs.clone());
+    Shared::blocking(move || {
+        task.meta
+            .write(|kv| checkpoint::begin(kv, task.id(), &of).map_err(NodeError::from))
+    })
+    .await?;
+    if let Err(error) = load(space, &made).await {
+        if let Err(error) = give_up(space.shared(), space.id()).await {
+            tracing::warn!(space = %space.id().short(), %error, "what was taken of a checkpoint is still here");
+        }
+        return Err(error);
+    }
+    let task = space.clone();
+    Shared::blocking(move || {
+        task.meta
+            .write(|kv| checkpoint::finish(kv, task.id(), &logs).map_err(NodeError::from))
+    })
+    .await?;
+    tracing::info!(space = %space.id().short(), entries = made.entries(), by = %by.short(), "the names of the space are taken from a checkpoint");
+    *space.opened().taken.lock().expect("never poisoned") = Some(CheckpointInfo::of(&made));
+    links::changed(space);
+    drop(one_at_a_time);
+    spaces::read(space).await
+}
+
+/// Whether nothing of the space is here, and all of it is to be.
+async fn is_wanted(space: &OpenSpace) -> Result<bool, NodeError> {
+    let task = space.clone();
+    Shared::blocking(move || {
+        let kv = task.read()?;
+        let frontier = kv.scan(Table::Frontier, task.id().as_bytes(), None, 1);
+        Ok(!task.is_partial_in(&kv)? && frontier.map_err(MetaError::reading)?.is_empty())
+    })
+    .await
+}
+
+/// Removes what is left of one that was not taken to its end.
+async fn give_up(shared: &Arc<Shared>, space: SpaceId) -> Result<(), MetaError> {
+    let task = Arc::clone(shared);
+    Shared::blocking(move || {
+        if !checkpoint::is_begun(&task.read()?, space).map_err(MetaError::reading)? {
+            return Ok(());
+        }
+        let step = |kv: &mut WriteKv<'_>| checkpoint::give_up(kv, space).map_err(MetaError::writing);
+        while !task.meta.write(step)? {}
+        Ok::<_, MetaError>(())
+    })
+    .await
+}
+
+/// The same of all spaces: the last run may have ended while it took one.
+pub(crate) async fn give_up_all(shared: &Arc<Shared>) -> Result<(), MetaError> {
+    let task = Arc::clone(shared);
+    let unfilled = Shared::blocking(move || Table::Unfilled.spaces(&task.read()?).map_err(MetaError::reading));
+    for space in unfilled.await? {
+        give_up(shared, space).await?;
+    }
+    Ok(())
+}
+
+/// The checkpoint that a peer knows of which stands for the most, of those that count.
+async fn ask(space: &OpenSpace, peer: NodeId) -> Result<Option<(Checkpoint, NodeId)>, NodeError> {
+    let ring = space.ring();
+    let charter = charters::known(space.shared(), space.id()).await?;
+    let mut keys: Vec<_> = ring.keys.epochs().collect();
+    keys.sort_by_key(|(epoch, _)| std::cmp::Reverse(epoch.and_then(|epoch| charter.depth(epoch))));
+    let mut found = None::<(Checkpoint, NodeId)>;
+    for (_, key) in keys.into_iter().take(EPOCHS) {
+        let link = derive::checkpoint_id(key);
+        let request = PoolRequest::Link {
+            space: space.id(),
+            link,
+        };
+        let told = match space.ask(peer, &request).await {
+            Ok(PoolReply::Link(Some(told))) => told,
+            Ok(_) => continue,
+            Err(_) => break,
+        };
+        let published = from_canonical::<Published>(&told).ok();
+        let made = published.filter(|published| published.publication.link == link);
+        let made = made.and_then(|published| open(space.id(), key, &published.publication));
+        if let Some((made, by)) = made.filter(|(made, by)| counts(space, &charter, made, *by))
+            && found.as_ref().is_none_or(|(known, _)| known.entries() < made.entries())
+        {
+            found = Some((made, by));
+        }
+    }
+    Ok(found)
+}
+
+/// Whether a checkpoint counts here: a machine of the owner's has made it, or one of this node's own person, and it stands for nothing that does not count. One that stands for this machine's own log, too, is
+/// of one that has lost its database: it hears what it wrote.
+fn counts(space: &OpenSpace, charter: &Charter, made: &Checkpoint, by: NodeId) -> bool {
+    let of = space.with_control(|control| control.roster.user_of(by));
+    let is_theirs = of.is_some() && (of == charter.owner() || of == Some(space.user));
+    let ends = |(device, position): (&NodeId, &Position)| verify::counted(space, charter, *device) >= position.seq;
+    let logs = made.logs();
+    is_theirs && !logs.contains_key(&space.me()) && logs.iter().all(ends)
+}
+
+/// Takes all pages of a checkpoint.
+async fn load(space: &OpenSpace, made: &Checkpoint) -> Result<(), NodeError> {
+    let content: Content = from_canonical(&made.content).map_err(CheckpointError::from)?;
+    let mut download = Download::of_file((space.shared(), space.id()), content, &Path::root(), None)?;
+    let (mut pages, mut rest) = (Vec::new(), Vec::new());
+    while let Some(bytes) = download.next().await {
+        rest.extend_from_slice(&bytes?);
+        while let Some(page) = next_page(&mut rest)? {
+            pages.push(page);
+            if pages.len() == PAGES {
+                take_pages(space, std::mem::take(&mut pages)).await?;
+            }
+        }
+    }
+    if !rest.is_empty() {
+        return Err(NodeError::CheckpointEnds);
+    }
+    take_pages(space, pages).await
+}
+
+/// Cuts the next page off, if it is there.
+fn next_page(rest: &mut Vec<u8>) -> Result<Option<Vec<u8>>, NodeError> {
+    let Some((len, _)) = rest.split_first_chunk::<4>() else {
+        return Ok(None);
+    };
+    let len = usize::try_from(u32::from_be_bytes(*len)).unwrap_or(usize::MAX);
+    if len > PAGE_BYTES_MAX {
+        return Err(CheckpointError::TooLong(len).into());
+    }
+    if rest.len() < 4 + len {
+        return Ok(None);
+    }
+    let later = rest.split_off(4 + len);
+    let page = std::mem::replace(rest, later).split_off(4);
+    Ok(Some(page))
+}
+
+async fn take_pages(space: &OpenSpace, pages: Vec<Vec<u8>>) -> Result<(), NodeError> {
+    let task = space.clone();
+    Shared::blocking(move || {
+        task.refuse_when_full()?;
+        let tree = Tree::of(task.id()).learning_at(task.elapsed());
+        task.meta.write(|kv| {
+            pages
+                .iter()
+                .try_for_each(|page| checkpoint::take(kv, tree, page).map_err(NodeError::from))
+        })
+    })
+    .await
+}
+
+/// Fetches what is missing of the logs before a checkpoint, by and by, if nobody is about it.
+pub(crate) fn fill_soon(space: &OpenSpace) {
+    let space = space.clone();
+    tokio::spawn(async move {
+        let Ok(_one_at_a_time) = space.opened().filling.try_lock() else {
+            return;
+        };
+        let is_filled = Shared::blocking({
+            let task = space.clone();
+            move || Log::of(task.id()).is_filled(&task.read()?).map_err(MetaError::reading)
+        });
+        if is_filled.await.unwrap_or(true) {
+            return;
+        }
+        let filled = match fill_from_all(&space).await {
+            // What does not count waits for this.
+            Ok(()) => charters::cut_logs(space.shared(), space.id()).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = filled {
+            tracing::info!(space = %space.id().short(), %error, "what was before the checkpoint is not all here yet");
+        }
+    });
+}
+
+/// The same now; an error where some of it is not to be had.
+pub(crate) async fn whole(space: &OpenSpace) -> Result<(), NodeError> {
+    let _one_at_a_time = space.opened().filling.lock().await;
+    fill_from_all(space).await
+}
+
+async fn fill_from_all(space: &OpenSpace) -> Result<(), NodeError> {
+    let missing = || {
+        let task = space.clone();
+        Shared::blocking(move || refuse_missing(&task, &task.read()?))
+    };
+    if missing().await.is_ok() {
+        return Ok(());
+    }
+    for peer in names::keepers(space, space.id(), &space.present_view()) {
+        if let Err(error) = fill(space, peer).await {
+            tracing::debug!(peer = %peer.short(), error, "it does not tell what was before the checkpoint");
+        }
+        if missing().await.is_ok() {
+            return Ok(());
+        }
+    }
+    missing().await
+}
+
+/// Refuses what needs all of the logs, where what was before a checkpoint is not all here.
+pub(crate) fn refuse_missing(space: &OpenSpace, kv: &impl Kv) -> Result<(), NodeError> {
+    match history(space.id(), kv)? {
+        None => Ok(()),
+        Some(HistoryInfo { here, of }) => Err(NodeError::HistoryNotHere { here, of }),
+    }
+}
+
+/// How much there is of the logs before a checkpoint; none when all is here.
+pub(crate) fn history(space: SpaceId, kv: &impl Kv) -> Result<Option<HistoryInfo>, NodeError> {
+    let unfilled = Log::of(space).unfilled(kv).map_err(MetaError::reading)?;
+    Ok((!unfilled.is_empty()).then(|| HistoryInfo {
+        here: unfilled.values().filter_map(|log| log.at).map(|at| at.seq).sum(),
+        of: unfilled.values().map(|log| log.until.seq).sum(),
+    }))
+}
+
+async fn fill(space: &OpenSpace, peer: NodeId) -> Result<(), String> {
+    let task = space.clone();
+    let unfilled = Shared::blocking(move || Log::of(task.id()).unfilled(&task.read()?).map_err(MetaError::reading));
+    let unfilled = unfilled.await.map_err(|error| error.to_string())?;
+    let mut failed = Ok(());
+    for (device, log) in unfilled {
+        let filled = fill_log(space, peer, device, log.at.map_or(0, |at| at.seq), log.until.seq);
+        failed = failed.and(filled.await);
+    }
+    failed
+}
+
+/// Fetches one device's log up to where the checkpoint is.
+async fn fill_log(space: &OpenSpace, peer: NodeId, device: NodeId, mut at: u64, until: u64) -> Result<(), String> {
+    while at < until {
+        let request = PoolRequest::Fetch {
+            space: space.id(),
+            device,
+            after: at,
+        };
+        let entries = match space.ask(peer, &request).await {
+            Ok(PoolReply::Entries(entries)) if !entries.is_empty() => entries,
+            Ok(other) => return Err(format!("it answered {other:?}")),
+            Err(error) => return Err(error.to_string()),
+        };
+        at += entries.len() as u64;
+        let taken = fill_entries(space, device, entries).await;
+        if let Err(NodeError::Log(AppendError::Fork { .. } | AppendError::Clock { .. })) = &taken {
+            // Somebody has told another log than the one that the checkpoint stands for.
+            let task = space.clone();
+            let unfilled = Shared::blocking(move || {
+                task.meta
+                    .write(|kv| Log::of(task.id()).unfill(kv, device).map_err(MetaError::writing))
+            });
+            unfilled.await.map_err(|error| error.to_string())?;
+        }
+        taken.map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+async fn fill_entries(space: &OpenSpace, device: NodeId, entries: Vec<ByteBuf>) -> Result<(), NodeError> {
+    let task = space.clone();
+    Shared::blocking(move || {
+        let mut left = &entries[..];
+        while !left.is_empty() {
+            task.refuse_when_full()?;
+            let mut bytes = 0;
+            let fits = |entry: &&ByteBuf| {
+                bytes += entry.len();
+                bytes <= FILL_BYTES
+            };
+            let (now, later) = left.split_at(left.iter().take_while(fits).count().max(1));
+            left = later;
+            let is_last = task.meta.write(|kv| {
+                let mut is_last = false;
+                for bytes in now {
+                    let logged = Logged::from_bytes(bytes).map_err(AppendError::from)?;
+                    is_last = Log::of(task.id()).fill(kv, device, &logged)?;
+                    if is_last {
+                        break;
+                    }
+                }
+                Ok::<_, NodeError>(is_last)
+            })?;
+            if is_last {
+                return Ok(());
+            }
+        }
+        Ok(())
+    })
+    .await
+}
+
+const _: () = assert!(FILL_BYTES >= limits::ENTRY_BYTES_MAX);
