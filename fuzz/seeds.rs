@@ -2,13 +2,15 @@
 
 // Built with coverage as all else here is, it needs what counts that.
 use libfuzzer_sys as _;
-use potluck_crypto::{BoxKey, Link, LinkId, Purpose, SigningKey, Ticket, TicketSecret, seal};
+use potluck_crypto::{BoxKey, Link, LinkId, Purpose, Signed, SigningKey, Ticket, TicketSecret, seal};
 use potluck_dag::{Content, ManifestBuilder, Tree, seal_piece};
-use potluck_fuzz::Nameless;
+use potluck_fuzz::{Nameless, Sevens};
 use potluck_spaces::{
-    Body, Change, CharterRecord, Fate, Log, MemoryKv, OpId, Publication, Settings, Tree as Names, Value, View,
+    Body, Change, CharterRecord, Checkpoint, DirId, Fate, File, FileId, Keys, Log, MemoryKv, OpId, Publication, Settings,
+    Tree as Names, Value, View, checkpoint::Pages,
 };
 use potluck_types::{Entropy, Geometry, NodeId, PoolId, SpaceId, StripeId, Timestamp, UserId, to_canonical};
+use serde_bytes::ByteBuf;
 use std::{
     cell::Cell,
     convert::Infallible,
@@ -168,6 +170,9 @@ fn main() -> io::Result<()> {
     write("changes", "directories", &to_canonical(&changes))?;
     write("changes", "uses", &to_canonical(&vec![uses(&entropy)]))?;
     write("area", "directories", &to_canonical(&changes))?;
+    let (pages, signed) = checkpoint(&device, space, changes.clone());
+    write("checkpoint", "pages", &pages)?;
+    write("checkpoint", "signed", &signed)?;
     let area = *potluck_fuzz::founded().1.areas().first().expect("one was let into it");
     let inside = |value: Option<Value>| Change::Set {
         parent: area.top(),
@@ -272,4 +277,51 @@ fn manifest(entropy: &dyn Entropy) -> Vec<u8> {
     }
     let tree = builder.finish(&mut seal_node).expect("few pieces").expect("not empty");
     pair(&to_canonical(&Content::Tree(tree)), &last.take())
+}
+
+/// The pages of a checkpoint of a space in which there are these changes and a file in the trash, and what a machine signs of it.
+fn checkpoint(device: &SigningKey, space: SpaceId, mut changes: Vec<Change>) -> (Vec<u8>, Vec<u8>) {
+    let file = |id: u8| Value::File(File {
+        id: FileId::from_bytes([id; 16]),
+        len: 1,
+        modified: Timestamp::default(),
+        executable: false,
+        content: vec![id].into(),
+        uses: vec![StripeId::from_bytes([id; 32])],
+        survives: 1,
+        asked: None,
+    });
+    let set = |id: u8, replaces| Change::Set {
+        parent: DirId::ROOT,
+        name: "file".to_owned().try_into().expect("a name"),
+        value: Some(file(id)),
+        replaces,
+        fate: Fate::Kept(7),
+    };
+    let at = u32::try_from(changes.len()).expect("a few");
+    let first = OpId {
+        device: device.node_id(),
+        seq: 1,
+        at,
+    };
+    changes.extend([set(1, Vec::new()), set(2, vec![first])]);
+    let key = BoxKey::from_bytes([2; 32]);
+    let (log, tree, mut kv) = (Log::of(space), Names::of(space), MemoryKv::default());
+    let body = Body {
+        pins: vec![StripeId::from_bytes([1; 32])],
+        sealed: tree.seal(&key, &changes, &Sevens),
+        ..Body::default()
+    };
+    let entry = log.next_entry(&kv, device, Timestamp::from_millis(1), body).expect("a first entry");
+    let appended = log.append(&mut kv, &entry).expect("its own entry");
+    tree.apply(&mut kv, &Keys::private(key), appended.device, &appended.entry)
+        .expect("its own key");
+    let mut rows = Pages::of(space, &kv).expect("tables in memory").expect("all is read");
+    let pages: Vec<ByteBuf> = std::iter::from_fn(|| rows.next_plain(&kv).expect("tables in memory"))
+        .map(ByteBuf::from)
+        .collect();
+    let logs = log.frontier(&kv).expect("tables in memory");
+    let made = Checkpoint::new(space, Timestamp::from_millis(2), &logs, vec![7].into());
+    let signed = Signed::sign(device, &made).expect("it is short");
+    (to_canonical(&pages), signed.to_bytes())
 }

@@ -1,5 +1,6 @@
 //! One history: a plan is carried out, and everything that the pool has promised is checked.
 
+mod checkpoints;
 mod links;
 mod snapshots;
 
@@ -67,6 +68,10 @@ pub struct Outcome {
     pub operations: u64,
     /// Those of them that were refused or had no answer.
     pub refused: u64,
+    /// Checkpoints that were made.
+    pub checkpoints: u64,
+    /// How often one was taken by a machine that came later.
+    pub checkpoints_taken: u64,
     /// Bytes that repairs stored.
     pub repaired: u64,
     /// Bytes that the network carried.
@@ -99,6 +104,8 @@ enum Finished {
     File(OfFile),
     Snapshot(OfSnapshot),
     Link(OfLink),
+    /// By which machine, and whether it made one.
+    Checkpoint(usize, Result<bool, String>),
 }
 
 /// A space: whose it is, and whether they founded it; else it is their private one.
@@ -118,6 +125,8 @@ struct History {
     snapshots_taken: u64,
     links: Vec<Link>,
     links_made: u64,
+    /// Which machine has taken which checkpoint of which space.
+    checkpoints_taken: BTreeSet<(usize, SpaceId, Timestamp)>,
     /// What is chosen when snapshots and links are looked at.
     dice: Dice,
     works: JoinSet<Finished>,
@@ -195,6 +204,7 @@ pub(crate) fn run(plan: &Plan, aloud: bool) -> Outcome {
             snapshots_taken: 0,
             links: Vec::new(),
             links_made: 0,
+            checkpoints_taken: BTreeSet::new(),
             dice: dice(seed, "looks", 0),
             works: JoinSet::new(),
             hurt: BTreeSet::new(),
@@ -249,6 +259,7 @@ impl History {
             self.all_is_as_promised().await?;
             self.snapshots_hold().await?;
             self.links_show().await?;
+            self.history_is_here().await?;
             self.scrub().await?;
             self.stays_quiet().await?;
             self.books_agree().await?;
@@ -346,6 +357,7 @@ impl History {
                 Step::Work(work) => self.begin(*work),
                 Step::Snapshot(work) => self.begin_with_snapshot(*work),
                 Step::Link(work) => self.begin_with_link(*work),
+                Step::Checkpoint { chance } => self.begin_with_checkpoint(*chance),
                 Step::Fault { machine, fault } => self.strike(*machine, *fault).await,
             }
         }
@@ -578,6 +590,7 @@ impl History {
             Finished::File(file) => self.note_file(file),
             Finished::Snapshot(snapshot) => self.note_snapshot(snapshot),
             Finished::Link(link) => self.note_link(link),
+            Finished::Checkpoint(machine, made) => self.note_checkpoint(machine, made),
         }
     }
 

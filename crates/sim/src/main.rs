@@ -85,6 +85,7 @@ struct Sum {
     checks: u64,
     operations: u64,
     refused: u64,
+    checkpoints: (u64, u64),
     repaired: u64,
     carried: u64,
     events: u64,
@@ -101,6 +102,8 @@ impl Sum {
         self.checks += outcome.checks;
         self.operations += outcome.operations;
         self.refused += outcome.refused;
+        self.checkpoints.0 += outcome.checkpoints;
+        self.checkpoints.1 += outcome.checkpoints_taken;
         self.repaired += outcome.repaired;
         self.carried += outcome.carried;
         self.events += outcome.events;
@@ -121,6 +124,8 @@ impl Sum {
             "{} operations ({} refused or without an answer), {} checks, {} events",
             self.operations, self.refused, self.checks, self.events
         );
+        let (made, taken) = self.checkpoints;
+        println!("{made} checkpoints made, and {taken} times one was taken by a machine that came later");
         println!(
             "{:.1} MB made anew by repairs, {:.1} MB carried",
             self.repaired as f64 / 1e6,

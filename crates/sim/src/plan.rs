@@ -89,7 +89,14 @@ pub(crate) enum Step {
     Work(Work),
     Snapshot(SnapshotWork),
     Link(LinkWork),
-    Fault { machine: usize, fault: Fault },
+    /// An owner's machine makes a checkpoint.
+    Checkpoint {
+        chance: u64,
+    },
+    Fault {
+        machine: usize,
+        fault: Fault,
+    },
 }
 
 /// What people do.
@@ -373,6 +380,7 @@ impl Plan {
         plan.add_snapshots();
         plan.add_links();
         plan.add_erasures();
+        plan.add_checkpoints();
         plan
     }
 
@@ -419,6 +427,19 @@ impl Plan {
         }
     }
 
+    /// In half of them there are checkpoints.
+    fn add_checkpoints(&mut self) {
+        let mut dice = world::dice(self.seed, "checkpoints", 0);
+        if dice.roll(2) != 0 {
+            return;
+        }
+        for episode in &mut self.episodes {
+            episode.add(&mut dice, |dice| Step::Checkpoint {
+                chance: dice.roll(u64::MAX),
+            });
+        }
+    }
+
     /// In a third of them people make links.
     fn add_links(&mut self) {
         let mut dice = world::dice(self.seed, "links", 0);
@@ -442,7 +463,7 @@ impl Plan {
         let steps = self.episodes.iter_mut().flat_map(|episode| &mut episode.steps);
         let faults = steps.filter_map(|(_, step)| match step {
             Step::Fault { fault, .. } => Some(fault),
-            Step::Work(_) | Step::Snapshot(_) | Step::Link(_) => None,
+            Step::Work(_) | Step::Snapshot(_) | Step::Link(_) | Step::Checkpoint { .. } => None,
         });
         let turns = faults.filter(|fault| matches!(fault, Fault::Turned { .. }));
         turns.skip(1).for_each(|fault| *fault = Fault::Restart);

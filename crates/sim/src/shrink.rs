@@ -82,6 +82,7 @@ fn story(plan: &Plan) -> Vec<String> {
             Step::Work(work) => format!("  after {at:?}: {work:?}"),
             Step::Snapshot(work) => format!("  after {at:?}: a snapshot, {work:?}"),
             Step::Link(work) => format!("  after {at:?}: a link, {work:?}"),
+            Step::Checkpoint { .. } => format!("  after {at:?}: a checkpoint"),
             Step::Fault { machine, fault } => format!("  after {at:?}: machine {machine} suffers {fault:?}"),
         }));
     }
