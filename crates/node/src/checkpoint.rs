@@ -5,7 +5,7 @@
 
 use crate::{
     api::{CheckpointInfo, FileMeta, HistoryInfo, PutOptions},
-    charters,
+    branch, charters,
     download::Download,
     error::{MetaError, NodeError},
     links::{self, Draft},
@@ -30,14 +30,14 @@ use serde_bytes::ByteBuf;
 use std::{
     collections::BTreeSet,
     io::{self, Read},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
 };
 
 const SEALED: &str = "potluck/checkpoint-sealed/1";
 /// Entries that were written since the last checkpoint, or since the beginning, before one is made. Fewer are replayed in a moment.
 const ENTRIES_MIN: u64 = 2000;
-/// And one for so many files: what makes a checkpoint is worth it once there is as much to replay.
-const FILES_PER_ENTRY: u64 = 8;
+/// And one for so many file versions: an entry has about as many changes when many files are put at once, so that no more goes into checkpoints than into the logs.
+const FILES_PER_ENTRY: u64 = 100;
 /// Epochs whose checkpoints are asked for, the last ones.
 const EPOCHS: usize = 16;
 /// Pages that are taken in one transaction.
@@ -142,8 +142,7 @@ fn erases_after(space: &OpenSpace, kv: &impl Kv, logs: &Frontier) -> Result<bool
 async fn may_make(space: &OpenSpace) -> Result<bool, NodeError> {
     let charter = charters::known(space.shared(), space.id()).await?;
     let is_owner = charter.owner().is_none_or(|owner| owner == space.user);
-    let knows_own_log = space.opened().knows_own_log.load(Ordering::Relaxed);
-    Ok(is_owner && knows_own_log && space.may_write() && !space.is_partial() && charter.areas().is_empty())
+    Ok(is_owner && space.may_write() && !space.is_partial() && charter.areas().is_empty())
 }
 
 fn entries(logs: &Frontier) -> u64 {
@@ -182,6 +181,7 @@ pub(crate) async fn make(space: &OpenSpace) -> Result<bool, NodeError> {
     if !may_make(space).await? {
         return Ok(false);
     }
+    branch::know_own_log(space).await;
     let ring = space.ring();
     let key = ring.keys.of(ring.current()).ok_or(NodeError::NoKey)?.clone();
     let id = derive::checkpoint_id(&key);

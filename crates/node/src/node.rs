@@ -216,11 +216,12 @@ impl Node {
         })
     }
 
-    /// Frees now what removed files left, and what uploads left that broke off so long ago; without this it happens every hour, and after a
+    /// Frees now what removed files left, and what uploads left that broke off so long ago, and makes checkpoints where there is much to replay; without this it happens every hour, and after a
     /// day. Gives the number of stripes that were given up.
     pub async fn sweep(&self, abandoned_after: Duration) -> Result<u64, NodeError> {
         let mut given_up = 0;
         for space in self.shared.written_spaces() {
+            Box::pin(checkpoint::look(&space)).await?;
             given_up += collect::collect(&space, abandoned_after).await?;
         }
         sweep::sweep(&self.shared).await;
