@@ -2,7 +2,7 @@
 
 use crate::{
     apart::{self, Given},
-    edit,
+    checkpoint, edit,
     error::{MetaError, NodeError},
     meta::WriteKv,
     names::{self, Batch},
@@ -372,6 +372,8 @@ pub(crate) async fn make(space: &OpenSpace, path: &Path) -> Result<AreaId, NodeE
         Ok((carried.finish(vec![placing])?, area))
     };
     let area = write_apart(space, given, make).await?;
+    // From now on none is made.
+    checkpoint::let_go(space).await?;
     names::replicate(space).await?;
     Ok(area)
 }

@@ -21,8 +21,8 @@ use crate::{
 use potluck_crypto::{BoxKey, LinkId, Purpose, Signed, derive};
 use potluck_dag::Content;
 use potluck_spaces::{
-    AppendError, Charter, Checkpoint, CheckpointError, DirId, Frontier, Kv, Links, Log, Logged, Path, Position,
-    Publication, Published, Table, Trash, Tree,
+    AppendError, Charter, Checkpoint, CheckpointError, DirId, File, Frontier, Kv, Links, Log, Logged, Path, Position,
+    Publication, Published, Table, Trash, Tree, Unfilled,
     checkpoint::{self, PAGE_BYTES_MAX, Pages},
 };
 use potluck_types::{NodeId, SpaceId, from_canonical, limits};
@@ -70,18 +70,24 @@ fn open(space: SpaceId, key: &BoxKey, publication: &Publication) -> Option<(Chec
     (made.space == space && made.is_readable()).then_some((made, by))
 }
 
-/// Makes one if there is more to replay by now than that would be worth, and this machine is the one to make it. Whether it did.
-pub(crate) async fn look(space: &OpenSpace) -> Result<bool, NodeError> {
+/// The same as [`look`], on the first of the person's machines that are here: one of them is enough.
+pub(crate) async fn look_as_first(space: &OpenSpace) -> Result<bool, NodeError> {
     let me = space.user;
     let is_first = space.with_control(|control| {
         let mut mine = control.live_peers();
         mine.retain(|node| control.roster.user_of(*node) == Some(me));
         mine.into_iter().all(|other| space.me() < other)
     });
-    if !is_first || !may_make(space).await? {
+    Ok(is_first && look(space).await?)
+}
+
+/// Makes one if there is more to replay by now than that would be worth. Whether it did.
+pub(crate) async fn look(space: &OpenSpace) -> Result<bool, NodeError> {
+    if !may_make(space).await? {
         return Ok(false);
     }
     let_go_of_erased(space).await?;
+    follow(space).await?;
     let task = space.clone();
     let is_due = Shared::blocking(move || {
         let kv = task.read()?;
@@ -138,7 +144,7 @@ fn erases_after(space: &OpenSpace, kv: &impl Kv, logs: &Frontier) -> Result<bool
     Ok(false)
 }
 
-/// Whether this node's person may make one: who owns the space and has all of it. Of a directory that is shared alone an entry is checked by those before it, which who takes a checkpoint does not have.
+/// Whether this node's person may make one: who owns the space and has all of it. Of a directory that is or was shared alone an entry is checked by those before it, which who takes a checkpoint does not have.
 async fn may_make(space: &OpenSpace) -> Result<bool, NodeError> {
     let charter = charters::known(space.shared(), space.id()).await?;
     let is_owner = charter.owner().is_none_or(|owner| owner == space.user);
@@ -158,8 +164,13 @@ impl CheckpointInfo {
     }
 }
 
-/// The checkpoint that is published, if it is still where it says.
+/// The checkpoint that is published, if it is still stored.
 pub(crate) fn current(space: &OpenSpace, kv: &impl Kv) -> Result<Option<Checkpoint>, NodeError> {
+    Ok(stored(space, kv)?.map(|(_, made, _)| made))
+}
+
+/// What it is published under, it, and where its file is by now.
+fn stored(space: &OpenSpace, kv: &impl Kv) -> Result<Option<(LinkId, Checkpoint, File)>, NodeError> {
     let ring = space.ring();
     let Some(key) = ring.keys.of(ring.current()) else {
         return Ok(None);
@@ -170,8 +181,47 @@ pub(crate) fn current(space: &OpenSpace, kv: &impl Kv) -> Result<Option<Checkpoi
         return Ok(None);
     };
     let name = links::listing_name(id, names::digest(&made.logs(), None));
-    let there = links::stored(space, &name)?.is_some_and(|file| file.content == made.content);
-    Ok(there.then_some(made))
+    let file = links::stored(space, &name)?;
+    Ok(file.map(|file| (id, made, file)))
+}
+
+/// Says where a checkpoint lies, if that is elsewhere by now: it was coded anew, as machines came or went.
+pub(crate) async fn follow(space: &OpenSpace) -> Result<(), NodeError> {
+    let task = space.clone();
+    let found = Shared::blocking(move || stored(&task, &task.read()?)).await?;
+    match found {
+        Some((id, made, file)) if file.content != made.content && may_make(space).await? => {
+            let moved = Checkpoint::new(space.id(), made.at, &made.logs(), file.content);
+            publish(space, id, &moved).await.map(drop)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Signs a checkpoint, and publishes it in the place of the last. Whether there is room for what it says.
+async fn publish(space: &OpenSpace, id: LinkId, made: &Checkpoint) -> Result<bool, NodeError> {
+    let ring = space.ring();
+    let key = ring.keys.of(ring.current()).ok_or(NodeError::NoKey)?;
+    let signed = match Signed::sign(&space.node_key, made) {
+        Ok(signed) => signed,
+        Err(error) => {
+            tracing::info!(%error, "a checkpoint of so many logs is not made");
+            links::unname(space, id).await?;
+            return Ok(false);
+        }
+    };
+    let shown = key.seal(
+        purpose(&links::place(space.id(), id)),
+        &signed.to_bytes(),
+        &*space.entropy,
+    );
+    let publication = Publication {
+        shown: Some(ByteBuf::from(shown)),
+        ..Publication::end_of(id)
+    };
+    let digest = names::digest(&made.logs(), None);
+    links::say(space, Draft::of(publication), Some(digest)).await?;
+    Ok(true)
 }
 
 /// Makes one of what is known here, and publishes it in the place of the last. Whether there was anything to say.
@@ -183,8 +233,7 @@ pub(crate) async fn make(space: &OpenSpace) -> Result<bool, NodeError> {
     }
     branch::know_own_log(space).await;
     let ring = space.ring();
-    let key = ring.keys.of(ring.current()).ok_or(NodeError::NoKey)?.clone();
-    let id = derive::checkpoint_id(&key);
+    let id = derive::checkpoint_id(ring.keys.of(ring.current()).ok_or(NodeError::NoKey)?);
     let task = space.clone();
     let begun = Shared::blocking(move || {
         let kv = task.read()?;
@@ -198,8 +247,7 @@ pub(crate) async fn make(space: &OpenSpace) -> Result<bool, NodeError> {
         return Ok(false);
     };
     let now = space.now();
-    let digest = names::digest(&logs, None);
-    let name = links::listing_name(id, digest);
+    let name = links::listing_name(id, names::digest(&logs, None));
     let meta = FileMeta {
         modified: now,
         executable: false,
@@ -217,24 +265,9 @@ pub(crate) async fn make(space: &OpenSpace) -> Result<bool, NodeError> {
         return Ok(false);
     }
     let made = Checkpoint::new(space.id(), now, &logs, file.content);
-    let signed = match Signed::sign(&space.node_key, &made) {
-        Ok(signed) => signed,
-        Err(error) => {
-            tracing::info!(%error, "a checkpoint of so many logs is not made");
-            links::unname(space, id).await?;
-            return Ok(false);
-        }
-    };
-    let shown = key.seal(
-        purpose(&links::place(space.id(), id)),
-        &signed.to_bytes(),
-        &*space.entropy,
-    );
-    let publication = Publication {
-        shown: Some(ByteBuf::from(shown)),
-        ..Publication::end_of(id)
-    };
-    links::say(space, Draft::of(publication), Some(digest)).await?;
+    if !publish(space, id, &made).await? {
+        return Ok(false);
+    }
     tracing::info!(space = %space.id().short(), entries = made.entries(), bytes = file.len, "a checkpoint of the space is made");
     // Those under former keys are of no use any more.
     for former in ids(space).into_iter().filter(|other| *other != id) {
@@ -253,7 +286,7 @@ pub(crate) async fn make(space: &OpenSpace) -> Result<bool, NodeError> {
 pub(crate) fn let_go_soon(space: &OpenSpace) {
     let space = space.clone();
     tokio::spawn(async move {
-        if !may_make(&space).await.unwrap_or_default() {
+        if !space.may_write() || space.is_partial() {
             return;
         }
         if let Err(error) = let_go_of_erased(&space).await {
@@ -324,6 +357,7 @@ async fn take_now(space: &OpenSpace, peer: NodeId) -> Result<(), NodeError> {
         return Ok(());
     };
     if !is_wanted(space).await? {
+        // Something has come meanwhile.
         return Ok(());
     }
     space.refuse_when_full()?;
@@ -537,12 +571,19 @@ pub(crate) fn refuse_missing(space: &OpenSpace, kv: &impl Kv) -> Result<(), Node
     }
 }
 
-/// How much there is of the logs before a checkpoint; none when all is here.
+/// How much of a space's logs is here, where what was before a checkpoint is not; none when all is.
 pub(crate) fn history(space: SpaceId, kv: &impl Kv) -> Result<Option<HistoryInfo>, NodeError> {
-    let unfilled = Log::of(space).unfilled(kv).map_err(MetaError::reading)?;
-    Ok((!unfilled.is_empty()).then(|| HistoryInfo {
-        here: unfilled.values().filter_map(|log| log.at).map(|at| at.seq).sum(),
-        of: unfilled.values().map(|log| log.until.seq).sum(),
+    let log = Log::of(space);
+    let unfilled = log.unfilled(kv).map_err(MetaError::reading)?;
+    if unfilled.is_empty() {
+        return Ok(None);
+    }
+    let of = entries(&log.frontier(kv).map_err(MetaError::reading)?);
+    let missing = |log: &Unfilled| log.until.seq - log.at.map_or(0, |at| at.seq);
+    let missing = unfilled.values().map(missing).sum();
+    Ok(Some(HistoryInfo {
+        here: of.saturating_sub(missing),
+        of,
     }))
 }
 

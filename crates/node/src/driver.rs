@@ -256,7 +256,7 @@ async fn sweep_all(shared: &Arc<Shared>) -> bool {
         if let Err(error) = share::end_logs(&space).await {
             tracing::info!(space = %space.id().short(), %error, "how far the log of a lost machine counts is not known yet");
         }
-        if let Err(error) = checkpoint::look(&space).await {
+        if let Err(error) = checkpoint::look_as_first(&space).await {
             tracing::info!(space = %space.id().short(), %error, "no checkpoint of the space is made");
         }
         let given_up = collect::collect(&space, ABANDONED_AFTER).await;

@@ -703,6 +703,7 @@ async fn look_in(space: &OpenSpace) -> Result<Duration, NodeError> {
     };
     let links = mine(space).await?;
     clear(space, now).await?;
+    checkpoint::follow(space).await?;
     for mine in links {
         if let Some(until) = mine.published.publication.until {
             if until <= now {

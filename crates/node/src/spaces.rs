@@ -727,6 +727,7 @@ pub(crate) async fn end(shared: &Arc<Shared>, space: SpaceId) -> Result<(), Node
     };
     edit::remove(&space, &Path::root(), all).await?;
     links::withdraw_all(&space, None).await?;
+    checkpoint::let_go(&space).await?;
     let given_up: Vec<StripeId> = collect::give_up(&space, Duration::ZERO).await?;
     sweep::announce(&space, given_up);
     Ok(())

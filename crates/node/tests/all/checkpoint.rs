@@ -1,7 +1,7 @@
 //! Checkpoints: a machine that has nothing of a space yet takes what its logs add up to, and has what one has that replays them.
 
 use crate::{
-    common::{Pool, WRITE, bytes, eventually, name, put_into, read, read_when_named},
+    common::{Pool, READ, WRITE, bytes, eventually, name, put_into, read, read_when_named},
     share::{accepted, with_guests},
 };
 use potluck_node::{
@@ -193,4 +193,10 @@ async fn only_the_owner_makes_one_and_what_is_erased_is_in_none() {
     assert_eq!(checkpoint().await, None);
     assert!(owner.make_checkpoint(&photos).await.unwrap());
     assert_eq!(read(&space, "/kept").await.unwrap(), bytes(1, 1000));
+    // Where a folder is shared alone there is none.
+    put_into(&space, "/folder/file", b"file").await.unwrap();
+    assert!(owner.make_checkpoint(&photos).await.unwrap());
+    owner.share_below(&photos, &path("/folder"), "bob", READ).await.unwrap();
+    assert_eq!(checkpoint().await, None);
+    assert!(!owner.make_checkpoint(&photos).await.unwrap());
 }

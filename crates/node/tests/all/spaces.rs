@@ -180,6 +180,7 @@ async fn a_space_that_was_removed_comes_back_whole_and_one_that_goes_now_leaves_
     let content = bytes(3, 2_000_000);
     let space = pool.node(0).space(&name("photos")).unwrap();
     put_into(&space, "/a/b", &content).await.unwrap();
+    assert!(pool.node(0).make_checkpoint(&name("photos")).await.unwrap());
     pool.node(0)
         .private()
         .list(&"/".parse().unwrap(), None, 10)

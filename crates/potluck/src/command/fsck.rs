@@ -81,7 +81,7 @@ fn tell(report: &FsckReport, repair: bool, time: Duration) -> String {
     let mut lines: Vec<String> = report.findings.iter().map(|finding| line(finding, repair)).collect();
     if report.unfilled > 0 {
         lines.push(format!(
-            "the names of {} were taken from a checkpoint, and the history before it is not all here yet: neither was checked",
+            "not checked: the names of {}, which are taken from a checkpoint, and the history, which is not all here yet; both come while the node runs",
             count(report.unfilled, "space"),
         ));
     }

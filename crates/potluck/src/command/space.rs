@@ -249,7 +249,7 @@ fn described(info: &SpaceInfo, members: &[Member]) -> String {
     }
     if let Some(history) = info.history {
         text.push_str(&format!(
-            "\nHistory: {} of the {} before the checkpoint are here so far; the others are being fetched.",
+            "\nHistory: {} of {} are here so far; the others, from before the checkpoint that the names were taken from, are being fetched.",
             history.here,
             count_entries(history.of)
         ));
