@@ -25,7 +25,7 @@ use potluck_spaces::{
     Publication, Published, Table, Trash, Tree, Unfilled,
     checkpoint::{self, PAGE_BYTES_MAX, Pages},
 };
-use potluck_types::{NodeId, SpaceId, from_canonical, limits};
+use potluck_types::{NodeId, SpaceId, UserId, from_canonical, limits};
 use serde_bytes::ByteBuf;
 use std::{
     collections::BTreeSet,
@@ -177,7 +177,10 @@ fn stored(space: &OpenSpace, kv: &impl Kv) -> Result<Option<(LinkId, Checkpoint,
     };
     let id = derive::checkpoint_id(key);
     let published = Links::of(space.id()).get(kv, id).map_err(MetaError::reading)?;
-    let Some((made, _)) = published.and_then(|published| open(space.id(), key, &published.publication)) else {
+    let owner = space.charters.of(kv, space.id())?.owner();
+    let made = published.and_then(|published| open(space.id(), key, &published.publication));
+    // Whoever writes to the space can publish something under its id.
+    let Some((made, _)) = made.filter(|(_, by)| is_believed(space, owner, *by)) else {
         return Ok(None);
     };
     let name = links::listing_name(id, names::digest(&made.logs(), None));
@@ -239,8 +242,11 @@ pub(crate) async fn make(space: &OpenSpace) -> Result<bool, NodeError> {
         let kv = task.read()?;
         let logs = Log::of(task.id()).frontier(&kv).map_err(MetaError::reading)?;
         let has_areas = !task.charters.of(&kv, task.id())?.areas().is_empty();
+        // What somebody has ended is ended for good, until there is another key.
+        let published = Links::of(task.id()).get(&kv, id).map_err(MetaError::reading)?;
+        let is_ended = published.is_some_and(|published| published.publication.shown.is_none());
         let pages = Pages::of(task.id(), &kv).map_err(MetaError::reading)?;
-        let pages = pages.filter(|_| !has_areas);
+        let pages = pages.filter(|_| !has_areas && !is_ended);
         Ok::<_, NodeError>(pages.map(|pages| (logs, Rows::of(kv, pages))))
     });
     let Some((logs, rows)) = begun.await?.filter(|(logs, _)| !logs.is_empty()) else {
@@ -455,11 +461,15 @@ async fn ask(space: &OpenSpace, peer: NodeId) -> Result<Option<(Checkpoint, Node
 /// Whether a checkpoint counts here: a machine of the owner's has made it, or one of this node's own person, and it stands for nothing that does not count. One that stands for this machine's own log, too, is
 /// of one that has lost its database: it hears what it wrote.
 fn counts(space: &OpenSpace, charter: &Charter, made: &Checkpoint, by: NodeId) -> bool {
-    let of = space.with_control(|control| control.roster.user_of(by));
-    let is_theirs = of.is_some() && (of == charter.owner() || of == Some(space.user));
     let ends = |(device, position): (&NodeId, &Position)| verify::counted(space, charter, *device) >= position.seq;
     let logs = made.logs();
-    is_theirs && !logs.contains_key(&space.me()) && logs.iter().all(ends)
+    is_believed(space, charter.owner(), by) && !logs.contains_key(&space.me()) && logs.iter().all(ends)
+}
+
+/// Whether what this machine says of a space is believed here.
+fn is_believed(space: &OpenSpace, owner: Option<UserId>, by: NodeId) -> bool {
+    let of = space.with_control(|control| control.roster.user_of(by));
+    of.is_some() && (of == owner || of == Some(space.user))
 }
 
 /// Takes all pages of a checkpoint.
