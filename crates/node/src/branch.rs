@@ -9,7 +9,6 @@ use crate::{
     error::{MetaError, NodeError},
     links::Draft,
     names::{self, Batch},
-    protocol::{PoolReply, PoolRequest},
     shared::Shared,
     space::OpenSpace,
     sweep,
@@ -86,7 +85,7 @@ pub(crate) async fn compare(space: &OpenSpace, peer: NodeId, theirs: Option<Posi
     say_again(space).await.map_err(told)?;
     let common = common(space, peer, theirs).await?;
     let next = fetch(space, peer, common).await?;
-    let first = next.first().ok_or("it does not tell its entries")?;
+    let first = next.first().ok_or(names::TELLS_NONE)?;
     let first = Logged::from_bytes(first).map_err(|error| error.to_string())?;
     if is_given_up(space, common + 1, first.hash()).await.map_err(told)? {
         tracing::warn!(peer = %peer.short(), "it keeps a history of this node that was given up: what it says of this node's log is not taken");
@@ -133,7 +132,7 @@ async fn agrees(space: &OpenSpace, peer: NodeId, theirs: Position) -> Result<boo
     }
     let Some(ours) = ours else { return Ok(true) };
     let next = fetch(space, peer, ours.seq).await?;
-    let first = next.first().ok_or("it does not tell its entries")?;
+    let first = next.first().ok_or(names::TELLS_NONE)?;
     let logged = Logged::from_bytes(first).map_err(|error| error.to_string())?;
     let (entry, _) = logged.open().map_err(|error| error.to_string())?;
     Ok(entry.previous == Some(ours.hash))
@@ -171,17 +170,9 @@ async fn common(space: &OpenSpace, peer: NodeId, theirs: Position) -> Result<u64
     Ok(0)
 }
 
+/// Entries of this node's own log that a peer has.
 async fn fetch(space: &OpenSpace, peer: NodeId, after: u64) -> Result<Vec<ByteBuf>, String> {
-    let request = PoolRequest::Fetch {
-        space: space.id(),
-        device: space.me(),
-        after,
-    };
-    match space.ask(peer, &request).await {
-        Ok(PoolReply::Entries(entries)) => Ok(entries),
-        Ok(other) => Err(format!("it answered {other:?}")),
-        Err(error) => Err(error.to_string()),
-    }
+    names::fetch(space, peer, space.id(), (space.me(), after)).await
 }
 
 async fn is_given_up(space: &OpenSpace, seq: u64, hash: Hash) -> Result<bool, NodeError> {

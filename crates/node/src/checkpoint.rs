@@ -108,7 +108,7 @@ pub(crate) async fn look(space: &OpenSpace) -> Result<bool, NodeError> {
 }
 
 /// Lets go of a checkpoint that does not stand for an entry which erases something: it may have the keys to that.
-pub(crate) async fn let_go_of_erased(space: &OpenSpace) -> Result<(), NodeError> {
+async fn let_go_of_erased(space: &OpenSpace) -> Result<(), NodeError> {
     let task = space.clone();
     let is_stale = Shared::blocking(move || {
         let kv = task.read()?;
@@ -609,19 +609,13 @@ async fn fill(space: &OpenSpace, peer: NodeId) -> Result<(), String> {
     failed
 }
 
-/// Fetches one device's log up to where the checkpoint is.
+/// Fetches the log of one device up to where the checkpoint is.
 async fn fill_log(space: &OpenSpace, peer: NodeId, device: NodeId, mut at: u64, until: u64) -> Result<(), String> {
     while at < until {
-        let request = PoolRequest::Fetch {
-            space: space.id(),
-            device,
-            after: at,
-        };
-        let entries = match space.ask(peer, &request).await {
-            Ok(PoolReply::Entries(entries)) if !entries.is_empty() => entries,
-            Ok(other) => return Err(format!("it answered {other:?}")),
-            Err(error) => return Err(error.to_string()),
-        };
+        let entries = names::fetch(space, peer, space.id(), (device, at)).await?;
+        if entries.is_empty() {
+            return Err(names::TELLS_NONE.to_owned());
+        }
         at += entries.len() as u64;
         let taken = fill_entries(space, device, entries).await;
         if let Err(NodeError::Log(AppendError::Fork { .. } | AppendError::Clock { .. })) = &taken {

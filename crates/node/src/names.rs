@@ -885,21 +885,32 @@ async fn pull_log(
         if at >= position.seq {
             return Ok(unpinned);
         }
-        let request = PoolRequest::Fetch {
-            space,
-            device,
-            after: at,
-        };
-        let entries = match shared.ask(peer, &request).await {
-            Ok(PoolReply::Entries(entries)) if !entries.is_empty() => entries,
-            Ok(other) => return Err(format!("it answered {other:?}")),
-            Err(error) => return Err(error.to_string()),
-        };
+        let entries = fetch(shared, peer, space, (device, at)).await?;
+        if entries.is_empty() {
+            return Err(TELLS_NONE.to_owned());
+        }
         at += entries.len() as u64;
         let taken = take_entries(shared, space, entries).await;
         unpinned.extend(taken.map_err(|error| error.to_string())?);
     }
 }
+
+/// Asks a peer for entries of a device's log after one of them; it gives as many as go into a message, or none where it has none.
+pub(crate) async fn fetch(
+    shared: &Shared,
+    peer: NodeId,
+    space: SpaceId,
+    (device, after): (NodeId, u64),
+) -> Result<Vec<ByteBuf>, String> {
+    match shared.ask(peer, &PoolRequest::Fetch { space, device, after }).await {
+        Ok(PoolReply::Entries(entries)) => Ok(entries),
+        Ok(other) => Err(format!("it answered {other:?}")),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Of a peer that should have more of a log.
+pub(crate) const TELLS_NONE: &str = "it does not tell its entries";
 
 pub(crate) async fn entries_after(
     shared: &Arc<Shared>,
