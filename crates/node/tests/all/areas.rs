@@ -1,7 +1,9 @@
 //! A directory of a space that somebody was let into, who sees nothing else of it.
 
 use crate::{
-    common::{Pool, READ, WRITE, bytes, config, eventually, name, put_into, read, read_when_named, sees, started},
+    common::{
+        Pool, READ, WRITE, bytes, config, eventually, files_of, name, put_into, read, read_when_named, sees, started,
+    },
     share::{accepted, with_guests},
 };
 use potluck_node::{
@@ -25,18 +27,7 @@ async fn party(guests: &[&str]) -> (Pool, Vec<(Node, TempDir)>, Space) {
 
 /// All files of a space, with their directories.
 async fn tree(space: &Space) -> Vec<String> {
-    let (mut found, mut left) = (Vec::new(), vec![Path::root()]);
-    while let Some(at) = left.pop() {
-        for entry in space.list(&at, None, 100).await.unwrap() {
-            let here = at.join(entry.name);
-            match entry.kind {
-                potluck_node::Kind::Directory => left.push(here),
-                potluck_node::Kind::File => found.push(here.to_string()),
-            }
-        }
-    }
-    found.sort();
-    found
+    files_of(space).await.into_iter().map(|(path, _)| path).collect()
 }
 
 async fn until_tree(space: &Space, expected: &[&str]) {

@@ -1,7 +1,7 @@
 //! Checkpoints: a machine that has nothing of a space yet takes what its logs add up to, and has what one has that replays them.
 
 use crate::{
-    common::{Pool, READ, WRITE, bytes, eventually, name, put_into, read, read_when_named},
+    common::{Pool, READ, WRITE, bytes, eventually, files_of, name, put_into, read, read_when_named},
     share::{accepted, with_guests},
 };
 use potluck_node::{
@@ -47,17 +47,6 @@ async fn live_in(space: &Space) {
 
 /// What a person sees of a space: paths with their lengths, the trash, and the snapshots.
 async fn seen(space: &Space) -> (Vec<(String, u64)>, Vec<String>, usize) {
-    let (mut files, mut left) = (Vec::new(), vec![Path::root()]);
-    while let Some(directory) = left.pop() {
-        for entry in space.list(&directory, None, 1000).await.unwrap() {
-            let at = directory.join(entry.name);
-            match entry.kind {
-                potluck_node::Kind::Directory => left.push(at),
-                potluck_node::Kind::File => files.push((at.to_string(), entry.len)),
-            }
-        }
-    }
-    files.sort();
     let mut listing = space.trash(&Path::root()).await.unwrap();
     let mut trash = Vec::new();
     loop {
@@ -68,7 +57,7 @@ async fn seen(space: &Space) -> (Vec<(String, u64)>, Vec<String>, usize) {
         trash.extend(page.into_iter().map(|trashed| format!("{trashed:?}")));
     }
     trash.sort();
-    (files, trash, space.snapshots().await.unwrap().len())
+    (files_of(space).await, trash, space.snapshots().await.unwrap().len())
 }
 
 /// The checkpoint that a machine has taken a space from, in entries; none when it has replayed the logs.

@@ -5,8 +5,8 @@
 use potluck_crypto::SigningKey;
 use potluck_net::Endpoint;
 use potluck_node::{
-    Access, FileMeta, HealthInfo, InviteOptions, Node, NodeConfig, NodeError, PutOptions, PutReport, RemoveOptions,
-    Revoked, Share, Space, World,
+    Access, FileMeta, HealthInfo, InviteOptions, Kind, Node, NodeConfig, NodeError, Path, PutOptions, PutReport,
+    RemoveOptions, Revoked, Share, Space, World,
 };
 use potluck_types::{ByteSize, NodeId, SpaceName, Timestamp};
 use std::{future::Future, time::Duration};
@@ -383,4 +383,20 @@ pub async fn connect(endpoint: &Endpoint, nodes: &[&Node]) {
             .await
             .unwrap();
     }
+}
+
+/// The paths of all files of a space, each with its length.
+pub async fn files_of(space: &Space) -> Vec<(String, u64)> {
+    let (mut found, mut left) = (Vec::new(), vec![Path::root()]);
+    while let Some(directory) = left.pop() {
+        for entry in space.list(&directory, None, 1000).await.unwrap() {
+            let here = directory.join(entry.name);
+            match entry.kind {
+                Kind::Directory => left.push(here),
+                Kind::File => found.push((here.to_string(), entry.len)),
+            }
+        }
+    }
+    found.sort();
+    found
 }
