@@ -416,7 +416,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         passphrase: Passphrase,
     },
-    /// Free at once what uploads that broke off have left, and what was in the trash for its time; else it takes up to a day, and some hours
+    /// Free at once what uploads that broke off have left, and what was in the trash for its time, and make the checkpoints that are due; else it takes up to a day, and some hours
     Sweep {
         /// How long ago an upload must have broken off; one that is begun again later sends everything again
         #[arg(long, value_name = "SPAN", default_value = "24h")]
