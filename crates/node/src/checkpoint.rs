@@ -1,4 +1,4 @@
-//! Checkpoints of a space: made now and then by a machine of its owner, and taken by machines that have nothing of it yet, which need not replay its logs then.
+//! Checkpoints of a space: made now and then by a machine of its owner, and taken by machines that have read nothing of it yet, which need not replay its logs then.
 //!
 //! A checkpoint lies where the listings of links lie, is pinned and repaired as they are, and published as they are, under an id that follows from the key in use: so whoever keeps the space's log
 //! tells where it is to who reads the space, and to nobody else. It counts by the signature of the machine that made it. The logs before it are fetched afterwards.
@@ -12,12 +12,13 @@ use crate::{
     meta::{ReadKv, WriteKv},
     names,
     protocol::{PoolReply, PoolRequest},
-    shared::Shared,
+    shared::{AskError, Shared},
     space::OpenSpace,
     spaces,
     upload::Upload,
     verify,
 };
+use futures::future::join_all;
 use potluck_crypto::{BoxKey, LinkId, Purpose, Signed, derive};
 use potluck_dag::Content;
 use potluck_spaces::{
@@ -28,6 +29,7 @@ use potluck_spaces::{
 use potluck_types::{NodeId, SpaceId, UserId, from_canonical, limits};
 use serde_bytes::ByteBuf;
 use std::{
+    cmp::Reverse,
     collections::BTreeSet,
     io::{self, Read},
     sync::Arc,
@@ -342,26 +344,65 @@ impl Read for Rows {
     }
 }
 
-/// Takes the checkpoint that a peer knows of, where nothing of the space is here yet.
-pub(crate) async fn take(space: &OpenSpace, peer: NodeId) {
-    match take_now(space, peer).await {
-        Ok(()) => {}
-        Err(error) => {
-            tracing::info!(space = %space.id().short(), %error, "no checkpoint is taken, and the logs are replayed");
-        }
-    }
-}
-
-async fn take_now(space: &OpenSpace, peer: NodeId) -> Result<(), NodeError> {
+/// Takes the checkpoint that is known here or to a peer, where nothing of the space was read yet, and goes on from there.
+pub(crate) async fn take(space: &OpenSpace, peer: NodeId) -> Result<(), NodeError> {
     if !is_wanted(space).await? {
         return Ok(());
     }
-    let found = ask(space, peer).await?;
+    take_from(space, [peer].into()).await;
+    spaces::read(space).await
+}
+
+/// The same of whoever is here and keeps the space, before what is kept of it here is opened, entry by entry. To do that is left to the caller.
+pub(crate) async fn take_unopened(space: &OpenSpace) -> Result<(), NodeError> {
+    let keepers = names::keepers(space, space.id(), &space.present_view());
+    if !keepers.is_empty() && is_wanted(space).await? {
+        take_from(space, keepers).await;
+    }
+    Ok(())
+}
+
+/// Who asks may go away meanwhile: it is taken to its end nevertheless.
+async fn take_from(space: &OpenSpace, peers: BTreeSet<NodeId>) {
+    let task = space.clone();
+    let taking = tokio::spawn(async move {
+        if let Err(error) = take_best(&task, &peers).await {
+            tracing::info!(space = %task.id().short(), %error, "no checkpoint is taken, and the logs are replayed");
+        }
+    });
+    if let Err(error) = taking.await {
+        tracing::warn!(space = %space.id().short(), %error, "a checkpoint is not taken to its end");
+    }
+}
+
+/// Takes the one that is known here, or else the best that a peer knows of: that may have been replaced just now.
+async fn take_best(space: &OpenSpace, peers: &BTreeSet<NodeId>) -> Result<(), NodeError> {
+    let mut tried = Ok(());
+    if let Some(known) = find(space, None).await? {
+        tried = take_now(space, known).await;
+        if tried.is_ok() {
+            return tried;
+        }
+    }
+    let asked = join_all(peers.iter().map(|peer| find(space, Some(*peer)))).await;
+    let mut found: Vec<_> = asked.into_iter().filter_map(|asked| asked.ok().flatten()).collect();
+    found.sort_by_key(|(made, _)| (Reverse(made.entries()), made.content.clone()));
+    found.dedup();
+    for one in found {
+        tried = take_now(space, one).await;
+        if tried.is_ok() {
+            return tried;
+        }
+    }
+    // What an earlier run has left.
+    let _one_at_a_time = space.opened().names.lock().await;
+    give_up(space.shared(), space.id()).await?;
+    tried
+}
+
+async fn take_now(space: &OpenSpace, (made, by): (Checkpoint, NodeId)) -> Result<(), NodeError> {
     let one_at_a_time = space.opened().names.lock().await;
     give_up(space.shared(), space.id()).await?;
-    let Some((made, by)) = found else {
-        return Ok(());
-    };
     if !is_wanted(space).await? {
         // Something has come meanwhile.
         return Ok(());
@@ -386,20 +427,21 @@ async fn take_now(space: &OpenSpace, peer: NodeId) -> Result<(), NodeError> {
             .write(|kv| checkpoint::finish(kv, task.id(), &logs).map_err(NodeError::from))
     })
     .await?;
+    drop(one_at_a_time);
     tracing::info!(space = %space.id().short(), entries = made.entries(), by = %by.short(), "the names of the space are taken from a checkpoint");
     *space.opened().taken.lock().expect("never poisoned") = Some(CheckpointInfo::of(&made));
     links::changed(space);
-    drop(one_at_a_time);
-    spaces::read(space).await
+    Ok(())
 }
 
-/// Whether nothing of the space is here, and all of it is to be.
+/// Whether one is of use here, or was begun and is to be given up.
 async fn is_wanted(space: &OpenSpace) -> Result<bool, NodeError> {
     let task = space.clone();
     Shared::blocking(move || {
         let kv = task.read()?;
-        let frontier = kv.scan(Table::Frontier, task.id().as_bytes(), None, 1);
-        Ok(!task.is_partial_in(&kv)? && frontier.map_err(MetaError::reading)?.is_empty())
+        let is_wanted =
+            !task.is_partial_in(&kv)? && checkpoint::is_wanted(&kv, task.id()).map_err(MetaError::reading)?;
+        Ok(is_wanted || checkpoint::is_begun(&kv, task.id()).map_err(MetaError::reading)?)
     })
     .await
 }
@@ -411,7 +453,8 @@ async fn give_up(shared: &Arc<Shared>, space: SpaceId) -> Result<(), MetaError> 
         if !checkpoint::is_begun(&task.read()?, space).map_err(MetaError::reading)? {
             return Ok(());
         }
-        let step = |kv: &mut WriteKv<'_>| checkpoint::give_up(kv, space).map_err(MetaError::writing);
+        let step =
+            |kv: &mut WriteKv<'_>| checkpoint::give_up(kv, space).map_err(|error| MetaError::writing(error.into()));
         while !task.meta.write(step)? {}
         Ok::<_, MetaError>(())
     })
@@ -421,34 +464,38 @@ async fn give_up(shared: &Arc<Shared>, space: SpaceId) -> Result<(), MetaError> 
 /// The same of all spaces: the last run may have ended while it took one.
 pub(crate) async fn give_up_all(shared: &Arc<Shared>) -> Result<(), MetaError> {
     let task = Arc::clone(shared);
-    let unfilled = Shared::blocking(move || Table::Unfilled.spaces(&task.read()?).map_err(MetaError::reading));
-    for space in unfilled.await? {
+    let begun = Shared::blocking(move || Table::Begun.spaces(&task.read()?).map_err(MetaError::reading));
+    for space in begun.await? {
         give_up(shared, space).await?;
     }
     Ok(())
 }
 
-/// The checkpoint that a peer knows of which stands for the most, of those that count.
-async fn ask(space: &OpenSpace, peer: NodeId) -> Result<Option<(Checkpoint, NodeId)>, NodeError> {
+/// The checkpoint that stands for the most of those that count and are known here, or to a peer.
+async fn find(space: &OpenSpace, peer: Option<NodeId>) -> Result<Option<(Checkpoint, NodeId)>, NodeError> {
     let ring = space.ring();
     let charter = charters::known(space.shared(), space.id()).await?;
     let mut keys: Vec<_> = ring.keys.epochs().collect();
-    keys.sort_by_key(|(epoch, _)| std::cmp::Reverse(epoch.and_then(|epoch| charter.depth(epoch))));
+    keys.sort_by_key(|(epoch, _)| Reverse(epoch.and_then(|epoch| charter.depth(epoch))));
     let mut found = None::<(Checkpoint, NodeId)>;
     for (_, key) in keys.into_iter().take(EPOCHS) {
         let link = derive::checkpoint_id(key);
-        let request = PoolRequest::Link {
-            space: space.id(),
-            link,
+        let published = match peer {
+            None => {
+                let task = space.clone();
+                let get = move || {
+                    Links::of(task.id())
+                        .get(&task.read()?, link)
+                        .map_err(MetaError::reading)
+                };
+                Shared::blocking(get).await?
+            }
+            Some(peer) => match ask(space, peer, link).await {
+                Ok(published) => published,
+                Err(_) => break,
+            },
         };
-        let told = match space.ask(peer, &request).await {
-            Ok(PoolReply::Link(Some(told))) => told,
-            Ok(_) => continue,
-            Err(_) => break,
-        };
-        let published = from_canonical::<Published>(&told).ok();
-        let made = published.filter(|published| published.publication.link == link);
-        let made = made.and_then(|published| open(space.id(), key, &published.publication));
+        let made = published.and_then(|published| open(space.id(), key, &published.publication));
         if let Some((made, by)) = made.filter(|(made, by)| counts(space, &charter, made, *by))
             && found.as_ref().is_none_or(|(known, _)| known.entries() < made.entries())
         {
@@ -456,6 +503,19 @@ async fn ask(space: &OpenSpace, peer: NodeId) -> Result<Option<(Checkpoint, Node
         }
     }
     Ok(found)
+}
+
+/// What a peer knows to be published under an id.
+async fn ask(space: &OpenSpace, peer: NodeId, link: LinkId) -> Result<Option<Published>, AskError> {
+    let request = PoolRequest::Link {
+        space: space.id(),
+        link,
+    };
+    let PoolReply::Link(Some(told)) = space.ask(peer, &request).await? else {
+        return Ok(None);
+    };
+    let published = from_canonical::<Published>(&told).ok();
+    Ok(published.filter(|published| published.publication.link == link))
 }
 
 /// Whether a checkpoint counts here: a machine of the owner's has made it, or one of this node's own person, and it stands for nothing that does not count. One that stands for this machine's own log, too, is

@@ -79,6 +79,7 @@ const fn space_table(table: Table) -> TableDefinition<'static, Bytes, Bytes> {
         Table::Sealed => "space-sealed",
         Table::Scope => "space-scope",
         Table::Unfilled => "space-unfilled",
+        Table::Begun => "space-begun",
     })
 }
 

@@ -839,7 +839,8 @@ pub(crate) async fn pull(shared: &Arc<Shared>, peer: NodeId, space: SpaceId) -> 
     let mut theirs = frontier_of(shared, peer, space).await?;
     let mut unpinned = Vec::new();
     if let Some(open) = shared.open_space(space) {
-        checkpoint::take(&open, peer).await;
+        let taken = checkpoint::take(&open, peer).await;
+        taken.map_err(|error| error.to_string())?;
         // Its own log first: what the others say may have to be answered in it.
         let own = theirs.remove(&shared.me());
         branch::compare(&open, peer, own).await?;

@@ -267,10 +267,13 @@ async fn pool(shared: &Arc<Shared>, peer: NodeId, request: PoolRequest) -> PoolR
             PoolReply::Spaces(sweep::local_spaces(shared, stripes).await)
         }
         PoolRequest::Append { space, entries } => {
-            if let Some(open) = shared.open_space(space) {
-                checkpoint::take(&open, peer).await;
-            }
-            match names::take_entries(shared, space, entries).await {
+            let taken = async {
+                if let Some(open) = shared.open_space(space) {
+                    checkpoint::take(&open, peer).await?;
+                }
+                names::take_entries(shared, space, entries).await
+            };
+            match taken.await {
                 Ok(_) => PoolReply::Done,
                 Err(error) => PoolReply::Failed(error.to_string()),
             }

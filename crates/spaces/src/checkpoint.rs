@@ -3,13 +3,15 @@
 //! A checkpoint is the rows of the tables, a page after the other. It counts by the word of who has signed it: whether it is what the logs say only shows when they are replayed. So it is taken from a
 //! machine of the space's owner, or of one's own, alone. The logs before it are fetched later and checked as all others are, up to the hashes that the checkpoint names; until they are here,
 //! [`Table::Unfilled`] says so, and nobody is given what is not.
+//!
+//! Who keeps the logs before it may read them takes one, too: what it stands for need not be opened then, and what it has of the logs stays.
 
 use crate::{
-    File, Frontier, Kept, Kv, KvError, Log, Logged, Minute, Name, OpId, PinState, Position, Published, Removal, Scope,
-    Settings, Table, Taken, Totals, Tree, log::log_number, scope_read, trash::op_bytes,
+    BranchError, File, Frontier, Kept, Keys, Kv, KvError, Links, Log, Minute, Name, OpId, Pins, Position, Published,
+    Removal, Scope, Settings, Table, Taken, Totals, Tree, log::log_number, make_anew, scope_read, trash::op_bytes,
 };
 use potluck_crypto::Record;
-use potluck_types::{CodecError, NodeId, SpaceId, Timestamp, from_canonical, limits, to_canonical};
+use potluck_types::{CodecError, NodeId, SpaceId, StripeId, Timestamp, from_canonical, limits, to_canonical};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
 
@@ -86,9 +88,17 @@ pub enum CheckpointError {
     /// A page is longer than one can be.
     #[error("a page of the checkpoint has {0} bytes, more than there can be")]
     TooLong(usize),
-    /// There is something of the space already, or another one is being taken.
-    #[error("something is known of the space already")]
+    /// Something of the space was read already, or another one is being taken.
+    #[error("something of the space was read already")]
     NotEmpty,
+    /// It stands for another log than the one that is here.
+    #[error("the checkpoint stands for another log of device {device} than the one that is here, at entry {seq}")]
+    Fork {
+        /// The device's short id.
+        device: String,
+        /// The last entry that the checkpoint stands for.
+        seq: u64,
+    },
     /// The database fails.
     #[error("the metadata database fails: {0}")]
     Kv(#[from] KvError),
@@ -110,6 +120,17 @@ const TABLES: [(u8, Table); 14] = [
     (12, Table::Written),
     (13, Table::Turnover),
     (14, Table::Erased),
+];
+
+/// Those whose rows go elsewhere, or are put together with what is here.
+const TAKEN_APART: [Table; 7] = [
+    Table::Uses,
+    Table::Registers,
+    Table::Directories,
+    Table::Kept,
+    Table::Pins,
+    Table::Links,
+    Table::Erased,
 ];
 
 /// Rows of one table, without the space that their keys begin with.
@@ -168,23 +189,44 @@ impl Pages {
     }
 }
 
-/// Begins to take a checkpoint of a space of which there is nothing yet. Until [`finish`], nothing else is taken.
+/// Whether a checkpoint of a space is of use: all of the space is to be read, and nothing of it was; its logs may be here, unopened.
+pub fn is_wanted(kv: &impl Kv, space: SpaceId) -> Result<bool, KvError> {
+    if scope_read(space, kv)? != Scope::All || !Log::of(space).is_filled(kv)? {
+        return Ok(false);
+    }
+    let mut after = None;
+    while let Some((key, _)) = kv.scan(Table::Frontier, space.as_bytes(), after.as_deref(), 1)?.pop() {
+        if kv
+            .get(Table::Sealed, &key)?
+            .is_none_or(|first| first != 1u64.to_be_bytes())
+        {
+            return Ok(false);
+        }
+        after = Some(key);
+    }
+    Ok(true)
+}
+
+/// Begins to take a checkpoint of a space of which nothing was read yet. Until [`finish`], nothing else is taken.
 pub fn begin(kv: &mut impl Kv, space: SpaceId, logs: &Frontier) -> Result<(), CheckpointError> {
-    let log = Log::of(space);
-    if !log.frontier(kv)?.is_empty() || !log.is_filled(kv)? {
+    if is_begun(kv, space)? || !is_wanted(kv, space)? {
         return Err(CheckpointError::NotEmpty);
     }
-    for (device, position) in logs {
-        log.set_unfilled(
-            kv,
-            *device,
-            &Unfilled {
-                at: None,
-                until: *position,
-            },
-        )?;
+    let log = Log::of(space);
+    for (device, until) in logs {
+        let at = log.position(kv, *device)?;
+        if at.is_some_and(|at| at.seq >= until.seq) {
+            let known = log.entry(kv, *device, until.seq)?;
+            if known.is_none_or(|known| known.hash() != until.hash) {
+                return Err(CheckpointError::Fork {
+                    device: device.short(),
+                    seq: until.seq,
+                });
+            }
+        }
+        log.set_unfilled(kv, *device, &Unfilled { at, until: *until })?;
     }
-    Ok(())
+    Ok(kv.put(Table::Begun, space.as_bytes(), &[])?)
 }
 
 /// Takes one page. Its rows are checked as far as they can be alone.
@@ -228,35 +270,35 @@ fn take_row(kv: &mut impl Kv, tree: Tree, table: Table, (key, value): (&[u8], &[
         },
         Table::Replaced => value.is_empty() || decoded::<Removal>(value).is_ok(),
         Table::Recoded => decoded::<((Timestamp, OpId), File)>(value).is_ok(),
-        Table::Pins => decoded::<PinState>(value).is_ok() && key.len() == 32,
-        Table::Links => decoded::<Published>(value)?.publication.link.as_bytes() == key,
+        Table::Pins => match key.try_into() {
+            Ok(stripe) => {
+                Pins::of(space).add(kv, StripeId::from_bytes(stripe), decoded(value)?)?;
+                true
+            }
+            Err(_) => false,
+        },
+        Table::Links => match decoded::<Published>(value)? {
+            published if published.publication.link.as_bytes() == key => {
+                Links::of(space).add(kv, &published)?;
+                true
+            }
+            _ => false,
+        },
         Table::Settings => decoded::<(Timestamp, OpId, Settings)>(value).is_ok() && key.is_empty(),
         Table::Snapshots => decoded::<Taken>(value).is_ok() && name_in(key).is_some(),
         Table::Totals => decoded::<Totals>(value).is_ok() && key.is_empty(),
         Table::Written => decoded::<u64>(value).is_ok() && key.len() == 32,
         Table::Turnover => decoded::<Minute>(value).is_ok() && key.len() == 8,
-        Table::Erased => take_erased(kv, space, key, value)?,
+        Table::Erased => Log::of(space).take_notice(kv, key, value)?,
         _ => false,
     };
     if !is_one {
         return Err(CheckpointError::Row(table));
     }
-    if !matches!(table, Table::Uses | Table::Registers | Table::Directories | Table::Kept) {
+    if !TAKEN_APART.contains(&table) {
         kv.put(table, &[&space.as_bytes()[..], key].concat(), value)?;
     }
     Ok(())
-}
-
-/// The word of somebody that the changes of an entry are erased. What is left of them is in the tables, if the checkpoint stands for the entry.
-fn take_erased(kv: &mut impl Kv, space: SpaceId, key: &[u8], value: &[u8]) -> Result<bool, CheckpointError> {
-    let whole = [&space.as_bytes()[..], key].concat();
-    let (Ok((device, seq)), Ok(_)) = (log_number(&whole), Logged::from_bytes(value)) else {
-        return Ok(false);
-    };
-    if Log::of(space).is_unfilled(kv, device, seq)? {
-        kv.put(Table::Restated, &whole[..72], &[])?;
-    }
-    Ok(key.len() == 72 || key.len() == 76)
 }
 
 fn decoded<T: Serialize + DeserializeOwned>(value: &[u8]) -> Result<T, CheckpointError> {
@@ -269,27 +311,37 @@ pub(crate) fn name_in(bytes: &[u8]) -> Option<Name> {
     Name::try_from(text).ok()
 }
 
-/// All pages are here: the logs go on from what they stand for.
+/// All pages are here: the logs go on from what they stand for. What is here of those before stays, and is not opened any more.
 pub fn finish(kv: &mut impl Kv, space: SpaceId, logs: &Frontier) -> Result<(), CheckpointError> {
-    for (device, position) in logs {
-        Log::of(space).set_position(kv, *device, position)?;
+    let log = Log::of(space);
+    // Whatever an entry before it said, or what is left of that, is in the tables, whenever it was erased.
+    let mut after = None;
+    while let Some((key, _)) = kv.scan(Table::Erased, space.as_bytes(), after.as_deref(), 1)?.pop() {
+        let (device, seq) = log_number(&key)?;
+        if log.is_unfilled(kv, device, seq)? {
+            kv.put(Table::Restated, &key[..72], &[])?;
+        }
+        after = Some(key);
     }
-    Ok(())
+    for (device, until) in logs {
+        log.pass_over(kv, *device, until)?;
+    }
+    Ok(kv.delete(Table::Begun, space.as_bytes())?)
 }
 
 /// Whether one is being taken, or was when the machine stopped.
 pub fn is_begun(kv: &impl Kv, space: SpaceId) -> Result<bool, KvError> {
-    let Some((key, _)) = kv.scan(Table::Unfilled, space.as_bytes(), None, 1)?.pop() else {
-        return Ok(false);
-    };
-    Ok(kv.get(Table::Frontier, &key)?.is_none())
+    Ok(kv.get(Table::Begun, space.as_bytes())?.is_some())
 }
 
-/// Removes what was taken of one that will not be finished, in steps. Whether nothing is left.
-pub fn give_up(kv: &mut impl Kv, space: SpaceId) -> Result<bool, KvError> {
-    // The marks come last: while they are there it is still to be removed.
+/// Removes what was taken of one that will not be finished, in steps, and what was here before is as it was. Whether that is all.
+pub fn give_up(kv: &mut impl Kv, space: SpaceId) -> Result<bool, BranchError> {
+    let has_logs = !kv.scan(Table::Frontier, space.as_bytes(), None, 1)?.is_empty();
+    let of_logs = [Table::Frontier, Table::Sealed, Table::Pins, Table::Links];
+    let derived = Table::DERIVED.into_iter().filter(|table| !of_logs.contains(table));
+    let taken = [Table::Pins, Table::Links, Table::Erased, Table::Unfilled];
     let mut left = REMOVED_ROWS;
-    for table in Table::DERIVED.into_iter().chain([Table::Erased, Table::Unfilled]) {
+    for table in derived.chain(taken.into_iter().filter(|_| !has_logs)) {
         let rows = kv.scan(table, space.as_bytes(), None, left)?;
         left -= rows.len();
         for (key, _) in rows {
@@ -298,6 +350,11 @@ pub fn give_up(kv: &mut impl Kv, space: SpaceId) -> Result<bool, KvError> {
         if left == 0 {
             return Ok(false);
         }
+    }
+    // The mark comes last: while it is there something is still to be removed.
+    kv.delete(Table::Begun, space.as_bytes())?;
+    if has_logs {
+        make_anew(space, kv, &Keys::default(), Tree::of(space))?;
     }
     Ok(true)
 }

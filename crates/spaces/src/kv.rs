@@ -68,11 +68,13 @@ pub enum Table {
     Scope,
     /// Space, device → how much of its log before a checkpoint is here, see [`Unfilled`](crate::Unfilled).
     Unfilled,
+    /// Space → nothing: a checkpoint is being taken.
+    Begun,
 }
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::Log,
         Self::Erased,
         Self::Restated,
@@ -101,6 +103,7 @@ impl Table {
         Self::Sealed,
         Self::Scope,
         Self::Unfilled,
+        Self::Begun,
     ];
 
     /// Those that follow from the logs, and can be made anew from them.
@@ -147,8 +150,8 @@ impl Table {
 }
 
 const _: () = assert!(
-    Table::DERIVED.len() + 7 == Table::ALL.len(),
-    "all but the log, what of it is read, what is erased of it and what is missing, the charter, what is set aside, and what was given up"
+    Table::DERIVED.len() + 8 == Table::ALL.len(),
+    "all but the log, what of it is read, what is erased of it, what is missing and comes, the charter, what is set aside, and what was given up"
 );
 
 /// One transaction over the tables. Reads see its own writes.

@@ -13,7 +13,7 @@ pub use change::{Change, Fate, RETENTION_MAX};
 use crate::{
     Again, AreaId, Entry, EntryId, Kept, Keys, Kv, KvError, Log, Name, OpId, Path, PathError, Removal, Scope, Settings,
     Snapshots, Table, Taken, Totals, Trash, Turnover,
-    checkpoint::name_in,
+    checkpoint::{self, name_in},
     trash::{Replacement, Tally, op_bytes},
 };
 use places::Placement;
@@ -369,8 +369,11 @@ impl Tree {
     }
 
     /// Opens and applies up to `limit` entries that have waited for their key. Gives the stripes that they use and name; none when there is nothing that could be
-    /// opened.
+    /// opened, or a checkpoint is being taken.
     pub fn unseal(self, kv: &mut impl Kv, keys: &Keys, limit: usize) -> Result<Option<Vec<StripeId>>, TreeError> {
+        if checkpoint::is_begun(kv, self.space)? {
+            return Ok(None);
+        }
         let log = Log::of(self.space);
         let waiting = kv.scan(Table::Sealed, self.space.as_bytes(), None, usize::MAX)?;
         let (mut named, mut opened) = (Vec::new(), 0);
@@ -420,6 +423,10 @@ impl Tree {
         let has_key = |entry: &Entry| is_over || keys.within(entry.epoch, entry.area).is_some();
         if !entry.is_erased() {
             return Ok(has_key(entry));
+        }
+        if keys.is_empty() && !is_over {
+            // Who reads nothing does not begin with what is left of nothing.
+            return Ok(false);
         }
         let notices = Log::of(self.space).notices(kv, device, entry.seq)?;
         let mut left = notices

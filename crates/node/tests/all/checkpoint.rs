@@ -189,3 +189,41 @@ async fn only_the_owner_makes_one_and_what_is_erased_is_in_none() {
     assert_eq!(checkpoint().await, None);
     assert!(!owner.make_checkpoint(&photos).await.unwrap());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_kept_the_logs_before_they_could_read_them_opens_none_that_a_checkpoint_stands_for() {
+    let (pool, others) = with_guests(&["bob"]).await;
+    let (owner, bob, photos) = (pool.node(0), &others[0].0, name("photos"));
+    owner.create_space(photos.clone()).await.unwrap();
+    let space = owner.space(&photos).unwrap();
+    live_in(&space).await;
+    assert!(owner.make_checkpoint(&photos).await.unwrap());
+    let entries = owner
+        .space_info(&photos)
+        .await
+        .unwrap()
+        .checkpoint
+        .expect("it was made just now")
+        .entries;
+    put_into(&space, "/later", b"later").await.unwrap();
+    remove(&space, "/tree/0/0").await;
+    // Of two machines each keeps all logs.
+    owner.share(&photos, "bob", WRITE).await.unwrap();
+    let theirs = accepted(bob, "photos").await;
+    assert_eq!(read_when_named(&theirs, "/later").await, b"later");
+    assert_eq!(taken(bob, &photos).await, Some(entries));
+    eventually("they see the same", || async {
+        seen(&theirs).await == seen(&space).await
+    })
+    .await;
+    assert_eq!(read(&theirs, "/large").await.unwrap(), bytes(1, 2_500_000));
+    put_into(&theirs, "/theirs", b"theirs").await.unwrap();
+    assert_eq!(read_when_named(&space, "/theirs").await, b"theirs");
+    has_all_history(bob, &photos).await;
+    let digest = async |node: &Node| {
+        let verified = node.verify(&photos).await.unwrap();
+        assert_eq!(verified.problems_count, 0);
+        verified.digest
+    };
+    assert_eq!(digest(bob).await, digest(owner).await);
+}

@@ -48,6 +48,37 @@ impl Device {
         }
     }
 
+    /// One that keeps what another knows, as far as that, and may not read it.
+    fn keeping(other: &MemoryKv, limit: usize) -> Self {
+        let mut keeper = Self {
+            keys: Keys::default(),
+            ..Self::new(9)
+        };
+        keeper.keep(other, limit);
+        keeper
+    }
+
+    /// Takes so many more entries of each log that another knows.
+    fn keep(&mut self, other: &MemoryKv, limit: usize) {
+        let log = Log::of(SPACE);
+        for device in log.frontier(other).unwrap().into_keys() {
+            let known = log.position(&self.kv, device).unwrap().map_or(0, |known| known.seq);
+            for logged in log.entries_after(other, device, known, limit).unwrap() {
+                self.take(&logged).unwrap();
+            }
+        }
+    }
+
+    /// May read from now on.
+    fn let_in(&mut self) {
+        self.keys = Device::new(9).keys;
+    }
+
+    /// Opens what waits.
+    fn open_all(&mut self) {
+        while Tree::of(SPACE).unseal(&mut self.kv, &self.keys, 3).unwrap().is_some() {}
+    }
+
     /// What there is of the space, without the logs.
     fn tables(&self) -> MemoryKv {
         let mut tables = self.shown();
@@ -111,6 +142,60 @@ proptest! {
         prop_assert!(Log::of(SPACE).is_filled(&anew.kv).unwrap());
         anew.hear(&devices[0].kv);
         prop_assert_eq!(differing(&anew.shown(), &devices[0].shown()), []);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn who_has_kept_logs_unread_takes_a_checkpoint_and_has_what_they_say(
+        before in steps(),
+        after in steps(),
+        kept in any::<bool>(),
+        // From whom, and how much: before the checkpoint was made, and after.
+        early in (0..3usize, 0..6usize),
+        late in (0..3usize, 0..6usize),
+        filled_between in 0..6usize,
+    ) {
+        let mut devices: Vec<Device> = (1..=3).map(Device::new).collect();
+        for device in &mut devices {
+            device.fate = if kept { Fate::Kept(60_000) } else { Fate::Freed };
+        }
+        for step in &before {
+            take_step(&mut devices, step);
+        }
+        let made = Made::of(&devices[0]);
+        let known = devices[0].kv.clone();
+        let mut keeper = Device::keeping(&devices[early.0].kv, early.1);
+        for step in &after {
+            take_step(&mut devices, step);
+        }
+        keeper.keep(&devices[late.0].kv, late.1);
+        keeper.let_in();
+        // It gives one up, and is as it was, but for what it knows to be erased.
+        let mut other = Device { kv: keeper.kv.clone(), ..Device::new(9) };
+        made.begin(&mut other);
+        while !checkpoint::give_up(&mut other.kv, SPACE).unwrap() {}
+        let mut differ = differing(&other.kv, &keeper.kv);
+        differ.retain(|table| !matches!(table, Table::Erased | Table::Log));
+        prop_assert_eq!(differ, []);
+        other.open_all();
+        made.take(&mut keeper);
+        keeper.open_all();
+        keeper.fill(&known, filled_between);
+        keeper.hear(&devices[0].kv);
+        all_meet(&mut devices);
+        for one in [&mut keeper, &mut other] {
+            one.hear(&devices[0].kv);
+            one.fill(&devices[0].kv, usize::MAX);
+            prop_assert!(Log::of(SPACE).is_filled(&one.kv).unwrap());
+            prop_assert_eq!(differing(&one.shown(), &devices[0].shown()), []);
+            let mut again = one.kv.clone();
+            make_anew(SPACE, &mut again, &one.keys, Tree::of(SPACE)).unwrap();
+            let again = Device { kv: again, ..Device::new(8) };
+            prop_assert_eq!(differing(&again.shown(), &devices[0].shown()), []);
+        }
     }
 }
 
@@ -253,4 +338,33 @@ fn what_is_erased_before_it_comes_is_erased_also_for_who_took_a_checkpoint_meanw
         .unwrap();
     assert!(known.open().unwrap().0.is_erased());
     assert_eq!(newcomer.files(), []);
+}
+
+#[test]
+fn a_checkpoint_of_another_log_than_the_one_that_is_here_is_not_begun() {
+    let mut writer = Device::new(1);
+    writer.set("/a", Some(1));
+    let mut other = Device {
+        kv: writer.kv.clone(),
+        ..Device::new(1)
+    };
+    writer.set("/b", Some(2));
+    other.set("/b", Some(3));
+    other.set("/c", Some(4));
+    let made = Made::of(&writer);
+    for limit in [2, 3] {
+        let mut keeper = Device::keeping(&other.kv, limit);
+        let before = keeper.kv.clone();
+        assert!(matches!(
+            checkpoint::begin(&mut keeper.kv, SPACE, &made.logs),
+            Err(CheckpointError::Fork { seq: 2, .. })
+        ));
+        assert_eq!(keeper.kv, before);
+    }
+    // Whoever has read some of it needs none.
+    let mut reader = Device::keeping(&writer.kv, 1);
+    reader.let_in();
+    assert!(checkpoint::is_wanted(&reader.kv, SPACE).unwrap());
+    reader.open_all();
+    assert!(!checkpoint::is_wanted(&reader.kv, SPACE).unwrap());
 }
