@@ -109,6 +109,11 @@ impl Seat {
 impl Machine {
     /// A machine with an empty disk below a folder.
     pub(crate) fn new(index: usize, program: &Path, folder: &Path) -> Result<Self, Failure> {
+        Self::with_disk(index, program, folder, DISK)
+    }
+
+    /// The same with a disk of another size, as `mount` takes it.
+    pub(crate) fn with_disk(index: usize, program: &Path, folder: &Path, size: &str) -> Result<Self, Failure> {
         let disk = folder.join(format!("disk-{index}"));
         fs::create_dir_all(&disk).map_err(|error| Failure(format!("{}: {error}", disk.display())))?;
         let path = disk
@@ -116,7 +121,7 @@ impl Machine {
             .ok_or_else(|| Failure("the folder has a strange name".to_owned()))?;
         run(
             "mount",
-            &["-t", "tmpfs", "-o", &format!("size={DISK}"), "potluck-chaos", path],
+            &["-t", "tmpfs", "-o", &format!("size={size}"), "potluck-chaos", path],
         )?;
         Ok(Self {
             seat: Seat {
@@ -219,6 +224,23 @@ impl Machine {
             let _ = daemon.kill();
             let _ = daemon.wait();
         }
+    }
+
+    /// `potluck stop`: it ends as it should.
+    pub(crate) fn stop(&mut self) -> Result<(), Failure> {
+        let ended = self.seat.potluck(&["stop"], START)?;
+        if !ended.is_good() {
+            return Err(Failure(ended.err));
+        }
+        if let Some(mut daemon) = self.daemon.take() {
+            daemon.wait().map_err(|error| Failure(error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// Where all is that it keeps.
+    pub(crate) fn home(&self) -> &Path {
+        &self.seat.home
     }
 
     /// SIGSTOP: it is there, and does nothing.

@@ -5,6 +5,7 @@
 //! - `plan`: what goes wrong, drawn from a seed. `network` and `machine` do it.
 //! - `ledger`: what was promised.
 //! - `chaos`: the run.
+//! - `quiet` and `names`: what it costs while nothing goes wrong.
 //!
 //! **Invariant:** it knows nothing of the product but its command line: nothing of it is linked.
 
@@ -13,6 +14,7 @@
 mod chaos;
 mod ledger;
 mod machine;
+mod names;
 mod network;
 mod plan;
 mod quiet;
@@ -55,6 +57,9 @@ struct Arguments {
     /// Nothing goes wrong and nobody works: tells what the pool costs then.
     #[arg(long)]
     quiet: bool,
+    /// Nothing goes wrong, and there are so many small files: tells what it costs two machines to store them, to hear of them, and to list them.
+    #[arg(long, value_name = "FILES", conflicts_with_all = ["quiet", "nodes", "minutes", "only"])]
+    names: Option<u64>,
     /// The program [default: `potluck` beside this one]
     #[arg(long, value_name = "FILE")]
     program: Option<PathBuf>,
@@ -93,6 +98,10 @@ fn main() -> ExitCode {
             );
             ExitCode::SUCCESS
         }
+        Ok(Lived::Counting) => {
+            let _ = fs::remove_dir_all(&folder);
+            ExitCode::SUCCESS
+        }
         Ok(Lived::Through(sums, broken)) => {
             report(&sums);
             match broken {
@@ -127,6 +136,8 @@ fn cannot() -> Option<String> {
 /// What came of it.
 enum Lived {
     Quietly(Cost),
+    /// It was told on the way.
+    Counting,
     /// What was counted, and what was broken.
     Through(Sums, Option<String>),
 }
@@ -148,6 +159,9 @@ fn live(arguments: &Arguments, seed: u64, folder: &Path) -> Result<Lived, Failur
     fs::create_dir_all(folder).map_err(|error| Failure(format!("{}: {error}", folder.display())))?;
     let stop = Arc::new(AtomicBool::new(false));
     end_on_ctrl_c(&stop);
+    if let Some(files) = arguments.names {
+        return names::measure(files, &program, folder).map(|()| Lived::Counting);
+    }
     let nodes = usize::try_from(arguments.nodes).unwrap_or(5);
     let chaos = Chaos::begin(nodes, &program, folder)?;
     let time = Duration::from_secs_f64(arguments.minutes * 60.0);

@@ -439,8 +439,7 @@ async fn is_wanted(space: &OpenSpace) -> Result<bool, NodeError> {
     let task = space.clone();
     Shared::blocking(move || {
         let kv = task.read()?;
-        let is_wanted =
-            !task.is_partial_in(&kv)? && checkpoint::is_wanted(&kv, task.id()).map_err(MetaError::reading)?;
+        let is_wanted = !task.is_partial() && checkpoint::is_wanted(&kv, task.id()).map_err(MetaError::reading)?;
         Ok(is_wanted || checkpoint::is_begun(&kv, task.id()).map_err(MetaError::reading)?)
     })
     .await

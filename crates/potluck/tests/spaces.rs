@@ -438,3 +438,89 @@ fn kill_9_while_something_is_erased_harms_nothing_else_and_it_is_gone_on_with() 
         assert!(report.status.success(), "{report:?}");
     }
 }
+
+/// A command that dies with its daemon, or has ended before: whether it was said that it is done.
+fn typed_and_killed(node: &mut Node, arguments: &[&str], wait: Duration) -> bool {
+    let mut command = potluck(&node.home);
+    let command = command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut typed = command.spawn().unwrap();
+    // No synchronisation: the moment is what is tried.
+    thread::sleep(wait);
+    node.kill();
+    let was_told = typed.wait().unwrap().success();
+    node.restart();
+    was_told
+}
+
+#[test]
+fn kill_9_lets_somebody_in_or_not_and_out_or_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut anna = Setup::at(folder.path().join("anna")).found();
+    let invitation = anna.json(&["invite", "--yes"]);
+    let mut bob = Setup::at(folder.path().join("bob")).join(invitation["ticket"].as_str().unwrap());
+    anna.json(&["id", "anna"]);
+    bob.json(&["id", "bob"]);
+    until("they know each other's names", || {
+        anna.said(&["people"]).contains("bob") && bob.said(&["people"]).contains("anna")
+    });
+    anna.json(&["space", "create", "work"]);
+    let put = |node: &Node, name: &str| {
+        let file = folder.path().join(name);
+        fs::write(&file, name).unwrap();
+        until("it may be put", || {
+            node.run(&["put", file.to_str().unwrap(), "work:/"]).status.success()
+        });
+    };
+    let reads = |node: &Node, name: &str| {
+        until("it can be read", || {
+            node.run(&["cat", &format!("work:/{name}")]).stdout == name.as_bytes()
+        });
+    };
+    let (share, unshare) = (
+        ["share", "work", "--with", "bob", "--write"],
+        ["unshare", "work", "--with", "bob"],
+    );
+    let mut random = Random(13);
+    let mut moment = || Duration::from_millis(random.below(150) as u64);
+    for round in 0..12 {
+        let [note, answer, secret] = ["note", "answer", "secret"].map(|what| format!("{what}-{round}"));
+        put(&anna, &note);
+        let was_told = typed_and_killed(&mut anna, &share, moment());
+        until("both see each other again", || anna.live() == 2 && bob.live() == 2);
+        if !was_told {
+            // In or not: that can be said again.
+            anna.said(&share);
+        }
+        if round == 0 {
+            until("the offer arrives", || {
+                bob.said(&["space", "ls"]).contains("shared with you")
+            });
+            let was_told = typed_and_killed(&mut bob, &["accept", "work"], moment());
+            until("both see each other again", || anna.live() == 2 && bob.live() == 2);
+            let said = bob.said(&["space", "ls"]);
+            assert!(!was_told || !said.contains("shared with you"), "{said}");
+            if said.contains("shared with you") {
+                bob.said(&["accept", "work"]);
+            }
+        }
+        reads(&bob, &note);
+        put(&bob, &answer);
+        reads(&anna, &answer);
+        let was_told = typed_and_killed(&mut anna, &unshare, moment());
+        until("both see each other again", || anna.live() == 2 && bob.live() == 2);
+        if !was_told {
+            let code = anna.run(&unshare).status.code();
+            assert!(matches!(code, Some(0 | 3)), "{code:?}");
+        }
+        put(&anna, &secret);
+        until("he knows", || bob.said(&["space", "ls"]).contains("not in it any more"));
+        assert!(!bob.run(&["cat", &format!("work:/{secret}")]).status.success());
+        reads(&bob, &note);
+        reads(&anna, &answer);
+    }
+    for node in [&mut anna, &mut bob] {
+        node.kill();
+        let report = node.run(&["fsck"]);
+        assert!(report.status.success(), "{report:?}");
+    }
+}
