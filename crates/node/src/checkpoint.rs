@@ -33,6 +33,7 @@ use std::{
     collections::BTreeSet,
     io::{self, Read},
     sync::Arc,
+    time::Duration,
 };
 
 const SEALED: &str = "potluck/checkpoint-sealed/1";
@@ -346,101 +347,177 @@ impl Read for Rows {
 
 /// Takes the checkpoint that is known here or to a peer, where nothing of the space was read yet, and goes on from there.
 pub(crate) async fn take(space: &OpenSpace, peer: NodeId) -> Result<(), NodeError> {
-    if !is_wanted(space).await? {
+    if !may_take(space).await? {
         return Ok(());
     }
-    take_from(space, [peer].into()).await;
+    let task = space.clone();
+    let has_no_logs = move || Ok::<_, NodeError>(names::has_no_logs(&task, &task.read()?)?);
+    // Who keeps its logs goes on to keep them meanwhile; who has nothing of it takes nothing else.
+    let turn = match Shared::blocking(has_no_logs).await? {
+        true => Turn::Awaits,
+        false => Turn::Now,
+    };
+    if !take_from(space, [peer].into(), turn).await && turn == Turn::Awaits {
+        return Err(AppendError::Begun.into());
+    }
     spaces::read(space).await
 }
 
-/// The same of whoever is here and keeps the space, before what is kept of it here is opened, entry by entry. To do that is left to the caller.
+/// The same of whoever is here and keeps the space, before what is kept of it here is opened, entry by entry.
 pub(crate) async fn take_unopened(space: &OpenSpace) -> Result<(), NodeError> {
     let keepers = names::keepers(space, space.id(), &space.present_view());
-    if !keepers.is_empty() && is_wanted(space).await? {
-        take_from(space, keepers).await;
+    if !keepers.is_empty() && may_take(space).await? {
+        take_from(space, keepers, Turn::Now).await;
     }
     Ok(())
 }
 
-/// Who asks may go away meanwhile: it is taken to its end nevertheless.
-async fn take_from(space: &OpenSpace, peers: BTreeSet<NodeId>) {
+/// What to do while others change names.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Awaits,
+    /// It is now or not at all: who asks may be the one that does.
+    Now,
+}
+
+/// Takes one and opens the rest. Whether that was done in time: who asks waits no longer than others wait for an answer, and it goes on meanwhile.
+async fn take_from(space: &OpenSpace, peers: BTreeSet<NodeId>, turn: Turn) -> bool {
     let task = space.clone();
     let taking = tokio::spawn(async move {
+        let names = match turn {
+            Turn::Awaits => Some(task.opened().names.lock().await),
+            Turn::Now => task.opened().names.try_lock().ok(),
+        };
+        let Some(one_at_a_time) = names else { return Ok(()) };
         if let Err(error) = take_best(&task, &peers).await {
             tracing::info!(space = %task.id().short(), %error, "no checkpoint is taken, and the logs are replayed");
         }
+        drop(one_at_a_time);
+        spaces::open_waiting(&task).await
     });
-    if let Err(error) = taking.await {
-        tracing::warn!(space = %space.id().short(), %error, "a checkpoint is not taken to its end");
+    match tokio::time::timeout(PATIENCE, taking).await {
+        Ok(Ok(Ok(()))) => true,
+        Ok(Ok(Err(error))) => {
+            tracing::warn!(space = %space.id().short(), %error, "what waited for its key is not opened");
+            true
+        }
+        Ok(Err(error)) => {
+            tracing::warn!(space = %space.id().short(), %error, "a checkpoint is not taken to its end");
+            true
+        }
+        Err(_) => false,
     }
 }
 
 /// Takes the one that is known here, or else the best that a peer knows of: that may have been replaced just now.
 async fn take_best(space: &OpenSpace, peers: &BTreeSet<NodeId>) -> Result<(), NodeError> {
-    let mut tried = Ok(());
-    if let Some(known) = find(space, None).await? {
-        tried = take_now(space, known).await;
-        if tried.is_ok() {
-            return tried;
-        }
-    }
-    let asked = join_all(peers.iter().map(|peer| find(space, Some(*peer)))).await;
-    let mut found: Vec<_> = asked.into_iter().filter_map(|asked| asked.ok().flatten()).collect();
-    found.sort_by_key(|(made, _)| (Reverse(made.entries()), made.content.clone()));
-    found.dedup();
-    for one in found {
-        tried = take_now(space, one).await;
-        if tried.is_ok() {
-            return tried;
-        }
-    }
     // What an earlier run has left.
-    let _one_at_a_time = space.opened().names.lock().await;
     give_up(space.shared(), space.id()).await?;
-    tried
-}
-
-async fn take_now(space: &OpenSpace, (made, by): (Checkpoint, NodeId)) -> Result<(), NodeError> {
-    let one_at_a_time = space.opened().names.lock().await;
-    give_up(space.shared(), space.id()).await?;
-    if !is_wanted(space).await? {
+    if !may_take(space).await? {
         // Something has come meanwhile.
         return Ok(());
     }
+    let mut found: Vec<_> = find(space, None).await?.into_iter().collect();
+    let mut tried = take_first(space, &found).await;
+    if !matches!(tried, Ok(true)) {
+        let asked = join_all(peers.iter().map(|peer| find(space, Some(*peer)))).await;
+        found = asked.into_iter().filter_map(|asked| asked.ok().flatten()).collect();
+        found.sort_by_key(|(made, _)| Reverse(made.entries()));
+        tried = take_first(space, &found).await.or(tried);
+    }
+    tried.map(drop)
+}
+
+/// Takes the first of these that can be taken. Whether there was one.
+async fn take_first(space: &OpenSpace, found: &[(Checkpoint, NodeId)]) -> Result<bool, NodeError> {
+    let mut failed = None;
+    for (made, by) in found {
+        let untaken = || space.opened().untaken.lock().expect("never poisoned");
+        if untaken().as_ref() == Some(&made.content) {
+            continue;
+        }
+        match take_one(space, made).await {
+            Ok(()) => {
+                tracing::info!(space = %space.id().short(), entries = made.entries(), by = %by.short(), "the names of the space are taken from a checkpoint");
+                *space.opened().taken.lock().expect("never poisoned") = Some(CheckpointInfo::of(made));
+                links::changed(space);
+                return Ok(true);
+            }
+            Err(error) => {
+                *untaken() = Some(made.content.clone());
+                failed = Some(error);
+            }
+        }
+    }
+    failed.map_or(Ok(false), Err)
+}
+
+async fn take_one(space: &OpenSpace, made: &Checkpoint) -> Result<(), NodeError> {
     space.refuse_when_full()?;
-    let logs = made.logs();
+    let (task, logs) = (space.clone(), made.logs());
+    let hold = move || {
+        task.meta
+            .write(|kv| checkpoint::hold(kv, task.id()).map_err(NodeError::from))
+    };
+    Shared::blocking(hold).await?;
+    let taken = take_held(space, made, &logs).await;
+    if taken.is_err()
+        && let Err(error) = give_up(space.shared(), space.id()).await
+    {
+        tracing::warn!(space = %space.id().short(), %error, "what was taken of a checkpoint is still here");
+    }
+    taken
+}
+
+async fn take_held(space: &OpenSpace, made: &Checkpoint, logs: &Frontier) -> Result<(), NodeError> {
+    let task = space.clone();
+    let has_no_logs = move || Ok::<_, NodeError>(names::has_no_logs(&task, &task.read()?)?);
+    if !Shared::blocking(has_no_logs).await? {
+        keep_until(space, logs).await?;
+    }
     let (task, of) = (space.clone(), logs.clone());
-    Shared::blocking(move || {
+    let begin = move || {
         task.meta
             .write(|kv| checkpoint::begin(kv, task.id(), &of).map_err(NodeError::from))
-    })
-    .await?;
-    if let Err(error) = load(space, &made).await {
-        if let Err(error) = give_up(space.shared(), space.id()).await {
-            tracing::warn!(space = %space.id().short(), %error, "what was taken of a checkpoint is still here");
-        }
-        return Err(error);
-    }
-    let task = space.clone();
-    Shared::blocking(move || {
+    };
+    Shared::blocking(begin).await?;
+    load(space, made).await?;
+    let (task, of) = (space.clone(), logs.clone());
+    let finish = move || {
         task.meta
-            .write(|kv| checkpoint::finish(kv, task.id(), &logs).map_err(NodeError::from))
-    })
-    .await?;
-    drop(one_at_a_time);
-    tracing::info!(space = %space.id().short(), entries = made.entries(), by = %by.short(), "the names of the space are taken from a checkpoint");
-    *space.opened().taken.lock().expect("never poisoned") = Some(CheckpointInfo::of(&made));
-    links::changed(space);
+            .write(|kv| checkpoint::finish(kv, task.id(), &of).map_err(NodeError::from))
+    };
+    Shared::blocking(finish).await
+}
+
+/// Fetches what is missing of logs that are kept here, up to where a checkpoint stands for them. Nothing of that is opened.
+async fn keep_until(space: &OpenSpace, logs: &Frontier) -> Result<(), NodeError> {
+    let keepers = names::keepers(space, space.id(), &space.present_view());
+    for (device, until) in logs {
+        for peer in &keepers {
+            let mut at = names::known(space.shared(), space.id(), *device)
+                .await?
+                .map_or(0, |known| known.seq);
+            while at < until.seq {
+                let told = names::fetch(space, *peer, space.id(), (*device, at)).await;
+                let Some(entries) = told.ok().filter(|entries| !entries.is_empty()) else {
+                    break;
+                };
+                at += entries.len() as u64;
+                names::keep_entries(space.shared(), space.id(), entries).await?;
+            }
+        }
+    }
     Ok(())
 }
 
-/// Whether one is of use here, or was begun and is to be given up.
-async fn is_wanted(space: &OpenSpace) -> Result<bool, NodeError> {
+/// Whether one is of use here, or is being taken.
+async fn may_take(space: &OpenSpace) -> Result<bool, NodeError> {
     let task = space.clone();
     Shared::blocking(move || {
-        let kv = task.read()?;
-        let is_wanted = !task.is_partial() && checkpoint::is_wanted(&kv, task.id()).map_err(MetaError::reading)?;
-        Ok(is_wanted || checkpoint::is_begun(&kv, task.id()).map_err(MetaError::reading)?)
+        let (kv, id) = (task.read()?, task.id());
+        let is_wanted = !task.is_partial() && checkpoint::is_wanted(&kv, id).map_err(MetaError::reading)?;
+        Ok(is_wanted || checkpoint::is_begun(&kv, id).map_err(MetaError::reading)?)
     })
     .await
 }
@@ -452,8 +529,7 @@ async fn give_up(shared: &Arc<Shared>, space: SpaceId) -> Result<(), MetaError> 
         if !checkpoint::is_begun(&task.read()?, space).map_err(MetaError::reading)? {
             return Ok(());
         }
-        let step =
-            |kv: &mut WriteKv<'_>| checkpoint::give_up(kv, space).map_err(|error| MetaError::writing(error.into()));
+        let step = |kv: &mut WriteKv<'_>| checkpoint::give_up(kv, space).map_err(MetaError::writing);
         while !task.meta.write(step)? {}
         Ok::<_, MetaError>(())
     })
@@ -723,5 +799,8 @@ async fn fill_entries(space: &OpenSpace, device: NodeId, entries: Vec<ByteBuf>) 
     })
     .await
 }
+
+/// How long who asks waits until one is taken, less than others wait for an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 const _: () = assert!(FILL_BYTES >= limits::ENTRY_BYTES_MAX);

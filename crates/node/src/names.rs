@@ -18,7 +18,7 @@ use crate::{
 use potluck_placement::{Presence, View, default_survive, rank};
 use potluck_spaces::{
     Append, AppendError, Appended, AreaId, Body, Change, EntryId, Frontier, Keys, Kv, Liveness, Log, Logged, Path,
-    Pins, Position, Table, Totals, Trash, Tree, TreeError, Value,
+    Pins, Position, Table, Totals, Trash, Tree, TreeError, Value, checkpoint::is_begun,
 };
 use potluck_types::{ByteSize, Hash, NodeId, SpaceId, StripeId, Timestamp, UserId, limits, to_canonical};
 use serde_bytes::ByteBuf;
@@ -584,11 +584,16 @@ struct News {
     erases: bool,
 }
 
-/// Whether nothing is known here of a space that somebody has founded, and so written to: its log did not come yet.
+/// Whether nothing is known here of a space that somebody has founded, and so written to: its log did not come yet, or what that adds up to is coming.
 pub(crate) fn is_unheard(space: &OpenSpace, kv: &impl Kv) -> Result<bool, MetaError> {
     if space.charters.of(kv, space.id())?.founding().is_none() {
         return Ok(false);
     }
+    Ok(has_no_logs(space, kv)? || is_begun(kv, space.id()).map_err(MetaError::reading)?)
+}
+
+/// Whether no entry of a space is known here.
+pub(crate) fn has_no_logs(space: &OpenSpace, kv: &impl Kv) -> Result<bool, MetaError> {
     let frontier = kv.scan(Table::Frontier, space.id().as_bytes(), None, 1);
     Ok(frontier.map_err(MetaError::reading)?.is_empty())
 }
@@ -619,6 +624,11 @@ pub(crate) async fn lacking(space: &OpenSpace) -> Option<String> {
         }
         Ok(Err(_)) | Err(_) => Some(reason),
     }
+}
+
+/// Keeps entries of a space, and opens none, as where nobody reads it.
+pub(crate) async fn keep_entries(shared: &Arc<Shared>, space: SpaceId, entries: Vec<ByteBuf>) -> Result<(), NodeError> {
+    append_entries(shared, space, None, entries).await.map(drop)
 }
 
 async fn append_entries(
@@ -686,6 +696,10 @@ fn append_together(
                 erases,
             });
         };
+        if is_begun(kv, space.id()).map_err(MetaError::reading)? {
+            // What they say is not opened yet, and they are named once more when it is.
+            named.clear();
+        }
         let contested = contested(space, kv, &named)?;
         // At once, if this node may write: else what it gives up by others' word would be freed first.
         let pins_now = space.opened().knows_own_log.load(Ordering::Relaxed) && space.may_write();

@@ -328,10 +328,16 @@ fn keys(shared: &Shared, space: SpaceId) -> Result<Keys, MetaError> {
 /// Opens the entries that waited for a key, or takes what they add up to. Whoever takes entries does this afterwards: the key may have come meanwhile, when they were not waiting yet.
 pub(crate) async fn unseal(space: &OpenSpace) -> Result<(), NodeError> {
     let task = space.clone();
-    if Shared::blocking(move || Ok::<_, NodeError>(Tree::of(task.id()).is_unsealed(&task.read()?)?)).await? {
+    let is_unsealed = move || Ok::<_, NodeError>(Tree::of(task.id()).is_unsealed(&task.read()?)?);
+    if Shared::blocking(is_unsealed).await? {
         return Ok(());
     }
     checkpoint::take_unopened(space).await?;
+    open_waiting(space).await
+}
+
+/// Opens the entries that waited for a key.
+pub(crate) async fn open_waiting(space: &OpenSpace) -> Result<(), NodeError> {
     loop {
         let task = space.clone();
         let named = Shared::blocking(move || {

@@ -4,14 +4,14 @@
 //! machine of the space's owner, or of one's own, alone. The logs before it are fetched later and checked as all others are, up to the hashes that the checkpoint names; until they are here,
 //! [`Table::Unfilled`] says so, and nobody is given what is not.
 //!
-//! Who keeps the logs before it may read them takes one, too: what it stands for need not be opened then, and what it has of the logs stays.
+//! Who keeps the logs before it may read them takes one, too, once its logs go as far as that: of what it stands for nothing need be opened then.
 
 use crate::{
-    BranchError, File, Frontier, Kept, Keys, Kv, KvError, Links, Log, Minute, Name, OpId, Pins, Position, Published,
-    Removal, Scope, Settings, Table, Taken, Totals, Tree, log::log_number, make_anew, scope_read, trash::op_bytes,
+    File, Frontier, Kept, Kv, KvError, Log, Logged, Minute, Name, OpId, PinState, Position, Published, Removal, Scope,
+    Settings, Table, Taken, Totals, Tree, log::log_number, scope_read, trash::op_bytes,
 };
 use potluck_crypto::Record;
-use potluck_types::{CodecError, NodeId, SpaceId, StripeId, Timestamp, from_canonical, limits, to_canonical};
+use potluck_types::{CodecError, NodeId, SpaceId, Timestamp, from_canonical, limits, to_canonical};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
 
@@ -91,7 +91,16 @@ pub enum CheckpointError {
     /// Something of the space was read already, or another one is being taken.
     #[error("something of the space was read already")]
     NotEmpty,
-    /// It stands for another log than the one that is here.
+    /// None is being taken: somebody has let go of the space meanwhile.
+    #[error("no checkpoint of the space is being taken any more")]
+    NotBegun,
+    /// Of the logs that are kept here one ends before it: what is missing comes first.
+    #[error("the checkpoint stands for more of the log of device {device} than is here")]
+    Behind {
+        /// The device's short id.
+        device: String,
+    },
+    /// It stands for another log than the one that is kept here.
     #[error("the checkpoint stands for another log of device {device} than the one that is here, at entry {seq}")]
     Fork {
         /// The device's short id.
@@ -122,16 +131,8 @@ const TABLES: [(u8, Table); 14] = [
     (14, Table::Erased),
 ];
 
-/// Those whose rows go elsewhere, or are put together with what is here.
-const TAKEN_APART: [Table; 7] = [
-    Table::Uses,
-    Table::Registers,
-    Table::Directories,
-    Table::Kept,
-    Table::Pins,
-    Table::Links,
-    Table::Erased,
-];
+/// Those that follow from logs that are here, whether these can be read or not.
+const OF_LOGS: [Table; 3] = [Table::Pins, Table::Links, Table::Erased];
 
 /// Rows of one table, without the space that their keys begin with.
 #[derive(Serialize, Deserialize)]
@@ -207,26 +208,53 @@ pub fn is_wanted(kv: &impl Kv, space: SpaceId) -> Result<bool, KvError> {
     Ok(true)
 }
 
-/// Begins to take a checkpoint of a space of which nothing was read yet. Until [`finish`], nothing else is taken.
-pub fn begin(kv: &mut impl Kv, space: SpaceId, logs: &Frontier) -> Result<(), CheckpointError> {
+/// Before one is taken: from now on nothing of the space is opened, until [`finish`] or [`give_up`]. Where nothing of it is here, nothing is taken; where logs are kept, they go on.
+pub fn hold(kv: &mut impl Kv, space: SpaceId) -> Result<(), CheckpointError> {
     if is_begun(kv, space)? || !is_wanted(kv, space)? {
         return Err(CheckpointError::NotEmpty);
     }
-    let log = Log::of(space);
-    for (device, until) in logs {
-        let at = log.position(kv, *device)?;
-        if at.is_some_and(|at| at.seq >= until.seq) {
-            let known = log.entry(kv, *device, until.seq)?;
-            if known.is_none_or(|known| known.hash() != until.hash) {
-                return Err(CheckpointError::Fork {
-                    device: device.short(),
-                    seq: until.seq,
-                });
-            }
-        }
-        log.set_unfilled(kv, *device, &Unfilled { at, until: *until })?;
-    }
     Ok(kv.put(Table::Begun, space.as_bytes(), &[])?)
+}
+
+/// Begins to take one that stands for so much of the logs. Those that are kept here go as far, or it is refused.
+pub fn begin(kv: &mut impl Kv, space: SpaceId, logs: &Frontier) -> Result<(), CheckpointError> {
+    refuse_unbegun(kv, space)?;
+    let (log, has_logs) = (Log::of(space), has_logs(kv, space)?);
+    for (device, until) in logs {
+        if !has_logs {
+            let unfilled = Unfilled {
+                at: None,
+                until: *until,
+            };
+            log.set_unfilled(kv, *device, &unfilled)?;
+            continue;
+        }
+        let (device, seq) = (*device, until.seq);
+        let known = log.entry(kv, device, seq)?;
+        let known = known.ok_or_else(|| CheckpointError::Behind { device: device.short() })?;
+        if known.hash() != until.hash {
+            let device = device.short();
+            return Err(CheckpointError::Fork { device, seq });
+        }
+    }
+    Ok(())
+}
+
+fn refuse_unbegun(kv: &impl Kv, space: SpaceId) -> Result<(), CheckpointError> {
+    match is_begun(kv, space)? {
+        true => Ok(()),
+        false => Err(CheckpointError::NotBegun),
+    }
+}
+
+/// Whether logs of the space are kept here: what they say to those who cannot read them is known then.
+fn has_logs(kv: &impl Kv, space: SpaceId) -> Result<bool, KvError> {
+    Ok(!kv.scan(Table::Frontier, space.as_bytes(), None, 1)?.is_empty())
+}
+
+/// Whether entries of a space are refused now: a checkpoint of it is being taken, and nothing else is here.
+pub(crate) fn takes_no_entries(kv: &impl Kv, space: SpaceId) -> Result<bool, KvError> {
+    Ok(is_begun(kv, space)? && !has_logs(kv, space)?)
 }
 
 /// Takes one page. Its rows are checked as far as they can be alone.
@@ -237,9 +265,13 @@ pub fn take(kv: &mut impl Kv, tree: Tree, page: &[u8]) -> Result<(), CheckpointE
 
 /// The same of one that is unpacked.
 pub fn take_plain(kv: &mut impl Kv, tree: Tree, page: &[u8]) -> Result<(), CheckpointError> {
+    refuse_unbegun(kv, tree.space())?;
     let Page { table, rows } = from_canonical(page)?;
     let table = TABLES.iter().find(|(number, _)| *number == table);
     let (_, table) = table.ok_or_else(|| malformed(page, "rows of no table"))?;
+    if OF_LOGS.contains(table) && has_logs(kv, tree.space())? {
+        return Ok(());
+    }
     for (key, value) in rows {
         take_row(kv, tree, *table, (&key, &value))?;
     }
@@ -270,32 +302,24 @@ fn take_row(kv: &mut impl Kv, tree: Tree, table: Table, (key, value): (&[u8], &[
         },
         Table::Replaced => value.is_empty() || decoded::<Removal>(value).is_ok(),
         Table::Recoded => decoded::<((Timestamp, OpId), File)>(value).is_ok(),
-        Table::Pins => match key.try_into() {
-            Ok(stripe) => {
-                Pins::of(space).add(kv, StripeId::from_bytes(stripe), decoded(value)?)?;
-                true
-            }
-            Err(_) => false,
-        },
-        Table::Links => match decoded::<Published>(value)? {
-            published if published.publication.link.as_bytes() == key => {
-                Links::of(space).add(kv, &published)?;
-                true
-            }
-            _ => false,
-        },
+        Table::Pins => decoded::<PinState>(value).is_ok() && key.len() == 32,
+        Table::Links => decoded::<Published>(value)?.publication.link.as_bytes() == key,
         Table::Settings => decoded::<(Timestamp, OpId, Settings)>(value).is_ok() && key.is_empty(),
         Table::Snapshots => decoded::<Taken>(value).is_ok() && name_in(key).is_some(),
         Table::Totals => decoded::<Totals>(value).is_ok() && key.is_empty(),
         Table::Written => decoded::<u64>(value).is_ok() && key.len() == 32,
         Table::Turnover => decoded::<Minute>(value).is_ok() && key.len() == 8,
-        Table::Erased => Log::of(space).take_notice(kv, key, value)?,
+        Table::Erased => {
+            let whole = [&space.as_bytes()[..], key].concat();
+            let is_notice = log_number(&whole).is_ok() && Logged::from_bytes(value).is_ok();
+            is_notice && (key.len() == 72 || key.len() == 76)
+        }
         _ => false,
     };
     if !is_one {
         return Err(CheckpointError::Row(table));
     }
-    if !TAKEN_APART.contains(&table) {
+    if !matches!(table, Table::Uses | Table::Registers | Table::Directories | Table::Kept) {
         kv.put(table, &[&space.as_bytes()[..], key].concat(), value)?;
     }
     Ok(())
@@ -311,20 +335,20 @@ pub(crate) fn name_in(bytes: &[u8]) -> Option<Name> {
     Name::try_from(text).ok()
 }
 
-/// All pages are here: the logs go on from what they stand for. What is here of those before stays, and is not opened any more.
+/// All pages are here: the logs go on from what they stand for.
 pub fn finish(kv: &mut impl Kv, space: SpaceId, logs: &Frontier) -> Result<(), CheckpointError> {
-    let log = Log::of(space);
+    refuse_unbegun(kv, space)?;
     // Whatever an entry before it said, or what is left of that, is in the tables, whenever it was erased.
     let mut after = None;
     while let Some((key, _)) = kv.scan(Table::Erased, space.as_bytes(), after.as_deref(), 1)?.pop() {
         let (device, seq) = log_number(&key)?;
-        if log.is_unfilled(kv, device, seq)? {
+        if logs.get(&device).is_some_and(|until| seq <= until.seq) {
             kv.put(Table::Restated, &key[..72], &[])?;
         }
         after = Some(key);
     }
     for (device, until) in logs {
-        log.pass_over(kv, *device, until)?;
+        Log::of(space).pass_over(kv, *device, until)?;
     }
     Ok(kv.delete(Table::Begun, space.as_bytes())?)
 }
@@ -334,14 +358,15 @@ pub fn is_begun(kv: &impl Kv, space: SpaceId) -> Result<bool, KvError> {
     Ok(kv.get(Table::Begun, space.as_bytes())?.is_some())
 }
 
-/// Removes what was taken of one that will not be finished, in steps, and what was here before is as it was. Whether that is all.
-pub fn give_up(kv: &mut impl Kv, space: SpaceId) -> Result<bool, BranchError> {
-    let has_logs = !kv.scan(Table::Frontier, space.as_bytes(), None, 1)?.is_empty();
-    let of_logs = [Table::Frontier, Table::Sealed, Table::Pins, Table::Links];
-    let derived = Table::DERIVED.into_iter().filter(|table| !of_logs.contains(table));
-    let taken = [Table::Pins, Table::Links, Table::Erased, Table::Unfilled];
+/// Removes what was taken of one that will not be finished, in steps; logs that were kept before stay, unopened. Whether that is all.
+pub fn give_up(kv: &mut impl Kv, space: SpaceId) -> Result<bool, KvError> {
+    let has_logs = has_logs(kv, space)?;
+    let stays =
+        |table: &Table| has_logs && (OF_LOGS.contains(table) || matches!(table, Table::Frontier | Table::Sealed));
+    let derived = Table::DERIVED.into_iter().chain([Table::Erased, Table::Unfilled]);
+    // The mark comes last: while it is there something is still to be removed.
     let mut left = REMOVED_ROWS;
-    for table in derived.chain(taken.into_iter().filter(|_| !has_logs)) {
+    for table in derived.filter(|table| !stays(table)).chain([Table::Begun]) {
         let rows = kv.scan(table, space.as_bytes(), None, left)?;
         left -= rows.len();
         for (key, _) in rows {
@@ -350,11 +375,6 @@ pub fn give_up(kv: &mut impl Kv, space: SpaceId) -> Result<bool, BranchError> {
         if left == 0 {
             return Ok(false);
         }
-    }
-    // The mark comes last: while it is there something is still to be removed.
-    kv.delete(Table::Begun, space.as_bytes())?;
-    if has_logs {
-        make_anew(space, kv, &Keys::default(), Tree::of(space))?;
     }
     Ok(true)
 }

@@ -81,18 +81,13 @@ impl Links {
                 epoch: entry.epoch,
                 publication: publication.clone(),
             };
-            self.add(kv, &published)?;
+            let known = self.get(kv, publication.link)?;
+            if known.is_some_and(|known| known.rank() > published.rank()) {
+                continue;
+            }
+            kv.put(Table::Links, &self.key(publication.link), &to_canonical(&published))?;
         }
         Ok(())
-    }
-
-    /// Takes what was published into account, unless something counts more.
-    pub(crate) fn add(self, kv: &mut impl Kv, published: &Published) -> Result<(), KvError> {
-        let link = published.publication.link;
-        match self.get(kv, link)? {
-            Some(known) if known.rank() > published.rank() => Ok(()),
-            _ => kv.put(Table::Links, &self.key(link), &to_canonical(published)),
-        }
     }
 
     /// What was published last of a link.

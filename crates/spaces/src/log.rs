@@ -449,14 +449,10 @@ impl Log {
     /// A checkpoint stands for the log of a device up to an entry: what is here of that need not be opened, and what is not comes later.
     pub(crate) fn pass_over(self, kv: &mut impl Kv, device: NodeId, until: &Position) -> Result<(), KvError> {
         let key = self.device_key(device);
-        let ours = self.position(kv, device)?.map_or(0, |ours| ours.seq);
-        match ours > until.seq {
-            true => kv.put(Table::Sealed, &key, &(until.seq + 1).to_be_bytes())?,
-            false => kv.delete(Table::Sealed, &key)?,
-        }
-        match ours >= until.seq {
-            true => kv.delete(Table::Unfilled, &key),
-            false => self.set_position(kv, device, until),
+        match self.position(kv, device)? {
+            Some(ours) if ours.seq > until.seq => kv.put(Table::Sealed, &key, &(until.seq + 1).to_be_bytes()),
+            Some(_) => kv.delete(Table::Sealed, &key),
+            None => self.set_position(kv, device, until),
         }
     }
 
@@ -517,7 +513,7 @@ impl Log {
         if entry.space != self.space {
             return Err(AppendError::Foreign);
         }
-        if checkpoint::is_begun(kv, self.space)? {
+        if checkpoint::takes_no_entries(kv, self.space)? {
             return Err(AppendError::Begun);
         }
         let position = self.position(kv, device)?;
@@ -678,26 +674,6 @@ impl Log {
             true => Ok((notice, said, by)),
             false => Err(stripped()),
         }
-    }
-
-    /// Takes a row of [`Table::Erased`] that another has, its key without the space. Whether it is one; whether it counts is the caller's question.
-    pub(crate) fn take_notice(self, kv: &mut impl Kv, key: &[u8], row: &[u8]) -> Result<bool, KvError> {
-        let key = [self.space.as_bytes(), key].concat();
-        let (Ok(of), Ok(notice)) = (log_number(&key), Logged::from_bytes(row)) else {
-            return Ok(false);
-        };
-        let Ok((said, by)) = notice.open() else {
-            return Ok(false);
-        };
-        let (device, seq) = of;
-        let is_one = said.space == self.space
-            && said.erases == Some(EntryId { device, seq })
-            && key == self.erased_key(device, seq, (by, said.area));
-        if is_one {
-            let erased = self.erase(kv, of, (&notice, said.seq, by), said.area);
-            erased.map_err(|error| KvError::from(error.to_string()))?;
-        }
-        Ok(is_one)
     }
 
     /// Erases an entry's changes, now or when it comes.

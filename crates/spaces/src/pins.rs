@@ -98,8 +98,7 @@ impl Pins {
         Ok(())
     }
 
-    /// Takes what another replica knows of a stripe into account.
-    pub(crate) fn add(self, kv: &mut impl Kv, stripe: StripeId, news: PinState) -> Result<(), KvError> {
+    fn add(self, kv: &mut impl Kv, stripe: StripeId, news: PinState) -> Result<(), KvError> {
         let state = self.state(kv, stripe)?.merge(news);
         kv.put(Table::Pins, &self.key(stripe), &to_canonical(&state))
     }

@@ -349,7 +349,7 @@ impl Tree {
         key.open(purpose, &entry.sealed).map_err(|_| TreeError::Sealed)
     }
 
-    /// Opens an entry's changes and applies them. An entry is applied once, when it is appended, in its own device's order; one whose key is not known waits, and
+    /// Opens an entry's changes and applies them. An entry is applied once, when it is appended, in its own device's order; one whose key is not known waits, or while a checkpoint is taken, and
     /// all of that device behind it, see [`Tree::unseal`]. Gives the stripes that its changes use.
     pub fn apply(
         self,
@@ -359,7 +359,7 @@ impl Tree {
         entry: &Entry,
     ) -> Result<Vec<StripeId>, TreeError> {
         let is_waiting = self.first_sealed(kv, device)?.is_some();
-        if is_waiting || !self.has_key(kv, keys, device, entry)? {
+        if is_waiting || checkpoint::is_begun(kv, self.space)? || !self.has_key(kv, keys, device, entry)? {
             if !is_waiting {
                 kv.put(Table::Sealed, &self.device_key(device), &entry.seq.to_be_bytes())?;
             }

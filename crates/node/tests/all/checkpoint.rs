@@ -227,3 +227,25 @@ async fn who_kept_the_logs_before_they_could_read_them_opens_none_that_a_checkpo
     };
     assert_eq!(digest(bob).await, digest(owner).await);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_checkpoint_was_let_go_of_the_logs_are_opened() {
+    let (pool, others) = with_guests(&["bob"]).await;
+    let (owner, bob, photos) = (pool.node(0), &others[0].0, name("photos"));
+    owner.create_space(photos.clone()).await.unwrap();
+    let space = owner.space(&photos).unwrap();
+    live_in(&space).await;
+    assert!(owner.make_checkpoint(&photos).await.unwrap());
+    // What is erased takes it along. That one was published is still told.
+    let known = space.erasable(&path("/tree/0/3")).await.unwrap().known;
+    space.erase(&photos, &path("/tree/0/3"), known).await.unwrap();
+    owner.share(&photos, "bob", WRITE).await.unwrap();
+    let theirs = accepted(bob, "photos").await;
+    assert_eq!(read_when_named(&theirs, "/tree/0/6").await, b"second 6");
+    assert_eq!(taken(bob, &photos).await, None);
+    eventually("they see the same", || async {
+        seen(&theirs).await == seen(&space).await
+    })
+    .await;
+    assert_eq!(read(&theirs, "/large").await.unwrap(), bytes(1, 2_500_000));
+}

@@ -21,6 +21,11 @@ impl Made {
     }
 
     fn begin(&self, device: &mut Device) {
+        checkpoint::hold(&mut device.kv, SPACE).unwrap();
+        self.go_on(device);
+    }
+
+    fn go_on(&self, device: &mut Device) {
         checkpoint::begin(&mut device.kv, SPACE, &self.logs).unwrap();
         for page in &self.pages {
             checkpoint::take(&mut device.kv, Tree::of(SPACE), page).unwrap();
@@ -173,15 +178,25 @@ proptest! {
         }
         keeper.keep(&devices[late.0].kv, late.1);
         keeper.let_in();
-        // It gives one up, and is as it was, but for what it knows to be erased.
+        let mut unread = Device { kv: keeper.kv.clone(), keys: Keys::default(), ..Device::new(9) };
+        let has_logs = !Log::of(SPACE).frontier(&keeper.kv).unwrap().is_empty();
+        checkpoint::hold(&mut keeper.kv, SPACE).unwrap();
+        if has_logs {
+            // What is missing of the logs comes first. Nothing of it is opened.
+            keeper.keep(&known, usize::MAX);
+            unread.keep(&known, usize::MAX);
+        }
+        made.go_on(&mut keeper);
+        if has_logs {
+            keeper.keep(&devices[late.0].kv, 1);
+            unread.keep(&devices[late.0].kv, 1);
+        }
+        // Whoever gives it up has what it would have otherwise.
         let mut other = Device { kv: keeper.kv.clone(), ..Device::new(9) };
-        made.begin(&mut other);
         while !checkpoint::give_up(&mut other.kv, SPACE).unwrap() {}
-        let mut differ = differing(&other.kv, &keeper.kv);
-        differ.retain(|table| !matches!(table, Table::Erased | Table::Log));
-        prop_assert_eq!(differ, []);
+        prop_assert_eq!(differing(&other.kv, &unread.kv), []);
         other.open_all();
-        made.take(&mut keeper);
+        checkpoint::finish(&mut keeper.kv, SPACE, &made.logs).unwrap();
         keeper.open_all();
         keeper.fill(&known, filled_between);
         keeper.hear(&devices[0].kv);
@@ -210,7 +225,7 @@ fn nothing_else_is_taken_meanwhile_and_what_was_begun_can_be_given_up() {
     let next = writer.set("/a/c", Some(2));
     assert!(matches!(other.take(&next), Err(AppendError::Begun)));
     assert!(matches!(
-        checkpoint::begin(&mut other.kv, SPACE, &made.logs),
+        checkpoint::hold(&mut other.kv, SPACE),
         Err(CheckpointError::NotEmpty)
     ));
     assert!(checkpoint::give_up(&mut other.kv, SPACE).unwrap());
@@ -222,7 +237,7 @@ fn nothing_else_is_taken_meanwhile_and_what_was_begun_can_be_given_up() {
     // Of what is not whole nobody makes one.
     assert!(checkpoint::Pages::of(SPACE, &other.kv).unwrap().is_none());
     assert!(matches!(
-        checkpoint::begin(&mut other.kv, SPACE, &made.logs),
+        checkpoint::hold(&mut other.kv, SPACE),
         Err(CheckpointError::NotEmpty)
     ));
 }
@@ -299,7 +314,11 @@ fn a_page_with_anything_else_in_it_is_refused() {
     writer.set("/a/b", Some(1));
     writer.set("/a/b", Some(2));
     let made = Made::of(&writer);
-    let take = |page: &[u8]| checkpoint::take(&mut MemoryKv::default(), Tree::of(SPACE), page);
+    let take = |page: &[u8]| {
+        let mut kv = MemoryKv::default();
+        checkpoint::hold(&mut kv, SPACE).unwrap();
+        checkpoint::take(&mut kv, Tree::of(SPACE), page)
+    };
     for page in &made.pages {
         take(page).unwrap();
         assert!(take(&page[..page.len() - 1]).is_err());
@@ -341,7 +360,7 @@ fn what_is_erased_before_it_comes_is_erased_also_for_who_took_a_checkpoint_meanw
 }
 
 #[test]
-fn a_checkpoint_of_another_log_than_the_one_that_is_here_is_not_begun() {
+fn who_keeps_logs_takes_a_checkpoint_of_these_only_and_of_no_more_than_they_are() {
     let mut writer = Device::new(1);
     writer.set("/a", Some(1));
     let mut other = Device {
@@ -352,19 +371,46 @@ fn a_checkpoint_of_another_log_than_the_one_that_is_here_is_not_begun() {
     other.set("/b", Some(3));
     other.set("/c", Some(4));
     let made = Made::of(&writer);
+    let begin = |kept: &MemoryKv, limit| {
+        let mut keeper = Device::keeping(kept, limit);
+        checkpoint::hold(&mut keeper.kv, SPACE).unwrap();
+        checkpoint::begin(&mut keeper.kv, SPACE, &made.logs)
+    };
+    begin(&writer.kv, 2).unwrap();
+    assert!(matches!(begin(&writer.kv, 1), Err(CheckpointError::Behind { .. })));
     for limit in [2, 3] {
-        let mut keeper = Device::keeping(&other.kv, limit);
-        let before = keeper.kv.clone();
         assert!(matches!(
-            checkpoint::begin(&mut keeper.kv, SPACE, &made.logs),
+            begin(&other.kv, limit),
             Err(CheckpointError::Fork { seq: 2, .. })
         ));
-        assert_eq!(keeper.kv, before);
     }
-    // Whoever has read some of it needs none.
+}
+
+#[test]
+fn of_what_was_read_and_of_what_is_gone_none_is_taken() {
+    let mut writer = Device::new(1);
+    writer.set("/a", Some(1));
+    let made = Made::of(&writer);
     let mut reader = Device::keeping(&writer.kv, 1);
     reader.let_in();
     assert!(checkpoint::is_wanted(&reader.kv, SPACE).unwrap());
     reader.open_all();
     assert!(!checkpoint::is_wanted(&reader.kv, SPACE).unwrap());
+    assert!(matches!(
+        checkpoint::hold(&mut reader.kv, SPACE),
+        Err(CheckpointError::NotEmpty)
+    ));
+    // Somebody lets go of the space while one of it is taken.
+    let mut other = Device::new(2);
+    made.begin(&mut other);
+    while !Log::of(SPACE).let_go(&mut other.kv).unwrap() {}
+    assert!(matches!(
+        checkpoint::take(&mut other.kv, Tree::of(SPACE), &made.pages[0]),
+        Err(CheckpointError::NotBegun)
+    ));
+    assert!(matches!(
+        checkpoint::finish(&mut other.kv, SPACE, &made.logs),
+        Err(CheckpointError::NotBegun)
+    ));
+    assert_eq!(other.kv, MemoryKv::default());
 }
