@@ -30,6 +30,7 @@ fuzz_target!(|bytes: &[u8]| {
     let space = SpaceId::from_bytes([1; 32]);
     let (log, tree, mut kv) = (Log::of(space), Tree::of(space), MemoryKv::default());
     let logs = Frontier::new();
+    checkpoint::hold(&mut kv, space).expect("there is nothing");
     checkpoint::begin(&mut kv, space, &logs).expect("there is nothing");
     for page in &pages {
         // What was refused is given up as a whole.

@@ -524,3 +524,88 @@ fn kill_9_lets_somebody_in_or_not_and_out_or_not() {
         assert!(report.status.success(), "{report:?}");
     }
 }
+
+/// A command, and how one sees that it is done.
+type Tried<'a> = (Vec<String>, Box<dyn Fn(&Node) -> bool + 'a>);
+
+#[test]
+fn kill_9_leaves_any_other_change_done_or_undone() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut pool = pool(folder.path(), 2);
+    let file = folder.path().join("file");
+    let put = |node: &Node, content: &str, to: &str| {
+        fs::write(&file, content).unwrap();
+        until("it is put", || {
+            node.run(&["put", file.to_str().unwrap(), to]).status.success()
+        });
+    };
+    let reads = |node: &Node, at: &str| text(&node.run(&["cat", at]).stdout);
+    let words = |line: String| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let mut random = Random(17);
+    for round in 0..4 {
+        let at = |name: &str| format!("home:/{round}/{name}/file");
+        for name in ["moved", "removed", "restored", "overwritten"] {
+            put(&pool[0], "first", &format!("home:/{round}/{name}/"));
+        }
+        pool[0].said(&["rm", &at("restored")]);
+        pool[0].said(&["snapshot", "create", "home", &format!("s{round}")]);
+        put(&pool[0], "second", &format!("home:/{round}/overwritten/"));
+        let space = format!("space-{round}");
+        let days = round + 2;
+        let is_named = |node: &Node, name: &str| names(node, &["space", "ls"]).contains(name);
+        let tried: Vec<Tried<'_>> = vec![
+            (
+                words(format!("mv home:/{round}/moved home:/{round}/there")),
+                Box::new(|node| reads(node, &at("there")) == "first" && reads(node, &at("moved")).is_empty()),
+            ),
+            (
+                words(format!("rm --recursive --yes home:/{round}/removed")),
+                Box::new(|node| reads(node, &at("removed")).is_empty()),
+            ),
+            (
+                words(format!("restore {}", at("restored"))),
+                Box::new(|node| reads(node, &at("restored")) == "first"),
+            ),
+            (
+                words(format!("snapshot restore home s{round} --yes")),
+                Box::new(|node| reads(node, &at("overwritten")) == "first"),
+            ),
+            (
+                words(format!("space set home --keep-versions {days}d")),
+                Box::new(|node| node.json(&["space", "info", "home"])["retention"]["secs"] == days * 86_400),
+            ),
+            (
+                words(format!("space create {space}")),
+                Box::new(|node| is_named(node, &space)),
+            ),
+            (
+                words(format!("space mv {space} {space}-later")),
+                Box::new(|node| is_named(node, &format!("{space}-later")) && !is_named(node, &space)),
+            ),
+            (
+                words(format!("space rm {space}-later --yes")),
+                Box::new(|node| !is_named(node, &format!("{space}-later"))),
+            ),
+            (
+                words(format!("id name-{round}")),
+                Box::new(|node| node.json(&["whoami"])["name"] == format!("name-{round}")),
+            ),
+        ];
+        for (command, is_done) in &tried {
+            let arguments: Vec<_> = command.iter().map(String::as_str).collect();
+            let wait = Duration::from_millis(random.below(120) as u64);
+            let was_told = typed_and_killed(&mut pool[0], &arguments, wait);
+            until("both see each other again", || pool.iter().all(|node| node.live() == 2));
+            assert!(!was_told || is_done(&pool[0]), "{command:?} after {wait:?}");
+            if !is_done(&pool[0]) {
+                pool[0].said(&arguments);
+            }
+            until("it is done on both", || pool.iter().all(|node| is_done(node)));
+        }
+    }
+    for node in &mut pool {
+        node.kill();
+        let report = node.run(&["fsck"]);
+        assert!(report.status.success(), "{report:?}");
+    }
+}
