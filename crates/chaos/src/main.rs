@@ -84,7 +84,9 @@ fn main() -> ExitCode {
         "potluck-chaos --seed {seed} --minutes {} --nodes {}{only}",
         arguments.minutes, arguments.nodes
     );
-    println!("{again}");
+    if arguments.names.is_none() {
+        println!("{again}");
+    }
     let folder = env::temp_dir().join(format!("potluck-chaos-{}", std::process::id()));
     match live(&arguments, seed, &folder) {
         Ok(Lived::Quietly(cost)) => {

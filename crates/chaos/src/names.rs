@@ -81,7 +81,7 @@ pub(crate) fn measure(files: u64, program: &Path, folder: &Path) -> Result<(), F
         }
         took.sort();
         println!(
-            "listing {}{}: {} to {} ms",
+            "listing a folder of {}{}: {} to {} ms",
             LARGEST_FILES.min(files),
             if long { " with -l" } else { "" },
             took[0].as_millis(),
