@@ -32,6 +32,7 @@ use std::{
     cmp::Reverse,
     collections::BTreeSet,
     io::{self, Read},
+    pin::Pin,
     sync::Arc,
     time::Duration,
 };
@@ -47,6 +48,8 @@ const EPOCHS: usize = 16;
 const PAGES: usize = 16;
 /// Entries that are read at once.
 const PAGE: usize = 256;
+/// How long who asks waits until one is taken, less than others wait for an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Entries of the logs before a checkpoint that are taken in one transaction, in bytes.
 const FILL_BYTES: usize = 512 << 10;
 
@@ -345,170 +348,136 @@ impl Read for Rows {
     }
 }
 
-/// Takes the checkpoint that is known here or to a peer, where nothing of the space was read yet, and goes on from there.
+/// Takes the checkpoint that a peer knows of, where nothing of the space is here yet, and goes on from there. Entries are refused meanwhile.
 pub(crate) async fn take(space: &OpenSpace, peer: NodeId) -> Result<(), NodeError> {
     if !may_take(space).await? {
         return Ok(());
     }
     let task = space.clone();
     let has_no_logs = move || Ok::<_, NodeError>(names::has_no_logs(&task, &task.read()?)?);
-    // Who keeps its logs goes on to keep them meanwhile; who has nothing of it takes nothing else.
-    let turn = match Shared::blocking(has_no_logs).await? {
-        true => Turn::Awaits,
-        false => Turn::Now,
-    };
-    if !take_from(space, [peer].into(), turn).await && turn == Turn::Awaits {
+    if Shared::blocking(has_no_logs).await? && !take_and_open(space, Some(peer)).await? {
         return Err(AppendError::Begun.into());
     }
     spaces::read(space).await
 }
 
-/// The same of whoever is here and keeps the space, before what is kept of it here is opened, entry by entry.
-pub(crate) async fn take_unopened(space: &OpenSpace) -> Result<(), NodeError> {
-    let keepers = names::keepers(space, space.id(), &space.present_view());
-    if !keepers.is_empty() && may_take(space).await? {
-        take_from(space, keepers, Turn::Now).await;
-    }
-    Ok(())
-}
-
-/// What to do while others change names.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Turn {
-    Awaits,
-    /// It is now or not at all: who asks may be the one that does.
-    Now,
-}
-
-/// Takes one and opens the rest. Whether that was done in time: who asks waits no longer than others wait for an answer, and it goes on meanwhile.
-async fn take_from(space: &OpenSpace, peers: BTreeSet<NodeId>, turn: Turn) -> bool {
-    let task = space.clone();
-    let taking = tokio::spawn(async move {
-        let names = match turn {
-            Turn::Awaits => Some(task.opened().names.lock().await),
-            Turn::Now => task.opened().names.try_lock().ok(),
+/// Opens what waits for its key, but for what a checkpoint stands for that can be taken. Whether that was done in time: who asks waits no longer than others wait for an answer,
+/// and it goes on meanwhile, also when nobody asks any more.
+pub(crate) fn take_and_open(
+    space: &OpenSpace,
+    peer: Option<NodeId>,
+) -> Pin<Box<dyn Future<Output = Result<bool, NodeError>> + Send>> {
+    let space = space.clone();
+    // Boxed, as what is missing of a log is fetched, and then opened by this.
+    Box::pin(async move {
+        let opening = async {
+            let turn = Arc::clone(&space.opened().taking).lock_owned().await;
+            let task = space.clone();
+            let opening = tokio::spawn(async move {
+                if let Err(error) = take_best(&task, peer).await {
+                    tracing::info!(space = %task.id().short(), %error, "no checkpoint is taken, and the logs are replayed");
+                }
+                let opened = spaces::open_waiting(&task).await;
+                drop(turn);
+                opened
+            });
+            opening.await
         };
-        let Some(one_at_a_time) = names else { return Ok(()) };
-        if let Err(error) = take_best(&task, &peers).await {
-            tracing::info!(space = %task.id().short(), %error, "no checkpoint is taken, and the logs are replayed");
+        match tokio::time::timeout(PATIENCE, opening).await {
+            Ok(Ok(opened)) => opened.map(|()| true),
+            Ok(Err(error)) => {
+                tracing::warn!(space = %space.id().short(), %error, "a checkpoint is not taken to its end");
+                Ok(true)
+            }
+            Err(_) => Ok(false),
         }
-        drop(one_at_a_time);
-        spaces::open_waiting(&task).await
-    });
-    match tokio::time::timeout(PATIENCE, taking).await {
-        Ok(Ok(Ok(()))) => true,
-        Ok(Ok(Err(error))) => {
-            tracing::warn!(space = %space.id().short(), %error, "what waited for its key is not opened");
-            true
-        }
-        Ok(Err(error)) => {
-            tracing::warn!(space = %space.id().short(), %error, "a checkpoint is not taken to its end");
-            true
-        }
-        Err(_) => false,
-    }
+    })
 }
 
-/// Takes the one that is known here, or else the best that a peer knows of: that may have been replaced just now.
-async fn take_best(space: &OpenSpace, peers: &BTreeSet<NodeId>) -> Result<(), NodeError> {
-    // What an earlier run has left.
-    give_up(space.shared(), space.id()).await?;
+/// Takes the one that is known here, or else the best that is known to a peer, or to all who are here and keep the space.
+async fn take_best(space: &OpenSpace, peer: Option<NodeId>) -> Result<(), NodeError> {
     if !may_take(space).await? {
-        // Something has come meanwhile.
         return Ok(());
     }
-    let mut found: Vec<_> = find(space, None).await?.into_iter().collect();
-    let mut tried = take_first(space, &found).await;
-    if !matches!(tried, Ok(true)) {
-        let asked = join_all(peers.iter().map(|peer| find(space, Some(*peer)))).await;
-        found = asked.into_iter().filter_map(|asked| asked.ok().flatten()).collect();
-        found.sort_by_key(|(made, _)| Reverse(made.entries()));
-        tried = take_first(space, &found).await.or(tried);
-    }
-    tried.map(drop)
-}
-
-/// Takes the first of these that can be taken. Whether there was one.
-async fn take_first(space: &OpenSpace, found: &[(Checkpoint, NodeId)]) -> Result<bool, NodeError> {
-    let mut failed = None;
-    for (made, by) in found {
-        let untaken = || space.opened().untaken.lock().expect("never poisoned");
-        if untaken().as_ref() == Some(&made.content) {
-            continue;
-        }
-        match take_one(space, made).await {
-            Ok(()) => {
-                tracing::info!(space = %space.id().short(), entries = made.entries(), by = %by.short(), "the names of the space are taken from a checkpoint");
-                *space.opened().taken.lock().expect("never poisoned") = Some(CheckpointInfo::of(made));
-                links::changed(space);
-                return Ok(true);
-            }
-            Err(error) => {
-                *untaken() = Some(made.content.clone());
-                failed = Some(error);
-            }
-        }
-    }
-    failed.map_or(Ok(false), Err)
-}
-
-async fn take_one(space: &OpenSpace, made: &Checkpoint) -> Result<(), NodeError> {
-    space.refuse_when_full()?;
-    let (task, logs) = (space.clone(), made.logs());
+    // Who changes names waits, as they are not all here.
+    let _one_at_a_time = space.opened().names.lock().await;
+    // What an earlier run has left.
+    give_up(space.shared(), space.id()).await?;
+    let task = space.clone();
     let hold = move || {
         task.meta
             .write(|kv| checkpoint::hold(kv, task.id()).map_err(NodeError::from))
     };
-    Shared::blocking(hold).await?;
-    let taken = take_held(space, made, &logs).await;
-    if taken.is_err()
+    match Shared::blocking(hold).await {
+        // Something has come meanwhile.
+        Err(NodeError::Checkpoint(CheckpointError::NotEmpty)) => return Ok(()),
+        held => held?,
+    }
+    let taken = take_held(space, peer).await;
+    if !matches!(taken, Ok(true))
         && let Err(error) = give_up(space.shared(), space.id()).await
     {
         tracing::warn!(space = %space.id().short(), %error, "what was taken of a checkpoint is still here");
     }
-    taken
+    taken.map(drop)
 }
 
-async fn take_held(space: &OpenSpace, made: &Checkpoint, logs: &Frontier) -> Result<(), NodeError> {
+/// Whether one was taken, now that nothing is opened.
+async fn take_held(space: &OpenSpace, peer: Option<NodeId>) -> Result<bool, NodeError> {
+    space.refuse_when_full()?;
+    let peers = match peer {
+        Some(peer) => [peer].into(),
+        None => names::keepers(space, space.id(), &space.present_view()),
+    };
+    if peers.is_empty() {
+        return Ok(false);
+    }
+    let Some((made, by)) = find_best(space, &peers).await? else {
+        return Ok(false);
+    };
     let task = space.clone();
     let has_no_logs = move || Ok::<_, NodeError>(names::has_no_logs(&task, &task.read()?)?);
     if !Shared::blocking(has_no_logs).await? {
-        keep_until(space, logs).await?;
+        let _ = tokio::time::timeout(limits::STALL_TIMEOUT, keep_until(space, &made.logs(), &peers)).await;
     }
-    let (task, of) = (space.clone(), logs.clone());
+    let (task, logs) = (space.clone(), made.logs());
     let begin = move || {
         task.meta
-            .write(|kv| checkpoint::begin(kv, task.id(), &of).map_err(NodeError::from))
+            .write(|kv| checkpoint::begin(kv, task.id(), &logs).map_err(NodeError::from))
     };
     Shared::blocking(begin).await?;
-    load(space, made).await?;
-    let (task, of) = (space.clone(), logs.clone());
+    load(space, &made).await?;
+    let (task, logs) = (space.clone(), made.logs());
     let finish = move || {
         task.meta
-            .write(|kv| checkpoint::finish(kv, task.id(), &of).map_err(NodeError::from))
+            .write(|kv| checkpoint::finish(kv, task.id(), &logs).map_err(NodeError::from))
     };
-    Shared::blocking(finish).await
+    Shared::blocking(finish).await?;
+    tracing::info!(space = %space.id().short(), entries = made.entries(), by = %by.short(), "the names of the space are taken from a checkpoint");
+    *space.opened().taken.lock().expect("never poisoned") = Some(CheckpointInfo::of(&made));
+    links::changed(space);
+    Ok(true)
 }
 
-/// Fetches what is missing of logs that are kept here, up to where a checkpoint stands for them. Nothing of that is opened.
-async fn keep_until(space: &OpenSpace, logs: &Frontier) -> Result<(), NodeError> {
-    let keepers = names::keepers(space, space.id(), &space.present_view());
+/// The one that stands for the most, of that which is known here and those that peers know of.
+async fn find_best(space: &OpenSpace, peers: &BTreeSet<NodeId>) -> Result<Option<(Checkpoint, NodeId)>, NodeError> {
+    let asked = peers
+        .iter()
+        .map(|peer| tokio::time::timeout(PATIENCE / 2, find(space, Some(*peer))));
+    let told = join_all(asked).await.into_iter().filter_map(|asked| asked.ok()?.ok()?);
+    let known = find(space, None).await?;
+    Ok(told.chain(known).max_by_key(|(made, _)| made.entries()))
+}
+
+/// Fetches what is missing of logs that are kept here, up to where a checkpoint stands for them, from whoever has it. Nothing of that is opened.
+async fn keep_until(space: &OpenSpace, logs: &Frontier, peers: &BTreeSet<NodeId>) {
     for (device, until) in logs {
-        for peer in &keepers {
-            let mut at = names::known(space.shared(), space.id(), *device)
-                .await?
-                .map_or(0, |known| known.seq);
-            while at < until.seq {
-                let told = names::fetch(space, *peer, space.id(), (*device, at)).await;
-                let Some(entries) = told.ok().filter(|entries| !entries.is_empty()) else {
-                    break;
-                };
-                at += entries.len() as u64;
-                names::keep_entries(space.shared(), space.id(), entries).await?;
+        for peer in peers {
+            if let Err(error) = names::pull_log(space.shared(), *peer, space.id(), (*device, *until)).await {
+                tracing::debug!(peer = %peer.short(), error, "it does not tell a log up to a checkpoint");
             }
         }
     }
-    Ok(())
 }
 
 /// Whether one is of use here, or is being taken.
@@ -799,8 +768,5 @@ async fn fill_entries(space: &OpenSpace, device: NodeId, entries: Vec<ByteBuf>) 
     })
     .await
 }
-
-/// How long who asks waits until one is taken, less than others wait for an answer.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 const _: () = assert!(FILL_BYTES >= limits::ENTRY_BYTES_MAX);

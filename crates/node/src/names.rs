@@ -612,7 +612,12 @@ pub(crate) async fn lacking(space: &OpenSpace) -> Option<String> {
     let reason = match known {
         Some(error) => format!("it could not write them down: {error}"),
         None if is_unheard().await => {
-            let _ = tokio::time::timeout(limits::STALL_TIMEOUT, catch_up(space)).await;
+            let heard = async {
+                let _ = catch_up(space).await;
+                // Who takes a checkpoint knows them then.
+                drop(space.opened().taking.lock().await);
+            };
+            let _ = tokio::time::timeout(limits::STALL_TIMEOUT, heard).await;
             return is_unheard().await.then(|| NodeError::NamesNotHere.to_string());
         }
         None => return None,
@@ -624,11 +629,6 @@ pub(crate) async fn lacking(space: &OpenSpace) -> Option<String> {
         }
         Ok(Err(_)) | Err(_) => Some(reason),
     }
-}
-
-/// Keeps entries of a space, and opens none, as where nobody reads it.
-pub(crate) async fn keep_entries(shared: &Arc<Shared>, space: SpaceId, entries: Vec<ByteBuf>) -> Result<(), NodeError> {
-    append_entries(shared, space, None, entries).await.map(drop)
 }
 
 async fn append_entries(
@@ -881,7 +881,7 @@ pub(crate) async fn pull(shared: &Arc<Shared>, peer: NodeId, space: SpaceId) -> 
 
 /// Fetches one device's log up to where the peer knows it. Of a long one that several peers have, each gives other parts: one is fetched after the other, as none is of use
 /// without those before it. A peer that is slow holds up the others only for a moment each time.
-async fn pull_log(
+pub(crate) async fn pull_log(
     shared: &Arc<Shared>,
     peer: NodeId,
     space: SpaceId,

@@ -11,7 +11,6 @@ use potluck_spaces::{
     AreaId, Body, Change, Charter, EpochId, Fate, Keys, Kv, Machines, Scope, Settings, Tree, View, scope_read,
 };
 use potluck_types::{NodeId, SpaceId, Timestamp};
-use serde_bytes::ByteBuf;
 use std::{
     collections::BTreeSet,
     ops::Deref,
@@ -46,8 +45,8 @@ pub(crate) struct Opened {
     pub(crate) erasing: tokio::sync::Mutex<()>,
     /// The checkpoint that its names were taken from.
     pub(crate) taken: Mutex<Option<CheckpointInfo>>,
-    /// Where the last checkpoint lies that could not be taken: it is not tried again.
-    pub(crate) untaken: Mutex<Option<ByteBuf>>,
+    /// Held by who takes one, and opens what comes after it.
+    pub(crate) taking: Arc<tokio::sync::Mutex<()>>,
     /// Held by who fetches what was before a checkpoint.
     pub(crate) filling: tokio::sync::Mutex<()>,
     /// Whether somebody is about to forget the keys to what was erased.
@@ -63,7 +62,7 @@ impl Opened {
             learning: Mutex::default(),
             erasing: tokio::sync::Mutex::new(()),
             taken: Mutex::default(),
-            untaken: Mutex::default(),
+            taking: Arc::default(),
             filling: tokio::sync::Mutex::new(()),
             is_forgetting: AtomicBool::new(false),
             names: tokio::sync::Mutex::new(()),

@@ -328,12 +328,17 @@ fn keys(shared: &Shared, space: SpaceId) -> Result<Keys, MetaError> {
 /// Opens the entries that waited for a key, or takes what they add up to. Whoever takes entries does this afterwards: the key may have come meanwhile, when they were not waiting yet.
 pub(crate) async fn unseal(space: &OpenSpace) -> Result<(), NodeError> {
     let task = space.clone();
-    let is_unsealed = move || Ok::<_, NodeError>(Tree::of(task.id()).is_unsealed(&task.read()?)?);
-    if Shared::blocking(is_unsealed).await? {
-        return Ok(());
+    let waits = move || {
+        let kv = task.read()?;
+        let is_taking = potluck_spaces::checkpoint::is_begun(&kv, task.id()).map_err(MetaError::reading)?
+            && task.opened().taking.try_lock().is_err();
+        // Who takes a checkpoint opens the rest.
+        Ok::<_, NodeError>(!is_taking && !Tree::of(task.id()).is_unsealed(&kv)?)
+    };
+    if Shared::blocking(waits).await? {
+        checkpoint::take_and_open(space, None).await?;
     }
-    checkpoint::take_unopened(space).await?;
-    open_waiting(space).await
+    Ok(())
 }
 
 /// Opens the entries that waited for a key.

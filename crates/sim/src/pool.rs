@@ -191,6 +191,13 @@ impl Pool {
         (0..self.machines.len()).find(is_one).and_then(|j| self.node(j))
     }
 
+    /// Whether its person has another machine that is in the pool, and stays.
+    fn is_replaceable(&self, i: usize) -> bool {
+        let stays = |j: &usize| !self.gone.contains_key(j) && !self.departing.contains(j);
+        let is_same = |j: &usize| *j != i && self.machines[*j].user == self.machines[i].user;
+        (0..self.machines.len()).filter(is_same).any(|j| stays(&j))
+    }
+
     fn id(&self, i: usize) -> NodeId {
         self.machines[i].id.expect("it has run")
     }
@@ -430,6 +437,12 @@ impl Pool {
     /// Something goes wrong with a machine.
     pub(crate) async fn suffer(&mut self, i: usize, fault: Fault) {
         if self.gone.contains_key(&i) {
+            return;
+        }
+        if matches!(fault, Fault::Expelled | Fault::Replaced | Fault::Moves) && !self.is_replaceable(i) {
+            self.diary.tell(&format!(
+                "machine {i} stays: its person has no other to bring a new one in"
+            ));
             return;
         }
         self.diary.tell(&format!("machine {i}: {fault:?}"));

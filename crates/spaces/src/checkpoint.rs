@@ -23,6 +23,8 @@ const PAGE_BYTES: usize = 256 << 10;
 /// A page is no longer than this once it is unpacked.
 pub const PAGE_BYTES_MAX: usize = 1 << 20;
 const LEVEL: i32 = 3;
+/// The number of the first entry of a log, as in [`Table::Sealed`].
+const FIRST: [u8; 8] = 1u64.to_be_bytes();
 /// Rows that are removed in one step.
 const REMOVED_ROWS: usize = 4096;
 
@@ -197,10 +199,7 @@ pub fn is_wanted(kv: &impl Kv, space: SpaceId) -> Result<bool, KvError> {
     }
     let mut after = None;
     while let Some((key, _)) = kv.scan(Table::Frontier, space.as_bytes(), after.as_deref(), 1)?.pop() {
-        if kv
-            .get(Table::Sealed, &key)?
-            .is_none_or(|first| first != 1u64.to_be_bytes())
-        {
+        if kv.get(Table::Sealed, &key)?.is_none_or(|first| first != FIRST) {
             return Ok(false);
         }
         after = Some(key);
@@ -364,9 +363,8 @@ pub fn give_up(kv: &mut impl Kv, space: SpaceId) -> Result<bool, KvError> {
     let stays =
         |table: &Table| has_logs && (OF_LOGS.contains(table) || matches!(table, Table::Frontier | Table::Sealed));
     let derived = Table::DERIVED.into_iter().chain([Table::Erased, Table::Unfilled]);
-    // The mark comes last: while it is there something is still to be removed.
     let mut left = REMOVED_ROWS;
-    for table in derived.filter(|table| !stays(table)).chain([Table::Begun]) {
+    for table in derived.filter(|table| !stays(table)) {
         let rows = kv.scan(table, space.as_bytes(), None, left)?;
         left -= rows.len();
         for (key, _) in rows {
@@ -376,6 +374,13 @@ pub fn give_up(kv: &mut impl Kv, space: SpaceId) -> Result<bool, KvError> {
             return Ok(false);
         }
     }
+    let mut after = None;
+    while let Some((key, _)) = kv.scan(Table::Frontier, space.as_bytes(), after.as_deref(), 1)?.pop() {
+        kv.put(Table::Sealed, &key, &FIRST)?;
+        after = Some(key);
+    }
+    // The mark goes last: while it is there something is still to be removed.
+    kv.delete(Table::Begun, space.as_bytes())?;
     Ok(true)
 }
 

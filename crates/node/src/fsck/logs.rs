@@ -180,7 +180,9 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
         let own = user.is_some().then_some(&own);
         let mut compared = spaces(&kv)?;
         compared.extend(spaces(&replayed)?);
-        compared.retain(|space| !unfilled.contains(space));
+        // What is taken of a checkpoint is removed at the next start, and opened anew.
+        let begun = Table::Begun.spaces(&kv).map_err(failed)?;
+        compared.retain(|space| !unfilled.contains(space) && !begun.contains(space));
         let is_current = meta.is_current()?;
         self.tables(&mut damage, (&kv, &replayed), &compared, own, &sealed, is_current)?;
         damage.broken.retain(|(space, _), _| damage.spaces.contains(space));

@@ -1,4 +1,4 @@
-//! Checkpoints: a machine that has nothing of a space yet takes what its logs add up to, and has what one has that replays them.
+//! Checkpoints: a machine that has read nothing of a space yet takes what its logs add up to, and has what one has that replays them.
 
 use crate::{
     common::{Pool, READ, WRITE, bytes, eventually, files_of, name, put_into, read, read_when_named},
