@@ -166,7 +166,7 @@ fn told(space: &OpenSpace, kv: &impl Kv, device: NodeId, entry: &Entry, below: &
         let doing = match value {
             None if replaces.is_empty() => continue,
             None => match fate {
-                Fate::Carried => {
+                Fate::Carried | Fate::Moved(_) => {
                     taken_from = Some(place);
                     continue;
                 }

@@ -344,6 +344,11 @@ pub(crate) async fn move_values(space: &OpenSpace, found: &Found, parent: DirId,
     let (uses, batch) = {
         let (kv, tree) = (space.read()?, Tree::of(space.id()));
         let (mut uses, mut batch) = (Vec::new(), Batch::default());
+        // A directory takes its past along. Of a file it is known for a while where it was.
+        let fate = match found.heads.iter().all(is_file) {
+            true => Fate::moved_for(space.retention()?),
+            false => Fate::Carried,
+        };
         // All values move, conflicts included, each by a change of its own.
         for head in Head::distinct(&found.heads) {
             let value = match &head.value {
@@ -364,7 +369,7 @@ pub(crate) async fn move_values(space: &OpenSpace, found: &Found, parent: DirId,
             name: found.name.clone(),
             value: None,
             replaces: tree.all_ops(&kv, &found.heads).map_err(TreeError::from)?,
-            fate: Fate::Carried,
+            fate,
         });
         (uses, batch)
     };

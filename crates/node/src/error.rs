@@ -286,7 +286,7 @@ pub enum LinkError {
     #[error("nobody who is here knows this link: it was withdrawn long ago, or who keeps it is away")]
     Unknown,
     /// It was ended.
-    #[error("the link was withdrawn")]
+    #[error("the link was withdrawn, or its time is over")]
     Revoked,
     /// Its time is over.
     #[error("the link ended at {0}")]

@@ -2,7 +2,7 @@
 
 use crate::{
     apart,
-    api::{RestoreOptions, RestoreReport},
+    api::{RestoreOptions, RestoreReport, Which},
     areas,
     claims::Claim,
     error::{MetaError, NodeError},
@@ -78,16 +78,22 @@ pub(crate) async fn restore(
             }
             let (mut walk, mut is_empty) = (Walk::below(space, path, directories), !was_removed);
             while let Some(Place { path: at, kept }) = walk.next().await? {
-                is_empty = false;
+                is_empty &= kept.iter().all(Kept::lives_on);
                 restorer.place(&moved(&at, path, &to), &kept, wanted).await?;
             }
             if is_empty && wanted == Wanted::Last {
                 return Err(NodeError::NotInTrash(path.clone()));
             }
         }
-        // What has the name is what had it then.
-        None if wanted != Wanted::Last && !heads.is_empty() => {}
-        None => return Err(NodeError::NotInTrash(path.clone())),
+        None => match wanted {
+            Wanted::At(at) if !heads.iter().any(|head| head.clock <= at) => {
+                let (path, which) = (path.clone(), Which::At(at));
+                return Err(NodeError::NoSuchVersion { path, which });
+            }
+            // What has the name is what had it then.
+            Wanted::At(_) | Wanted::Since(_) | Wanted::Version(_) if !heads.is_empty() => {}
+            _ => return Err(NodeError::NotInTrash(path.clone())),
+        },
     }
     let report = restorer.finish().await?;
     if path.names().is_empty() && wanted != Wanted::Last && report.skipped == 0 {
@@ -131,33 +137,33 @@ impl Wanted {
             Self::Version(op) => return kept.iter().find(|kept| kept.head.op == op),
             Self::Last => {
                 let is_directory = |head: &Head| matches!(head.value, Value::Directory(_));
-                return kept.first().filter(|_| !heads.iter().any(is_directory));
+                return last_gone(kept).filter(|_| !heads.iter().any(is_directory));
             }
             Self::At(at) => at,
         };
-        let latest = kept
-            .iter()
-            .filter(|kept| kept.head.clock <= at)
-            .max_by_key(|kept| kept.head.clock)?;
-        let named = heads.iter().filter(|head| head.clock <= at).map(|head| head.clock);
-        (named.max() < Some(latest.head.clock)).then_some(latest)
+        had_at(kept, at).filter(|_| !heads.iter().any(|head| head.clock <= at))
     }
 
     /// Of a path below a directory that the person names.
     fn below<'a>(self, kept: &'a [Kept], heads: &[Head]) -> Option<&'a Kept> {
-        let had_at = |at: Timestamp| {
-            kept.iter()
-                .filter(|kept| kept.was_there(at))
-                .max_by_key(|kept| kept.head.clock)
-        };
-        let last = kept.first().filter(|_| heads.is_empty());
+        let last = last_gone(kept).filter(|_| heads.is_empty());
         match self {
             Self::Last => last,
-            Self::At(at) => had_at(at),
+            Self::At(at) => had_at(kept, at),
             Self::Version(_) => None,
-            Self::Since(since) => had_at(since).or(last.filter(|kept| since < kept.removal.clock)),
+            Self::Since(since) => had_at(kept, since).or(last.filter(|kept| since < kept.removal.clock)),
         }
     }
+}
+
+/// What was removed last, and does not live on elsewhere.
+fn last_gone(kept: &[Kept]) -> Option<&Kept> {
+    kept.iter().find(|kept| !kept.lives_on())
+}
+
+fn had_at(kept: &[Kept], at: Timestamp) -> Option<&Kept> {
+    let had = kept.iter().filter(|kept| kept.was_there(at));
+    had.max_by_key(|kept| kept.head.clock)
 }
 
 /// Values that are brought back over many entries of the log.
@@ -245,7 +251,7 @@ impl Restorer<'_> {
         } else {
             self.batch.pins.extend(&stripes);
         }
-        let fate = Fate::shelved_for(self.space.retention()?);
+        let retention = self.space.retention()?;
         self.report.files += 1;
         self.report.replaced += heads.len() as u64;
         self.batch.bytes += 400 + name.as_str().len() + file.content.len() + 60 * heads.len();
@@ -254,9 +260,9 @@ impl Restorer<'_> {
             name: name.clone(),
             value: Some(Value::File(File { id, ..file.clone() })),
             replaces: heads.into_iter().map(|head| head.op).collect(),
-            fate,
+            fate: Fate::shelved_for(retention),
         });
-        self.batch.let_go(kept, Fate::Carried);
+        self.batch.let_go(kept, Fate::moved_for(retention));
         self.batch.claims.extend(claims);
         if self.batch.is_full() {
             self.write().await?;
@@ -369,7 +375,7 @@ fn claim_all(space: &OpenSpace, stripes: &[StripeId]) -> Result<Option<Vec<Claim
 #[cfg(test)]
 mod tests {
     use super::*;
-    use potluck_spaces::Removal;
+    use potluck_spaces::{Moved, Removal};
     use potluck_types::NodeId;
 
     fn at(millis: u64) -> Timestamp {
@@ -400,12 +406,13 @@ mod tests {
                 clock: at(removed),
                 op: op(removed),
                 overwrites: true,
+                moved: Moved::Not,
             },
         }
     }
 
     #[test]
-    fn a_version_is_the_last_removed_or_the_last_before_a_time() {
+    fn a_version_is_the_last_removed_or_the_one_of_a_time() {
         let all = [kept(30, 40), kept(20, 30), kept(10, 20)];
         let check = |kept: Option<&Kept>, expected: Option<u64>| {
             assert_eq!(kept.map(|kept| kept.head.clock.as_millis()), expected);
@@ -413,7 +420,8 @@ mod tests {
         let at_25 = Wanted::At(at(25));
         check(Wanted::Last.of_name(&all, &[]), Some(30));
         check(at_25.of_name(&all, &[]), Some(20));
-        check(Wanted::At(at(99)).of_name(&all, &[]), Some(30));
+        // Then there was nothing.
+        check(Wanted::At(at(99)).of_name(&all, &[]), None);
         check(Wanted::At(at(5)).of_name(&all, &[]), None);
         check(Wanted::At(at(45)).of_name(&all, &[head(40)]), None);
         check(Wanted::At(at(35)).of_name(&all, &[head(40)]), Some(30));

@@ -182,7 +182,7 @@ impl Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use potluck_spaces::OpId;
+    use potluck_spaces::{Moved, OpId};
     use potluck_types::NodeId;
 
     const DAY: Duration = Duration::from_secs(86_400);
@@ -199,6 +199,7 @@ mod tests {
                 at: 0,
             },
             overwrites: false,
+            moved: Moved::Not,
         }
     }
 

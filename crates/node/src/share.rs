@@ -722,8 +722,14 @@ pub(crate) async fn accept(
         (None, _) => {
             // Who is let in anew has it already, under whatever name.
             let mut known = spaces::list(shared, false).await?.into_iter();
-            let known = known.find(|info| !info.is_mine && info.may_read && fits(&info));
-            return known.ok_or_else(|| NodeError::NoSuchOffer(offer.to_owned()));
+            if let Some(known) = known.find(|info| !info.is_mine && info.may_read && fits(&info)) {
+                return Ok(known);
+            }
+            // Or had it, and has put it away.
+            let mut removed = spaces::list(shared, true).await?.into_iter();
+            let removed = removed.find(|info| !info.is_mine && fits(&info));
+            let removed = removed.ok_or_else(|| NodeError::NoSuchOffer(offer.to_owned()))?;
+            return spaces::restore(shared, &removed.name).await;
         }
     };
     let name = called.unwrap_or_else(|| info.name.clone());

@@ -132,8 +132,7 @@ pub(crate) async fn list(space: &OpenSpace) -> Result<Vec<SnapshotInfo>, NodeErr
 
 /// Changes that would let go of what a snapshot holds, as they are to be written instead; none when none does.
 pub(crate) fn spare(space: &OpenSpace, kv: &impl Kv, changes: &[Change]) -> Result<Option<Vec<Change>>, NodeError> {
-    let lets_go =
-        |change: &Change| matches!(change, Change::Set { fate, replaces, .. } if !fate.keeps() && !replaces.is_empty());
+    let lets_go = |change: &Change| matches!(change, Change::Set { fate, replaces, .. } if (fate.carries() || !fate.keeps()) && !replaces.is_empty());
     if !changes.iter().any(lets_go) {
         return Ok(None);
     }
@@ -157,7 +156,7 @@ pub(crate) fn spare(space: &OpenSpace, kv: &impl Kv, changes: &[Change]) -> Resu
         {
             let heads = Tree::of(space.id()).heads(kv, *parent, name)?;
             // A directory that is moved takes what is in it along.
-            let stays = |head: &Head| *fate == Fate::Carried && matches!(head.value, Value::Directory(_));
+            let stays = |head: &Head| fate.carries() && matches!(head.value, Value::Directory(_));
             let is_held = |head: &Head| replaces.contains(&head.op) && held.holds_since(head) && !stays(head);
             let takes_held = heads.iter().any(is_held);
             let mut left = Vec::new();
@@ -173,7 +172,7 @@ pub(crate) fn spare(space: &OpenSpace, kv: &impl Kv, changes: &[Change]) -> Resu
             }
             if takes_held {
                 *fate = match fate {
-                    Fate::Carried => Fate::shelved_for(retention),
+                    Fate::Carried | Fate::Moved(_) => Fate::shelved_for(retention),
                     _ => Fate::kept_for(retention),
                 };
             }

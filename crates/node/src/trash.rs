@@ -222,6 +222,9 @@ fn trashed(space: &OpenSpace, snapshots: &[(Name, Taken)], path: &Path, kept: &K
     let Value::File(file) = &kept.head.value else {
         return None;
     };
+    if kept.lives_on() {
+        return None;
+    }
     let holding = snapshots.iter().filter(|(_, taken)| kept.was_there(taken.clock));
     Some(Trashed {
         path: path.clone(),
@@ -287,7 +290,9 @@ impl LettingGo<'_> {
             self.emptied.held += u64::from(matches!(kept.head.value, Value::File(_)));
             return Ok(());
         }
-        if let Value::File(file) = &kept.head.value {
+        if let Value::File(file) = &kept.head.value
+            && !kept.lives_on()
+        {
             self.emptied.files += 1;
             self.emptied.bytes += file.len;
         }

@@ -12,6 +12,7 @@ pub(crate) use recode::{Recoding, look};
 use crate::{
     api::{FileMeta, PutOptions, PutReport},
     claims::Claim,
+    edit,
     error::NodeError,
     names::{self, Batch},
     rails::{self, Loss},
@@ -25,7 +26,7 @@ pub(crate) use piece::{Safety, claim_live, geometry_now};
 use potluck_dag::{Chunks, Content, ManifestBuilder, Packer, Slot, Stripe, manifest};
 use potluck_net::{Pace, Window};
 use potluck_placement::default_survive;
-use potluck_spaces::{AreaId, Change, DirId, Fate, File, FileId, Found, Head, Kv, Path, Tree, TreeError, Value};
+use potluck_spaces::{AreaId, Change, DirId, Fate, File, FileId, Found, Head, Kv, Name, Path, Tree, TreeError, Value};
 use potluck_types::{Geometry, StripeId, limits, to_canonical};
 use serde_bytes::ByteBuf;
 use std::{
@@ -529,7 +530,6 @@ impl Upload {
             }
             None => (Vec::new(), None),
         };
-        let fate = self.fate_of(&kv, &heads, meta, content, (id, &uses))?;
         let file = File {
             id,
             len: content.len(),
@@ -539,6 +539,18 @@ impl Upload {
             uses,
             survives: self.geometry.m(),
             asked: self.safety.said(),
+        };
+        let (file, fate) = match (&heads[..], &copy_of) {
+            ([head], None) if !self.is_hidden && self.is_there(&kv, head, &file)? => {
+                match self.put_again(&kv, (directory, name), head, file)? {
+                    Some(file) => (file, Fate::moved_for(self.space.retention()?)),
+                    None => return self.write_batch_if_full().await,
+                }
+            }
+            _ => {
+                let fate = self.fate_of(&kv, &heads, &file)?;
+                (file, fate)
+            }
         };
         self.batch.bytes += 200 + name.as_str().len() + file.content.len() + 34 * file.uses.len();
         let mut replaces = heads.into_iter().map(|head| head.op).collect();
@@ -562,19 +574,56 @@ impl Upload {
         self.write_batch_if_full().await
     }
 
-    /// What becomes of the versions that a file takes the place of. Refused when more is overwritten than the person may have meant.
-    fn fate_of(
+    /// Whether a file has the content already that is put, and is to survive as much.
+    fn is_there(&self, kv: &impl Kv, head: &Head, file: &File) -> Result<bool, NodeError> {
+        let Value::File(known) = &head.value else {
+            return Ok(false);
+        };
+        let is_as_safe = (known.survives, &known.asked) == (file.survives, &file.asked);
+        Ok(is_as_safe && has_same_content(&self.space, kv, known, file)?)
+    }
+
+    /// A file is put again with the content that it has: it has had that since it was put, wherever that lies from now on. Gives what is left to be said, if it looks newer.
+    fn put_again(
         &mut self,
         kv: &impl Kv,
-        heads: &[Head],
-        meta: &FileMeta,
-        content: &Content,
-        stripes: (FileId, &[StripeId]),
-    ) -> Result<Fate, NodeError> {
+        (parent, name): (DirId, &Name),
+        head: &Head,
+        file: File,
+    ) -> Result<Option<File>, NodeError> {
+        let Value::File(known) = &head.value else {
+            return Ok(Some(file));
+        };
+        let looks_same = (known.modified, known.executable) == (file.modified, file.executable);
+        let mut left = file.clone();
+        if known.content != file.content {
+            let mut uses = Vec::new();
+            if !looks_same {
+                // The list of its stripes belongs to the version that there is.
+                left = edit::moved(&self.space, kv, &file, parent.area(), &mut uses)?;
+            }
+            self.batch.bytes += 300 + name.as_str().len() + 2 * file.content.len() + 34 * file.uses.len();
+            self.batch.changes.push(Change::Recode {
+                parent,
+                name: name.clone(),
+                of: head.op,
+                file: File {
+                    modified: known.modified,
+                    executable: known.executable,
+                    ..file
+                },
+            });
+            self.batch.bytes += uses.iter().map(|part| to_canonical(part).len()).sum::<usize>();
+            self.batch.changes.extend(uses);
+        }
+        Ok((!looks_same).then_some(left))
+    }
+
+    /// What becomes of the versions that a file takes the place of. Refused when more is overwritten than the person may have meant.
+    fn fate_of(&mut self, kv: &impl Kv, heads: &[Head], file: &File) -> Result<Fate, NodeError> {
         if self.is_hidden {
             return Ok(Fate::Carried);
         }
-        let encoded = to_canonical(content);
         let others = || {
             heads.iter().filter_map(|head| match &head.value {
                 Value::File(file) => Some(file),
@@ -582,15 +631,11 @@ impl Upload {
             })
         };
         let mut is_same = true;
-        for file in others() {
-            is_same &= file.content[..] == encoded
-                || file.len == content.len() && has_same_pieces(&self.space, kv, file, stripes)?;
+        for other in others() {
+            is_same &= has_same_content(&self.space, kv, other, file)?;
         }
-        if is_same {
-            return Ok(Fate::Carried);
-        }
-        // It may lie in other stripes since.
-        if others().all(|file| file.len == content.len() && file.modified == meta.modified) {
+        // It may be put more safely now, or lie in other stripes since.
+        if is_same || others().all(|other| other.len == file.len && other.modified == file.modified) {
             return Ok(Fate::shelved_for(self.space.retention()?));
         }
         self.overwriting += others().count() as u64;
@@ -662,27 +707,25 @@ fn is_directory(found: &Found) -> bool {
     matches!(found.heads[0].value, Value::Directory(_))
 }
 
-/// Whether a file that was put again has the pieces that it had. The nodes of its manifest are sealed anew each time, and are the only stripes that differ
-/// then.
-fn has_same_pieces(
-    space: &OpenSpace,
-    kv: &impl Kv,
-    old: &File,
-    (new, uses): (FileId, &[StripeId]),
-) -> Result<bool, NodeError> {
+/// Whether a file that is put has the content that another one has: the same, or of the same pieces. The nodes of its manifest are sealed anew each time, and are the only stripes that
+/// differ then.
+fn has_same_content(space: &OpenSpace, kv: &impl Kv, old: &File, new: &File) -> Result<bool, NodeError> {
+    if old.content == new.content {
+        return Ok(true);
+    }
     let tree = Tree::of(space.id());
-    let count = match uses.len() as u64 {
-        0 => tree.count_stripes(kv, new)?,
+    let stripes = |file: &File| match file.uses.is_empty() {
+        true => tree.stripes_of(kv, file.id),
+        false => Ok(file.uses.clone()),
+    };
+    let count = match new.uses.len() as u64 {
+        0 => tree.count_stripes(kv, new.id)?,
         few => few,
     };
-    if !COMPARED_STRIPES.contains(&count) || tree.count_stripes(kv, old.id)? != count {
+    if old.len != new.len || !COMPARED_STRIPES.contains(&count) || tree.count_stripes(kv, old.id)? != count {
         return Ok(false);
     }
-    let before = tree.stripes_of(kv, old.id)?;
-    let now = match uses {
-        [] => tree.stripes_of(kv, new)?,
-        few => few.to_vec(),
-    };
+    let (before, now) = (stripes(old)?, stripes(new)?);
     let differing = before.iter().zip(&now).filter(|(a, b)| a != b).count();
     Ok(differing <= node_count(before.len()))
 }

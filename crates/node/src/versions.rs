@@ -7,7 +7,7 @@ use crate::{
     space::OpenSpace,
     trash::{self, is_missing},
 };
-use potluck_spaces::{Found, Head, Kept, Machines, Name, OpId, Path, TreeError, Value};
+use potluck_spaces::{Found, Head, Kept, Machines, Moved, Name, OpId, Path, TreeError, Value};
 use potluck_types::{Hash, to_canonical};
 
 /// Bytes of the hash of the operation that set a version, which name it.
@@ -30,6 +30,7 @@ pub(crate) fn list(space: &OpenSpace, path: &Path) -> Result<Vec<Version>, NodeE
             at: kept.removal.clock,
             machine: space.called(kept.removal.op.device),
             overwritten: kept.removal.overwrites,
+            moved: kept.removal.moved == Moved::Only,
             until: kept.removal.until,
         };
         version(space, &kept.head, state)

@@ -204,7 +204,7 @@ pub(crate) enum Command {
     },
     /// Show what has changed: of a directory which files, of a file which lines
     ///
-    /// What was let go of for good since is not shown, and a file that was renamed counts as new, unless a snapshot of then holds on to them.
+    /// What was let go of for good since is not shown, and what is in a directory that was renamed counts as new.
     Diff(Diff),
     /// List files that were changed on several machines that did not know of each other, or say what is to become of them
     ///
@@ -212,7 +212,7 @@ pub(crate) enum Command {
     /// can be read, moved and removed like any file.
     Conflicts {
         /// Only below this; with `--keep` and `--keep-all`: one of the versions [default: all of your spaces]
-        #[arg(value_name = "SPACE:/PATH")]
+        #[arg(value_name = "SPACE[:/PATH]", value_parser = place_or_space)]
         place: Option<Place>,
         /// Keep this version under the file's name; the others go to the trash
         #[arg(long, requires = "place")]

@@ -600,7 +600,7 @@ fn kill_9_leaves_any_other_change_done_or_undone() {
             if !is_done(&pool[0]) {
                 pool[0].said(&arguments);
             }
-            until("it is done on both", || pool.iter().all(|node| is_done(node)));
+            until("it is done on both", || pool.iter().all(is_done));
         }
     }
     for node in &mut pool {

@@ -50,7 +50,7 @@ pub use path::{Name, Path, PathError};
 pub use pins::{Liveness, PinState, Pins};
 pub use settings::Settings;
 pub use snapshot::{Held, Snapshots, Taken};
-pub use trash::{Expiring, Kept, Removal, Totals, Trash};
+pub use trash::{Expiring, Kept, Moved, Removal, Totals, Trash};
 pub use tree::{Change, DirId, Fate, File, FileId, Found, Head, Listed, RETENTION_MAX, Tree, TreeError, Value};
 pub use turnover::{FILES_MIN, Mass, Minute, Share, ShareError, Turnover, WINDOW};
 pub use view::{Machines, Seen, View};

@@ -26,10 +26,15 @@ impl Kept {
     pub fn was_there(&self, at: Timestamp) -> bool {
         self.head.clock <= at && at < self.removal.clock
     }
+
+    /// Whether it lives on elsewhere, or as the same content in what took its place: it counts there.
+    pub fn lives_on(&self) -> bool {
+        self.removal.moved != Moved::Not
+    }
 }
 
-/// What put a value into the trash. The greatest of several counts.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+/// What put a value into the trash. Of several see [`Removal::join`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Removal {
     /// When the value's time is over.
     pub until: Timestamp,
@@ -39,6 +44,45 @@ pub struct Removal {
     pub op: OpId,
     /// Whether another value took the name then.
     pub overwrites: bool,
+    /// Whether it was moved.
+    #[serde(default, skip_serializing_if = "Moved::is_not")]
+    pub moved: Moved,
+}
+
+/// Whether a value in the trash lives on elsewhere.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub enum Moved {
+    /// It was removed or overwritten.
+    #[default]
+    Not,
+    /// It was removed or overwritten, and then brought back, or moved by somebody who did not know of that.
+    Also,
+    /// It was moved, and nothing else.
+    Only,
+}
+
+impl Moved {
+    fn is_not(&self) -> bool {
+        *self == Self::Not
+    }
+}
+
+impl Removal {
+    /// What two that were said apart come to: what was removed or overwritten was so then, whenever it was moved or brought back. Of two alike the one counts that keeps the value
+    /// longer.
+    #[must_use]
+    pub fn join(self, other: Self) -> Self {
+        let rank = |one: &Self| (one.moved != Moved::Only, one.until, one.clock, one.op, one.overwrites);
+        let (mut greater, less) = if rank(&self) < rank(&other) {
+            (other, self)
+        } else {
+            (self, other)
+        };
+        if greater.moved == Moved::Not && less.moved != Moved::Not {
+            greater.moved = Moved::Also;
+        }
+        greater
+    }
 }
 
 /// What became of a value that was replaced: it can be brought back, or not any more.
@@ -127,17 +171,23 @@ impl Tally {
         }
     }
 
-    fn kept(&mut self, head: &Head) {
-        let len = self.write(head, 1);
-        if matches!(head.value, Value::File(_)) {
+    fn kept(&mut self, kept: &Kept) {
+        if kept.lives_on() {
+            return;
+        }
+        let len = self.write(&kept.head, 1);
+        if matches!(kept.head.value, Value::File(_)) {
             self.totals.kept = self.totals.kept.saturating_add(1);
             self.totals.kept_bytes = self.totals.kept_bytes.saturating_add(len);
         }
     }
 
-    fn let_go(&mut self, head: &Head) {
-        let len = self.write(head, -1);
-        if matches!(head.value, Value::File(_)) {
+    fn let_go(&mut self, kept: &Kept) {
+        if kept.lives_on() {
+            return;
+        }
+        let len = self.write(&kept.head, -1);
+        if matches!(kept.head.value, Value::File(_)) {
             self.totals.kept = self.totals.kept.saturating_sub(1);
             self.totals.kept_bytes = self.totals.kept_bytes.saturating_sub(len);
         }
@@ -273,7 +323,7 @@ impl Trash {
             &self.until_key(kept.removal.until, op),
             &learned.to_be_bytes(),
         )?;
-        tally.kept(&kept.head);
+        tally.kept(kept);
         Ok(())
     }
 
@@ -282,7 +332,7 @@ impl Trash {
         kv.delete(Table::Kept, &self.op_key(op))?;
         kv.delete(Table::KeptAt, &self.place_key(kept.parent, &kept.name, op))?;
         kv.delete(Table::KeptUntil, &self.until_key(kept.removal.until, op))?;
-        tally.let_go(&kept.head);
+        tally.let_go(kept);
         Ok(())
     }
 
@@ -301,7 +351,7 @@ impl Trash {
     ) -> Result<(), KvError> {
         let key = op_key_in(self.op_key(op), area);
         let joined = match Self::read_foreseen(kv, &key)? {
-            Some(known) => known.zip(replacement).map(|(a, b)| a.max(b)),
+            Some(known) => known.zip(replacement).map(|(a, b)| a.join(b)),
             None => replacement,
         };
         let row = joined.map_or_else(Vec::new, |removal| to_canonical(&removal));
@@ -321,7 +371,7 @@ impl Trash {
             if let Some(more) = Self::read_foreseen(kv, &key)? {
                 kv.delete(Table::Replaced, &key)?;
                 taken = Some(match taken {
-                    Some(known) => known.zip(more).map(|(a, b)| a.max(b)),
+                    Some(known) => known.zip(more).map(|(a, b)| a.join(b)),
                     None => more,
                 });
             }

@@ -11,8 +11,8 @@ mod places;
 pub use change::{Change, Fate, RETENTION_MAX};
 
 use crate::{
-    Again, AreaId, Entry, EntryId, Kept, Keys, Kv, KvError, Log, Name, OpId, Path, PathError, Removal, Scope, Settings,
-    Snapshots, Table, Taken, Totals, Trash, Turnover,
+    Again, AreaId, Entry, EntryId, Kept, Keys, Kv, KvError, Log, Moved, Name, OpId, Path, PathError, Removal, Scope,
+    Settings, Snapshots, Table, Taken, Totals, Trash, Turnover,
     checkpoint::{self, name_in},
     trash::{Replacement, Tally, op_bytes},
 };
@@ -30,6 +30,8 @@ const CHANGES: &str = "potluck/changes/1";
 const USERS_PAGE: usize = 64;
 /// What a row of [`Table::Users`] holds when the version is in the trash; else it is empty.
 const KEPT: [u8; 1] = [1];
+/// Marks a use by a version in the trash that [lives on](Kept::lives_on) elsewhere: it keeps nothing by itself.
+const MOVED: [u8; 1] = [2];
 /// Names that are read at once when all are counted.
 const COUNT_PAGE: usize = 1024;
 
@@ -673,15 +675,13 @@ impl Tree {
         let Some(removal) = replacement else {
             return self.release_value(kv, &head.value);
         };
-        if let Value::File(file) = &head.value {
-            self.mark_kept(kv, file.id)?;
-        }
         let kept = Kept {
             parent,
             name: name.clone(),
             head,
             removal,
         };
+        self.mark_kept(kv, &kept)?;
         Ok(self.trash().insert(kv, &kept, self.learning_at, tally)?)
     }
 
@@ -701,12 +701,15 @@ impl Tree {
                     trash.remove(kv, &kept, tally)?;
                     self.release_value(kv, &kept.head.value)?;
                 }
-                Some(removal) if removal > kept.removal => {
-                    trash.remove(kv, &kept, tally)?;
-                    kept.removal = removal;
-                    trash.insert(kv, &kept, self.learning_at, tally)?;
+                Some(removal) => {
+                    let joined = kept.removal.join(removal);
+                    if joined != kept.removal {
+                        trash.remove(kv, &kept, tally)?;
+                        kept.removal = joined;
+                        trash.insert(kv, &kept, self.learning_at, tally)?;
+                        self.mark_kept(kv, &kept)?;
+                    }
                 }
-                Some(_) => {}
             }
             return Ok(());
         }
@@ -803,9 +806,7 @@ impl Tree {
         }
         if let Some(mut kept) = self.trash().get(kv, of)? {
             self.recode_head(kv, &mut kept.head, by, file)?;
-            if let Value::File(file) = &kept.head.value {
-                self.mark_kept(kv, file.id)?;
-            }
+            self.mark_kept(kv, &kept)?;
             return Ok(self.trash().update(kv, &kept)?);
         }
         if self.is_seen(kv, of)? {
@@ -904,19 +905,21 @@ impl Tree {
 
     /// Takes a value that is in the trash of another replica, after what its version uses.
     pub(crate) fn take_kept(self, kv: &mut impl Kv, kept: &Kept) -> Result<(), KvError> {
-        if let Value::File(file) = &kept.head.value {
-            self.mark_kept(kv, file.id)?;
-        }
+        self.mark_kept(kv, kept)?;
         self.trash().insert(kv, kept, self.learning_at, &mut Tally::default())
     }
 
     /// What a version uses is used by the trash from now on.
-    fn mark_kept(self, kv: &mut impl Kv, file: FileId) -> Result<(), KvError> {
+    fn mark_kept(self, kv: &mut impl Kv, kept: &Kept) -> Result<(), KvError> {
+        let Value::File(File { id: file, .. }) = kept.head.value else {
+            return Ok(());
+        };
+        let mark = if kept.lives_on() { MOVED } else { KEPT };
         let prefix = [&self.space.as_bytes()[..], &file.0].concat();
         let mut after = None;
         while let Some((key, part)) = kv.scan(Table::Uses, &prefix, after.as_deref(), 1)?.pop() {
             for stripe in from_canonical::<Vec<StripeId>>(&part)? {
-                kv.put(Table::Users, &self.user_key(stripe, file), &KEPT)?;
+                kv.put(Table::Users, &self.user_key(stripe, file), &mark)?;
             }
             after = Some(key);
         }
@@ -965,7 +968,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Whether any file version uses a stripe.
+    /// Whether any file version uses a stripe, but for those in the trash that live on elsewhere.
     pub fn is_used(self, kv: &impl Kv, stripe: StripeId) -> Result<bool, TreeError> {
         self.is_used_beside(kv, stripe, &BTreeSet::new())
     }
@@ -989,11 +992,11 @@ impl Tree {
     fn is_used_beside(self, kv: &impl Kv, stripe: StripeId, files: &BTreeSet<FileId>) -> Result<bool, TreeError> {
         let mut after = None;
         loop {
-            let users = self.users(kv, stripe, after)?;
-            let Some(last) = users.last() else {
+            let rows = self.users_page(kv, stripe, after)?;
+            let Some((last, _)) = rows.last() else {
                 return Ok(false);
             };
-            if users.iter().any(|file| !files.contains(file)) {
+            if rows.iter().any(|(file, mark)| *mark != MOVED && !files.contains(file)) {
                 return Ok(true);
             }
             after = Some(*last);
@@ -1002,19 +1005,29 @@ impl Tree {
 
     /// File versions that use a stripe, in the order of their ids, after one; at most a page.
     pub fn users(self, kv: &impl Kv, stripe: StripeId, after: Option<FileId>) -> Result<Vec<FileId>, TreeError> {
+        let rows = self.users_page(kv, stripe, after)?;
+        Ok(rows.into_iter().map(|(file, _)| file).collect())
+    }
+
+    fn users_page(
+        self,
+        kv: &impl Kv,
+        stripe: StripeId,
+        after: Option<FileId>,
+    ) -> Result<Vec<(FileId, Vec<u8>)>, TreeError> {
         let prefix = [&self.space.as_bytes()[..], stripe.as_bytes()].concat();
         let after = after.map(|file| self.user_key(stripe, file));
         let rows = kv.scan(Table::Users, &prefix, after.as_deref(), USERS_PAGE)?;
         rows.into_iter()
-            .map(|(key, _)| {
+            .map(|(key, mark)| {
                 let file = key[prefix.len()..].try_into().map_err(|_| "a user's key is 80 bytes")?;
-                Ok(FileId::from_bytes(file))
+                Ok((FileId::from_bytes(file), mark))
             })
             .collect::<Result<_, KvError>>()
             .map_err(TreeError::from)
     }
 
-    /// The stripes that no file version uses any more once these changes are applied; versions in the trash use theirs.
+    /// The stripes that no file version uses any more once these changes are applied; versions in the trash use theirs, unless they live on elsewhere.
     pub fn given_up(self, kv: &impl Kv, changes: &[Change]) -> Result<Vec<StripeId>, TreeError> {
         let (mut released, mut used) = (BTreeSet::<FileId>::new(), BTreeSet::<StripeId>::new());
         for change in changes {
@@ -1026,7 +1039,7 @@ impl Tree {
                     replaces,
                     fate,
                 } => {
-                    if fate.millis().is_none() {
+                    if fate.carries() || !fate.keeps() {
                         released.extend(self.versions(kv, (*parent, name), replaces)?);
                     }
                     if let Some(Value::File(file)) = value {
@@ -1279,6 +1292,10 @@ fn removal(fate: Fate, (clock, op): Move, overwrites: bool) -> Replacement {
         clock,
         op,
         overwrites,
+        moved: match fate {
+            Fate::Moved(_) => Moved::Only,
+            _ => Moved::Not,
+        },
     })
 }
 

@@ -103,6 +103,8 @@ pub enum VersionState {
         machine: String,
         /// Whether another version took its name then.
         overwritten: bool,
+        /// Whether it lives on: in another place, or as the same content in the version that took its name.
+        moved: bool,
         /// Until when it can be brought back.
         until: Timestamp,
     },

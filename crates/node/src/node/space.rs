@@ -70,8 +70,8 @@ impl Space {
         Shared::blocking(move || versions::list(&space, &path)).await
     }
 
-    /// What is another at a path and below it than it was then, in the order of paths. What was let go of since is not known any more; what was renamed since
-    /// counts as new, unless a snapshot of then knows its old name.
+    /// What is another at a path and below it than it was then, in the order of paths. What was let go of since is not known any more; what is in a
+    /// directory that was renamed since counts as new.
     pub async fn differences(&self, path: &Path, since: Timestamp) -> Result<Vec<Difference>, NodeError> {
         diff::since(&self.space, path, since).await
     }

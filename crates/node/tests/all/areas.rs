@@ -331,7 +331,10 @@ async fn what_is_done_with_any_directory_is_done_with_one_that_is_shared_alone()
         linked.list(&path("/"), None, 10).unwrap().len() == 3
     })
     .await;
-    assert_eq!(anna.links(&called).await.unwrap()[0].path.as_deref(), Some("/in"));
+    eventually("it is known where that is", || async {
+        anna.links(&called).await.unwrap()[0].path.as_deref() == Some("/in")
+    })
+    .await;
     // Removed, and brought back: he is in it again.
     let all = RemoveOptions {
         recursive: true,

@@ -11,6 +11,7 @@ mod devices;
 mod erase;
 mod explain;
 mod fsck;
+mod history;
 mod hostile;
 mod links;
 mod pool;

@@ -43,9 +43,15 @@ fn row(version: &Version) -> Vec<String> {
             at,
             machine,
             overwritten,
+            moved,
             until,
         } => {
-            let done = if *overwritten { "overwritten" } else { "removed" };
+            let done = match (moved, overwritten) {
+                (true, true) => "put again",
+                (true, false) => "moved",
+                (false, true) => "overwritten",
+                (false, false) => "removed",
+            };
             format!("{done} by {} on {at}, kept until {}", escape(machine), day(*until))
         }
     };

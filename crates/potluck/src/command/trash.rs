@@ -37,16 +37,28 @@ pub(super) fn run(home: &Path, place: Option<&Place>, wish: Wish, terminal: Term
     };
     match wish {
         Wish::List => list(home, &places()?, terminal),
-        Wish::Empty => empty(home, &places()?, terminal),
+        Wish::Empty => match place {
+            Some(place) => empty(home, std::slice::from_ref(place), terminal),
+            None => empty(home, &roots_of(home, may_empty)?, terminal),
+        },
         Wish::Accept => accept(home, terminal),
     }
 }
 
 /// All spaces.
 pub(super) fn roots(home: &Path) -> Result<Vec<Place>, Complaint> {
+    roots_of(home, |_| true)
+}
+
+fn roots_of(home: &Path, which: impl Fn(&SpaceInfo) -> bool) -> Result<Vec<Place>, Complaint> {
     let spaces: Vec<SpaceInfo> = client::call(home, &Request::Spaces { removed: false })?;
     let here = spaces.into_iter().filter(|space| space.is_here && !space.is_offered);
-    Ok(here.map(|space| Place::root_of(space.name)).collect())
+    Ok(here.filter(which).map(|space| Place::root_of(space.name)).collect())
+}
+
+/// What is in the trash of a space that one only reads, or has a part of, is for others to let go of.
+fn may_empty(space: &SpaceInfo) -> bool {
+    space.may_write && space.parts.is_empty()
 }
 
 /// A file version of a space.

@@ -9,8 +9,10 @@ use std::time::Duration;
 /// What is removed is kept for a year at most: a wrong number would fill the pool for ever.
 pub const RETENTION_MAX: Duration = Duration::from_secs(365 * 86_400);
 const RETENTION_MS_MAX: u64 = RETENTION_MAX.as_secs() * 1000;
+/// The version that is written where something was moved.
+const VERSION: u8 = 7;
 /// The version that is written where an entry is said again that was erased.
-const VERSION: u8 = 6;
+const VERSION_ERASED: u8 = 6;
 /// The version that is written where settings have a quota.
 const VERSION_QUOTAS: u8 = 5;
 /// The version that is written where there is a snapshot.
@@ -169,6 +171,8 @@ impl Change {
 pub enum Fate {
     /// They live on: elsewhere, or as the same content in the new value. Nothing is kept of them.
     Carried,
+    /// The same, but that they were there is known for so many milliseconds, and they can be brought back to where they were. They count once, where they are now.
+    Moved(u64),
     /// They are let go of at once.
     Freed,
     /// They can be brought back for so many milliseconds.
@@ -194,17 +198,30 @@ impl Fate {
         }
     }
 
+    /// The same for what lives on elsewhere.
+    pub fn moved_for(retention: Duration) -> Self {
+        match Self::kept_for(retention) {
+            Self::Kept(millis) => Self::Moved(millis),
+            _ => Self::Carried,
+        }
+    }
+
     /// For how many milliseconds the values can be brought back.
     pub(crate) fn millis(self) -> Option<u64> {
         match self {
             Self::Carried | Self::Freed => None,
-            Self::Kept(millis) | Self::Shelved(millis) => Some(millis.min(RETENTION_MS_MAX)),
+            Self::Moved(millis) | Self::Kept(millis) | Self::Shelved(millis) => Some(millis.min(RETENTION_MS_MAX)),
         }
     }
 
     /// Whether the values can be brought back.
     pub fn keeps(self) -> bool {
         self.millis().is_some()
+    }
+
+    /// Whether the values live on elsewhere.
+    pub fn carries(self) -> bool {
+        matches!(self, Self::Carried | Self::Moved(_))
     }
 
     /// Whether a person loses what was there.
@@ -262,13 +279,18 @@ pub(super) fn unpack(packed: &[u8]) -> Result<Vec<Change>, CodecError> {
 }
 
 fn encode(changes: &[Change]) -> Vec<u8> {
-    let needs = |change: &Change| match change {
-        Change::Restate { .. } => VERSION,
-        Change::Settings(settings) if settings.quota.is_some() => VERSION_QUOTAS,
-        Change::Snapshot { .. } => VERSION_SNAPSHOTS,
-        Change::Settings(_) => VERSION_SETTINGS,
-        Change::Set { .. } | Change::Uses { .. } | Change::Recode { .. } | Change::Accept { .. } => VERSION_BEFORE,
-    };
+    fn needs(change: &Change) -> u8 {
+        match change {
+            Change::Set {
+                fate: Fate::Moved(_), ..
+            } => VERSION,
+            Change::Restate { changes, .. } => changes.iter().map(needs).max().unwrap_or_default().max(VERSION_ERASED),
+            Change::Settings(settings) if settings.quota.is_some() => VERSION_QUOTAS,
+            Change::Snapshot { .. } => VERSION_SNAPSHOTS,
+            Change::Settings(_) => VERSION_SETTINGS,
+            Change::Set { .. } | Change::Uses { .. } | Change::Recode { .. } | Change::Accept { .. } => VERSION_BEFORE,
+        }
+    }
     to_canonical(&Changes {
         version: changes.iter().map(needs).max().unwrap_or(VERSION_BEFORE),
         changes: changes.to_vec(),

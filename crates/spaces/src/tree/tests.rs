@@ -146,7 +146,11 @@ impl Device {
             name: name.clone(),
             value,
             replaces,
-            fate: Fate::Carried,
+            fate: if self.fate.keeps() {
+                Fate::Moved(60_000)
+            } else {
+                Fate::Carried
+            },
         };
         let mut changes: Vec<_> = Head::distinct(&found.heads)
             .map(|head| set((parent, name), Some(again(&head.value)), Vec::new()))
@@ -236,7 +240,7 @@ impl Device {
         self.write(&[change], Vec::new(), given_up)
     }
 
-    /// What the trash has of the root's names, with the contents.
+    /// What the trash has of the root's names, with the contents, but for what lives on elsewhere.
     fn trash(&self) -> Vec<(String, u8)> {
         let kept = Trash::of(SPACE).list(&self.kv, DirId::ROOT, None, 1000).unwrap();
         let content = |kept: &Kept| match &kept.head.value {
@@ -244,7 +248,8 @@ impl Device {
             Value::Directory(_) | Value::Space(_) => 0,
         };
         let named = |(name, kept): &(Name, Vec<Kept>)| -> Vec<_> {
-            kept.iter().map(|kept| (name.to_string(), content(kept))).collect()
+            let gone = kept.iter().filter(|kept| !kept.lives_on());
+            gone.map(|kept| (name.to_string(), content(kept))).collect()
         };
         kept.iter().flat_map(named).collect()
     }
@@ -893,7 +898,48 @@ fn fates() -> impl Strategy<Value = Fate> {
         Just(Fate::Freed),
         (1u64..4).prop_map(|days| Fate::Kept(days * 86_400_000)),
         Just(Fate::Shelved(86_400_000)),
+        (1u64..4).prop_map(|days| Fate::Moved(days * 86_400_000)),
     ]
+}
+
+/// What is known of one name, and what counts of it, after changes apart, in whatever order they come.
+#[test]
+fn what_was_moved_or_brought_back_is_known_where_it_was_when_and_counts_where_it_is() {
+    let mut a = Device::new(1);
+    let first = a.set("/f", Some(1));
+    let mut b = Device::new(2);
+    b.take(&first).unwrap();
+    let of = |device: &Device| {
+        let name = "f".to_owned().try_into().unwrap();
+        Trash::of(SPACE).at(&device.kv, DirId::ROOT, &name).unwrap()
+    };
+    a.fate = Fate::Kept(60_000);
+    b.fate = Fate::Kept(60_000);
+    b.now = 5_000;
+    let (removed, moved) = (a.set("/f", None), b.rename("/f", "/g").unwrap());
+    let removed_at = removed.open().unwrap().0.clock;
+    let tree = Tree::of(SPACE);
+    // Who moves it alone knows that it was here until then, and counts it once. It keeps nothing of it.
+    let [only] = &of(&b)[..] else { panic!("one version") };
+    assert_eq!((only.removal.moved, only.lives_on()), (Moved::Only, true));
+    assert!(only.was_there(only.head.clock) && only.was_there(Timestamp::from_millis(5_000)));
+    let totals = tree.trash().totals(&b.kv).unwrap();
+    assert_eq!((totals.files, totals.kept, totals.kept_bytes), (1, 0, 0));
+    assert!(tree.is_used(&b.kv, stripe(1)).unwrap());
+    let mut freed = b.kv.clone();
+    let g = tree
+        .heads(&freed, DirId::ROOT, &"g".to_owned().try_into().unwrap())
+        .unwrap();
+    tree.release_value(&mut freed, &g[0].value).unwrap();
+    assert!(!tree.is_used(&freed, stripe(1)).unwrap());
+    // Who removed it before did that then, on all machines.
+    b.take(&removed).unwrap();
+    a.take(&moved).unwrap();
+    for device in [&a, &b] {
+        let [both] = &of(device)[..] else { panic!("one version") };
+        assert_eq!((both.removal.moved, both.removal.clock), (Moved::Also, removed_at));
+    }
+    assert!(a.state() == b.state(), "the tables differ");
 }
 
 /// Whoever has cut off what does not count knows what those know who never took it.
@@ -1030,7 +1076,10 @@ proptest! {
             from_canonical::<Vec<Head>>(&row).unwrap().iter().for_each(&mut count);
         }
         for (_, row) in devices[0].kv.scan(Table::Kept, SPACE.as_bytes(), None, usize::MAX).unwrap() {
-            count(&from_canonical::<Kept>(&row).unwrap().head);
+            let kept = from_canonical::<Kept>(&row).unwrap();
+            if !kept.lives_on() {
+                count(&kept.head);
+            }
         }
         of_devices.retain(|_, bytes| *bytes > 0);
         prop_assert_eq!(tree.trash().written(&devices[0].kv).unwrap(), of_devices);
