@@ -148,8 +148,11 @@ pub(crate) async fn remove(space: &OpenSpace, path: &Path, options: RemoveOption
         }
         None => editor.empty(DirId::ROOT).await?,
     }
-    let held = editor.held;
+    let (held, gone) = (editor.held, std::mem::take(&mut editor.gone));
     let (files, until) = editor.finish().await?;
+    if options.now {
+        trash::forget(space, gone).await?;
+    }
     if options.confirmed {
         rails::answer(space, fate).await?;
     }
@@ -229,6 +232,8 @@ pub(crate) struct Editor<'a> {
     snapshots: Held,
     /// Of those that were to go at once, how many a snapshot holds.
     pub(crate) held: u64,
+    /// What is let go of for good.
+    gone: trash::Gone,
 }
 
 impl<'a> Editor<'a> {
@@ -243,6 +248,7 @@ impl<'a> Editor<'a> {
             unpinned: Vec::new(),
             files: 0,
             held: 0,
+            gone: trash::Gone::default(),
         })
     }
 
@@ -272,6 +278,9 @@ impl<'a> Editor<'a> {
 
     /// Removes values of a name.
     pub(crate) async fn unset(&mut self, parent: DirId, name: &Name, heads: &[Head]) -> Result<(), NodeError> {
+        if !self.fate.keeps() {
+            heads.iter().for_each(|head| self.gone.add(head));
+        }
         self.files += heads.iter().filter(|head| is_file(head)).count() as u64;
         let is_held = |head: &&Head| is_file(head) && !self.fate.keeps() && self.snapshots.holds_since(head);
         self.held += heads.iter().filter(is_held).count() as u64;

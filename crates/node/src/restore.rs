@@ -141,7 +141,7 @@ impl Wanted {
             }
             Self::At(at) => at,
         };
-        had_at(kept, at).filter(|_| !heads.iter().any(|head| head.clock <= at))
+        had_at(kept, heads, at)
     }
 
     /// Of a path below a directory that the person names.
@@ -149,9 +149,12 @@ impl Wanted {
         let last = last_gone(kept).filter(|_| heads.is_empty());
         match self {
             Self::Last => last,
-            Self::At(at) => had_at(kept, at),
+            Self::At(at) => had_at(kept, heads, at),
             Self::Version(_) => None,
-            Self::Since(since) => had_at(kept, since).or(last.filter(|kept| since < kept.removal.clock)),
+            // Of what was moved nothing is missing.
+            Self::Since(since) => had_at(kept, heads, since)
+                .filter(|kept| !kept.was_moved_away())
+                .or(last.filter(|kept| since < kept.removal.clock)),
         }
     }
 }
@@ -161,9 +164,12 @@ fn last_gone(kept: &[Kept]) -> Option<&Kept> {
     kept.iter().find(|kept| !kept.lives_on())
 }
 
-fn had_at(kept: &[Kept], at: Timestamp) -> Option<&Kept> {
+/// What a name had at a moment, unless that is what it has.
+fn had_at<'a>(kept: &'a [Kept], heads: &[Head], at: Timestamp) -> Option<&'a Kept> {
     let had = kept.iter().filter(|kept| kept.was_there(at));
+    let named = heads.iter().map(|head| head.clock).filter(|clock| *clock <= at).max();
     had.max_by_key(|kept| kept.head.clock)
+        .filter(|kept| named < Some(kept.head.clock))
 }
 
 /// Values that are brought back over many entries of the log.
@@ -262,7 +268,9 @@ impl Restorer<'_> {
             replaces: heads.into_iter().map(|head| head.op).collect(),
             fate: Fate::shelved_for(retention),
         });
-        self.batch.let_go(kept, Fate::moved_for(retention));
+        if !kept.lives_on() {
+            self.batch.let_go(kept, Fate::moved_for(retention));
+        }
         self.batch.claims.extend(claims);
         if self.batch.is_full() {
             self.write().await?;
@@ -425,6 +433,12 @@ mod tests {
         check(Wanted::At(at(5)).of_name(&all, &[]), None);
         check(Wanted::At(at(45)).of_name(&all, &[head(40)]), None);
         check(Wanted::At(at(35)).of_name(&all, &[head(40)]), Some(30));
+        // Of versions that conflicted the latest of then counts.
+        check(
+            Wanted::At(at(20)).of_name(&[kept(12, 40)], &[head(40), head(10)]),
+            Some(12),
+        );
+        check(Wanted::At(at(15)).below(&[kept(10, 20)], &[head(12)]), None);
         check(Wanted::Last.below(&all, &[]), Some(30));
         check(Wanted::Last.below(&all, &[head(40)]), None);
         check(at_25.below(&all, &[head(40)]), Some(20));

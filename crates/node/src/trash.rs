@@ -9,9 +9,10 @@ use crate::{
     sweep,
 };
 use potluck_spaces::{
-    DirId, Fate, Head, Held, Kept, Kv, Machines, Name, Path, Snapshots, Taken, Trash, Tree, TreeError, Value,
+    DirId, Expiring, Fate, Head, Held, Kept, Kv, Machines, Name, Path, Snapshots, Taken, Trash, Tree, TreeError, Value,
 };
-use std::collections::VecDeque;
+use potluck_types::Hash;
+use std::collections::{BTreeSet, VecDeque};
 
 /// Names that one step of a walk reads.
 const PAGE: usize = 256;
@@ -256,6 +257,7 @@ pub(crate) async fn empty(space: &OpenSpace, path: &Path) -> Result<Emptied, Nod
         batch: Batch::default(),
         given_up: Vec::new(),
         emptied: Emptied::default(),
+        gone: Gone::default(),
     };
     // Directories go last: what is below one that is gone would not be found again, should this be cut off.
     let mut walk = Walk::below(space, path, directories);
@@ -271,7 +273,76 @@ pub(crate) async fn empty(space: &OpenSpace, path: &Path) -> Result<Emptied, Nod
     for kept in emptied.iter().rev().chain(&first) {
         letting_go.take(kept).await?;
     }
-    letting_go.finish().await
+    let gone = std::mem::take(&mut letting_go.gone);
+    let emptied = letting_go.finish().await?;
+    if !path.names().is_empty() {
+        forget(space, gone).await?;
+    }
+    Ok(emptied)
+}
+
+/// Contents that are let go of for good.
+#[derive(Default)]
+pub(crate) struct Gone(BTreeSet<Hash>);
+
+impl Gone {
+    /// So many are remembered. Of the others it shows when nothing uses what they used.
+    const MAX: usize = 1 << 16;
+
+    pub(crate) fn add(&mut self, head: &Head) {
+        if let Value::File(file) = &head.value
+            && self.0.len() < Self::MAX
+        {
+            self.0.insert(Hash::of(&file.content));
+        }
+    }
+
+    fn has(&self, kept: &Kept) -> bool {
+        matches!(&kept.head.value, Value::File(file) if self.0.contains(&Hash::of(&file.content)))
+    }
+}
+
+/// Forgets where these contents were before they were let go of for good under the names that they had last, and whatever else was moved and lives nowhere any more.
+pub(crate) async fn forget(space: &OpenSpace, gone: Gone) -> Result<(), NodeError> {
+    let task = space.clone();
+    let held =
+        Shared::blocking(move || Snapshots::of(task.id()).held(&task.read()?).map_err(MetaError::reading)).await?;
+    let mut letting_go = LettingGo {
+        space,
+        held,
+        batch: Batch::default(),
+        given_up: Vec::new(),
+        emptied: Emptied::default(),
+        gone,
+    };
+    let mut after = None::<Expiring>;
+    loop {
+        let (task, gone) = (space.clone(), std::mem::take(&mut letting_go.gone));
+        let (page, dead, gone) = Shared::blocking(move || {
+            let (kv, tree, trash) = (task.read()?, Tree::of(task.id()), Trash::of(task.id()));
+            let page = trash.expiring(&kv, after, PAGE).map_err(MetaError::reading)?;
+            let mut dead = Vec::new();
+            for expiring in &page {
+                let kept = trash.get(&kv, expiring.op).map_err(MetaError::reading)?;
+                if let Some(kept) = kept.filter(Kept::lives_on)
+                    && (gone.has(&kept) || !tree.does_live_on(&kv, &kept)?)
+                {
+                    dead.push(kept);
+                }
+            }
+            Ok::<_, NodeError>((page, dead, gone))
+        })
+        .await?;
+        letting_go.gone = gone;
+        for kept in &dead {
+            letting_go.take(kept).await?;
+        }
+        match page.last() {
+            Some(last) => after = Some(*last),
+            None => break,
+        }
+    }
+    letting_go.finish().await.map(drop)
 }
 
 /// Values that are let go of over many entries of the log.
@@ -282,12 +353,13 @@ struct LettingGo<'a> {
     batch: Batch,
     given_up: Vec<potluck_types::StripeId>,
     emptied: Emptied,
+    gone: Gone,
 }
 
 impl LettingGo<'_> {
     async fn take(&mut self, kept: &Kept) -> Result<(), NodeError> {
         if self.held.holds(kept) {
-            self.emptied.held += u64::from(matches!(kept.head.value, Value::File(_)));
+            self.emptied.held += u64::from(matches!(kept.head.value, Value::File(_)) && !kept.lives_on());
             return Ok(());
         }
         if let Value::File(file) = &kept.head.value
@@ -296,6 +368,7 @@ impl LettingGo<'_> {
             self.emptied.files += 1;
             self.emptied.bytes += file.len;
         }
+        self.gone.add(&kept.head);
         self.batch.let_go(kept, Fate::Freed);
         if self.batch.is_full() {
             self.write().await?;

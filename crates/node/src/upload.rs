@@ -12,7 +12,6 @@ pub(crate) use recode::{Recoding, look};
 use crate::{
     api::{FileMeta, PutOptions, PutReport},
     claims::Claim,
-    edit,
     error::NodeError,
     names::{self, Batch},
     rails::{self, Loss},
@@ -542,7 +541,7 @@ impl Upload {
         };
         let (file, fate) = match (&heads[..], &copy_of) {
             ([head], None) if !self.is_hidden && self.is_there(&kv, head, &file)? => {
-                match self.put_again(&kv, (directory, name), head, file)? {
+                match self.put_again((directory, name), head, file) {
                     Some(file) => (file, Fate::moved_for(self.space.retention()?)),
                     None => return self.write_batch_if_full().await,
                 }
@@ -584,39 +583,23 @@ impl Upload {
     }
 
     /// A file is put again with the content that it has: it has had that since it was put, wherever that lies from now on. Gives what is left to be said, if it looks newer.
-    fn put_again(
-        &mut self,
-        kv: &impl Kv,
-        (parent, name): (DirId, &Name),
-        head: &Head,
-        file: File,
-    ) -> Result<Option<File>, NodeError> {
+    fn put_again(&mut self, (parent, name): (DirId, &Name), head: &Head, file: File) -> Option<File> {
         let Value::File(known) = &head.value else {
-            return Ok(Some(file));
+            return Some(file);
         };
-        let looks_same = (known.modified, known.executable) == (file.modified, file.executable);
-        let mut left = file.clone();
+        if (known.modified, known.executable) != (file.modified, file.executable) {
+            return Some(file);
+        }
         if known.content != file.content {
-            let mut uses = Vec::new();
-            if !looks_same {
-                // The list of its stripes belongs to the version that there is.
-                left = edit::moved(&self.space, kv, &file, parent.area(), &mut uses)?;
-            }
-            self.batch.bytes += 300 + name.as_str().len() + 2 * file.content.len() + 34 * file.uses.len();
+            self.batch.bytes += 300 + name.as_str().len() + file.content.len() + 34 * file.uses.len();
             self.batch.changes.push(Change::Recode {
                 parent,
                 name: name.clone(),
                 of: head.op,
-                file: File {
-                    modified: known.modified,
-                    executable: known.executable,
-                    ..file
-                },
+                file,
             });
-            self.batch.bytes += uses.iter().map(|part| to_canonical(part).len()).sum::<usize>();
-            self.batch.changes.extend(uses);
         }
-        Ok((!looks_same).then_some(left))
+        None
     }
 
     /// What becomes of the versions that a file takes the place of. Refused when more is overwritten than the person may have meant.
@@ -634,8 +617,11 @@ impl Upload {
         for other in others() {
             is_same &= has_same_content(&self.space, kv, other, file)?;
         }
-        // It may be put more safely now, or lie in other stripes since.
-        if is_same || others().all(|other| other.len == file.len && other.modified == file.modified) {
+        if is_same {
+            return Ok(Fate::moved_for(self.space.retention()?));
+        }
+        // It may lie in other stripes since.
+        if others().all(|other| other.len == file.len && other.modified == file.modified) {
             return Ok(Fate::shelved_for(self.space.retention()?));
         }
         self.overwriting += others().count() as u64;

@@ -31,6 +31,11 @@ impl Kept {
     pub fn lives_on(&self) -> bool {
         self.removal.moved != Moved::Not
     }
+
+    /// Whether it left its name, and is somewhere else.
+    pub fn was_moved_away(&self) -> bool {
+        self.removal.moved == Moved::Only && !self.removal.overwrites
+    }
 }
 
 /// What put a value into the trash. Of several see [`Removal::join`].

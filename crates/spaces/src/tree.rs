@@ -30,7 +30,7 @@ const CHANGES: &str = "potluck/changes/1";
 const USERS_PAGE: usize = 64;
 /// What a row of [`Table::Users`] holds when the version is in the trash; else it is empty.
 const KEPT: [u8; 1] = [1];
-/// Marks a use by a version in the trash that [lives on](Kept::lives_on) elsewhere: it keeps nothing by itself.
+/// The same where the version [lives on](Kept::lives_on).
 const MOVED: [u8; 1] = [2];
 /// Names that are read at once when all are counted.
 const COUNT_PAGE: usize = 1024;
@@ -968,13 +968,29 @@ impl Tree {
         Ok(())
     }
 
-    /// Whether any file version uses a stripe, but for those in the trash that live on elsewhere.
+    /// Whether any file version uses a stripe.
     pub fn is_used(self, kv: &impl Kv, stripe: StripeId) -> Result<bool, TreeError> {
         self.is_used_beside(kv, stripe, &BTreeSet::new())
     }
 
     /// Whether any file version uses a stripe that is not in the trash.
     pub fn is_needed(self, kv: &impl Kv, stripe: StripeId) -> Result<bool, TreeError> {
+        self.is_used_with(kv, stripe, <[u8]>::is_empty)
+    }
+
+    /// Whether a value in the trash that was moved, or brought back, lives on: a version uses what it uses that has a name, or was itself removed or overwritten. Of content that is
+    /// in the value nobody knows.
+    pub fn does_live_on(self, kv: &impl Kv, kept: &Kept) -> Result<bool, TreeError> {
+        let Value::File(file) = &kept.head.value else {
+            return Ok(true);
+        };
+        match self.stripes_of(kv, file.id)?.first() {
+            Some(stripe) => self.is_used_with(kv, *stripe, |mark| *mark != MOVED),
+            None => Ok(true),
+        }
+    }
+
+    fn is_used_with(self, kv: &impl Kv, stripe: StripeId, which: impl Fn(&[u8]) -> bool) -> Result<bool, TreeError> {
         let prefix = [&self.space.as_bytes()[..], stripe.as_bytes()].concat();
         let mut after = None::<Vec<u8>>;
         loop {
@@ -982,7 +998,7 @@ impl Tree {
             let Some((last, _)) = rows.last() else {
                 return Ok(false);
             };
-            if rows.iter().any(|(_, mark)| mark.is_empty()) {
+            if rows.iter().any(|(_, mark)| which(mark)) {
                 return Ok(true);
             }
             after = Some(last.clone());
@@ -996,7 +1012,7 @@ impl Tree {
             let Some((last, _)) = rows.last() else {
                 return Ok(false);
             };
-            if rows.iter().any(|(file, mark)| *mark != MOVED && !files.contains(file)) {
+            if rows.iter().any(|(file, _)| !files.contains(file)) {
                 return Ok(true);
             }
             after = Some(*last);
@@ -1027,7 +1043,7 @@ impl Tree {
             .map_err(TreeError::from)
     }
 
-    /// The stripes that no file version uses any more once these changes are applied; versions in the trash use theirs, unless they live on elsewhere.
+    /// The stripes that no file version uses any more once these changes are applied; versions in the trash use theirs.
     pub fn given_up(self, kv: &impl Kv, changes: &[Change]) -> Result<Vec<StripeId>, TreeError> {
         let (mut released, mut used) = (BTreeSet::<FileId>::new(), BTreeSet::<StripeId>::new());
         for change in changes {
@@ -1039,7 +1055,7 @@ impl Tree {
                     replaces,
                     fate,
                 } => {
-                    if fate.carries() || !fate.keeps() {
+                    if fate.millis().is_none() {
                         released.extend(self.versions(kv, (*parent, name), replaces)?);
                     }
                     if let Some(Value::File(file)) = value {

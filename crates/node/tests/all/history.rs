@@ -114,6 +114,21 @@ async fn what_is_put_again_as_it_is_changes_nothing() {
             "{differences:?}"
         );
     }
+    // Each of them can be read, wherever the nodes of its manifest lie by now.
+    for modified in [3, 3, 4] {
+        put_with_time(&space, "/d/large", &large, modified).await;
+    }
+    let versions = space.versions(&path("/d/large")).await.unwrap();
+    assert_eq!(versions.len(), 4, "{versions:?}");
+    for version in &versions {
+        let which = potluck_node::Which::Version(version.id);
+        let mut download = space.download_of(&path("/d/large"), which, None).await.unwrap();
+        let mut read = Vec::new();
+        while let Some(part) = download.next().await {
+            read.extend_from_slice(&part.unwrap());
+        }
+        assert!(read == large);
+    }
     put_with_time(&space, "/d/f", b"two", 3).await;
     let report = as_it_was(&space, "/d", then).await.unwrap();
     assert!(report.files >= 1, "{report:?}");
@@ -162,6 +177,16 @@ async fn what_was_moved_is_known_where_it_was_and_counts_once() {
         };
         space.remove(&path(at), options).await.unwrap();
     }
-    let report = as_it_was(&space, "/d/q", then).await.unwrap();
-    assert_eq!((report.files, report.skipped), (0, 1));
+    let refused = as_it_was(&space, "/d/q", then).await;
+    assert!(matches!(refused, Err(NodeError::NoSuchVersion { .. })), "{refused:?}");
+    // What is small has no stripes, and is in the entries of the log.
+    for at in ["/d/small", "/small"] {
+        let options = potluck_node::RemoveOptions {
+            recursive: false,
+            now: true,
+            confirmed: true,
+        };
+        space.remove(&path(at), options).await.unwrap();
+    }
+    assert!(as_it_was(&space, "/d/small", then).await.is_err());
 }

@@ -919,19 +919,20 @@ fn what_was_moved_or_brought_back_is_known_where_it_was_when_and_counts_where_it
     let (removed, moved) = (a.set("/f", None), b.rename("/f", "/g").unwrap());
     let removed_at = removed.open().unwrap().0.clock;
     let tree = Tree::of(SPACE);
-    // Who moves it alone knows that it was here until then, and counts it once. It keeps nothing of it.
+    // Who moves it alone knows that it was here until then, and counts it once.
     let [only] = &of(&b)[..] else { panic!("one version") };
     assert_eq!((only.removal.moved, only.lives_on()), (Moved::Only, true));
     assert!(only.was_there(only.head.clock) && only.was_there(Timestamp::from_millis(5_000)));
     let totals = tree.trash().totals(&b.kv).unwrap();
     assert_eq!((totals.files, totals.kept, totals.kept_bytes), (1, 0, 0));
-    assert!(tree.is_used(&b.kv, stripe(1)).unwrap());
+    // It lives for as long as it has a name, or is in the trash itself.
+    assert!(tree.does_live_on(&b.kv, only).unwrap());
     let mut freed = b.kv.clone();
     let g = tree
         .heads(&freed, DirId::ROOT, &"g".to_owned().try_into().unwrap())
         .unwrap();
     tree.release_value(&mut freed, &g[0].value).unwrap();
-    assert!(!tree.is_used(&freed, stripe(1)).unwrap());
+    assert!(!tree.does_live_on(&freed, only).unwrap() && tree.is_used(&freed, stripe(1)).unwrap());
     // Who removed it before did that then, on all machines.
     b.take(&removed).unwrap();
     a.take(&moved).unwrap();
