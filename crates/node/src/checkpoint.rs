@@ -353,9 +353,7 @@ pub(crate) async fn take(space: &OpenSpace, peer: NodeId) -> Result<(), NodeErro
     if !may_take(space).await? {
         return Ok(());
     }
-    let task = space.clone();
-    let has_no_logs = move || Ok::<_, NodeError>(names::has_no_logs(&task, &task.read()?)?);
-    if Shared::blocking(has_no_logs).await? && !take_and_open(space, Some(peer)).await? {
+    if has_no_logs(space).await? && !take_and_open(space, Some(peer)).await? {
         return Err(AppendError::Begun.into());
     }
     spaces::read(space).await
@@ -435,9 +433,7 @@ async fn take_held(space: &OpenSpace, peer: Option<NodeId>) -> Result<bool, Node
     let Some((made, by)) = find_best(space, &peers).await? else {
         return Ok(false);
     };
-    let task = space.clone();
-    let has_no_logs = move || Ok::<_, NodeError>(names::has_no_logs(&task, &task.read()?)?);
-    if !Shared::blocking(has_no_logs).await? {
+    if !has_no_logs(space).await? {
         let _ = tokio::time::timeout(limits::STALL_TIMEOUT, keep_until(space, &made.logs(), &peers)).await;
     }
     let (task, logs) = (space.clone(), made.logs());
@@ -478,6 +474,12 @@ async fn keep_until(space: &OpenSpace, logs: &Frontier, peers: &BTreeSet<NodeId>
             }
         }
     }
+}
+
+/// Whether no entry of the space is here.
+async fn has_no_logs(space: &OpenSpace) -> Result<bool, NodeError> {
+    let task = space.clone();
+    Shared::blocking(move || Ok(Log::of(task.id()).is_empty(&task.read()?).map_err(MetaError::reading)?)).await
 }
 
 /// Whether one is of use here, or is being taken.

@@ -589,13 +589,8 @@ pub(crate) fn is_unheard(space: &OpenSpace, kv: &impl Kv) -> Result<bool, MetaEr
     if space.charters.of(kv, space.id())?.founding().is_none() {
         return Ok(false);
     }
-    Ok(has_no_logs(space, kv)? || is_begun(kv, space.id()).map_err(MetaError::reading)?)
-}
-
-/// Whether no entry of a space is known here.
-pub(crate) fn has_no_logs(space: &OpenSpace, kv: &impl Kv) -> Result<bool, MetaError> {
-    let frontier = kv.scan(Table::Frontier, space.id().as_bytes(), None, 1);
-    Ok(frontier.map_err(MetaError::reading)?.is_empty())
+    let is_empty = Log::of(space.id()).is_empty(kv).map_err(MetaError::reading)?;
+    Ok(is_empty || is_begun(kv, space.id()).map_err(MetaError::reading)?)
 }
 
 /// Why this node may not know all names of its person, if so: it could not write down what others told it, or nobody has told it anything. What it can fetch by now, it does first.

@@ -15,7 +15,7 @@ use crate::{
 };
 use potluck_spaces::{
     AreaId, Change, Charter, DirId, Fate, Head, Kept, Keys, Kv, Name, OpId, Path, RETENTION_MAX, Scope, Settings,
-    Table, Trash, Tree, Value, make_anew, scope_read,
+    Table, Trash, Tree, Value, checkpoint::is_begun, make_anew, scope_read,
 };
 use potluck_types::{ByteSize, Regions, SpaceId, SpaceName, StripeId, Timestamp, limits};
 use std::{
@@ -330,8 +330,8 @@ pub(crate) async fn unseal(space: &OpenSpace) -> Result<(), NodeError> {
     let task = space.clone();
     let waits = move || {
         let kv = task.read()?;
-        let is_taking = potluck_spaces::checkpoint::is_begun(&kv, task.id()).map_err(MetaError::reading)?
-            && task.opened().taking.try_lock().is_err();
+        let is_taking =
+            is_begun(&kv, task.id()).map_err(MetaError::reading)? && task.opened().taking.try_lock().is_err();
         // Who takes a checkpoint opens the rest.
         Ok::<_, NodeError>(!is_taking && !Tree::of(task.id()).is_unsealed(&kv)?)
     };

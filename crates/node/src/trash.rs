@@ -12,7 +12,10 @@ use potluck_spaces::{
     DirId, Expiring, Fate, Head, Held, Kept, Kv, Machines, Name, Path, Snapshots, Taken, Trash, Tree, TreeError, Value,
 };
 use potluck_types::Hash;
-use std::collections::{BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 /// Names that one step of a walk reads.
 const PAGE: usize = 256;
@@ -251,14 +254,7 @@ pub(crate) async fn empty(space: &OpenSpace, path: &Path) -> Result<Emptied, Nod
         Ok::<_, NodeError>((at(&task, &kv, &of)?, directories(&task, &kv, &of)?, held))
     })
     .await?;
-    let mut letting_go = LettingGo {
-        space,
-        held,
-        batch: Batch::default(),
-        given_up: Vec::new(),
-        emptied: Emptied::default(),
-        gone: Gone::default(),
-    };
+    let mut letting_go = LettingGo::of(space, held);
     // Directories go last: what is below one that is gone would not be found again, should this be cut off.
     let mut walk = Walk::below(space, path, directories);
     let mut emptied = Vec::new();
@@ -307,18 +303,11 @@ pub(crate) async fn forget(space: &OpenSpace, gone: Gone) -> Result<(), NodeErro
     let task = space.clone();
     let held =
         Shared::blocking(move || Snapshots::of(task.id()).held(&task.read()?).map_err(MetaError::reading)).await?;
-    let mut letting_go = LettingGo {
-        space,
-        held,
-        batch: Batch::default(),
-        given_up: Vec::new(),
-        emptied: Emptied::default(),
-        gone,
-    };
+    let (mut letting_go, gone) = (LettingGo::of(space, held), Arc::new(gone));
     let mut after = None::<Expiring>;
     loop {
-        let (task, gone) = (space.clone(), std::mem::take(&mut letting_go.gone));
-        let (page, dead, gone) = Shared::blocking(move || {
+        let (task, gone) = (space.clone(), Arc::clone(&gone));
+        let (page, dead) = Shared::blocking(move || {
             let (kv, tree, trash) = (task.read()?, Tree::of(task.id()), Trash::of(task.id()));
             let page = trash.expiring(&kv, after, PAGE).map_err(MetaError::reading)?;
             let mut dead = Vec::new();
@@ -330,10 +319,9 @@ pub(crate) async fn forget(space: &OpenSpace, gone: Gone) -> Result<(), NodeErro
                     dead.push(kept);
                 }
             }
-            Ok::<_, NodeError>((page, dead, gone))
+            Ok::<_, NodeError>((page, dead))
         })
         .await?;
-        letting_go.gone = gone;
         for kept in &dead {
             letting_go.take(kept).await?;
         }
@@ -356,7 +344,18 @@ struct LettingGo<'a> {
     gone: Gone,
 }
 
-impl LettingGo<'_> {
+impl<'a> LettingGo<'a> {
+    fn of(space: &'a OpenSpace, held: Held) -> Self {
+        Self {
+            space,
+            held,
+            batch: Batch::default(),
+            given_up: Vec::new(),
+            emptied: Emptied::default(),
+            gone: Gone::default(),
+        }
+    }
+
     async fn take(&mut self, kept: &Kept) -> Result<(), NodeError> {
         if self.held.holds(kept) {
             self.emptied.held += u64::from(matches!(kept.head.value, Value::File(_)) && !kept.lives_on());

@@ -218,7 +218,8 @@ pub fn hold(kv: &mut impl Kv, space: SpaceId) -> Result<(), CheckpointError> {
 /// Begins to take one that stands for so much of the logs. Those that are kept here go as far, or it is refused.
 pub fn begin(kv: &mut impl Kv, space: SpaceId, logs: &Frontier) -> Result<(), CheckpointError> {
     refuse_unbegun(kv, space)?;
-    let (log, has_logs) = (Log::of(space), has_logs(kv, space)?);
+    let log = Log::of(space);
+    let has_logs = !log.is_empty(kv)?;
     for (device, until) in logs {
         if !has_logs {
             let unfilled = Unfilled {
@@ -246,14 +247,9 @@ fn refuse_unbegun(kv: &impl Kv, space: SpaceId) -> Result<(), CheckpointError> {
     }
 }
 
-/// Whether logs of the space are kept here: what they say to those who cannot read them is known then.
-fn has_logs(kv: &impl Kv, space: SpaceId) -> Result<bool, KvError> {
-    Ok(!kv.scan(Table::Frontier, space.as_bytes(), None, 1)?.is_empty())
-}
-
 /// Whether entries of a space are refused now: a checkpoint of it is being taken, and nothing else is here.
 pub(crate) fn takes_no_entries(kv: &impl Kv, space: SpaceId) -> Result<bool, KvError> {
-    Ok(is_begun(kv, space)? && !has_logs(kv, space)?)
+    Ok(is_begun(kv, space)? && Log::of(space).is_empty(kv)?)
 }
 
 /// Takes one page. Its rows are checked as far as they can be alone.
@@ -268,7 +264,7 @@ pub fn take_plain(kv: &mut impl Kv, tree: Tree, page: &[u8]) -> Result<(), Check
     let Page { table, rows } = from_canonical(page)?;
     let table = TABLES.iter().find(|(number, _)| *number == table);
     let (_, table) = table.ok_or_else(|| malformed(page, "rows of no table"))?;
-    if OF_LOGS.contains(table) && has_logs(kv, tree.space())? {
+    if OF_LOGS.contains(table) && !Log::of(tree.space()).is_empty(kv)? {
         return Ok(());
     }
     for (key, value) in rows {
@@ -359,7 +355,7 @@ pub fn is_begun(kv: &impl Kv, space: SpaceId) -> Result<bool, KvError> {
 
 /// Removes what was taken of one that will not be finished, in steps; logs that were kept before stay, unopened. Whether that is all.
 pub fn give_up(kv: &mut impl Kv, space: SpaceId) -> Result<bool, KvError> {
-    let has_logs = has_logs(kv, space)?;
+    let has_logs = !Log::of(space).is_empty(kv)?;
     let stays =
         |table: &Table| has_logs && (OF_LOGS.contains(table) || matches!(table, Table::Frontier | Table::Sealed));
     let derived = Table::DERIVED.into_iter().chain([Table::Erased, Table::Unfilled]);

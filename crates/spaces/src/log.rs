@@ -408,6 +408,11 @@ impl Log {
             .collect()
     }
 
+    /// Whether no entry of the space is known here.
+    pub fn is_empty(self, kv: &impl Kv) -> Result<bool, KvError> {
+        Ok(kv.scan(Table::Frontier, self.space.as_bytes(), None, 1)?.is_empty())
+    }
+
     /// How far the log of a device is known; none when nothing of it is.
     pub fn position(self, kv: &impl Kv, device: NodeId) -> Result<Option<Position>, KvError> {
         kv.get(Table::Frontier, &self.device_key(device))?

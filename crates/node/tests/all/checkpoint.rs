@@ -66,6 +66,28 @@ async fn taken(node: &Node, space: &SpaceName) -> Option<u64> {
     info.taken.map(|taken| taken.entries)
 }
 
+/// Makes a checkpoint; how many entries it stands for.
+async fn made(node: &Node, space: &SpaceName) -> u64 {
+    assert!(node.make_checkpoint(space).await.unwrap());
+    let info = node.space_info(space).await.unwrap();
+    info.checkpoint.expect("it was made just now").entries
+}
+
+/// A new space that was [lived in](live_in), and the entries that a checkpoint of that stands for.
+async fn lived_in(owner: &Node, called: &SpaceName) -> (Space, u64) {
+    owner.create_space(called.clone()).await.unwrap();
+    let space = owner.space(called).unwrap();
+    live_in(&space).await;
+    let entries = made(owner, called).await;
+    (space, entries)
+}
+
+/// One machine shows what another does of a space that was lived in, and can read it.
+async fn has_what_is_in(one: &Space, other: &Space) {
+    eventually("it sees the same", || async { seen(one).await == seen(other).await }).await;
+    assert_eq!(read(one, "/large").await.unwrap(), bytes(1, 2_500_000));
+}
+
 /// What is wrong in the home of one that was just killed.
 fn fsck_of(pool: &Pool, i: usize) -> FsckReport {
     for _ in 0..200 {
@@ -90,15 +112,7 @@ async fn a_machine_that_joins_takes_a_checkpoint_and_has_what_the_others_have() 
     let home = SpaceName::home();
     let space = pool.node(0).private();
     live_in(&space).await;
-    assert!(pool.node(0).make_checkpoint(&home).await.unwrap());
-    let entries = pool
-        .node(0)
-        .space_info(&home)
-        .await
-        .unwrap()
-        .checkpoint
-        .unwrap()
-        .entries;
+    let entries = made(pool.node(0), &home).await;
     // What comes after it is replayed.
     put_into(&space, "/later", b"later").await.unwrap();
     remove(&space, "/tree/0/0").await;
@@ -107,11 +121,7 @@ async fn a_machine_that_joins_takes_a_checkpoint_and_has_what_the_others_have() 
     let newcomer = pool.node(2);
     assert_eq!(read_when_named(&newcomer.private(), "/later").await, b"later");
     assert_eq!(taken(newcomer, &home).await, Some(entries));
-    eventually("it sees the same", || async {
-        seen(&newcomer.private()).await == seen(&space).await
-    })
-    .await;
-    assert_eq!(read(&newcomer.private(), "/large").await.unwrap(), bytes(1, 2_500_000));
+    has_what_is_in(&newcomer.private(), &space).await;
     assert_eq!(read(&newcomer.private(), "/tree/0/3").await.unwrap(), b"second 3");
     // It writes on, and the others hear it.
     put_into(&newcomer.private(), "/mine", b"mine").await.unwrap();
@@ -194,17 +204,7 @@ async fn only_the_owner_makes_one_and_what_is_erased_is_in_none() {
 async fn who_kept_the_logs_before_they_could_read_them_opens_none_that_a_checkpoint_stands_for() {
     let (pool, others) = with_guests(&["bob"]).await;
     let (owner, bob, photos) = (pool.node(0), &others[0].0, name("photos"));
-    owner.create_space(photos.clone()).await.unwrap();
-    let space = owner.space(&photos).unwrap();
-    live_in(&space).await;
-    assert!(owner.make_checkpoint(&photos).await.unwrap());
-    let entries = owner
-        .space_info(&photos)
-        .await
-        .unwrap()
-        .checkpoint
-        .expect("it was made just now")
-        .entries;
+    let (space, entries) = lived_in(owner, &photos).await;
     put_into(&space, "/later", b"later").await.unwrap();
     remove(&space, "/tree/0/0").await;
     // Of two machines each keeps all logs.
@@ -212,11 +212,7 @@ async fn who_kept_the_logs_before_they_could_read_them_opens_none_that_a_checkpo
     let theirs = accepted(bob, "photos").await;
     assert_eq!(read_when_named(&theirs, "/later").await, b"later");
     assert_eq!(taken(bob, &photos).await, Some(entries));
-    eventually("they see the same", || async {
-        seen(&theirs).await == seen(&space).await
-    })
-    .await;
-    assert_eq!(read(&theirs, "/large").await.unwrap(), bytes(1, 2_500_000));
+    has_what_is_in(&theirs, &space).await;
     put_into(&theirs, "/theirs", b"theirs").await.unwrap();
     assert_eq!(read_when_named(&space, "/theirs").await, b"theirs");
     has_all_history(bob, &photos).await;
@@ -232,10 +228,7 @@ async fn who_kept_the_logs_before_they_could_read_them_opens_none_that_a_checkpo
 async fn where_a_checkpoint_was_let_go_of_the_logs_are_opened() {
     let (pool, others) = with_guests(&["bob"]).await;
     let (owner, bob, photos) = (pool.node(0), &others[0].0, name("photos"));
-    owner.create_space(photos.clone()).await.unwrap();
-    let space = owner.space(&photos).unwrap();
-    live_in(&space).await;
-    assert!(owner.make_checkpoint(&photos).await.unwrap());
+    let (space, _) = lived_in(owner, &photos).await;
     // What is erased takes it along. That one was published is still told.
     let known = space.erasable(&path("/tree/0/3")).await.unwrap().known;
     space.erase(&photos, &path("/tree/0/3"), known).await.unwrap();
@@ -243,9 +236,5 @@ async fn where_a_checkpoint_was_let_go_of_the_logs_are_opened() {
     let theirs = accepted(bob, "photos").await;
     assert_eq!(read_when_named(&theirs, "/tree/0/6").await, b"second 6");
     assert_eq!(taken(bob, &photos).await, None);
-    eventually("they see the same", || async {
-        seen(&theirs).await == seen(&space).await
-    })
-    .await;
-    assert_eq!(read(&theirs, "/large").await.unwrap(), bytes(1, 2_500_000));
+    has_what_is_in(&theirs, &space).await;
 }

@@ -1,9 +1,12 @@
 //! What was where, and when: also after it was brought back, moved, or put again.
 
 use crate::common::{Pool, bytes, put_into, read};
-use potluck_node::{Differing, FileMeta, NodeError, PutOptions, RestoreOptions, RestoreReport, Space, VersionState};
+use potluck_node::{
+    Differing, FileMeta, NodeError, PutOptions, RemoveOptions, RestoreOptions, RestoreReport, Space, VersionState,
+    Which,
+};
 use potluck_spaces::Path;
-use potluck_types::Timestamp;
+use potluck_types::{SpaceName, Timestamp};
 use std::{io::Cursor, time::Duration};
 
 const GRACE: Duration = Duration::from_secs(3600);
@@ -38,7 +41,16 @@ async fn put_with_time(space: &Space, at: &str, content: &[u8], modified: u64) {
     upload.finish().await.unwrap();
 }
 
-/// How many files the trash lists, and what the space counts in it.
+async fn remove_for_good(space: &Space, at: &str) {
+    let options = RemoveOptions {
+        recursive: false,
+        now: true,
+        confirmed: true,
+    };
+    space.remove(&path(at), options).await.unwrap();
+}
+
+/// How many files the trash lists.
 async fn trash(space: &Space) -> usize {
     let mut listing = space.trash(&Path::root()).await.unwrap();
     let mut count = 0;
@@ -121,7 +133,7 @@ async fn what_is_put_again_as_it_is_changes_nothing() {
     let versions = space.versions(&path("/d/large")).await.unwrap();
     assert_eq!(versions.len(), 4, "{versions:?}");
     for version in &versions {
-        let which = potluck_node::Which::Version(version.id);
+        let which = Which::Version(version.id);
         let mut download = space.download_of(&path("/d/large"), which, None).await.unwrap();
         let mut read = Vec::new();
         while let Some(part) = download.next().await {
@@ -146,8 +158,7 @@ async fn what_was_moved_is_known_where_it_was_and_counts_once() {
     let then = stored(&space, "/d/small").await;
     space.rename(&path("/d/q"), &path("/d/q2")).await.unwrap();
     space.rename(&path("/d/small"), &path("/small")).await.unwrap();
-    let info = async || node.space_info(&potluck_types::SpaceName::home()).await.unwrap();
-    let counted = info().await;
+    let counted = node.space_info(&SpaceName::home()).await.unwrap();
     assert_eq!((counted.files, counted.bytes, counted.trash.files), (2, 300_005, 0));
     assert_eq!(trash(&space).await, 0);
     let differences = space.differences(&Path::root(), then).await.unwrap();
@@ -170,23 +181,13 @@ async fn what_was_moved_is_known_where_it_was_and_counts_once() {
     // What is removed for good under its last name is gone, wherever it was before.
     space.rename(&path("/d/q"), &path("/d/q3")).await.unwrap();
     for at in ["/d/q2", "/d/q3"] {
-        let options = potluck_node::RemoveOptions {
-            recursive: false,
-            now: true,
-            confirmed: true,
-        };
-        space.remove(&path(at), options).await.unwrap();
+        remove_for_good(&space, at).await;
     }
     let refused = as_it_was(&space, "/d/q", then).await;
     assert!(matches!(refused, Err(NodeError::NoSuchVersion { .. })), "{refused:?}");
     // What is small has no stripes, and is in the entries of the log.
     for at in ["/d/small", "/small"] {
-        let options = potluck_node::RemoveOptions {
-            recursive: false,
-            now: true,
-            confirmed: true,
-        };
-        space.remove(&path(at), options).await.unwrap();
+        remove_for_good(&space, at).await;
     }
     assert!(as_it_was(&space, "/d/small", then).await.is_err());
 }

@@ -1,7 +1,7 @@
 //! A device that takes a checkpoint, and the logs before it later or never, has what one has that replays all of them.
 
 use super::{
-    erased::{all_meet, steps, take_step},
+    erased::{Step, all_meet, steps, take_step},
     *,
 };
 use crate::{CheckpointError, Frontier, checkpoint, make_anew};
@@ -84,6 +84,13 @@ impl Device {
         while Tree::of(SPACE).unseal(&mut self.kv, &self.keys, 3).unwrap().is_some() {}
     }
 
+    /// One that has made all anew of what is here.
+    fn anew(&self) -> Self {
+        let mut kv = self.kv.clone();
+        make_anew(SPACE, &mut kv, &self.keys, Tree::of(SPACE)).unwrap();
+        Self { kv, ..Self::new(8) }
+    }
+
     /// What there is of the space, without the logs.
     fn tables(&self) -> MemoryKv {
         let mut tables = self.shown();
@@ -101,6 +108,18 @@ fn differing(one: &MemoryKv, other: &MemoryKv) -> Vec<Table> {
     tables
 }
 
+/// Three devices that have lived through this.
+fn three_after(steps: &[Step], kept: bool) -> Vec<Device> {
+    let mut devices: Vec<Device> = (1..=3).map(Device::new).collect();
+    for device in &mut devices {
+        device.fate = if kept { Fate::Kept(60_000) } else { Fate::Freed };
+    }
+    for step in steps {
+        take_step(&mut devices, step);
+    }
+    devices
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
@@ -111,13 +130,7 @@ proptest! {
         kept in any::<bool>(),
         filled_between in 0..6usize,
     ) {
-        let mut devices: Vec<Device> = (1..=3).map(Device::new).collect();
-        for device in &mut devices {
-            device.fate = if kept { Fate::Kept(60_000) } else { Fate::Freed };
-        }
-        for step in &before {
-            take_step(&mut devices, step);
-        }
+        let mut devices = three_after(&before, kept);
         let made = Made::of(&devices[0]);
         let mut newcomer = Device::new(9);
         made.take(&mut newcomer);
@@ -138,20 +151,13 @@ proptest! {
         prop_assert!(Log::of(SPACE).is_filled(&newcomer.kv).unwrap());
         prop_assert_eq!(differing(&newcomer.shown(), &devices[0].shown()), []);
         // All is there to make it anew of.
-        let mut again = newcomer.kv.clone();
-        make_anew(SPACE, &mut again, &newcomer.keys, Tree::of(SPACE)).unwrap();
-        let again = Device { kv: again, ..Device::new(8) };
-        prop_assert_eq!(differing(&again.shown(), &devices[0].shown()), []);
+        prop_assert_eq!(differing(&newcomer.anew().shown(), &devices[0].shown()), []);
         // Made anew while some of it was not here, it has what is, and hears the rest.
         make_anew(SPACE, &mut anew.kv, &newcomer.keys, Tree::of(SPACE)).unwrap();
         prop_assert!(Log::of(SPACE).is_filled(&anew.kv).unwrap());
         anew.hear(&devices[0].kv);
         prop_assert_eq!(differing(&anew.shown(), &devices[0].shown()), []);
     }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
     fn who_has_kept_logs_unread_takes_a_checkpoint_and_has_what_they_say(
@@ -163,13 +169,7 @@ proptest! {
         late in (0..3usize, 0..6usize),
         filled_between in 0..6usize,
     ) {
-        let mut devices: Vec<Device> = (1..=3).map(Device::new).collect();
-        for device in &mut devices {
-            device.fate = if kept { Fate::Kept(60_000) } else { Fate::Freed };
-        }
-        for step in &before {
-            take_step(&mut devices, step);
-        }
+        let mut devices = three_after(&before, kept);
         let made = Made::of(&devices[0]);
         let known = devices[0].kv.clone();
         let mut keeper = Device::keeping(&devices[early.0].kv, early.1);
@@ -208,10 +208,7 @@ proptest! {
             one.fill(&devices[0].kv, usize::MAX);
             prop_assert!(Log::of(SPACE).is_filled(&one.kv).unwrap());
             prop_assert_eq!(differing(&one.shown(), &devices[0].shown()), []);
-            let mut again = one.kv.clone();
-            make_anew(SPACE, &mut again, &one.keys, Tree::of(SPACE)).unwrap();
-            let again = Device { kv: again, ..Device::new(8) };
-            prop_assert_eq!(differing(&again.shown(), &devices[0].shown()), []);
+            prop_assert_eq!(differing(&one.anew().shown(), &devices[0].shown()), []);
         }
     }
 }
