@@ -74,17 +74,26 @@ pub(crate) struct Chaos {
     folder: PathBuf,
     begun: Instant,
     survives: usize,
+    /// There is another version of the program.
+    has_other: bool,
     over: AtomicBool,
     number: AtomicU64,
 }
 
 impl Chaos {
-    /// A pool of so many machines, all of one person, that sees itself whole.
-    pub(crate) fn begin(count: usize, program: &Path, folder: &Path) -> Result<Self, Failure> {
+    /// A pool of so many machines, all of one person, that sees itself whole. With another version of the program every second one begins with that.
+    pub(crate) fn begin(count: usize, program: &Path, other: Option<&Path>, folder: &Path) -> Result<Self, Failure> {
         let network = Network::build(count)?;
         let mut machines = Vec::new();
         for index in 0..count {
-            machines.push(Machine::new(index, program, folder)?);
+            let mut machine = Machine::new(index, program, folder)?;
+            if let Some(other) = other {
+                machine.may_change(other, folder)?;
+                if index % 2 == 1 {
+                    machine.change_version()?;
+                }
+            }
+            machines.push(machine);
         }
         machines[0].found()?;
         let ticket = machines[0].seat.ticket()?;
@@ -102,6 +111,7 @@ impl Chaos {
             }),
             seats: machines.iter().map(|machine| machine.seat.clone()).collect(),
             survives: if count >= 4 { 2 } else { 1 },
+            has_other: other.is_some(),
             network,
             machines: Mutex::new(machines),
             folder: folder.to_owned(),
@@ -133,6 +143,9 @@ impl Chaos {
         if crate::machine::faketime().is_none() {
             possible.retain(|fault| !matches!(fault, Fault::ClockAhead | Fault::ClockBehind));
             self.tell("libfaketime is not installed: clocks are right (on Debian: apt-get install faketime)");
+        }
+        if !self.has_other {
+            possible.retain(|fault| *fault != Fault::OtherVersion);
         }
         if possible.is_empty() {
             let nothing = "nothing of what was asked for can go wrong on this machine";
@@ -279,6 +292,21 @@ impl Chaos {
                 machine.kill();
                 let clock = if fault == Fault::ClockAhead { "+1d" } else { "-1d" };
                 machine.start(Some(clock.to_owned()))?;
+            }
+            Fault::OtherVersion => {
+                machine.kill();
+                machine.change_version()?;
+                let before = machine.log_len();
+                if let Err(failure) = machine.start(None) {
+                    // An older one may not read what a newer one has written: it says so, and changes nothing.
+                    if !machine.has_refused(before) {
+                        return Err(failure);
+                    }
+                    self.tell("it does not start with an older version, and says so: it goes back");
+                    machine.kill();
+                    machine.change_version()?;
+                    machine.start(None)?;
+                }
             }
         }
         Ok(())

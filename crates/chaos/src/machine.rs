@@ -9,7 +9,10 @@ use serde_json::Value;
 use std::{
     fs::{self, File, OpenOptions},
     io::Write,
-    os::unix::{fs::FileExt, process::CommandExt},
+    os::unix::{
+        fs::{FileExt, symlink},
+        process::CommandExt,
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -45,6 +48,8 @@ pub(crate) struct Machine {
     daemon: Option<Child>,
     /// What is added to its clock, as `faketime` takes it.
     clock: Option<String>,
+    /// The version that it runs with, and another one that it may change to.
+    versions: Option<[PathBuf; 2]>,
 }
 
 impl Drop for Machine {
@@ -133,7 +138,34 @@ impl Machine {
             disk,
             daemon: None,
             clock: None,
+            versions: None,
         })
+    }
+
+    /// It may go on with another version of the program. Whoever sits at it types commands of the version that it runs with.
+    pub(crate) fn may_change(&mut self, other: &Path, folder: &Path) -> Result<(), Failure> {
+        let current = self.seat.program.clone();
+        self.seat.program = folder.join(format!("program-{}", self.seat.index));
+        self.versions = Some([current, other.to_owned()]);
+        self.link_program()
+    }
+
+    fn link_program(&self) -> Result<(), Failure> {
+        let Some([current, _]) = &self.versions else {
+            return Ok(());
+        };
+        // Somebody may be about to type a command.
+        let (link, next) = (&self.seat.program, self.seat.program.with_extension("next"));
+        let linked = symlink(current, &next).and_then(|()| fs::rename(&next, link));
+        linked.map_err(|error| Failure(format!("{}: {error}", link.display())))
+    }
+
+    /// Changes the version of a machine that does not run.
+    pub(crate) fn change_version(&mut self) -> Result<(), Failure> {
+        if let Some(versions) = &mut self.versions {
+            versions.swap(0, 1);
+        }
+        self.link_program()
     }
 
     /// Starts the daemon: `up`, or `join` with a ticket.
@@ -250,6 +282,19 @@ impl Machine {
 
     pub(crate) fn thaw(&self) {
         self.signal(Signal::CONT);
+    }
+
+    /// Whether the daemon has ended since so many bytes of its log, and has said that it must be another version that takes its home.
+    pub(crate) fn has_refused(&mut self, since: u64) -> bool {
+        let said = fs::read(&self.log).unwrap_or_default();
+        let said =
+            String::from_utf8_lossy(said.get(usize::try_from(since).unwrap_or(0)..).unwrap_or_default()).into_owned();
+        self.has_ended() && said.contains("update it") && !said.contains("panicked")
+    }
+
+    /// Bytes of its log.
+    pub(crate) fn log_len(&self) -> u64 {
+        fs::metadata(&self.log).map_or(0, |metadata| metadata.len())
     }
 
     /// Starts the daemon again, with a clock that is so wrong, and waits until it answers.

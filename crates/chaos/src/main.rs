@@ -63,6 +63,9 @@ struct Arguments {
     /// The program [default: `potluck` beside this one]
     #[arg(long, value_name = "FILE")]
     program: Option<PathBuf>,
+    /// Another version of it: every second machine begins with that, and machines change from one to the other and back.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["quiet", "names"])]
+    other: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -80,8 +83,10 @@ fn main() -> ExitCode {
         .iter()
         .map(|fault| format!(" --only '{}'", fault.name()))
         .collect();
+    let other = arguments.other.as_ref();
+    let other = other.map_or_else(String::new, |other| format!(" --other {}", other.display()));
     let again = format!(
-        "potluck-chaos --seed {seed} --minutes {} --nodes {}{only}",
+        "potluck-chaos --seed {seed} --minutes {} --nodes {}{only}{other}",
         arguments.minutes, arguments.nodes
     );
     if arguments.names.is_none() {
@@ -151,12 +156,10 @@ fn live(arguments: &Arguments, seed: u64, folder: &Path) -> Result<Lived, Failur
             .map_err(|error| Failure(error.to_string()))?
             .with_file_name("potluck"),
     };
-    if !program.exists() {
-        return Err(Failure(format!(
-            "{} is not there: `cargo build --release` makes it",
-            program.display()
-        )));
-    }
+    let program = found(&program, "`cargo build --release` makes it")?;
+    let other = arguments.other.as_ref();
+    let other = other.map(|other| found(other, "build it in a checkout of another version"));
+    let other = other.transpose()?;
     machine::unmount_all();
     fs::create_dir_all(folder).map_err(|error| Failure(format!("{}: {error}", folder.display())))?;
     let stop = Arc::new(AtomicBool::new(false));
@@ -165,13 +168,19 @@ fn live(arguments: &Arguments, seed: u64, folder: &Path) -> Result<Lived, Failur
         return names::measure(files, &program, folder).map(|()| Lived::Counting);
     }
     let nodes = usize::try_from(arguments.nodes).unwrap_or(5);
-    let chaos = Chaos::begin(nodes, &program, folder)?;
+    let chaos = Chaos::begin(nodes, &program, other.as_deref(), folder)?;
     let time = Duration::from_secs_f64(arguments.minutes * 60.0);
     if arguments.quiet {
         return chaos.rest(time).map(Lived::Quietly);
     }
     let (sums, broken) = chaos.live(seed, time, &arguments.only, &stop);
     Ok(Lived::Through(sums, broken))
+}
+
+/// Where a program is, from wherever it is started.
+fn found(program: &Path, hint: &str) -> Result<PathBuf, Failure> {
+    let found = fs::canonicalize(program);
+    found.map_err(|error| Failure(format!("{}: {error}: {hint}", program.display())))
 }
 
 /// The first Ctrl-C lets the episode end, and everything be cleaned up.

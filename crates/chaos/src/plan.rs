@@ -62,10 +62,12 @@ pub(crate) enum Fault {
     ClockAhead,
     /// Its clock is a day behind.
     ClockBehind,
+    /// It is killed, and goes on with another version of the program: the newer one, or the older again.
+    OtherVersion,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::Killed,
         Self::CrashLoop,
         Self::Frozen,
@@ -83,6 +85,7 @@ impl Fault {
         Self::RotAsleep,
         Self::ClockAhead,
         Self::ClockBehind,
+        Self::OtherVersion,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -104,6 +107,7 @@ impl Fault {
             Self::RotAsleep => "flipped bits, stopped",
             Self::ClockAhead => "clock a day ahead",
             Self::ClockBehind => "clock a day behind",
+            Self::OtherVersion => "another version",
         }
     }
 }
