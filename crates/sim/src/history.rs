@@ -7,9 +7,10 @@ mod snapshots;
 use crate::{
     ledger::{Content, Ledger, Safety, Seen},
     machine::RETENTION,
+    memory,
     plan::{Episode, Fault, Plan, Removing, Scale, Step, Work},
     pool::{Pool, REGION},
-    world::{Diary, dice},
+    world::{Diary, dice, lock},
 };
 use links::{Link, OfLink};
 use potluck_node::{
@@ -24,7 +25,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io::Cursor,
     panic,
-    sync::Once,
+    sync::{Arc, Mutex, Once},
     time::Duration,
 };
 use tokio::{
@@ -80,6 +81,8 @@ pub struct Outcome {
     pub events: u64,
     /// The hash of all of them.
     pub hash: String,
+    /// Bytes of memory that all nodes of this process took at most, beside their disks.
+    pub memory: usize,
     /// The first promise that was broken.
     pub violation: Option<String>,
 }
@@ -137,6 +140,7 @@ struct History {
     episode_is_flood: bool,
     /// Spaces whose data is to be in one region alone.
     confined: BTreeSet<SpaceId>,
+    memory: Arc<Mutex<memory::Watch>>,
     outcome: Outcome,
 }
 
@@ -192,6 +196,9 @@ pub(crate) fn in_simulated_time<T>(work: impl Future<Output = T>) -> (T, Option<
 /// Carries a plan out. `aloud` prints what happens.
 pub(crate) fn run(plan: &Plan, aloud: bool) -> Outcome {
     let plan = plan.clone();
+    // It ends after the tasks of all nodes.
+    let memory = Arc::new(Mutex::new(memory::Watch::begin(plan.users.len())));
+    let watch = Arc::clone(&memory);
     let (mut outcome, panicked) = in_simulated_time(async move {
         let begun = Instant::now();
         let (diary, seed) = (Diary::new(begun, aloud), plan.seed);
@@ -211,6 +218,7 @@ pub(crate) fn run(plan: &Plan, aloud: bool) -> Outcome {
             shut_out: BTreeMap::new(),
             episode_is_flood: false,
             confined: BTreeSet::new(),
+            memory: watch,
             outcome: Outcome::default(),
         };
         let broken = history.tell().await;
@@ -225,6 +233,7 @@ pub(crate) fn run(plan: &Plan, aloud: bool) -> Outcome {
         outcome.passed = begun.elapsed();
         outcome.faults = history.pool.injected.clone();
         outcome.carried = history.pool.weather.bytes();
+        outcome.memory = lock(&history.memory).peak();
         (outcome.events, outcome.hash) = diary.close();
         outcome
     });
@@ -368,7 +377,10 @@ impl History {
     /// Time passes; what is due is done, and operations end.
     async fn until(&mut self, end: Instant) -> Broken {
         loop {
-            let next = self.pool.next_due().map_or(end, |due| due.min(end));
+            lock(&self.memory).look()?;
+            let look = Instant::now() + memory::LOOK;
+            let due = self.pool.next_due();
+            let next = due.map_or(end, |due| due.min(end)).min(look);
             tokio::select! {
                 biased;
                 Some(finished) = self.works.join_next() => {

@@ -8,6 +8,7 @@
 //! - `history`: carries a plan out, and checks what the pool has promised, which the `ledger` keeps; of `snapshots` and `links`, too.
 //! - `durability`: how long data lasts, by a model and by trials.
 //! - `quiet`: what a pool costs in which nothing happens. `recovery`: how soon a large one is whole again.
+//! - `memory`: what the nodes take of it.
 //! - `pool` and `machine`: what can be done to machines. `liar`: one that has turned. `weather` is the network between them, `world` their time and chance.
 //!
 //! **Invariant:** nothing in the product depends on it. **Invariant:** all that happens follows from the seed: no other randomness, no time of this machine, no
@@ -18,6 +19,7 @@ mod history;
 mod ledger;
 mod liar;
 mod machine;
+mod memory;
 mod plan;
 mod pool;
 mod quiet;

@@ -8,7 +8,6 @@ mod tables;
 
 use clap::{Parser, Subcommand};
 use jobs::each_seed;
-use mimalloc::MiMalloc;
 use potluck_sim::{Outcome, Scale, history, shrink};
 use std::{
     collections::BTreeMap,
@@ -17,10 +16,6 @@ use std::{
     time::{Duration, Instant},
 };
 use tracing_subscriber::EnvFilter;
-
-/// A history is mostly small blocks that come and go: less time than with the system's allocator.
-#[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Simulates pools of Potluck nodes, from seeds: years in minutes, with everything going wrong that can.
 #[derive(Parser, Debug)]
@@ -89,6 +84,7 @@ struct Sum {
     repaired: u64,
     carried: u64,
     events: u64,
+    memory: usize,
     broken: BTreeMap<u64, String>,
 }
 
@@ -107,6 +103,7 @@ impl Sum {
         self.repaired += outcome.repaired;
         self.carried += outcome.carried;
         self.events += outcome.events;
+        self.memory = self.memory.max(outcome.memory);
         if let Some(violation) = outcome.violation {
             self.broken.insert(seed, violation);
         }
@@ -130,6 +127,10 @@ impl Sum {
             "{:.1} MB made anew by repairs, {:.1} MB carried",
             self.repaired as f64 / 1e6,
             self.carried as f64 / 1e6
+        );
+        println!(
+            "{:.0} MB of memory in all nodes of the histories told at one time, at most, beside their disks",
+            self.memory as f64 / 1e6
         );
         println!("faults:");
         for ((number, name), count) in &self.faults {

@@ -228,6 +228,7 @@ impl Fault {
             Self::SlowSender => (34, "slow-loris"),
             Self::CutOff => (30, "cut off"),
             Self::Garbled => (39, "corruption past the checksum"),
+            Self::Turned { manner: Manner::Ages } => (43, "a member that tells what was, signed"),
             Self::Turned { .. } => (40, "a member that lies"),
             Self::Expelled => (45, "taken out while it runs"),
             Self::Restart => (46, "restart in order"),

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use potluck_sim::{Scale, history};
+use potluck_sim::{Outcome, Scale, history};
 
 /// Whoever replays a seed sees what was seen: the same events at the same nanoseconds, bytes of the network and all.
 #[test]
@@ -13,7 +13,9 @@ fn one_seed_gives_one_history() {
         let (first, again) = (history(seed, scale, false), history(seed, scale, false));
         assert!(first.events > 1000, "{} events", first.events);
         assert_eq!((first.events, &first.hash), (again.events, &again.hash), "seed {seed}");
-        assert_eq!(first, again);
+        // Memory is counted for the whole process.
+        let memory = first.memory;
+        assert_eq!(first, Outcome { memory, ..again });
     }
     assert_ne!(history(1, scale, false).hash, history(2, scale, false).hash);
 }
@@ -24,6 +26,7 @@ fn nothing_is_broken_in_pools_of_any_size() {
         let outcome = history(seed, Scale { nodes, days: 4 }, false);
         assert_eq!(outcome.violation, None, "seed {seed}, {nodes} machines");
         assert!(outcome.checks > 20 && outcome.operations > 3, "{outcome:?}");
+        assert!(outcome.memory > 1 << 20, "{} bytes of memory were seen", outcome.memory);
     }
 }
 

@@ -39,7 +39,7 @@ pub use disk::{Disk, DiskFile, FileInfo, OpenMode, OsDisk};
 pub use error::{ChangeError, DiskError, FormatError, GetError, IndexError, OpenError, PutError};
 pub use format::{FORMAT_VERSION, PackId};
 pub use index::Entry;
-pub use memory::{Crash, MemoryDisk, Mishap};
+pub use memory::{Crash, MemoryDisk, Mishap, memory_of_disks};
 pub use overlay::Overlay;
 pub use recover::Recovery;
 pub use scrub::{ScrubError, ScrubProgress};

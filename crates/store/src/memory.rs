@@ -7,7 +7,10 @@ use potluck_types::Dice;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 /// What the hardware never tears.
@@ -85,7 +88,36 @@ struct Inode {
 #[derive(Clone, Default)]
 struct Bytes {
     len: usize,
-    pages: BTreeMap<usize, Arc<[u8; PAGE]>>,
+    pages: BTreeMap<usize, Arc<Page>>,
+}
+
+struct Page([u8; PAGE]);
+
+/// Pages that there are.
+static PAGES: AtomicUsize = AtomicUsize::new(0);
+
+/// Bytes of memory that all disks of this process take, and the images of them: what disks have in common counts once.
+pub fn memory_of_disks() -> usize {
+    PAGES.load(Ordering::Relaxed) * PAGE
+}
+
+impl Page {
+    fn new(bytes: [u8; PAGE]) -> Self {
+        PAGES.fetch_add(1, Ordering::Relaxed);
+        Self(bytes)
+    }
+}
+
+impl Clone for Page {
+    fn clone(&self) -> Self {
+        Self::new(self.0)
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        PAGES.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 #[derive(Clone)]
@@ -109,7 +141,7 @@ impl Bytes {
             let len = (PAGE - within).min(buffer.len() - done);
             let part = &mut buffer[done..done + len];
             match self.pages.get(&page) {
-                Some(bytes) => part.copy_from_slice(&bytes[within..within + len]),
+                Some(page) => part.copy_from_slice(&page.0[within..within + len]),
                 None => part.fill(0),
             }
             done += len;
@@ -126,8 +158,9 @@ impl Bytes {
             if len == PAGE && part.iter().all(|byte| *byte == 0) {
                 self.pages.remove(&page);
             } else {
-                let bytes = self.pages.entry(page).or_insert_with(|| Arc::new([0; PAGE]));
-                Arc::make_mut(bytes)[within..within + len].copy_from_slice(part);
+                let page = self.pages.entry(page);
+                let page = page.or_insert_with(|| Arc::new(Page::new([0; PAGE])));
+                Arc::make_mut(page).0[within..within + len].copy_from_slice(part);
             }
             done += len;
         }
@@ -137,7 +170,7 @@ impl Bytes {
         if len < self.len {
             drop(self.pages.split_off(&len.div_ceil(PAGE)));
             if let Some(last) = self.pages.get_mut(&(len / PAGE)) {
-                Arc::make_mut(last)[len % PAGE..].fill(0);
+                Arc::make_mut(last).0[len % PAGE..].fill(0);
             }
         }
         self.len = len;
