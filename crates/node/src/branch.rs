@@ -8,6 +8,7 @@ use crate::{
     checkpoint,
     error::{MetaError, NodeError},
     links::Draft,
+    logs,
     names::{self, Batch},
     shared::Shared,
     space::OpenSpace,
@@ -51,7 +52,7 @@ pub(crate) async fn know_own_log(space: &OpenSpace) {
         if is_known() {
             return;
         }
-        if let Err(error) = names::pull(space.shared(), node, space.id()).await {
+        if let Err(error) = logs::pull(space.shared(), node, space.id()).await {
             tracing::debug!(node = %node.short(), error, "it does not tell what it knows of this node's log");
         }
     }
@@ -85,7 +86,7 @@ pub(crate) async fn compare(space: &OpenSpace, peer: NodeId, theirs: Option<Posi
     say_again(space).await.map_err(told)?;
     let common = common(space, peer, theirs).await?;
     let next = fetch(space, peer, common).await?;
-    let first = next.first().ok_or(names::TELLS_NONE)?;
+    let first = next.first().ok_or(logs::TELLS_NONE)?;
     let first = Logged::from_bytes(first).map_err(|error| error.to_string())?;
     if is_given_up(space, common + 1, first.hash()).await.map_err(told)? {
         tracing::warn!(peer = %peer.short(), "it keeps a history of this node that was given up: what it says of this node's log is not taken");
@@ -132,7 +133,7 @@ async fn agrees(space: &OpenSpace, peer: NodeId, theirs: Position) -> Result<boo
     }
     let Some(ours) = ours else { return Ok(true) };
     let next = fetch(space, peer, ours.seq).await?;
-    let first = next.first().ok_or(names::TELLS_NONE)?;
+    let first = next.first().ok_or(logs::TELLS_NONE)?;
     let logged = Logged::from_bytes(first).map_err(|error| error.to_string())?;
     let (entry, _) = logged.open().map_err(|error| error.to_string())?;
     Ok(entry.previous == Some(ours.hash))
@@ -140,7 +141,7 @@ async fn agrees(space: &OpenSpace, peer: NodeId, theirs: Position) -> Result<boo
 
 /// The last entry that both have.
 async fn common(space: &OpenSpace, peer: NodeId, theirs: Position) -> Result<u64, String> {
-    let ours = names::known(space.shared(), space.id(), space.me()).await;
+    let ours = logs::known(space.shared(), space.id(), space.me()).await;
     let ours = ours.map_err(|error| error.to_string())?;
     let mut top = theirs.seq.min(ours.map_or(0, |ours| ours.seq));
     while top > 0 {
@@ -148,7 +149,7 @@ async fn common(space: &OpenSpace, peer: NodeId, theirs: Position) -> Result<u64
         let mut at = bottom;
         // A page may end before the histories part: there are limits to its bytes.
         loop {
-            let known = names::entries_after(space.shared(), space.id(), space.me(), at).await;
+            let known = logs::entries_after(space.shared(), space.id(), space.me(), at).await;
             let known = known.map_err(|error| error.to_string())?;
             let told = fetch(space, peer, at).await?;
             let hash = |bytes: &ByteBuf| Logged::from_bytes(bytes).map(|logged| logged.hash()).ok();
@@ -172,7 +173,7 @@ async fn common(space: &OpenSpace, peer: NodeId, theirs: Position) -> Result<u64
 
 /// Entries of this node's own log that a peer has.
 async fn fetch(space: &OpenSpace, peer: NodeId, after: u64) -> Result<Vec<ByteBuf>, String> {
-    names::fetch(space, peer, space.id(), (space.me(), after)).await
+    logs::fetch(space, peer, space.id(), (space.me(), after)).await
 }
 
 async fn is_given_up(space: &OpenSpace, seq: u64, hash: Hash) -> Result<bool, NodeError> {

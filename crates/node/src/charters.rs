@@ -234,6 +234,9 @@ pub(crate) fn may_erase(
 
 /// The charter of a space, as far as it is known here.
 pub(crate) async fn known(shared: &Arc<Shared>, space: SpaceId) -> Result<Arc<Charter>, NodeError> {
+    if let Some(charter) = shared.charters.remembered(space) {
+        return Ok(charter);
+    }
     let task = Arc::clone(shared);
     Shared::blocking(move || Ok(task.charters.of(&task.read()?, space)?)).await
 }

@@ -9,6 +9,7 @@ use crate::{
     download::Download,
     error::{MetaError, NodeError},
     links::{self, Draft},
+    logs,
     meta::{ReadKv, WriteKv},
     names,
     protocol::{PoolReply, PoolRequest},
@@ -189,7 +190,7 @@ fn stored(space: &OpenSpace, kv: &impl Kv) -> Result<Option<(LinkId, Checkpoint,
     let Some((made, _)) = made.filter(|(_, by)| is_believed(space, owner, *by)) else {
         return Ok(None);
     };
-    let name = links::listing_name(id, names::digest(&made.logs(), None));
+    let name = links::listing_name(id, logs::digest(&made.logs(), None));
     let file = links::stored(space, &name)?;
     Ok(file.map(|file| (id, made, file)))
 }
@@ -228,7 +229,7 @@ async fn publish(space: &OpenSpace, id: LinkId, made: &Checkpoint) -> Result<boo
         shown: Some(ByteBuf::from(shown)),
         ..Publication::end_of(id)
     };
-    let digest = names::digest(&made.logs(), None);
+    let digest = logs::digest(&made.logs(), None);
     links::say(space, Draft::of(publication), Some(digest)).await?;
     Ok(true)
 }
@@ -259,7 +260,7 @@ pub(crate) async fn make(space: &OpenSpace) -> Result<bool, NodeError> {
         return Ok(false);
     };
     let now = space.now();
-    let name = links::listing_name(id, names::digest(&logs, None));
+    let name = links::listing_name(id, logs::digest(&logs, None));
     let meta = FileMeta {
         modified: now,
         executable: false,
@@ -469,7 +470,7 @@ async fn find_best(space: &OpenSpace, peers: &BTreeSet<NodeId>) -> Result<Option
 async fn keep_until(space: &OpenSpace, logs: &Frontier, peers: &BTreeSet<NodeId>) {
     for (device, until) in logs {
         for peer in peers {
-            if let Err(error) = names::pull_log(space.shared(), *peer, space.id(), (*device, *until)).await {
+            if let Err(error) = logs::pull_log(space.shared(), *peer, space.id(), (*device, *until)).await {
                 tracing::debug!(peer = %peer.short(), error, "it does not tell a log up to a checkpoint");
             }
         }
@@ -718,9 +719,9 @@ async fn fill(space: &OpenSpace, peer: NodeId) -> Result<(), String> {
 /// Fetches the log of one device up to where the checkpoint is.
 async fn fill_log(space: &OpenSpace, peer: NodeId, device: NodeId, mut at: u64, until: u64) -> Result<(), String> {
     while at < until {
-        let entries = names::fetch(space, peer, space.id(), (device, at)).await?;
+        let entries = logs::fetch(space, peer, space.id(), (device, at)).await?;
         if entries.is_empty() {
-            return Err(names::TELLS_NONE.to_owned());
+            return Err(logs::TELLS_NONE.to_owned());
         }
         at += entries.len() as u64;
         let taken = fill_entries(space, device, entries).await;

@@ -6,6 +6,7 @@
 
 use crate::{
     error::{MetaError, NodeError},
+    logs,
     names::{self, Batch},
     retention,
     shared::Shared,
@@ -23,14 +24,26 @@ const PAGE: usize = 1024;
 
 /// Gives up what was abandoned for this long, and what was in the trash for its time.
 pub(crate) async fn collect(space: &OpenSpace, after: Duration) -> Result<u64, NodeError> {
-    spaces::read_anew(space).await?;
-    let task = space.clone();
-    if Shared::blocking(move || task.is_partial_in(&task.read()?)).await? {
-        // What others use is not known here.
+    if !may_collect(space).await? {
         return Ok(0);
     }
     // What a file of another machine uses, and this one has not heard of, would look as if nobody used it.
-    names::catch_up(space).await?;
+    logs::catch_up(space).await?;
+    collect_heard(space, after).await
+}
+
+/// Whether what others use is known here: to those who have all of the space.
+pub(crate) async fn may_collect(space: &OpenSpace) -> Result<bool, NodeError> {
+    spaces::read_anew(space).await?;
+    let task = space.clone();
+    Ok(!Shared::blocking(move || task.is_partial_in(&task.read()?)).await?)
+}
+
+/// The same by who may, and has just heard all that others know.
+pub(crate) async fn collect_heard(space: &OpenSpace, after: Duration) -> Result<u64, NodeError> {
+    if !may_collect(space).await? {
+        return Ok(0);
+    }
     let mut given_up = give_up(space, after).await?;
     given_up.extend(retention::expire(space).await?);
     let count = given_up.len() as u64;

@@ -11,7 +11,7 @@ use crate::{
     api::{Reconciled, Revoked, Rival},
     charters,
     error::{HomeError, MetaError, NodeError},
-    links, names,
+    links, logs, names,
     records::{Kept, PoolRecord, Rotation, VERSION},
     share,
     shared::Shared,
@@ -221,7 +221,7 @@ async fn replace(shared: &Arc<Shared>, rotation: &Rotation, keys: &[SigningKey])
 /// Fetches what others know of the spaces that are open here.
 async fn catch_up(shared: &Arc<Shared>) {
     for space in shared.open_spaces() {
-        if let Err(error) = names::catch_up(&space).await {
+        if let Err(error) = logs::catch_up(&space).await {
             tracing::info!(space = %space.id().short(), %error, "what counts of a lost machine is what is known here");
         }
     }

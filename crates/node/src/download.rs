@@ -5,7 +5,7 @@ use crate::{
     api::{VersionId, Which},
     edit,
     error::{NodeError, ShardsError},
-    names,
+    logs,
     shared::Shared,
     space::OpenSpace,
     stripes, versions,
@@ -168,7 +168,7 @@ struct Place {
 impl Place {
     /// Where the version lies, if that is elsewhere by now: it was coded anew, perhaps before this node heard of it.
     async fn look_again(&mut self) -> Option<Content> {
-        let heard = names::catch_up(&self.space);
+        let heard = logs::catch_up(&self.space);
         if let Ok(Err(error)) = tokio::time::timeout(limits::STALL_TIMEOUT, heard).await {
             tracing::debug!(%error, "whether a file lies elsewhere by now is what is known here");
         }

@@ -13,7 +13,7 @@ use crate::{
     devices,
     due::Due,
     error::MetaError,
-    links, names,
+    links, logs,
     protocol::{self, BATCH_MAX, Credential, JoinReply, JoinRequest, PoolReply, PoolRequest},
     records::{PoolRecord, Sent},
     serve, share,
@@ -43,6 +43,8 @@ const LOOK_SETTLED: Duration = Duration::from_secs(15);
 /// How often all shards are checked for being used: at first, and when nothing was found for long. What is given up is told at once; this is for what was not heard.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
 const SWEEP_INTERVAL_MAX: Duration = Duration::from_secs(4 * 3600);
+/// How old what others know of many spaces may be when it is looked what nobody uses.
+const HEARD_MAX: Duration = Duration::from_secs(10);
 /// When a sweep begins after a start, and after nobody was to be reached: what was given up while this node was away must not wait for hours.
 const SWEEP_DELAY: Duration = Duration::from_secs(20);
 
@@ -248,6 +250,7 @@ async fn sweep_all(shared: &Arc<Shared>) -> bool {
     for space in shared.open_spaces() {
         checkpoint::fill_soon(&space);
     }
+    let mut collected = Vec::new();
     for space in shared.written_spaces() {
         share::renew(&space).await;
         if let Err(error) = links::withdraw_of_former_keys(&space).await {
@@ -259,7 +262,24 @@ async fn sweep_all(shared: &Arc<Shared>) -> bool {
         if let Err(error) = checkpoint::look_as_first(&space).await {
             tracing::info!(space = %space.id().short(), %error, "no checkpoint of the space is made");
         }
-        let given_up = collect::collect(&space, ABANDONED_AFTER).await;
+        match collect::may_collect(&space).await {
+            Ok(true) => collected.push(space),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(%error, "what abandoned uploads have left is not collected yet");
+                is_quiet = false;
+            }
+        }
+    }
+    let heard = Instant::now();
+    let mut behind = logs::catch_up_all(shared, &collected).await;
+    for space in collected {
+        let given_up = match behind.remove(&space.id()) {
+            Some(error) => Err(error),
+            // What others have said since is not known.
+            None if heard.elapsed() > HEARD_MAX => collect::collect(&space, ABANDONED_AFTER).await,
+            None => collect::collect_heard(&space, ABANDONED_AFTER).await,
+        };
         if let Err(error) = &given_up {
             tracing::warn!(%error, "what abandoned uploads have left is not collected yet");
         }
@@ -506,8 +526,8 @@ async fn greet(shared: Arc<Shared>, node: NodeId) {
     if let Some(state @ PoolRecord::State(_)) = state {
         shared.run_event(Event::Record(state));
     }
-    for space in shared.spaces.ids() {
-        match names::pull(&shared, node, space).await {
+    for (space, pulled) in logs::pull_all(&shared, node, &shared.spaces.ids()).await {
+        match pulled {
             Ok(unpinned) if !unpinned.is_empty() => sweep::release(&shared, space, unpinned).await,
             Ok(_) => {}
             Err(error) => tracing::debug!(node = %node.short(), error, "its log of a space was not read"),

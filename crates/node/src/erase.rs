@@ -15,7 +15,7 @@ use crate::{
     charters, checkpoint, edit,
     error::{MetaError, NodeError},
     files::{FileAt, Files},
-    links,
+    links, logs,
     names::{self, Batch},
     shared::Shared,
     space::OpenSpace,
@@ -74,7 +74,7 @@ fn known(space: &OpenSpace) -> Result<Known, NodeError> {
 /// Hears what others know of the space: what is not known here is not erased.
 async fn hear(space: &OpenSpace) -> Result<(), NodeError> {
     space.refuse_reader()?;
-    if let Err(error) = names::catch_up(space).await {
+    if let Err(error) = logs::catch_up(space).await {
         tracing::info!(%error, "what is erased is what is known here");
     }
     checkpoint::whole(space).await

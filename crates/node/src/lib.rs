@@ -6,7 +6,7 @@
 //! - `audit`: others are asked to prove that they have what they say; `standing` is what follows from their answers.
 //! - `explain`: where a file is, and how safe.
 //! - `stripes`: shards to nodes and back. `upload` and `download` make streams of it; `mend` repairs.
-//! - `space` and `spaces`: the spaces of this node's person; `charters`: whose spaces all are; `share`: who else is let in. `names` and `edit`: a space and its log; `areas`: directories that are shared alone, and `apart`: what is given away lies apart from what is not; `checkpoint`: what need not be replayed. `sweep` frees what no file uses; `claims` and `collect` are about uploads that have not ended, or
+//! - `space` and `spaces`: the spaces of this node's person; `charters`: whose spaces all are; `share`: who else is let in. `names` and `edit`: a space and its log; `logs`: bringing logs from one node to another; `areas`: directories that are shared alone, and `apart`: what is given away lies apart from what is not; `checkpoint`: what need not be replayed. `sweep` frees what no file uses; `claims` and `collect` are about uploads that have not ended, or
 //!   never did. `upload::recode` codes older files anew when the pool has changed.
 //! - `rails`: the question before more goes than a person may have meant. `trash` and `restore`: what went and can be brought back; `retention`: until
 //!   when. `branch`: a node that was restored from an older image of itself; `twin`: one that was copied.
@@ -48,6 +48,7 @@ pub mod fuzzing;
 mod home;
 mod links;
 mod locked;
+mod logs;
 mod mend;
 mod meta;
 mod names;

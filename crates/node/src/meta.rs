@@ -14,7 +14,7 @@ use crate::{
 use potluck_crypto::LinkId;
 use potluck_dag::Piece;
 use potluck_placement::Layouts;
-use potluck_spaces::{FileId, Kv, KvError, Rows, Table, Tree};
+use potluck_spaces::{FileId, Frontier, Kv, KvError, Log, Rows, Table, Tree};
 use potluck_store::Disk;
 use potluck_types::{Hash, NodeId, SpaceId, StripeId, Timestamp, from_canonical, to_canonical};
 use redb::{
@@ -23,9 +23,10 @@ use redb::{
 use serde::{Deserialize, Serialize};
 use std::{
     cell::{Cell, OnceCell},
+    collections::BTreeMap,
     fmt, io,
     panic::{self, AssertUnwindSafe},
-    sync::{Arc, Once, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, Once, PoisonError, RwLock},
 };
 
 type Bytes = &'static [u8];
@@ -140,6 +141,50 @@ pub(crate) struct Meta {
     /// Where it is; nowhere when only its bytes were given.
     disk: Option<Arc<dyn Disk>>,
     reserve: Arc<Reserve>,
+    frontiers: Mutex<Frontiers>,
+}
+
+/// How far the logs of spaces are known, as it was read last: it is asked far more often than it changes.
+#[derive(Default)]
+struct Frontiers {
+    /// How often any may have changed.
+    changes: u64,
+    read: BTreeMap<SpaceId, Arc<Frontier>>,
+    /// The room that all of it takes, in positions.
+    room: usize,
+}
+
+/// Room for positions: with 80 bytes for each, 1.3 MB.
+const POSITIONS_MAX: usize = 16_384;
+/// What a frontier takes at least, however few there are in it: a node of a tree has room for so many.
+const POSITIONS_MIN: usize = 11;
+
+impl Frontiers {
+    fn room_of(frontier: &Frontier) -> usize {
+        frontier.len().max(POSITIONS_MIN)
+    }
+
+    /// Takes note of what was read when there had been so many changes.
+    fn remember(&mut self, changes: u64, space: SpaceId, frontier: &Arc<Frontier>) {
+        // Whoever asks for spaces that are not here is to take no room.
+        if changes != self.changes || frontier.is_empty() {
+            return;
+        }
+        let room = Self::room_of(frontier);
+        if self.room + room > POSITIONS_MAX {
+            (self.room, self.read) = (0, BTreeMap::new());
+        }
+        self.room += room;
+        if let Some(before) = self.read.insert(space, Arc::clone(frontier)) {
+            self.room -= Self::room_of(&before);
+        }
+    }
+
+    /// Any may be another now.
+    fn forget(&mut self) {
+        self.changes += 1;
+        (self.room, self.read) = (0, BTreeMap::new());
+    }
 }
 
 impl fmt::Debug for Meta {
@@ -206,6 +251,7 @@ impl Meta {
                 database: RwLock::new(Some(Arc::new(database_in(bytes)?))),
                 disk: None,
                 reserve,
+                frontiers: Mutex::default(),
             };
             let found = meta.setting::<u32>("version")?;
             if let Some(version) = found.filter(|version| *version > VERSION) {
@@ -217,7 +263,7 @@ impl Meta {
             }
             // A new one, or one of a version that had fewer tables.
             if found.is_none() || !meta.has_all_tables() {
-                meta.set_setting("version", &found.unwrap_or(VERSION))?;
+                meta.make_tables(found.unwrap_or(VERSION))?;
             }
             if found == Some(1) {
                 meta.write(|kv| Tree::count_all(kv).map_err(boxed("counting the files of")))?;
@@ -290,7 +336,7 @@ impl Meta {
         self.database("writing")?.begin_write().map_err(failed("writing"))
     }
 
-    /// Opens it again when a write has failed: from what is on the disk, that is as it was after the last one that did not.
+    /// Opens it again when a write has failed: from what is on the disk, that is as it was after the last one that did not, or after that one.
     fn open_again(&self) -> Result<(), MetaError> {
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(open) = database.as_ref() {
@@ -309,6 +355,8 @@ impl Meta {
         let file = Spared::open(&**disk, META, Arc::clone(&self.reserve)).map_err(failed("opening"))?;
         write_again(&file).map_err(failed("writing"))?;
         *database = Some(Arc::new(sound(|| database_in(file))?));
+        // What failed may have been written.
+        self.frontiers().forget();
         tracing::info!("the database of names was opened again after a failed write");
         Ok(())
     }
@@ -342,7 +390,16 @@ impl Meta {
     pub(crate) fn set_setting<T: Serialize>(&self, name: &'static str, value: &T) -> Result<(), MetaError> {
         let transaction = self.begin_write()?;
         {
-            // All tables are made with the first write, so that readers find them.
+            let mut table = transaction.open_table(SETTINGS).map_err(failed("writing"))?;
+            table.insert(name, &*to_canonical(value)).map_err(failed("writing"))?;
+        }
+        transaction.commit().map_err(failed("committing"))
+    }
+
+    /// Makes the tables that are not there, so that readers find them, and says which version they are of.
+    fn make_tables(&self, version: u32) -> Result<(), MetaError> {
+        let transaction = self.begin_write()?;
+        {
             for table in Table::ALL {
                 transaction.open_table(space_table(table)).map_err(failed("writing"))?;
             }
@@ -350,8 +407,9 @@ impl Meta {
                 transaction.open_table(table).map_err(failed("writing"))?;
             }
             transaction.open_table(UPLOADS).map_err(failed("writing"))?;
-            let mut table = transaction.open_table(SETTINGS).map_err(failed("writing"))?;
-            table.insert(name, &*to_canonical(value)).map_err(failed("writing"))?;
+            let mut settings = transaction.open_table(SETTINGS).map_err(failed("writing"))?;
+            let version = to_canonical(&version);
+            settings.insert("version", &*version).map_err(failed("writing"))?;
         }
         transaction.commit().map_err(failed("committing"))
     }
@@ -585,6 +643,30 @@ impl Meta {
         })
     }
 
+    fn frontiers(&self) -> MutexGuard<'_, Frontiers> {
+        self.frontiers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How far the logs of a space are known, if that was read since any has changed.
+    pub(crate) fn remembered_frontier(&self, space: SpaceId) -> Option<Arc<Frontier>> {
+        self.frontiers().read.get(&space).cloned()
+    }
+
+    /// How far the logs of a space are known.
+    pub(crate) fn frontier(&self, space: SpaceId) -> Result<Arc<Frontier>, MetaError> {
+        let changes = {
+            let known = self.frontiers();
+            if let Some(frontier) = known.read.get(&space) {
+                return Ok(Arc::clone(frontier));
+            }
+            known.changes
+        };
+        let frontier = Log::of(space).frontier(&self.read()?).map_err(MetaError::reading)?;
+        let frontier = Arc::new(frontier);
+        self.frontiers().remember(changes, space, &frontier);
+        Ok(frontier)
+    }
+
     /// Changes the tables of spaces: all of it, or nothing when `change` fails. Durable when this returns.
     pub(crate) fn write<R, E: From<MetaError>>(
         &self,
@@ -592,15 +674,22 @@ impl Meta {
     ) -> Result<R, E> {
         let transaction = self.begin_write()?;
         let result = {
-            let open = |table| transaction.open_table(space_table(table)).map_err(failed("writing"));
-            let tables = Table::ALL.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
-            let dedup = transaction.open_table(DEDUP).map_err(failed("writing"))?;
-            let uploads = transaction.open_table(UPLOADS).map_err(failed("writing"))?;
-            change(&mut WriteKv { tables, dedup, uploads })
+            let mut kv = WriteKv {
+                transaction: &transaction,
+                tables: Default::default(),
+                dedup: OnceCell::new(),
+                uploads: OnceCell::new(),
+                moves_logs: false,
+            };
+            change(&mut kv).map(|result| (result, kv.moves_logs))
         };
         match result {
-            Ok(result) => {
-                transaction.commit().map_err(failed("committing"))?;
+            Ok((result, moves_logs)) => {
+                let committed = transaction.commit();
+                if moves_logs {
+                    self.frontiers().forget();
+                }
+                committed.map_err(failed("committing"))?;
                 Ok(result)
             }
             Err(error) => {
@@ -773,42 +862,78 @@ impl Kv for ReadKv {
     }
 }
 
-/// A transaction over the tables of spaces.
+/// A table that is open for writing.
+type Open<'t, V> = OnceCell<redb::Table<'t, Bytes, V>>;
+
+/// A transaction over the tables of spaces; each is opened when it is used first.
 pub(crate) struct WriteKv<'t> {
-    tables: Vec<redb::Table<'t, Bytes, Bytes>>,
-    dedup: redb::Table<'t, Bytes, Bytes>,
-    uploads: redb::Table<'t, Bytes, u64>,
+    transaction: &'t redb::WriteTransaction,
+    tables: [Open<'t, Bytes>; Table::ALL.len()],
+    dedup: Open<'t, Bytes>,
+    uploads: Open<'t, u64>,
+    /// How far logs are known is changed.
+    moves_logs: bool,
 }
 
-impl WriteKv<'_> {
+impl<'t> WriteKv<'t> {
+    fn table(&self, table: Table) -> Result<&redb::Table<'t, Bytes, Bytes>, KvError> {
+        let cell = &self.tables[at(table)];
+        if let Some(opened) = cell.get() {
+            return Ok(opened);
+        }
+        let opened = self.transaction.open_table(space_table(table))?;
+        Ok(cell.get_or_init(|| opened))
+    }
+
+    fn table_mut(&mut self, table: Table) -> Result<&mut redb::Table<'t, Bytes, Bytes>, KvError> {
+        self.moves_logs |= table == Table::Frontier;
+        open_in(self.transaction, &mut self.tables[at(table)], space_table(table)).map_err(Into::into)
+    }
+
+    fn dedup(&mut self) -> Result<&mut redb::Table<'t, Bytes, Bytes>, MetaError> {
+        open_in(self.transaction, &mut self.dedup, DEDUP).map_err(failed("writing"))
+    }
+
+    fn uploads(&mut self) -> Result<&mut redb::Table<'t, Bytes, u64>, MetaError> {
+        open_in(self.transaction, &mut self.uploads, UPLOADS).map_err(failed("writing"))
+    }
+
     /// Remembers what was stored for a chunk with this fingerprint.
     pub(crate) fn set_stored(&mut self, fingerprint: &[u8], piece: &[u8]) -> Result<(), MetaError> {
-        self.dedup
-            .insert(fingerprint, piece)
-            .map(drop)
-            .map_err(failed("writing"))
+        let set = self.dedup()?.insert(fingerprint, piece);
+        set.map(drop).map_err(failed("writing"))
     }
 
     /// Forgets it.
     pub(crate) fn forget_stored(&mut self, fingerprint: &[u8]) -> Result<(), MetaError> {
-        self.dedup.remove(fingerprint).map(drop).map_err(failed("writing"))
+        let removed = self.dedup()?.remove(fingerprint);
+        removed.map(drop).map_err(failed("writing"))
     }
 
     /// Remembers that a version is being written.
     pub(crate) fn set_upload(&mut self, space: SpaceId, file: FileId, now: Timestamp) -> Result<(), MetaError> {
-        self.uploads
-            .insert(&upload_key(space, file)[..], now.as_millis())
-            .map(drop)
-            .map_err(failed("writing"))
+        let set = self.uploads()?.insert(&upload_key(space, file)[..], now.as_millis());
+        set.map(drop).map_err(failed("writing"))
     }
 
     /// Forgets it: the version has its name, or never will.
     pub(crate) fn end_upload(&mut self, space: SpaceId, file: FileId) -> Result<(), MetaError> {
         for key in [&file.as_bytes()[..], &upload_key(space, file)] {
-            self.uploads.remove(key).map(drop).map_err(failed("writing"))?;
+            self.uploads()?.remove(key).map(drop).map_err(failed("writing"))?;
         }
         Ok(())
     }
+}
+
+fn open_in<'c, 't, V: redb::Value + 'static>(
+    transaction: &'t redb::WriteTransaction,
+    cell: &'c mut Open<'t, V>,
+    table: TableDefinition<'static, Bytes, V>,
+) -> Result<&'c mut redb::Table<'t, Bytes, V>, redb::TableError> {
+    if cell.get().is_none() {
+        *cell = transaction.open_table(table)?.into();
+    }
+    Ok(cell.get_mut().expect("it is open"))
 }
 
 fn upload_key(space: SpaceId, file: FileId) -> Vec<u8> {
@@ -817,21 +942,21 @@ fn upload_key(space: SpaceId, file: FileId) -> Vec<u8> {
 
 impl Kv for WriteKv<'_> {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
-        get(&self.tables[at(table)], key)
+        get(self.table(table)?, key)
     }
 
     fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), KvError> {
-        self.tables[at(table)].insert(key, value)?;
+        self.table_mut(table)?.insert(key, value)?;
         Ok(())
     }
 
     fn delete(&mut self, table: Table, key: &[u8]) -> Result<(), KvError> {
-        self.tables[at(table)].remove(key)?;
+        self.table_mut(table)?.remove(key)?;
         Ok(())
     }
 
     fn scan(&self, table: Table, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Rows, KvError> {
-        scan(&self.tables[at(table)], prefix, after, limit)
+        scan(self.table(table)?, prefix, after, limit)
     }
 }
 
@@ -839,7 +964,7 @@ impl Kv for WriteKv<'_> {
 mod tests {
     use super::*;
     use crate::overlaid::Overlaid;
-    use potluck_spaces::{DirId, File, FileId, Head, OpId, Trash, Value};
+    use potluck_spaces::{DirId, File, FileId, Head, OpId, Position, Trash, Value};
     use potluck_store::{Crash, MemoryDisk, Mishap};
     use std::time::Duration;
 
@@ -885,6 +1010,57 @@ mod tests {
         let mut meta = Meta::open(&after.folder("home")).unwrap();
         assert!(meta.check().unwrap(), "{told}");
         assert_eq!(meta.elapsed().unwrap(), Some(elapsed(24)), "{told}");
+    }
+
+    /// How far logs are known is asked without a look at the disk, and is what the disk says whatever becomes of a write.
+    #[test]
+    fn what_is_remembered_of_logs_is_what_is_written() {
+        let space = SpaceId::from_bytes([1; 32]);
+        let position = |seq| Position {
+            seq,
+            hash: Hash::of(b"x"),
+            clock: Timestamp::from_millis(seq),
+        };
+        let key = [space.as_bytes(), &[2; 32][..]].concat();
+        let grow = |meta: &Meta, seq| {
+            meta.write(|kv| {
+                let put = kv.put(Table::Frontier, &key, &to_canonical(&position(seq)));
+                put.map_err(boxed("writing"))
+            })
+        };
+        #[track_caller]
+        fn check(meta: &Meta, space: SpaceId) -> u64 {
+            let written = Log::of(space).frontier(&meta.read().unwrap()).unwrap();
+            assert_eq!(*meta.frontier(space).unwrap(), written);
+            written.values().map(|position| position.seq).sum()
+        }
+        let mut failures = 0;
+        for after in 1..6 {
+            let disk = MemoryDisk::default();
+            let meta = Meta::open(&disk.folder("home")).unwrap();
+            assert_eq!(check(&meta, space), 0);
+            assert!(meta.remembered_frontier(space).is_none(), "nothing takes no room");
+            grow(&meta, 1).unwrap();
+            assert_eq!(check(&meta, space), 1);
+            assert!(meta.remembered_frontier(space).is_some());
+            disk.befall(Mishap::Syncs(META.to_owned(), after));
+            let failed = (2..5).find(|seq| grow(&meta, *seq).is_err());
+            failures += u32::from(failed.is_some());
+            disk.recover();
+            // While it is not open again, what was before it can be read.
+            let _ = meta.frontier(space);
+            meta.set_elapsed(elapsed(1)).unwrap();
+            check(&meta, space);
+            grow(&meta, 9).unwrap();
+            assert_eq!(check(&meta, space), 9);
+            let refused = meta.write(|kv| {
+                kv.delete(Table::Frontier, &key).map_err(boxed("writing"))?;
+                Err::<(), _>(not_open("writing"))
+            });
+            assert!(refused.is_err());
+            assert_eq!(check(&meta, space), 9);
+        }
+        assert!(failures > 0);
     }
 
     /// A database of version 1, whose files nobody has counted. The power goes with each change that is made when it is opened.

@@ -6,8 +6,8 @@ use crate::{
     erase,
     error::{MetaError, NodeError},
     links::{self, Draft},
+    logs,
     meta::WriteKv,
-    protocol::{PoolReply, PoolRequest},
     residence,
     shared::Shared,
     snapshots,
@@ -17,10 +17,10 @@ use crate::{
 };
 use potluck_placement::{Presence, View, default_survive, rank};
 use potluck_spaces::{
-    Append, AppendError, Appended, AreaId, Body, Change, EntryId, Frontier, Keys, Kv, Liveness, Log, Logged, Path,
-    Pins, Position, Table, Totals, Trash, Tree, TreeError, Value, checkpoint::is_begun,
+    Append, AppendError, Appended, AreaId, Body, Change, EntryId, Keys, Kv, Liveness, Log, Logged, Path, Pins, Totals,
+    Trash, Tree, TreeError, Value, checkpoint::is_begun,
 };
-use potluck_types::{ByteSize, Hash, NodeId, SpaceId, StripeId, Timestamp, UserId, limits, to_canonical};
+use potluck_types::{ByteSize, NodeId, SpaceId, StripeId, Timestamp, UserId, limits, to_canonical};
 use serde_bytes::ByteBuf;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -608,7 +608,7 @@ pub(crate) async fn lacking(space: &OpenSpace) -> Option<String> {
         Some(error) => format!("it could not write them down: {error}"),
         None if is_unheard().await => {
             let heard = async {
-                let _ = catch_up(space).await;
+                let _ = logs::catch_up(space).await;
                 // Who takes a checkpoint knows them then.
                 drop(space.opened().taking.lock().await);
             };
@@ -617,7 +617,7 @@ pub(crate) async fn lacking(space: &OpenSpace) -> Option<String> {
         }
         None => return None,
     };
-    match tokio::time::timeout(limits::STALL_TIMEOUT, catch_up(space)).await {
+    match tokio::time::timeout(limits::STALL_TIMEOUT, logs::catch_up(space)).await {
         Ok(Ok(())) => {
             *lacking() = None;
             None
@@ -731,215 +731,6 @@ fn weigh(space: Option<&OpenSpace>, entry: &[u8]) -> (usize, bool) {
     (weight, takes_room)
 }
 
-/// How far this node knows the logs of a space.
-pub(crate) async fn frontier(shared: &Arc<Shared>, space: SpaceId) -> Result<Frontier, NodeError> {
-    let task = Arc::clone(shared);
-    Shared::blocking(move || {
-        let kv = task.read()?;
-        Ok(Log::of(space).frontier(&kv).map_err(MetaError::reading)?)
-    })
-    .await
-}
-
-/// What others are offered of them: not the logs of those who are nobody's any more, which nobody takes.
-pub(crate) async fn offered(shared: &Arc<Shared>, space: SpaceId) -> Result<Frontier, NodeError> {
-    let mut known = frontier(shared, space).await?;
-    shared.with_control(|control| known.retain(|device, _| control.roster.owner_of(*device).is_some()));
-    Ok(known)
-}
-
-/// What those have in common who know the same of a space's logs and of its charter.
-pub(crate) fn digest(known: &Frontier, charter: Option<Hash>) -> Hash {
-    let known: Vec<_> = known.iter().collect();
-    Hash::of(&to_canonical(&(known, charter)))
-}
-
-/// How far this node knows the log of one device.
-pub(crate) async fn known(shared: &Arc<Shared>, space: SpaceId, device: NodeId) -> Result<Option<Position>, NodeError> {
-    let task = Arc::clone(shared);
-    Shared::blocking(move || {
-        let kv = task.read()?;
-        Ok(Log::of(space).position(&kv, device).map_err(MetaError::reading)?)
-    })
-    .await
-}
-
-/// The spaces whose logs this node keeps.
-pub(crate) async fn spaces(shared: &Arc<Shared>) -> Result<Vec<SpaceId>, NodeError> {
-    let task = Arc::clone(shared);
-    Shared::blocking(move || Ok(Table::Frontier.spaces(&task.read()?).map_err(MetaError::reading)?)).await
-}
-
-/// How far a peer knows the logs of a space. It and this node know the same of its charter afterwards.
-async fn frontier_of(shared: &Arc<Shared>, peer: NodeId, space: SpaceId) -> Result<Frontier, String> {
-    let told = |error: NodeError| error.to_string();
-    let is_chartered = shared.spaces.is_catalogued(space) || shared.with_control(|control| control.is_chartered(space));
-    let ours = offered(shared, space).await.map_err(told)?;
-    let our_charter = charters::known(shared, space).await.map_err(told)?.digest();
-    let request = PoolRequest::Frontier {
-        space,
-        is_chartered,
-        digest: Some(digest(&ours, our_charter)),
-    };
-    match shared.ask(peer, &request).await {
-        Ok(PoolReply::Same) => Ok(ours),
-        Ok(PoolReply::Frontier(known)) => Ok(known.into_iter().collect()),
-        Ok(PoolReply::Logs { known, charter }) => {
-            if our_charter != charter {
-                charters::compare(shared, peer, space).await?;
-            }
-            Ok(known.into_iter().collect())
-        }
-        Ok(other) => Err(format!("it answered {other:?}")),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-/// Sends a peer what it lacks of a space's logs. Afterwards it has all that this node has.
-pub(crate) async fn push(shared: &Arc<Shared>, peer: NodeId, space: SpaceId) -> Result<(), String> {
-    let known = frontier_of(shared, peer, space).await?;
-    if let Some(space) = shared.open_space(space) {
-        branch::compare(&space, peer, known.get(&shared.me()).copied()).await?;
-    }
-    let ours = offered(shared, space).await.map_err(|error| error.to_string())?;
-    // A log that is not taken keeps no other.
-    let mut failed = Ok(());
-    for (device, position) in ours {
-        let known = known.get(&device).map_or(0, |position| position.seq);
-        failed = failed.and(push_log(shared, peer, space, (device, position), known).await);
-    }
-    failed
-}
-
-/// Sends a peer what it lacks of one device's log: all that comes after what it knows.
-async fn push_log(
-    shared: &Arc<Shared>,
-    peer: NodeId,
-    space: SpaceId,
-    (device, position): (NodeId, Position),
-    known: u64,
-) -> Result<(), String> {
-    let mut at = known;
-    while at < position.seq {
-        let entries = entries_after(shared, space, device, at)
-            .await
-            .map_err(|error| error.to_string())?;
-        if entries.is_empty() {
-            // What was before a checkpoint is not here yet: others have it.
-            return Ok(());
-        }
-        at += entries.len() as u64;
-        match shared.ask(peer, &PoolRequest::Append { space, entries }).await {
-            Ok(PoolReply::Done) => {}
-            Ok(other) => return Err(format!("it answered {other:?}")),
-            Err(error) => return Err(error.to_string()),
-        }
-        if at < position.seq {
-            // Of a long log others may send it the same.
-            let known = frontier_of(shared, peer, space).await?;
-            at = at.max(known.get(&device).map_or(0, |position| position.seq));
-        }
-    }
-    Ok(())
-}
-
-/// Fetches from a peer what this node lacks of a space's logs. Gives the stripes that they unpin.
-pub(crate) async fn pull(shared: &Arc<Shared>, peer: NodeId, space: SpaceId) -> Result<Vec<StripeId>, String> {
-    let mut theirs = frontier_of(shared, peer, space).await?;
-    let mut unpinned = Vec::new();
-    if let Some(open) = shared.open_space(space) {
-        let taken = checkpoint::take(&open, peer).await;
-        taken.map_err(|error| error.to_string())?;
-        // Its own log first: what the others say may have to be answered in it.
-        let own = theirs.remove(&shared.me());
-        branch::compare(&open, peer, own).await?;
-        if let Some(position) = own {
-            unpinned.extend(pull_log(shared, peer, space, (shared.me(), position)).await?);
-        }
-        if !open.opened().knows_own_log.swap(true, Ordering::Relaxed) {
-            branch::finish(&open).await;
-        }
-    }
-    // A log that is not to be had, or does not count, keeps no other.
-    let mut failed = None;
-    for log in theirs {
-        match pull_log(shared, peer, space, log).await {
-            Ok(more) => unpinned.extend(more),
-            Err(error) => failed = Some(error),
-        }
-    }
-    if let Some(open) = shared.open_space(space) {
-        checkpoint::fill_soon(&open);
-    }
-    failed.map_or(Ok(unpinned), Err)
-}
-
-/// Fetches one device's log up to where the peer knows it. Of a long one that several peers have, each gives other parts: one is fetched after the other, as none is of use
-/// without those before it. A peer that is slow holds up the others only for a moment each time.
-pub(crate) async fn pull_log(
-    shared: &Arc<Shared>,
-    peer: NodeId,
-    space: SpaceId,
-    (device, position): (NodeId, Position),
-) -> Result<Vec<StripeId>, String> {
-    let mut unpinned = Vec::new();
-    let mut at = 0;
-    loop {
-        let _turn = shared.fetching.turn((space, device)).await;
-        let ours = known(shared, space, device).await.map_err(|error| error.to_string())?;
-        let ours = ours.map_or(0, |position| position.seq);
-        if ours < at {
-            return Err("it gave other entries than it was asked for".to_owned());
-        }
-        at = ours;
-        if at >= position.seq {
-            return Ok(unpinned);
-        }
-        let entries = fetch(shared, peer, space, (device, at)).await?;
-        if entries.is_empty() {
-            return Err(TELLS_NONE.to_owned());
-        }
-        at += entries.len() as u64;
-        let taken = take_entries(shared, space, entries).await;
-        unpinned.extend(taken.map_err(|error| error.to_string())?);
-    }
-}
-
-/// Asks a peer for entries of a device's log after one of them; it gives as many as go into a message, or none where it has none.
-pub(crate) async fn fetch(
-    shared: &Shared,
-    peer: NodeId,
-    space: SpaceId,
-    (device, after): (NodeId, u64),
-) -> Result<Vec<ByteBuf>, String> {
-    match shared.ask(peer, &PoolRequest::Fetch { space, device, after }).await {
-        Ok(PoolReply::Entries(entries)) => Ok(entries),
-        Ok(other) => Err(format!("it answered {other:?}")),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-/// Of a peer that should have more of a log.
-pub(crate) const TELLS_NONE: &str = "it does not tell its entries";
-
-pub(crate) async fn entries_after(
-    shared: &Arc<Shared>,
-    space: SpaceId,
-    device: NodeId,
-    after: u64,
-) -> Result<Vec<ByteBuf>, NodeError> {
-    let task = Arc::clone(shared);
-    Shared::blocking(move || {
-        let kv = task.read()?;
-        let entries = Log::of(space)
-            .entries_after(&kv, device, after, limits::APPEND_ENTRIES_MAX)
-            .map_err(MetaError::reading)?;
-        let bytes = |logged: Logged| ByteBuf::from(logged.to_bytes());
-        Ok(entries.into_iter().map(bytes).collect())
-    })
-    .await
-}
-
 /// Makes all that this device has written durable on the space's custodians, *f* + 1 nodes; when one does not take it, on the next
 /// in order. With fewer at hand two suffice (one, while no other domain is here): then this gives the losses that it survives.
 pub(crate) async fn replicate(space: &OpenSpace) -> Result<Option<u8>, NodeError> {
@@ -961,7 +752,7 @@ pub(crate) async fn replicate(space: &OpenSpace) -> Result<Option<u8>, NodeError
             .filter(|node| !domains.contains(&view.domain(*node)))
             .collect();
         let pushes = asked.into_iter().map(|node| async move {
-            match push(space.shared(), node, space.id()).await {
+            match logs::push(space.shared(), node, space.id()).await {
                 Ok(()) => Some(node),
                 Err(error) => {
                     tracing::debug!(node = %node.short(), error, "a custodian does not take the log");
@@ -987,7 +778,7 @@ pub(crate) async fn replicate(space: &OpenSpace) -> Result<Option<u8>, NodeError
     // for much longer.
     let others = devices(space, space.id()).into_iter().map(|node| {
         let space = space.clone();
-        tokio::spawn(async move { push(space.shared(), node, space.id()).await })
+        tokio::spawn(async move { logs::push(space.shared(), node, space.id()).await })
     });
     let _ = tokio::time::timeout(DEVICE_PATIENCE, futures::future::join_all(others)).await;
     let losses = || u8::try_from(stored - 1).expect("fewer than custodians");
@@ -1031,57 +822,4 @@ fn usual(space: SpaceId, mut view: View) -> Vec<NodeId> {
         .values_mut()
         .for_each(|facts| facts.presence = Presence::Live);
     custodians(space, &view)
-}
-
-/// Fetches what this node lacks of its person's logs from all that keep them and are here, whichever of them fail. After an error it may lack some.
-pub(crate) async fn catch_up(space: &OpenSpace) -> Result<(), NodeError> {
-    catch_up_from(space, keepers(space, space.id(), &space.present_view())).await
-}
-
-/// The same from these nodes.
-pub(crate) async fn catch_up_from(space: &OpenSpace, nodes: impl IntoIterator<Item = NodeId>) -> Result<(), NodeError> {
-    let mut failed = None;
-    for node in nodes {
-        match pull(space.shared(), node, space.id()).await {
-            Ok(unpinned) if !unpinned.is_empty() => crate::sweep::announce(space, unpinned),
-            Ok(_) => {}
-            Err(reason) => failed = failed.or(Some(NodeError::Behind { node, reason })),
-        }
-    }
-    failed.map_or(Ok(()), Err)
-}
-
-/// Brings every space that is kept here to the nodes that should keep it now: its custodians, and its person's machines.
-/// Whether all of them have it now.
-pub(crate) async fn hand_out(shared: &Arc<Shared>) -> bool {
-    let spaces = match spaces(shared).await {
-        Ok(spaces) => spaces,
-        Err(error) => {
-            tracing::warn!(%error, "the spaces kept here cannot be listed");
-            return false;
-        }
-    };
-    let view = shared.present_view();
-    let mut all = true;
-    for space in spaces {
-        let mut have_it = BTreeSet::new();
-        for node in keepers(shared, space, &view) {
-            match push(shared, node, space).await {
-                Ok(()) => _ = have_it.insert(node),
-                Err(error) => {
-                    tracing::debug!(node = %node.short(), error, "a custodian does not take a log");
-                    all = false;
-                }
-            }
-        }
-        if let Err(error) = residence::leave(shared, space, &have_it).await {
-            tracing::info!(%error, "the log of a space that may not be here is still here");
-            all = false;
-        }
-    }
-    if let Err(error) = residence::leave_rest(shared).await {
-        tracing::info!(%error, "what is left of the logs of spaces that may not be here is still here");
-        all = false;
-    }
-    all
 }

@@ -18,8 +18,9 @@ use crate::{
     devices, driver, erase,
     error::NodeError,
     links::{self, Linked},
+    logs,
     meta::Invite,
-    names, probe,
+    probe,
     protocol::{PoolReply, PoolRequest},
     rails,
     records::{Certificate, PoolRecord, sign},
@@ -414,7 +415,7 @@ impl Node {
     pub async fn leave(&self) -> Result<(), NodeError> {
         self.shared.leaving.store(true, Ordering::Relaxed);
         self.shared.announce_state();
-        names::hand_out(&self.shared).await;
+        logs::hand_out(&self.shared).await;
         Ok(())
     }
 
@@ -528,7 +529,7 @@ impl Node {
 
     /// Whether this node keeps a log of a space, with or without its keys.
     pub async fn keeps_log(&self, space: SpaceId) -> Result<bool, NodeError> {
-        Ok(names::spaces(&self.shared).await?.contains(&space))
+        Ok(logs::spaces(&self.shared).await?.contains(&space))
     }
 
     /// What changed who can read or write in a space, the latest first.

@@ -98,6 +98,8 @@ pub(crate) enum PoolRequest {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         digest: Option<Hash>,
     },
+    /// Of which of these spaces, in their order, does the other know the same? Each with the digest of what the asker knows, as in [`PoolRequest::Frontier`].
+    Compare(Vec<(SpaceId, Hash)>),
     /// Records of a space's charter. Reply: those that were not among them.
     Charter { space: SpaceId, records: Vec<ByteBuf> },
     /// Entries of a device after this one.
@@ -146,6 +148,8 @@ pub(crate) enum PoolReply {
     Frontier(Vec<(NodeId, Position)>),
     /// To `Frontier`: the other knows what the asker knows.
     Same,
+    /// To `Compare`: for each space, whether it does.
+    Compared(Vec<bool>),
     /// How far the logs of a space are known, and what is known of its charter.
     Logs {
         known: Vec<(NodeId, Position)>,
@@ -257,6 +261,9 @@ pub(crate) enum ShardReply {
 pub(crate) const BATCH_MAX: usize = 4096;
 /// Stripes that one `Holders` or `Inspect` names at most: an answer has up to a kilobyte for each.
 pub(crate) const HOLDERS_MAX: usize = 1024;
+
+/// Spaces that one `Compare` names at most.
+pub(crate) const COMPARED_MAX: usize = 256;
 
 pub(crate) fn encode<T: Serialize>(value: &T) -> Message {
     Message::new(to_canonical(value))
@@ -373,6 +380,7 @@ mod tests {
                 is_chartered: false,
                 digest: None,
             },
+            PoolRequest::Compare(vec![(space, hash)]),
             PoolRequest::Charter {
                 space,
                 records: vec![ByteBuf::from(vec![1])],
@@ -429,6 +437,7 @@ mod tests {
             PoolReply::Spaces(vec![None, Some(space)]),
             PoolReply::Same,
             PoolReply::Frontier(vec![(device, position)]),
+            PoolReply::Compared(vec![true, false]),
             PoolReply::Entries(vec![ByteBuf::from(vec![1])]),
             PoolReply::Logs {
                 known: Vec::new(),

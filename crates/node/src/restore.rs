@@ -7,6 +7,7 @@ use crate::{
     claims::Claim,
     error::{MetaError, NodeError},
     files::FileAt,
+    logs,
     names::{self, Batch},
     rails,
     shared::Shared,
@@ -30,7 +31,7 @@ pub(crate) async fn restore(
     options: RestoreOptions,
 ) -> Result<RestoreReport, NodeError> {
     // What another machine has let go of cannot be brought back here.
-    if let Err(error) = names::catch_up(space).await {
+    if let Err(error) = logs::catch_up(space).await {
         tracing::info!(%error, "bringing back what is known here");
     }
     let (task, of) = (space.clone(), path.clone());

@@ -5,10 +5,12 @@ use crate::{
     control::{Check, Event, ReportSum},
     error::NodeError,
     error::Refusal,
-    links, mend, names, probe,
+    links,
+    logs::{self, Knowledge},
+    mend, names, probe,
     protocol::{
-        self, BATCH_MAX, Credential, HOLDERS_MAX, Inspected, JoinReply, JoinRequest, PoolReply, PoolRequest,
-        ShardReply, ShardRequest,
+        self, BATCH_MAX, COMPARED_MAX, Credential, HOLDERS_MAX, Inspected, JoinReply, JoinRequest, PoolReply,
+        PoolRequest, ShardReply, ShardRequest,
     },
     records::{Admission, Certificate, PoolRecord, Sent, VERSION, sign},
     shared::Shared,
@@ -20,7 +22,11 @@ use potluck_net::{Incoming, Message, Protocol};
 use potluck_store::{GetError, PutError, Store};
 use potluck_types::{Entropy, Hash, NodeId, ShardId, SpaceId, StripeId, UnverifiedShard, limits, proof};
 use serde_bytes::ByteBuf;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+use tokio::time::Instant;
+
+/// How long it may take to compare many spaces: a part of what is waited for an answer.
+const COMPARING_MAX: Duration = Duration::from_secs(5);
 
 /// Answers one request. A request that makes no sense gets none.
 pub(crate) async fn serve(shared: Arc<Shared>, incoming: Incoming) {
@@ -286,6 +292,12 @@ async fn pool(shared: &Arc<Shared>, peer: NodeId, request: PoolRequest) -> PoolR
             Ok(reply) => reply,
             Err(error) => PoolReply::Failed(error.to_string()),
         },
+        PoolRequest::Compare(spaces) if spaces.len() <= COMPARED_MAX && spaces.is_sorted_by(|a, b| a.0 < b.0) => {
+            PoolReply::Compared(compare(shared, spaces).await)
+        }
+        PoolRequest::Compare(_) => PoolReply::Failed(format!(
+            "more than {COMPARED_MAX} spaces in one request, or not in their order"
+        )),
         PoolRequest::Charter { space, records } => match charters::exchange(shared, space, records).await {
             Ok(missing) => PoolReply::Charter(missing),
             Err(error) => PoolReply::Failed(error.to_string()),
@@ -358,20 +370,36 @@ async fn known_logs(
     is_chartered: bool,
     theirs: Option<Hash>,
 ) -> Result<PoolReply, NodeError> {
-    let known = names::offered(shared, space).await?;
-    let charter = charters::known(shared, space).await?.digest();
-    if theirs == Some(names::digest(&known, charter)) {
+    let ours = Knowledge::of(shared, space).await?;
+    if theirs == Some(ours.digest()) {
         return Ok(PoolReply::Same);
     }
-    let known = known.into_iter().collect();
+    let known = ours.logs.into_iter().collect();
     Ok(match is_chartered {
-        true => PoolReply::Logs { known, charter },
+        true => PoolReply::Logs {
+            known,
+            charter: ours.charter,
+        },
         false => PoolReply::Frontier(known),
     })
 }
 
+/// Of which spaces this node knows the same. Whoever asks more than can be answered soon, asks about the rest by itself.
+async fn compare(shared: &Arc<Shared>, spaces: Vec<(SpaceId, Hash)>) -> Vec<bool> {
+    let begun = Instant::now();
+    let mut same = Vec::with_capacity(spaces.len());
+    for (space, theirs) in spaces {
+        let is_same = begun.elapsed() < COMPARING_MAX
+            && Knowledge::of(shared, space)
+                .await
+                .is_ok_and(|ours| ours.digest() == theirs);
+        same.push(is_same);
+    }
+    same
+}
+
 async fn fetch(shared: &Arc<Shared>, space: SpaceId, device: NodeId, after: u64) -> PoolReply {
-    match names::entries_after(shared, space, device, after).await {
+    match logs::entries_after(shared, space, device, after).await {
         Ok(entries) => PoolReply::Entries(entries),
         Err(error) => PoolReply::Failed(error.to_string()),
     }

@@ -4,7 +4,7 @@ use crate::{
     api::{Access, Ended, LetIn, Member, Person, SpaceInfo, Unshared},
     areas, charters,
     error::{MetaError, NodeError},
-    links, names,
+    links, logs, names,
     protocol::PoolRequest,
     records::{Called, Certificate, PoolRecord, sign},
     shared::Shared,
@@ -350,7 +350,7 @@ pub(crate) async fn unshare(
         return Err(NodeError::NotShared(person.called()));
     }
     // What they wrote until now counts, as far as it is known to anybody who is here.
-    if let Err(error) = names::catch_up(&space).await {
+    if let Err(error) = logs::catch_up(&space).await {
         tracing::info!(%error, "what counts of who is taken out is what is known here");
     }
     let (task, user, now) = (space.clone(), person.user, shared.now());
@@ -510,7 +510,7 @@ pub(crate) async fn end_logs(space: &OpenSpace) -> Result<(), NodeError> {
     let mut keepers = names::keepers(space, space.id(), &space.present_view());
     keepers.extend(names::usual_custodians(space, space.id()));
     keepers.retain(|node| live.contains(node));
-    let asked = names::catch_up_from(space, keepers).await;
+    let asked = logs::catch_up_from(space, keepers).await;
     // One that gives no good answer is not waited for without end either.
     if is_recent(space) {
         asked?;
@@ -552,7 +552,7 @@ async fn renew_now(space: &OpenSpace) -> Result<(), NodeError> {
         if is_alone {
             return Ok(());
         }
-        names::catch_up(space).await?;
+        logs::catch_up(space).await?;
     }
     let (task, now) = (space.clone(), space.now());
     let is_changed = change(space, move |charter, keys| {
@@ -736,7 +736,7 @@ pub(crate) async fn accept(
     spaces::mount(shared, &name, info.id).await?;
     // What was written before comes now, not when somebody writes next.
     if let Some(space) = shared.open_space(info.id)
-        && let Err(error) = names::catch_up(&space).await
+        && let Err(error) = logs::catch_up(&space).await
     {
         tracing::info!(%error, "what was written in the space comes when who keeps it is here");
     }

@@ -6,6 +6,7 @@
 use crate::{
     api::SnapshotInfo,
     error::{MetaError, NodeError},
+    logs,
     names::{self, Batch},
     shared::Shared,
     space::OpenSpace,
@@ -26,7 +27,7 @@ pub(crate) async fn create(space: &OpenSpace, name: Option<Name>) -> Result<Snap
     space.refuse_reader()?;
     space.refuse_partial("makes snapshots")?;
     space.refuse_when_full()?;
-    if let Err(error) = names::catch_up(space).await {
+    if let Err(error) = logs::catch_up(space).await {
         tracing::info!(%error, "a snapshot has what is known here");
     }
     let name = match name {

@@ -5,7 +5,7 @@ use crate::{
     api::{CheckpointInfo, Part, RemoveOptions, Setting, SpaceInfo, SpaceOptions, SpaceRemoval, TrashInfo},
     branch, charters, checkpoint, collect, edit,
     error::{MetaError, NodeError},
-    links,
+    links, logs,
     names::{self, Batch},
     rails::{Loss, MassChange},
     residence, share,
@@ -363,7 +363,7 @@ pub(crate) async fn open_waiting(space: &OpenSpace) -> Result<(), NodeError> {
 /// Fetches the charter and the logs of a space from whoever keeps them.
 async fn fetch(shared: &Arc<Shared>, space: SpaceId) {
     for node in names::keepers(shared, space, &shared.present_view()) {
-        if let Err(error) = names::pull(shared, node, space).await {
+        if let Err(error) = logs::pull(shared, node, space).await {
             tracing::debug!(node = %node.short(), space = %space.short(), error, "it does not tell what it keeps of a space");
         }
     }
@@ -483,7 +483,7 @@ fn changed(settings: Settings, options: &SpaceOptions) -> Result<Settings, NodeE
 /// Says what is to hold in a space from now on. Only its owner does.
 pub(crate) async fn set(shared: &Arc<Shared>, name: &SpaceName, options: SpaceOptions) -> Result<SpaceInfo, NodeError> {
     let space = own(shared, name).await?;
-    if let Err(error) = names::catch_up(&space).await {
+    if let Err(error) = logs::catch_up(&space).await {
         tracing::info!(%error, "what holds in the space is what is known here");
     }
     let settings = space.settings()?;
@@ -535,7 +535,7 @@ fn unnaming(space: Catalogued, fate: Fate) -> impl Iterator<Item = Change> {
 /// Before names are given: what the person's other machines and the custodians know of them is known here, as far as they are here.
 async fn settle(private: &OpenSpace) {
     branch::know_own_log(private).await;
-    if let Err(error) = names::catch_up(private).await {
+    if let Err(error) = logs::catch_up(private).await {
         tracing::info!(%error, "names of spaces are those that are known here");
     }
 }

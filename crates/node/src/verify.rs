@@ -4,7 +4,7 @@ use crate::{
     api::{Compared, Has, Problem, Verified},
     charters, checkpoint,
     error::{MetaError, NodeError},
-    names,
+    logs, names,
     protocol::{PoolReply, PoolRequest},
     shared::Shared,
     space::OpenSpace,
@@ -18,7 +18,7 @@ const PROBLEMS_TOLD: usize = 100;
 
 /// Reads all logs of a space, checks them, and compares them with what others keep.
 pub(crate) async fn verify(space: &OpenSpace) -> Result<Verified, NodeError> {
-    if let Err(error) = names::catch_up(space).await {
+    if let Err(error) = logs::catch_up(space).await {
         tracing::info!(%error, "what is checked is what is known here");
     }
     checkpoint::whole(space).await?;

@@ -8,7 +8,7 @@ use crate::{
     control::{Event, Watcher},
     error::NodeError,
     files::Files,
-    names,
+    logs,
     protocol::{BATCH_MAX, PoolReply, PoolRequest, Survival},
     shared::Shared,
     space::OpenSpace,
@@ -204,7 +204,7 @@ async fn by_space(shared: &Arc<Shared>, stripes: Vec<StripeId>) -> BTreeMap<Spac
 }
 
 async fn round(shared: &Arc<Shared>) -> Result<BTreeMap<SpaceId, Missing>, String> {
-    let spaces = names::spaces(shared).await.map_err(|error| error.to_string())?;
+    let spaces = logs::spaces(shared).await.map_err(|error| error.to_string())?;
     let mut found = BTreeMap::new();
     for space in spaces {
         let watcher = shared.with_control(|control| control.watcher(space));

@@ -2,7 +2,7 @@
 
 use crate::{
     control::{Check, Event, ReportSum},
-    names,
+    logs,
     protocol::{PoolReply, PoolRequest},
     shared::{AskError, Shared},
 };
@@ -42,7 +42,7 @@ pub(super) async fn check_reports(shared: Arc<Shared>) {
         }
         agreed &= outcome == Some(Check::Agrees);
     }
-    agreed &= names::hand_out(&shared).await;
+    agreed &= logs::hand_out(&shared).await;
     shared.tell(Event::Checked { agreed });
     // Who asks for it meanwhile asks again.
     tokio::select! {

@@ -4,7 +4,7 @@ use super::hunt::Known;
 use crate::{
     api::{Erasable, Erased, Receipt, Says},
     error::{MetaError, NodeError},
-    names,
+    logs,
     protocol::{BATCH_MAX, PoolReply, PoolRequest},
     shared::Shared,
     space::OpenSpace,
@@ -39,7 +39,7 @@ pub(crate) struct Pending {
 
 /// Remembers that an erasure is begun: should it be cut off, it is not forgotten that it was.
 pub(super) async fn begin(space: &OpenSpace, path: &Path, asked: &Known) -> Result<Pending, NodeError> {
-    let known = names::known(space.shared(), space.id(), space.me()).await?;
+    let known = logs::known(space.shared(), space.id(), space.me()).await?;
     let pending = Pending {
         space: space.id(),
         path: path.clone(),
@@ -69,7 +69,7 @@ pub(super) async fn gather(
     mut pending: Pending,
     what: Erasable,
 ) -> Result<Erased, NodeError> {
-    let known = names::known(space.shared(), space.id(), space.me()).await?;
+    let known = logs::known(space.shared(), space.id(), space.me()).await?;
     pending.to = Some(known.map_or(0, |position| position.seq));
     pending.known.clear();
     remember(space.shared(), pending.clone()).await?;
@@ -239,7 +239,7 @@ async fn ask(space: &OpenSpace, node: NodeId, pending: &Pending, stripes: &[Stri
     let has_heard = position.is_some_and(|(_, position)| Some(position.seq) >= pending.to);
     if !known.is_empty() && !has_heard {
         // Whoever keeps the log is told at once.
-        let _ = names::push(space.shared(), node, space.id()).await;
+        let _ = logs::push(space.shared(), node, space.id()).await;
         return Some((Says::NotHeard, 0));
     }
     let mut held = 0;

@@ -561,6 +561,11 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ),
         (
             "pool",
+            "compare",
+            message(&PoolRequest::Compare(vec![(space, Hash::of(b"x"))])),
+        ),
+        (
+            "pool",
             "fetch",
             message(&PoolRequest::Fetch {
                 space,

@@ -33,6 +33,7 @@ enum PoolRequest {
         is_chartered: bool,
         digest: Option<Hash>,
     },
+    Compare(Vec<(SpaceId, Hash)>),
     Charter {
         space: SpaceId,
         records: Vec<ByteBuf>,
@@ -53,6 +54,7 @@ enum PoolReply {
     Done,
     Frontier(Vec<(NodeId, Position)>),
     Same,
+    Compared(Vec<bool>),
     Logs {
         known: Vec<(NodeId, Position)>,
         charter: Option<Hash>,
@@ -442,7 +444,7 @@ impl Modified {
         ByteBuf::from(entry.unwrap().to_bytes())
     }
 
-    /// How far a node knows the log of this machine. Asked once more by one who knows as much, it says no more than that.
+    /// How far a node knows the log of this machine. Asked once more by one who knows as much, it says no more than that, and so it does of many spaces at once.
     async fn known(&self, at: NodeId) -> u64 {
         let request = |digest| PoolRequest::Frontier {
             space: self.space,
@@ -459,6 +461,19 @@ impl Modified {
         assert!(matches!(again, PoolReply::Same), "{again:?}");
         let bytes = to_canonical(&request(Some(digest))).len() + to_canonical(&again).len();
         assert!(bytes < 1_000, "one round trip of {bytes} bytes");
+        let other = Hash::of(b"other");
+        for (theirs, is_same) in [(digest, true), (other, false)] {
+            let mut spaces = [(self.space, theirs), (SpaceId::from_bytes([9; 32]), digest)];
+            spaces.sort_unstable_by_key(|(space, _)| *space);
+            let expected = spaces.map(|(space, _)| is_same && space == self.space);
+            let compared = self.ask(at, &PoolRequest::Compare(spaces.to_vec())).await;
+            assert!(
+                matches!(&compared, PoolReply::Compared(same) if *same == expected),
+                "{compared:?}"
+            );
+        }
+        let twice = self.ask(at, &PoolRequest::Compare(vec![(self.space, digest); 2])).await;
+        assert!(matches!(twice, PoolReply::Failed(_)), "{twice:?}");
         let own = known.into_iter().find(|(device, _)| *device == self.node.node_id());
         own.map_or(0, |(_, position)| position.seq)
     }
