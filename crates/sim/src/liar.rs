@@ -157,12 +157,10 @@ impl Past {
     ) -> Option<Message> {
         let done = Some(Message::new(to_canonical(&PoolReply::Done)));
         let question = match from_canonical_or_later::<PoolRequest>(&asked.header) {
-            // It knows all that one could bring.
+            // It knows all that one could bring, or wants to tell what it knows.
             Ok(PoolRequest::Compare(spaces)) => {
-                return Some(Message::new(to_canonical(&PoolReply::Compared(vec![
-                    true;
-                    spaces.len()
-                ]))));
+                let same = spaces.iter().map(|_| dice.roll(2) == 0).collect();
+                return Some(Message::new(to_canonical(&PoolReply::Compared(same))));
             }
             Ok(PoolRequest::Released { .. }) => return done,
             Ok(frontier @ PoolRequest::Frontier { .. }) => Message::new(to_canonical(&frontier)),
