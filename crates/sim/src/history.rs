@@ -5,7 +5,7 @@ mod links;
 mod snapshots;
 
 use crate::{
-    ledger::{Content, Ledger, Safety, Seen},
+    ledger::{Content, Ledger, Promise, Safety, Seen},
     machine::RETENTION,
     memory,
     plan::{Episode, Fault, Plan, Removing, Scale, Step, Work},
@@ -90,7 +90,8 @@ pub struct Outcome {
 /// What a person's operation gave.
 enum Done {
     Put(Content, Result<PutReport, String>),
-    Removed(Result<(), String>),
+    /// Whether there was anything that could be.
+    Removed(Result<bool, String>),
     Read(Seen),
 }
 
@@ -621,6 +622,14 @@ impl History {
         let is_hurt = self.hurt.contains(&self.pool.plan.domains[machine]);
         // Machines that run and with which something is wrong may have taken a part, and lose it.
         let faulty: Vec<usize> = self.hurt.iter().copied().collect();
+        let is_lenient = is_hurt || self.episode_is_flood;
+        let judge = |promise: &Promise, seen: &Seen| {
+            if is_lenient {
+                promise.judge_lenient(seen)
+            } else {
+                promise.judge(seen)
+            }
+        };
         let promise = self.ledger.entry(key).or_default();
         let told = match &done {
             Done::Put(content, Ok(report)) => {
@@ -628,9 +637,17 @@ impl History {
                 faulty.iter().for_each(|domain| promise.lose(*domain));
                 format!("{path} of person {user} is stored, survives {}", report.survives)
             }
-            Done::Removed(Ok(())) => {
+            Done::Removed(Ok(true)) => {
                 promise.acknowledge(None, u8::MAX);
                 format!("{path} of person {user} is removed")
+            }
+            Done::Removed(Ok(false)) => {
+                self.outcome.checks += 1;
+                promise.withdraw(None);
+                // Whoever has not heard of a file has removed nothing.
+                judge(promise, &Seen::Absent)
+                    .map_err(|reason| format!("machine {machine}, {path} of person {user}: {reason}; {promise:?}"))?;
+                format!("{path} of person {user} is not there to be removed")
             }
             Done::Put(_, Err(reason)) | Done::Removed(Err(reason)) => {
                 self.outcome.refused += 1;
@@ -638,12 +655,7 @@ impl History {
             }
             Done::Read(seen) => {
                 self.outcome.checks += 1;
-                let verdict = if is_hurt || self.episode_is_flood {
-                    promise.judge_lenient(seen)
-                } else {
-                    promise.judge(seen)
-                };
-                verdict
+                judge(promise, seen)
                     .map_err(|reason| format!("machine {machine}, {path} of person {user}: {reason}; {promise:?}"))?;
                 format!("{path} of person {user} is as promised")
             }
@@ -983,7 +995,8 @@ pub(crate) async fn put(node: &Node, path: &str, content: Content) -> Result<Put
     work.await.map_err(|error: NodeError| error.to_string())
 }
 
-async fn remove(node: &Node, path: &str, how: Removing) -> Result<(), String> {
+/// Whether there was anything to be removed.
+async fn remove(node: &Node, path: &str, how: Removing) -> Result<bool, String> {
     let path = path.parse().map_err(|error| format!("{error}"))?;
     let space = space_of(node, &path).map_err(|error| error.to_string())?;
     let removed = match how {
@@ -997,8 +1010,8 @@ async fn remove(node: &Node, path: &str, how: Removing) -> Result<(), String> {
         }
     };
     match removed {
-        Ok(()) => Ok(()),
-        Err(error) if is_absent(&error) => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if is_absent(&error) => Ok(false),
         Err(error) => Err(error.to_string()),
     }
 }

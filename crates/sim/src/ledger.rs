@@ -122,6 +122,13 @@ impl Promise {
         self.ever.extend(content);
     }
 
+    /// What was tried has certainly changed nothing.
+    pub(crate) fn withdraw(&mut self, content: Option<Content>) {
+        if let Some(at) = self.maybe.iter().rposition(|tried| *tried == content) {
+            self.maybe.remove(at);
+        }
+    }
+
     /// Somebody who must know has seen it so: what else it might have been it is not. All of it survives so many losses again.
     pub(crate) fn settle(&mut self, seen: Option<&[u8]>, survives: u8) {
         let is_seen = |content: &Option<Content>| match (content, seen) {
@@ -222,6 +229,9 @@ mod tests {
         promise.lose(4);
         promise.judge(&refused).unwrap();
         promise.judge(&Seen::Absent).unwrap();
+        promise.attempt(None);
+        promise.withdraw(None);
+        assert!(promise.judge(&Seen::Bytes(content(2).bytes())).is_ok());
         promise.settle(None, 2);
         assert!(promise.judge(&Seen::Bytes(content(2).bytes())).is_err());
         promise.acknowledge(None, 1);
