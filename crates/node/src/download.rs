@@ -8,7 +8,8 @@ use crate::{
     logs,
     shared::Shared,
     space::OpenSpace,
-    stripes, versions,
+    stripes::{self, Effort},
+    versions,
 };
 use bytes::Bytes;
 use potluck_dag::{Content, Part, Piece, Walk, stripe};
@@ -268,7 +269,7 @@ async fn fetch_sealed((shared, space): (&Arc<Shared>, SpaceId), piece: &Piece) -
     let stripe = piece.stripe();
     // A steward knows the holders; others know where they should be.
     let known = shared.with_control(|control| control.holders(stripe));
-    let gathered = stripes::gather(shared, Some(space), stripe, piece.geometry(), &known).await?;
+    let gathered = stripes::gather(shared, Some(space), stripe, piece.geometry(), &known, Effort::ReachOut).await?;
     let decoded = Shared::blocking(move || {
         let descriptor = gathered.shards[0].descriptor().clone();
         stripe::decode(&descriptor, &gathered.shards)

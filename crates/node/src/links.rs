@@ -31,7 +31,7 @@ use potluck_spaces::{
     Change, DirId, EpochId, Fate, File, FileId, Head, Links, Name, Path, Publication, Published, Tree, TreeError, Value,
 };
 use potluck_types::{
-    Hash, NodeId, SpaceId, SpaceName, Timestamp, UserId, from_canonical,
+    Hash, NodeId, SpaceId, SpaceName, StripeId, Timestamp, UserId, from_canonical,
     sabotage::{self, Bug},
     to_canonical,
 };
@@ -445,6 +445,43 @@ pub(crate) async fn unname(space: &OpenSpace, link: LinkId) -> Result<(), NodeEr
         true => Ok(()),
         false => write(space, batch).await,
     }
+}
+
+/// Lets go of listings of which stripes are lost. They say nothing that is not in the logs: those of links are stored anew, and of checkpoints the next will be. Whether there were any.
+pub(crate) async fn let_go_of_lost(space: &OpenSpace, lost: BTreeSet<StripeId>) -> Result<bool, NodeError> {
+    let task = space.clone();
+    let find = move || {
+        let (kv, tree) = (task.read()?, Tree::of(task.id()));
+        let mut changes = Vec::new();
+        for (name, heads) in listings(&task, None)? {
+            let mut gone = Vec::new();
+            for head in heads {
+                if let Value::File(file) = &head.value
+                    && tree
+                        .stripes_of(&kv, file.id)?
+                        .iter()
+                        .any(|stripe| lost.contains(stripe))
+                {
+                    gone.push(head);
+                }
+            }
+            if !gone.is_empty() {
+                changes.push(unnamed(name, &gone));
+            }
+        }
+        Ok::<_, NodeError>(changes)
+    };
+    let changes = Shared::blocking(find).await?;
+    if changes.is_empty() {
+        return Ok(false);
+    }
+    let batch = Batch {
+        changes,
+        ..Batch::default()
+    };
+    write(space, batch).await?;
+    changed(space.shared());
+    Ok(true)
 }
 
 /// The removal of the listings of a link other than this one.

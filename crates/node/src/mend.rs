@@ -7,7 +7,8 @@ use crate::{
     error::ShardsError,
     protocol::{PoolReply, PoolRequest, ShardReply, ShardRequest},
     shared::Shared,
-    stripes, sweep,
+    stripes::{self, Effort},
+    sweep,
 };
 use bytes::Bytes;
 use potluck_dag::stripe;
@@ -157,7 +158,7 @@ async fn wanted_shards(
         let space = *space;
         return Ok((copies.into_iter().map(|(shard, _)| shard).collect(), space));
     }
-    let gathered = stripes::gather(shared, None, mend.stripe, mend.geometry, &mend.sources).await?;
+    let gathered = stripes::gather(shared, None, mend.stripe, mend.geometry, &mend.sources, Effort::Ask).await?;
     traffic.read += gathered.fetched;
     let damaged = |reason: String| ShardsError::Damaged {
         stripe: mend.stripe,

@@ -22,6 +22,7 @@ use crate::{
     watch::Watch,
 };
 use bytes::Bytes;
+use futures::StreamExt;
 use potluck_crypto::{SigningKey, UserKeys};
 use potluck_net::{Address, Course, Endpoint, Protocol, RequestError};
 use potluck_placement::View;
@@ -42,6 +43,11 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+/// How often members that are away are tried because a reader waits, how many of them, and how long they are waited for.
+const REACH_INTERVAL: Duration = Duration::from_secs(30);
+const REACHED_MAX: usize = 32;
+const REACHED_AT_ONCE: usize = 16;
+const REACH_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long a node that kept a reader waiting is asked after others: about what a lost connection takes to be noticed.
 const SUSPICION: Duration = Duration::from_secs(5);
 /// How soon it is looked what a loss means.
@@ -85,6 +91,8 @@ pub(crate) struct Shared {
     pub(crate) links: LinkState,
     /// Nodes that lately kept a reader waiting, and until when others are asked first.
     pub(crate) suspects: Mutex<BTreeMap<NodeId, Timestamp>>,
+    /// When those that are away were tried last because a reader waited, and who was reached.
+    pub(crate) reached: tokio::sync::Mutex<Option<(Timestamp, Vec<NodeId>)>>,
     /// Whose turn it is to fetch of a log.
     pub(crate) fetching: Turns,
     /// Held while what the core knows is written down.
@@ -140,6 +148,31 @@ impl Shared {
     pub(crate) fn is_suspect(&self, node: NodeId) -> bool {
         let until = self.suspects.lock().expect("never poisoned").get(&node).copied();
         until.is_some_and(|until| self.steady() < until)
+    }
+
+    /// Tries to connect to members that are away, as a reader waits for what they may hold: it may be long until they are due to be dialled. Gives those that are
+    /// reached. Many readers that wait at the same time try once, and while nobody comes, each waits once in a while only.
+    pub(crate) async fn reach_out(&self) -> Vec<NodeId> {
+        let mut reached = self.reached.lock().await;
+        if let Some((at, nodes)) = &*reached
+            && self.steady().since(*at) < REACH_INTERVAL
+        {
+            return nodes.clone();
+        }
+        // A reader that goes away meanwhile has tried.
+        *reached = Some((self.steady(), Vec::new()));
+        let absent = self.with_control(|control| control.absent(REACHED_MAX));
+        let dial = |(node, addresses): (NodeId, Vec<String>)| async move {
+            let addresses = addresses.iter().filter_map(|address| address.parse().ok()).collect();
+            let connected = tokio::time::timeout(REACH_TIMEOUT, self.endpoint.connect(node, addresses)).await;
+            matches!(connected, Ok(Ok(()))).then_some(node)
+        };
+        let dials = futures::stream::iter(absent)
+            .map(dial)
+            .buffer_unordered(REACHED_AT_ONCE);
+        let came: Vec<_> = dials.filter_map(std::future::ready).collect().await;
+        *reached = Some((self.steady(), came.clone()));
+        came
     }
 
     /// The person's own space.

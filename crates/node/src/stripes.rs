@@ -190,6 +190,15 @@ pub(crate) struct Gathered {
     pub(crate) fetched: u64,
 }
 
+/// What is done to find a stripe's shards.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Effort {
+    /// All who are here are asked.
+    Ask,
+    /// Those that are away are tried, too, once: somebody waits for it.
+    ReachOut,
+}
+
 /// Fetches any *k* shards of a stripe, preferring those here and those that hold plain data. One that is slow, wrong or silent is
 /// replaced by the next; when the expected places do not suffice, every live member is asked what it holds.
 pub(crate) async fn gather(
@@ -198,6 +207,7 @@ pub(crate) async fn gather(
     stripe: StripeId,
     geometry: Geometry,
     known: &[(NodeId, u8)],
+    mut effort: Effort,
 ) -> Result<Gathered, ShardsError> {
     let mut gathered = Gathered {
         shards: Vec::new(),
@@ -246,12 +256,19 @@ pub(crate) async fn gather(
             break;
         }
         if asked.under_way.is_empty() {
-            let Some(nodes) = look_further() else {
-                return Err(ShardsError::Unreadable {
-                    stripe,
-                    have: u8::try_from(have.len()).expect("at most 20 shards"),
-                    need: geometry.k(),
-                });
+            let nodes = match look_further() {
+                Some(nodes) => nodes,
+                None if effort == Effort::ReachOut => {
+                    effort = Effort::Ask;
+                    shared.reach_out().await
+                }
+                None => {
+                    return Err(ShardsError::Unreadable {
+                        stripe,
+                        have: u8::try_from(have.len()).expect("at most 20 shards"),
+                        need: geometry.k(),
+                    });
+                }
             };
             candidates.extend(locate(shared, stripe, &nodes).await);
             continue;

@@ -8,7 +8,7 @@ use crate::{
     control::{Event, Watcher},
     error::NodeError,
     files::Files,
-    logs,
+    links, logs,
     protocol::{BATCH_MAX, PoolReply, PoolRequest, Survival},
     shared::Shared,
     space::OpenSpace,
@@ -209,10 +209,7 @@ async fn round(shared: &Arc<Shared>) -> Result<BTreeMap<SpaceId, Missing>, Strin
     for space in spaces {
         let watcher = shared.with_control(|control| control.watcher(space));
         if watcher != Watcher::Another {
-            let missing = Missing {
-                counts: watcher == Watcher::First,
-                ..missing(shared, space).await?
-            };
+            let missing = missing(shared, space, watcher).await?;
             if missing.lost + missing.unreadable + missing.files.0 > 0 {
                 tracing::warn!(space = %space.short(), missing.lost, missing.unreadable, files = missing.files.0, "live data is missing");
                 found.insert(space, missing);
@@ -222,8 +219,9 @@ async fn round(shared: &Arc<Shared>) -> Result<BTreeMap<SpaceId, Missing>, Strin
     Ok(found)
 }
 
-/// What is missing of one space.
-async fn missing(shared: &Arc<Shared>, space: SpaceId) -> Result<Missing, String> {
+/// What is missing of one space. The first of its watchers is the one that does something about it.
+async fn missing(shared: &Arc<Shared>, space: SpaceId, watcher: Watcher) -> Result<Missing, String> {
+    let counts = watcher == Watcher::First;
     let (mut gone, mut unreadable) = (0, Vec::new());
     let mut after = None;
     loop {
@@ -239,6 +237,22 @@ async fn missing(shared: &Arc<Shared>, space: SpaceId) -> Result<Missing, String
         unreadable.truncate(NAMED_STRIPES_MAX);
     }
     let is_all_here = shared.with_control(|control| control.is_all_here());
+    if is_all_here
+        && counts
+        && gone > 0
+        && let Some(space) = shared.open_space(space)
+        && space.may_write()
+        && !space.is_partial()
+    {
+        let lost = unreadable.iter().copied().collect();
+        if links::let_go_of_lost(&space, lost)
+            .await
+            .map_err(|error| error.to_string())?
+        {
+            tracing::info!(space = %space.id().short(), "what was made of the logs is lost, and is let go of");
+            shared.watch.lock().expect("never poisoned").call();
+        }
+    }
     let files = match shared.open_space(space) {
         Some(space) if !unreadable.is_empty() => {
             let files = files_of(&space, unreadable).await;
@@ -249,7 +263,7 @@ async fn missing(shared: &Arc<Shared>, space: SpaceId) -> Result<Missing, String
     Ok(Missing {
         lost: if is_all_here { gone } else { 0 },
         unreadable: if is_all_here { 0 } else { gone },
-        counts: false,
+        counts,
         files,
     })
 }

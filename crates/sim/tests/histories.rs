@@ -36,3 +36,13 @@ fn who_is_alone_frees_nothing_that_it_has_not_heard_of() {
     let outcome = history(40_029, Scale { nodes: 12, days: 13 }, false);
     assert_eq!(outcome.violation, None);
 }
+
+/// A machine whose ways were open again did not try them when it read, as it was not time to; and what was made of the logs, and was lost with the one machine that had
+/// it, was missed for ever.
+#[test]
+fn nothing_is_broken_in_months_in_which_something_was() {
+    for seed in [17, 46] {
+        let outcome = history(seed, Scale { nodes: 12, days: 30 }, false);
+        assert_eq!(outcome.violation, None, "seed {seed}");
+    }
+}

@@ -15,6 +15,7 @@ use potluck_types::{
     sabotage::{self, Bug},
 };
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
     time::Duration,
@@ -356,6 +357,21 @@ impl Control {
             .collect()
     }
 
+    /// Members that are not connected, those that vanished last before others, and where they said they were.
+    pub(crate) fn absent(&self, most: usize) -> Vec<(NodeId, Vec<String>)> {
+        let down = self.links.iter().filter_map(|(node, link)| match link {
+            Link::Down { since, .. } => Some((*since, *node)),
+            Link::Up => None,
+        });
+        let mut down: Vec<_> = down
+            .filter(|(_, node)| *node != self.me && self.roster.user_of(*node).is_some())
+            .collect();
+        down.sort_unstable_by_key(|(since, node)| (Reverse(*since), *node));
+        let place = |node| self.roster.state(node).map(|state| state.addresses.clone());
+        let last = down.into_iter().take(most);
+        last.map(|(_, node)| (node, place(node).unwrap_or_default())).collect()
+    }
+
     /// Members that are not connected, and are not known to be away for long: they may be on their way.
     pub(crate) fn awaited(&self) -> usize {
         let members = self.roster.nodes().map(|(node, _)| node);
@@ -472,6 +488,7 @@ impl Control {
                 capacity: state.map_or(ByteSize(0), |state| state.capacity),
                 used: state.map_or(ByteSize(0), |state| state.used),
                 addresses: state.map(|state| state.addresses.clone()).unwrap_or_default(),
+                relayed_by: None,
                 version: state.map(|state| state.software.clone()).unwrap_or_default(),
                 audit: self.standings.of(node),
             }

@@ -304,6 +304,7 @@ impl Node {
             watch: Mutex::default(),
             cache: PieceCache::default(),
             suspects: Mutex::default(),
+            reached: tokio::sync::Mutex::default(),
             fetching: Turns::default(),
             saving: tokio::sync::Mutex::new(()),
             checking: tokio::sync::Mutex::new(()),

@@ -17,7 +17,7 @@ use crate::{
     names,
     shared::Shared,
     space::OpenSpace,
-    stripes,
+    stripes::{self, Effort},
 };
 use potluck_dag::{Content, ManifestBuilder, Piece, Tree as Manifest, Walk, stripe};
 use potluck_placement::{default_survive, geometry, survivable};
@@ -382,7 +382,15 @@ impl Upload {
                     became: Became::Found { survives, claim },
                 });
             }
-            let gathered = stripes::gather(space.shared(), Some(space.id()), old, piece.geometry(), &[]).await?;
+            let gathered = stripes::gather(
+                space.shared(),
+                Some(space.id()),
+                old,
+                piece.geometry(),
+                &[],
+                Effort::Ask,
+            )
+            .await?;
             let coded = Shared::blocking(move || {
                 let descriptor = gathered.shards[0].descriptor().clone();
                 let sealed = stripe::decode(&descriptor, &gathered.shards)?;
