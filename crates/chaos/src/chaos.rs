@@ -81,12 +81,19 @@ pub(crate) struct Chaos {
 }
 
 impl Chaos {
-    /// A pool of so many machines, all of one person, that sees itself whole. With another version of the program every second one begins with that.
-    pub(crate) fn begin(count: usize, program: &Path, other: Option<&Path>, folder: &Path) -> Result<Self, Failure> {
-        let network = Network::build(count)?;
+    /// A pool of so many machines, all of one person, that sees itself whole. The last ones are behind routers. With another version of the program every second
+    /// one begins with that.
+    pub(crate) fn begin(
+        count: usize,
+        behind: usize,
+        program: &Path,
+        other: Option<&Path>,
+        folder: &Path,
+    ) -> Result<Self, Failure> {
+        let network = Network::build(count, behind)?;
         let mut machines = Vec::new();
         for index in 0..count {
-            let mut machine = Machine::new(index, program, folder)?;
+            let mut machine = Machine::new(index, &network, program, folder)?;
             if let Some(other) = other {
                 machine.may_change(other, folder)?;
                 if index % 2 == 1 {

@@ -1,7 +1,7 @@
 //! One machine: a daemon in its namespace, with its home on a small disk of its own.
 
 use crate::{
-    network::{address, namespace},
+    network::{Network, namespace},
     run::{Ended, Failure, run, within},
 };
 use rustix::process::{Pid, Signal, kill_process};
@@ -44,6 +44,8 @@ pub(crate) struct Seat {
 pub(crate) struct Machine {
     pub(crate) seat: Seat,
     disk: PathBuf,
+    /// Its address.
+    line: String,
     log: PathBuf,
     daemon: Option<Child>,
     /// What is added to its clock, as `faketime` takes it.
@@ -113,12 +115,18 @@ impl Seat {
 
 impl Machine {
     /// A machine with an empty disk below a folder.
-    pub(crate) fn new(index: usize, program: &Path, folder: &Path) -> Result<Self, Failure> {
-        Self::with_disk(index, program, folder, DISK)
+    pub(crate) fn new(index: usize, network: &Network, program: &Path, folder: &Path) -> Result<Self, Failure> {
+        Self::with_disk(index, network, program, folder, DISK)
     }
 
     /// The same with a disk of another size, as `mount` takes it.
-    pub(crate) fn with_disk(index: usize, program: &Path, folder: &Path, size: &str) -> Result<Self, Failure> {
+    pub(crate) fn with_disk(
+        index: usize,
+        network: &Network,
+        program: &Path,
+        folder: &Path,
+        size: &str,
+    ) -> Result<Self, Failure> {
         let disk = folder.join(format!("disk-{index}"));
         fs::create_dir_all(&disk).map_err(|error| Failure(format!("{}: {error}", disk.display())))?;
         let path = disk
@@ -134,6 +142,7 @@ impl Machine {
                 program: program.to_owned(),
                 home: disk.join("home"),
             },
+            line: network.listens_at(index),
             log: folder.join(format!("machine-{index}.log")),
             disk,
             daemon: None,
@@ -179,7 +188,7 @@ impl Machine {
             .arg("--home")
             .arg(&self.seat.home)
             .args(how);
-        command.args(["--listen", &format!("{}:4720", address(self.seat.index)), "--no-mdns"]);
+        command.args(["--listen", &format!("{}:4720", self.line), "--no-mdns"]);
         command.args(["--capacity", CAPACITY, "--grace", GRACE]);
         command.args(["--machine", &format!("m{}", self.seat.index)]);
         command.env("RUST_LOG", "potluck=info,potluck_node=debug,potluck_net=info");

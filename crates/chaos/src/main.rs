@@ -51,6 +51,9 @@ struct Arguments {
     /// Machines.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(2..=60))]
     nodes: u64,
+    /// So many of them are behind routers, which let nobody in [default: two of five or more; none with `--quiet` and `--other`]
+    #[arg(long, value_name = "MACHINES", conflicts_with = "names")]
+    behind: Option<u64>,
     /// Only this goes wrong, by its name in the report; may be given several times.
     #[arg(long, value_name = "FAULT")]
     only: Vec<Fault>,
@@ -86,8 +89,10 @@ fn main() -> ExitCode {
     let other = arguments.other.as_ref();
     let other = other.map_or_else(String::new, |other| format!(" --other {}", other.display()));
     let again = format!(
-        "potluck-chaos --seed {seed} --minutes {} --nodes {}{only}{other}",
-        arguments.minutes, arguments.nodes
+        "potluck-chaos --seed {seed} --minutes {} --nodes {} --behind {}{only}{other}",
+        arguments.minutes,
+        arguments.nodes,
+        behind(&arguments)
     );
     if arguments.names.is_none() {
         println!("{again}");
@@ -131,6 +136,15 @@ fn main() -> ExitCode {
     }
 }
 
+/// How many machines are behind routers. Each of these must reach others, and the first has founded the pool.
+fn behind(arguments: &Arguments) -> u64 {
+    let usual = match arguments.nodes {
+        5.. if !arguments.quiet && arguments.other.is_none() => 2,
+        _ => 0,
+    };
+    arguments.behind.unwrap_or(usual).min(arguments.nodes.saturating_sub(1))
+}
+
 /// Why it cannot run here, if so.
 fn cannot() -> Option<String> {
     if !geteuid().is_root() {
@@ -167,8 +181,8 @@ fn live(arguments: &Arguments, seed: u64, folder: &Path) -> Result<Lived, Failur
     if let Some(files) = arguments.names {
         return names::measure(files, &program, folder).map(|()| Lived::Counting);
     }
-    let nodes = usize::try_from(arguments.nodes).unwrap_or(5);
-    let chaos = Chaos::begin(nodes, &program, other.as_deref(), folder)?;
+    let [nodes, behind] = [arguments.nodes, behind(arguments)].map(|count| usize::try_from(count).unwrap_or(0));
+    let chaos = Chaos::begin(nodes, behind, &program, other.as_deref(), folder)?;
     let time = Duration::from_secs_f64(arguments.minutes * 60.0);
     if arguments.quiet {
         return chaos.rest(time).map(Lived::Quietly);

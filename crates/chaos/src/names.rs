@@ -35,8 +35,8 @@ struct Pair {
 
 /// Measures it all, and says what came of it, line by line.
 pub(crate) fn measure(files: u64, program: &Path, folder: &Path) -> Result<(), Failure> {
-    let network = Network::build(2)?;
-    let machine = |index| Machine::with_disk(index, program, folder, DISK);
+    let network = Network::build(2, 0)?;
+    let machine = |index| Machine::with_disk(index, &network, program, folder, DISK);
     let mut pair = Pair {
         machines: [machine(0)?, machine(1)?],
         _network: network,

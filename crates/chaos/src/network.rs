@@ -1,4 +1,4 @@
-//! Machines in network namespaces on one bridge, and what can be wrong with the ways between them.
+//! Machines in network namespaces on one bridge, some of them behind routers, and what can be wrong with the ways between them.
 //!
 //! Nothing of it touches the network of the host: the bridge is in a namespace, too.
 
@@ -11,11 +11,16 @@ use std::{io, process::Command, time::Duration};
 const PREFIX: &str = "potluck-chaos";
 /// The interface of a machine.
 const LINE: &str = "line";
+/// Those of a router.
+const INSIDE: &str = "inside";
+const OUTSIDE: &str = "outside";
 
 /// See the module. The namespaces are removed when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Network {
     machines: usize,
+    /// The last so many are behind routers.
+    behind: usize,
     /// Whether the kernel can delay and lose packets itself.
     has_netem: bool,
 }
@@ -55,9 +60,18 @@ pub(crate) fn namespace(machine: usize) -> String {
     format!("{PREFIX}-{machine}")
 }
 
-/// The address of a machine.
+/// The address of a machine, or of its router.
 pub(crate) fn address(machine: usize) -> String {
     format!("10.77.0.{}", machine + 1)
+}
+
+/// The address of a machine in the network of its router, or of that.
+fn address_inside(machine: usize, host: u8) -> String {
+    format!("192.168.{}.{host}", machine + 1)
+}
+
+fn router(machine: usize) -> String {
+    format!("{PREFIX}-router-{machine}")
 }
 
 fn bridge() -> String {
@@ -93,31 +107,103 @@ fn ip(words: &str) -> Result<(), Failure> {
     run("ip", &words.split(' ').collect::<Vec<_>>())
 }
 
+/// Packets that are for others are passed on in a namespace.
+fn forward(namespace: &str) -> Result<(), Failure> {
+    let on = "echo 1 > /proc/sys/net/ipv4/ip_forward";
+    run("ip", &["netns", "exec", namespace, "sh", "-c", on])
+}
+
+/// A line from a namespace to the bridge.
+fn plug_in(namespace: &str, device: &str, machine: usize) -> Result<(), Failure> {
+    let bridge = bridge();
+    ip(&format!(
+        "-n {namespace} link add {device} type veth peer name m{machine} netns {bridge}"
+    ))?;
+    ip(&format!("-n {bridge} link set m{machine} master bridge up"))
+}
+
 impl Network {
-    pub(crate) fn build(machines: usize) -> Result<Self, Failure> {
+    /// So many machines, of which the last ones are behind routers: each takes no connections from outside, and the last one's has other ports
+    /// for each host that is spoken to, so that nobody can tell where it will be heard from.
+    pub(crate) fn build(machines: usize, behind: usize) -> Result<Self, Failure> {
         remove_all();
         let mut network = Self {
             machines,
+            behind,
             has_netem: false,
         };
         let bridge = bridge();
         ip(&format!("netns add {bridge}"))?;
+        if behind > 0
+            && let Err(failure) = forward(&bridge)
+        {
+            println!("there are no routers on this machine: {failure}");
+            network.behind = 0;
+        }
         ip(&format!("-n {bridge} link add bridge type bridge"))?;
         ip(&format!("-n {bridge} link set bridge up"))?;
         for machine in 0..machines {
-            let (namespace, address) = (namespace(machine), address(machine));
+            let (namespace, address) = (namespace(machine), network.listens_at(machine));
             ip(&format!("netns add {namespace}"))?;
-            ip(&format!(
-                "-n {namespace} link add {LINE} type veth peer name m{machine} netns {bridge}"
-            ))?;
-            ip(&format!("-n {bridge} link set m{machine} master bridge up"))?;
+            if network.is_behind(machine) {
+                network.build_router(machine)?;
+            } else {
+                plug_in(&namespace, LINE, machine)?;
+            }
             ip(&format!("-n {namespace} addr add {address}/24 dev {LINE}"))?;
             ip(&format!("-n {namespace} link set {LINE} up"))?;
             ip(&format!("-n {namespace} link set lo up"))?;
+            if network.is_behind(machine) {
+                let way_out = address_inside(machine, 1);
+                ip(&format!("-n {namespace} route add default via {way_out}"))?;
+            }
         }
         network.has_netem = network.delay(0, 3).is_ok();
         network.calm(0);
         Ok(network)
+    }
+
+    fn is_behind(&self, machine: usize) -> bool {
+        machine + self.behind >= self.machines
+    }
+
+    /// Where a machine itself has its line.
+    pub(crate) fn listens_at(&self, machine: usize) -> String {
+        match self.is_behind(machine) {
+            true => address_inside(machine, 2),
+            false => address(machine),
+        }
+    }
+
+    fn build_router(&self, machine: usize) -> Result<(), Failure> {
+        let router = router(machine);
+        ip(&format!("netns add {router}"))?;
+        plug_in(&router, OUTSIDE, machine)?;
+        let (namespace, inside, outside) = (namespace(machine), address_inside(machine, 1), address(machine));
+        ip(&format!(
+            "-n {namespace} link add {LINE} type veth peer name {INSIDE} netns {router}"
+        ))?;
+        ip(&format!("-n {router} addr add {inside}/24 dev {INSIDE}"))?;
+        ip(&format!("-n {router} addr add {outside}/24 dev {OUTSIDE}"))?;
+        for device in [INSIDE, OUTSIDE] {
+            ip(&format!("-n {router} link set {device} up"))?;
+        }
+        forward(&router)?;
+        let ports = if machine + 1 == self.machines {
+            "fully-random"
+        } else {
+            ""
+        };
+        let rules = format!(
+            "add table ip router; \
+             add chain ip router leave {{ type nat hook postrouting priority srcnat; }}; \
+             add rule ip router leave oifname {OUTSIDE} masquerade {ports}; \
+             add chain ip router pass {{ type filter hook forward priority 0; }}; \
+             add rule ip router pass iifname {OUTSIDE} ct state new drop; \
+             add chain ip router take {{ type filter hook input priority 0; }}; \
+             add rule ip router take iifname {OUTSIDE} ct state new drop"
+        );
+        nft(&router, &rules)
     }
 
     pub(crate) fn has_netem(&self) -> bool {

@@ -5,6 +5,7 @@ use crate::{
     Address,
     bulk::Bulk,
     course::{Course, Watched},
+    routes::Reach,
     serve::{Incoming, Stream},
     window::Window,
     wire::{self, Message, Protocol, Status},
@@ -125,6 +126,8 @@ pub(crate) struct Shared {
     budgets: Mutex<HashMap<NodeId, Arc<Semaphore>>>,
     streams: Mutex<HashMap<(NodeId, Protocol), Arc<Streams>>>,
     hosts: Mutex<HashMap<NodeId, IpAddr>>,
+    /// Of those that are reached by a relay alone, which it is, where that is known.
+    relays: Mutex<HashMap<NodeId, Option<NodeId>>>,
     bulk: OnceLock<Bulk>,
 }
 
@@ -150,6 +153,11 @@ impl Shared {
         self.members.read().expect("never poisoned").contains(&node)
     }
 
+    /// Whether there is a member of which this is so.
+    pub(crate) fn is_any_member(&self, is_so: impl FnMut(NodeId) -> bool) -> bool {
+        self.members.read().expect("never poisoned").iter().copied().any(is_so)
+    }
+
     pub(crate) fn member_count(&self) -> usize {
         self.members.read().expect("never poisoned").len()
     }
@@ -168,6 +176,23 @@ impl Shared {
     /// Where a peer is connected from or to, directly.
     pub(crate) fn set_host(&self, peer: NodeId, host: IpAddr) {
         self.hosts.lock().expect("never poisoned").insert(peer, host);
+    }
+
+    /// There is no direct way to a peer any more.
+    pub(crate) fn forget_host(&self, peer: NodeId) {
+        self.hosts.lock().expect("never poisoned").remove(&peer);
+        if let Some(bulk) = self.bulk() {
+            bulk.forget(peer);
+        }
+    }
+
+    /// How a peer is reached now.
+    pub(crate) fn set_relay(&self, peer: NodeId, reach: Reach) {
+        let mut relays = self.relays.lock().expect("never poisoned");
+        match reach {
+            Reach::Relayed(by) => relays.insert(peer, by),
+            Reach::Direct | Reach::Gone => relays.remove(&peer),
+        };
     }
 
     /// The lane for shards, if this node has one.
@@ -199,17 +224,19 @@ impl Shared {
         )
     }
 
-    /// Forgets all that belonged to a peer that is gone. What it still has in memory keeps its own permit.
-    pub(crate) fn forget(&self, peer: NodeId) {
+    /// Keeps no streams to a peer: those in use end with their requests.
+    pub(crate) fn forget_streams(&self, peer: NodeId) {
         self.streams
             .lock()
             .expect("never poisoned")
             .retain(|(node, _), _| *node != peer);
+    }
+
+    /// Forgets all that belonged to a peer that is gone. What it still has in memory keeps its own permit.
+    pub(crate) fn forget(&self, peer: NodeId) {
+        self.forget_streams(peer);
         self.budgets.lock().expect("never poisoned").remove(&peer);
-        self.hosts.lock().expect("never poisoned").remove(&peer);
-        if let Some(bulk) = self.bulk() {
-            bulk.forget(peer);
-        }
+        self.forget_host(peer);
     }
 }
 
@@ -274,6 +301,11 @@ impl Endpoint {
             .await
             .map_err(|_| ConnectError::Closed)?;
         outcome.await.map_err(|_| ConnectError::Closed)?
+    }
+
+    /// Whether a node is reached by a relay alone; and which that is, if it is known.
+    pub fn relay_of(&self, node: NodeId) -> Option<Option<NodeId>> {
+        self.shared.relays.lock().expect("never poisoned").get(&node).copied()
     }
 
     /// Closes all connections to a node.

@@ -5,7 +5,8 @@
 //! - `window`: how many requests a peer gets at a time; `course`: whether one of them gets on.
 //! - `wire`: how a request and its reply lie on a stream.
 //! - `serve`: the answering side, with its per-peer budgets.
-//! - `swarm`: the libp2p swarm and its task. `substreams` is our behaviour in it: it opens and accepts streams.
+//! - `swarm`: the libp2p swarm and its task. `substreams` is our behaviour in it: it opens and accepts streams; `dials` and `routes` say what to
+//!   dial, and which members are to be relays.
 //! - `bulk`: connections of their own for shards, beside the swarm; `tls` is what runs on them.
 //! - `memory`: the twin, for tests: the same requests and limits over in-memory pipes.
 //!
@@ -23,6 +24,7 @@ mod endpoint;
 pub mod fuzzing;
 mod memory;
 mod pulse;
+mod routes;
 mod serve;
 mod substreams;
 mod swarm;

@@ -5,6 +5,7 @@
 
 use crate::{
     endpoint::{BoxStream, OpenError},
+    routes::is_relayed,
     wire::Protocol,
 };
 use libp2p::{
@@ -163,10 +164,17 @@ impl ConnectionHandler for Handler {
     }
 }
 
+/// The connections to a peer, and the places for the streams that it opens.
+struct Connected {
+    direct: HashSet<ConnectionId>,
+    relayed: HashSet<ConnectionId>,
+    places: Arc<Semaphore>,
+}
+
 /// See the module.
 pub(crate) struct Behaviour {
     inbound: mpsc::UnboundedSender<Inbound>,
-    connected: HashMap<PeerId, (HashSet<ConnectionId>, Arc<Semaphore>)>,
+    connected: HashMap<PeerId, Connected>,
     opens: VecDeque<(PeerId, Open)>,
 }
 
@@ -193,15 +201,23 @@ impl Behaviour {
         }
     }
 
-    fn handler(&mut self, peer: PeerId, connection: ConnectionId) -> Handler {
-        let places = || Arc::new(Semaphore::new(limits::STREAMS_PER_PEER_MAX + CLOSING_STREAMS_SLACK));
-        let (connections, places) = self.connected.entry(peer).or_insert_with(|| (HashSet::new(), places()));
-        connections.insert(connection);
+    fn handler(&mut self, peer: PeerId, connection: ConnectionId, is_relayed: bool) -> Handler {
+        let new = || Connected {
+            direct: HashSet::new(),
+            relayed: HashSet::new(),
+            places: Arc::new(Semaphore::new(limits::STREAMS_PER_PEER_MAX + CLOSING_STREAMS_SLACK)),
+        };
+        let connected = self.connected.entry(peer).or_insert_with(new);
+        if is_relayed {
+            connected.relayed.insert(connection);
+        } else {
+            connected.direct.insert(connection);
+        }
         Handler {
             peer,
             opens: VecDeque::new(),
             inbound: self.inbound.clone(),
-            places: Arc::clone(places),
+            places: Arc::clone(&connected.places),
         }
     }
 }
@@ -214,21 +230,21 @@ impl NetworkBehaviour for Behaviour {
         &mut self,
         connection: ConnectionId,
         peer: PeerId,
-        _: &Multiaddr,
+        local: &Multiaddr,
         _: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(self.handler(peer, connection))
+        Ok(self.handler(peer, connection, is_relayed(local)))
     }
 
     fn handle_established_outbound_connection(
         &mut self,
         connection: ConnectionId,
         peer: PeerId,
-        _: &Multiaddr,
+        address: &Multiaddr,
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(self.handler(peer, connection))
+        Ok(self.handler(peer, connection, is_relayed(address)))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
@@ -245,9 +261,10 @@ impl NetworkBehaviour for Behaviour {
             },
             _ => return,
         };
-        if let Some((connections, _)) = self.connected.get_mut(&peer) {
-            connections.remove(&connection);
-            if connections.is_empty() {
+        if let Some(connected) = self.connected.get_mut(&peer) {
+            connected.direct.remove(&connection);
+            connected.relayed.remove(&connection);
+            if connected.direct.is_empty() && connected.relayed.is_empty() {
                 self.connected.remove(&peer);
             }
         }
@@ -259,11 +276,19 @@ impl NetworkBehaviour for Behaviour {
 
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Infallible, THandlerInEvent<Self>>> {
         match self.opens.pop_front() {
-            Some((peer_id, event)) => Poll::Ready(ToSwarm::NotifyHandler {
-                peer_id,
-                handler: NotifyHandler::Any,
-                event,
-            }),
+            Some((peer_id, event)) => {
+                // A relay is the longer way, and others wait at it. Of direct ways the last is the likeliest to be there still.
+                let direct = self
+                    .connected
+                    .get(&peer_id)
+                    .and_then(|connected| connected.direct.iter().max());
+                let handler = direct.map_or(NotifyHandler::Any, |connection| NotifyHandler::One(*connection));
+                Poll::Ready(ToSwarm::NotifyHandler {
+                    peer_id,
+                    handler,
+                    event,
+                })
+            }
             None => Poll::Pending,
         }
     }

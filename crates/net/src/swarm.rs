@@ -4,28 +4,29 @@ use crate::{
     Address, Listen,
     address::{is_tcp, node_id, peer_id},
     bulk,
-    dials::{Dials, Next},
+    dials::{Dials, Next, Stage},
     endpoint::{CLOSE_TIMEOUT, Command, ConnectError, Endpoint, Event, Inbox, Shared},
     pulse,
+    routes::{Reach, Routes, is_public, is_relayed},
     serve::{self, Incoming},
     substreams::{self, Inbound, Placed},
 };
 use bytes::Bytes;
 use futures::StreamExt;
 use libp2p::{
-    Multiaddr, PeerId, StreamProtocol, Swarm, connection_limits, gossipsub, identify, kad, mdns,
-    memory_connection_limits, ping,
+    Multiaddr, PeerId, StreamProtocol, Swarm, connection_limits, dcutr, gossipsub, identify, kad, mdns,
+    memory_connection_limits, ping, relay,
     swarm::{
-        ConnectionId, DialError, NetworkBehaviour, SwarmEvent,
+        ConnectionId, DialError, FromSwarm, NetworkBehaviour, NewExternalAddrCandidate, SwarmEvent,
         behaviour::toggle::Toggle,
         dial_opts::{DialOpts, PeerCondition},
     },
 };
 use potluck_crypto::SigningKey;
-use potluck_types::limits;
+use potluck_types::{NodeId, limits};
 use std::{
-    collections::HashMap,
-    net::IpAddr,
+    collections::{BTreeSet, HashMap},
+    num::NonZeroU32,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -46,7 +47,14 @@ const GOSSIP_BYTES_MAX: usize = 64 << 10;
 const STRANGER_TIMEOUT: Duration = Duration::from_secs(30);
 /// When other addresses are tried beside TCP: a handshake half around the world takes less.
 const WIDEN_DELAY: Duration = Duration::from_millis(700);
-/// How often strangers are looked for.
+/// When relays are tried, too: a direct way that takes longer to find is found while one of theirs is used.
+const RELAY_DELAY: Duration = Duration::from_millis(1500);
+/// How long a relay carries one connection: the two then have to make a new one.
+const CIRCUIT_DURATION: Duration = Duration::from_secs(24 * 3600);
+/// How many connections a member may have made by a relay one after the other, and how long until it may have one more.
+const CIRCUIT_BURST: NonZeroU32 = NonZeroU32::new(256).expect("not zero");
+const CIRCUIT_INTERVAL: Duration = Duration::from_secs(1);
+/// How often strangers are looked for, and relays.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(10);
 /// How often the routing table is filled up: the pool's records say where members are, and it is asked only about one that is not there.
 const ROUTING_INTERVAL: Duration = Duration::from_secs(6 * 3600);
@@ -62,6 +70,8 @@ pub struct NetworkConfig {
     pub listen: Vec<Listen>,
     /// Whether to announce ourselves on the local network, and to look for others there.
     pub mdns: bool,
+    /// Whether to carry what members say to each other that cannot reach each other.
+    pub relay: bool,
 }
 
 /// Why the network does not start.
@@ -94,6 +104,9 @@ struct Behaviour {
     kademlia: kad::Behaviour<kad::store::MemoryStore>,
     gossipsub: gossipsub::Behaviour,
     mdns: Toggle<mdns::tokio::Behaviour>,
+    relay: relay::Behaviour,
+    relayed: relay::client::Behaviour,
+    punch: dcutr::Behaviour,
 }
 
 fn setup(error: impl std::fmt::Display) -> StartError {
@@ -107,7 +120,7 @@ pub async fn start(key: &SigningKey, config: &NetworkConfig) -> Result<(Endpoint
     let keypair = libp2p::identity::Keypair::ed25519_from_bytes(*key.seed()).map_err(setup)?;
     let lane = bulk::listen(&config.listen, &keypair).await;
     let (inbound_sender, inbound) = mpsc::unbounded_channel();
-    let with_mdns = config.mdns;
+    let (with_mdns, with_relay) = (config.mdns, config.relay);
     let shared = Arc::new(Shared::default());
     let mut swarm = libp2p::SwarmBuilder::with_existing_identity(keypair)
         .with_tokio()
@@ -118,7 +131,18 @@ pub async fn start(key: &SigningKey, config: &NetworkConfig) -> Result<(Endpoint
         )
         .map_err(setup)?
         .with_quic()
-        .with_behaviour(|keypair| behaviour(keypair, inbound_sender, with_mdns, Arc::clone(&shared)))
+        .with_relay_client(libp2p::tls::Config::new, libp2p::yamux::Config::default)
+        .map_err(setup)?
+        .with_behaviour(|keypair, relayed| {
+            let mut made = behaviour(keypair, inbound_sender, with_mdns, relayed, Arc::clone(&shared))?;
+            let status = if with_relay {
+                relay::Status::Enable
+            } else {
+                relay::Status::Disable
+            };
+            made.relay.set_status(Some(status));
+            Ok(made)
+        })
         .map_err(setup)?
         .with_swarm_config(|config| config.with_idle_connection_timeout(IDLE_CONNECTION_TIMEOUT))
         .build();
@@ -166,6 +190,7 @@ pub async fn start(key: &SigningKey, config: &NetworkConfig) -> Result<(Endpoint
         dials: Dials::default(),
         dial_news,
         strangers: HashMap::new(),
+        routes: Routes::new(key.node_id()),
         _lanes: lanes,
     };
     tokio::spawn(driver.run(dial_inbox));
@@ -185,6 +210,7 @@ fn behaviour(
     keypair: &libp2p::identity::Keypair,
     inbound: mpsc::UnboundedSender<Inbound>,
     with_mdns: bool,
+    relayed: relay::client::Behaviour,
     shared: Arc<Shared>,
 ) -> Result<Behaviour, BehaviourError> {
     let peer = keypair.public().to_peer_id();
@@ -208,24 +234,51 @@ fn behaviour(
     gossipsub.with_peer_score(score, gossipsub::PeerScoreThresholds::default())?;
     let mut routing = kad::Config::new(StreamProtocol::new("/potluck/kad/1"));
     routing.set_periodic_bootstrap_interval(Some(ROUTING_INTERVAL));
+    // What is in the table is what members say of themselves: no relays, and nothing of strangers.
+    routing.set_kbucket_inserts(kad::BucketInserts::Manual);
     let mut kademlia = kad::Behaviour::with_config(peer, kad::store::MemoryStore::new(peer), routing);
     kademlia.set_mode(Some(kad::Mode::Server));
     let mdns = with_mdns
         .then(|| mdns::tokio::Behaviour::new(mdns::Config::default(), peer))
         .transpose()?;
+    let relay = relay::Behaviour::new(peer, relaying(&shared));
     Ok(Behaviour {
         limits: connection_limits::Behaviour::new(connection_limits),
         memory: memory_connection_limits::Behaviour::with_max_percentage(MEMORY_SHARE_MAX),
         substreams: substreams::Behaviour::new(inbound),
         identify: identify::Behaviour::new(
             identify::Config::new("/potluck/1".to_owned(), keypair.public())
-                .with_agent_version(concat!("potluck/", env!("CARGO_PKG_VERSION")).to_owned()),
+                .with_agent_version(concat!("potluck/", env!("CARGO_PKG_VERSION")).to_owned())
+                .with_cache_size(0),
         ),
         pulse: pulse::Behaviour::new(shared),
         kademlia,
         gossipsub,
         mdns: mdns.into(),
+        relay,
+        relayed,
+        punch: dcutr::Behaviour::new(peer),
     })
+}
+
+/// What a relay does for members, and for nobody else.
+fn relaying(shared: &Arc<Shared>) -> relay::Config {
+    let for_members = || -> Box<dyn relay::RateLimiter> {
+        let shared = Arc::clone(shared);
+        Box::new(move |peer: PeerId, _: &Multiaddr, _| node_id(&peer).is_some_and(|node| shared.is_member(node)))
+    };
+    let config = relay::Config {
+        max_reservations: limits::POOL_NODES_MAX,
+        reservation_rate_limiters: vec![for_members()],
+        max_circuits: limits::RELAY_CIRCUITS_MAX,
+        max_circuits_per_peer: limits::RELAY_CIRCUITS_PER_PEER_MAX,
+        max_circuit_duration: CIRCUIT_DURATION,
+        // As much as there is to say.
+        max_circuit_bytes: 0,
+        circuit_src_rate_limiters: vec![for_members()],
+        ..relay::Config::default()
+    };
+    config.circuit_src_per_peer(CIRCUIT_BURST, CIRCUIT_INTERVAL)
 }
 
 /// What a dial waits for.
@@ -234,8 +287,8 @@ enum DialNews {
     Resolved(PeerId, Vec<Multiaddr>),
     /// Somebody else asks, with these addresses.
     More(PeerId, Vec<Multiaddr>),
-    /// It takes so long that other addresses are to be tried as well.
-    Late(PeerId),
+    /// The dial of this number takes so long that what is next in its turn is to be tried as well.
+    Late(PeerId, u64, Stage),
 }
 
 struct Driver {
@@ -250,6 +303,7 @@ struct Driver {
     /// Of dials: what takes its time elsewhere comes back here.
     dial_news: mpsc::Sender<DialNews>,
     strangers: HashMap<PeerId, Instant>,
+    routes: Routes,
     /// Ends with the driver.
     _lanes: JoinSet<()>,
 }
@@ -278,10 +332,14 @@ impl Driver {
                 Some(news) = dial_news.recv() => match news {
                     DialNews::Resolved(peer, addresses) => self.dial(peer, addresses),
                     DialNews::More(peer, addresses) => self.dial_more(peer, addresses),
-                    DialNews::Late(peer) => self.widen(peer),
+                    DialNews::Late(peer, number, _) if !self.dials.is_this(peer, number) => {}
+                    DialNews::Late(peer, _, stage) => self.go_on(peer, stage),
                 },
                 Some(inbound) = self.inbound.recv() => self.on_inbound(inbound),
-                _ = housekeeping.tick() => self.dismiss_strangers(),
+                _ = housekeeping.tick() => {
+                    self.dismiss_strangers();
+                    self.tend_routes();
+                }
                 // A node that has stopped reading is gone: its connections must not look alive.
                 () = self.events.closed() => return,
             }
@@ -332,17 +390,19 @@ impl Driver {
             let _ = done.send(Ok(()));
             return;
         }
-        let is_first = self.dials.ask(peer, done);
+        let number = self.dials.ask(peer, done);
         let news = self.dial_news.clone();
         tokio::spawn(async move {
             let found = futures::future::join_all(addresses.iter().map(Address::resolve)).await;
-            if !is_first {
+            let Some(number) = number else {
                 let _ = news.send(DialNews::More(peer, found.concat())).await;
                 return;
-            }
+            };
             let _ = news.send(DialNews::Resolved(peer, found.concat())).await;
             tokio::time::sleep(WIDEN_DELAY).await;
-            let _ = news.send(DialNews::Late(peer)).await;
+            let _ = news.send(DialNews::Late(peer, number, Stage::Others)).await;
+            tokio::time::sleep(RELAY_DELAY - WIDEN_DELAY).await;
+            let _ = news.send(DialNews::Late(peer, number, Stage::Relays)).await;
         });
     }
 
@@ -374,6 +434,22 @@ impl Driver {
         }
     }
 
+    fn go_on(&mut self, peer: PeerId, stage: Stage) {
+        match stage {
+            Stage::Others => self.widen(peer),
+            Stage::Relays => self.go_round(peer),
+        }
+    }
+
+    /// Tries to reach it by relays.
+    fn go_round(&mut self, peer: PeerId) {
+        if self.dials.go_round(peer) {
+            let circuits = node_id(&peer).map(|node| self.routes.circuits(node));
+            let options = DialOpts::peer_id(peer).addresses(circuits.unwrap_or_default());
+            self.attempt(peer, options.condition(PeerCondition::Disconnected).build());
+        }
+    }
+
     fn attempt(&mut self, peer: PeerId, options: DialOpts) {
         let attempt = options.connection_id();
         self.dials.began(peer, attempt);
@@ -389,7 +465,7 @@ impl Driver {
         }
         match self.dials.failed(peer, attempt, plain_reason(error)) {
             Next::Wait => {}
-            Next::Widen => self.widen(peer),
+            Next::Try(stage) => self.go_on(peer, stage),
             Next::GiveUp => {
                 let node = node_id(&peer).map(|node| node.short()).unwrap_or_default();
                 self.dials.finish(peer, |reasons| {
@@ -426,18 +502,33 @@ impl Driver {
 
     fn on_swarm_event(&mut self, event: SwarmEvent<BehaviourEvent>) -> Option<Event> {
         match event {
-            SwarmEvent::NewListenAddr { address, .. } => Address::from_multiaddr(&address).map(Event::Listening),
+            SwarmEvent::NewListenAddr { address, .. } => {
+                let plain = Address::from_multiaddr(&address)?;
+                // Behind a firewall that changes no addresses it is where holes are punched to.
+                if is_public(&address) {
+                    let candidate = FromSwarm::NewExternalAddrCandidate(NewExternalAddrCandidate { addr: &address });
+                    self.swarm.behaviour_mut().punch.on_swarm_event(candidate);
+                }
+                // A relay has to say an address of its own to whom it keeps a place for.
+                self.swarm.add_external_address(address);
+                Some(Event::Listening(plain))
+            }
+            SwarmEvent::ExpiredListenAddr { address, .. } => {
+                self.swarm.remove_external_address(&address);
+                None
+            }
             SwarmEvent::ConnectionEstablished {
                 peer_id: peer,
+                connection_id,
                 num_established,
                 endpoint,
                 ..
             } => {
                 self.dials.finish(peer, |_| Ok(()));
                 let node = node_id(&peer)?;
-                if let Some(host) = direct_host(endpoint.get_remote_address()) {
-                    self.shared.set_host(node, host);
-                }
+                let before = self.routes.reach(node);
+                self.routes.opened(node, connection_id, &endpoint, Instant::now());
+                self.note_reach(node, before);
                 if !self.shared.is_member(node) {
                     self.strangers.entry(peer).or_insert_with(Instant::now);
                 }
@@ -445,13 +536,19 @@ impl Driver {
             }
             SwarmEvent::ConnectionClosed {
                 peer_id: peer,
-                num_established: 0,
+                connection_id,
+                num_established,
                 ..
             } => {
-                self.strangers.remove(&peer);
                 let node = node_id(&peer)?;
-                self.shared.forget(node);
-                Some(Event::Disconnected(node))
+                let before = self.routes.reach(node);
+                self.routes.closed(node, connection_id);
+                self.note_reach(node, before);
+                (num_established == 0).then(|| {
+                    self.strangers.remove(&peer);
+                    self.shared.forget(node);
+                    Event::Disconnected(node)
+                })
             }
             SwarmEvent::OutgoingConnectionError {
                 peer_id: Some(peer),
@@ -461,7 +558,23 @@ impl Driver {
                 self.on_dial_error(peer, connection_id, &error);
                 None
             }
-            SwarmEvent::ListenerClosed { reason: Err(error), .. } | SwarmEvent::ListenerError { error, .. } => {
+            SwarmEvent::ListenerClosed {
+                listener_id, reason, ..
+            } => {
+                let relay = self.routes.ended(listener_id);
+                match (relay, reason) {
+                    (Some(relay), Err(error)) => {
+                        tracing::debug!(relay = %relay.short(), %error, "a relay keeps no place for this node");
+                        self.routes.refused(relay, Instant::now());
+                        self.tend_routes();
+                    }
+                    // Its connection is gone, or it did not answer: it is asked again when it is time to.
+                    (_, Ok(())) => {}
+                    (None, Err(error)) => tracing::warn!(%error, "a listener failed"),
+                }
+                None
+            }
+            SwarmEvent::ListenerError { error, .. } => {
                 tracing::warn!(%error, "a listener failed");
                 None
             }
@@ -476,6 +589,9 @@ impl Driver {
                 peer_id: peer, info, ..
             }) => {
                 let node = node_id(&peer).filter(|node| self.shared.is_member(*node))?;
+                self.routes
+                    .offers(node, info.protocols.contains(&relay::HOP_PROTOCOL_NAME));
+                self.tend_routes();
                 let addresses: Vec<_> = info
                     .listen_addrs
                     .into_iter()
@@ -491,16 +607,20 @@ impl Driver {
             }
             BehaviourEvent::Mdns(mdns::Event::Discovered(mut found)) => {
                 // One event a call: of several addresses the first that fits is told, TCP before others; all go to the table.
-                let mut told = None;
+                let (mut told, mut relayed) = (None, BTreeSet::new());
                 found.sort_by_key(|(_, address)| !is_tcp(address));
                 for (peer, address) in found {
                     if let Some(node) = node_id(&peer)
                         && let Some(plain) = Address::from_multiaddr(&address)
                     {
                         self.swarm.behaviour_mut().kademlia.add_address(&peer, address);
+                        if matches!(self.routes.reach(node), Reach::Relayed(_)) {
+                            relayed.insert(node);
+                        }
                         told.get_or_insert(Event::Discovered(node, plain));
                     }
                 }
+                relayed.into_iter().for_each(|node| self.straighten(node));
                 told
             }
             BehaviourEvent::Pulse(ping::Event {
@@ -538,10 +658,57 @@ impl Driver {
         }
     }
 
+    /// The ways to a node have changed.
+    fn note_reach(&mut self, node: NodeId, before: Reach) {
+        let now = self.routes.reach(node);
+        self.shared.set_relay(node, now);
+        match self.routes.host(node) {
+            Some(host) => self.shared.set_host(node, host),
+            None => self.shared.forget_host(node),
+        }
+        if let (Reach::Relayed(_), Reach::Direct) = (before, now) {
+            // Kept streams are on the long way.
+            self.shared.forget_streams(node);
+        }
+    }
+
+    /// Asks for places at relays, tries direct ways again, and closes what they have made superfluous.
+    fn tend_routes(&mut self) {
+        let now = Instant::now();
+        let routes = &self.routes;
+        let is_away = |node: NodeId| node != routes.me() && routes.reach(node) != Reach::Direct;
+        let is_any_away = self.shared.is_any_member(is_away);
+        for (relay, address) in self.routes.whom_to_ask(is_any_away, now) {
+            match self.swarm.listen_on(address) {
+                Ok(listener) => self.routes.asked(relay, listener),
+                Err(error) => tracing::warn!(%error, "a relay cannot be asked"),
+            }
+        }
+        for node in self.routes.whom_to_straighten(now) {
+            self.straighten(node);
+        }
+        for connection in self.routes.superfluous(now) {
+            self.swarm.close_connection(connection);
+        }
+    }
+
+    /// Tries direct ways to a node beside the relay.
+    fn straighten(&mut self, node: NodeId) {
+        // At the addresses that the routing table has, and mDNS: no relay is among them.
+        let options = DialOpts::peer_id(peer_id(node)).condition(PeerCondition::Always);
+        if let Err(error) = self.swarm.dial(options.build()) {
+            tracing::debug!(%error, "there is no direct way to try");
+        }
+    }
+
     fn dismiss_strangers(&mut self) {
         let shared = Arc::clone(&self.shared);
-        self.strangers
-            .retain(|peer, _| !node_id(peer).is_some_and(|node| shared.is_member(node)));
+        let is_member = |peer: &PeerId| node_id(peer).is_some_and(|node| shared.is_member(node));
+        self.strangers.retain(|peer, _| !is_member(peer));
+        // One that was a member keeps nothing that it had as one: no place at this relay, and no connections by it.
+        for peer in self.swarm.connected_peers().filter(|peer| !is_member(peer)) {
+            self.strangers.entry(*peer).or_insert_with(Instant::now);
+        }
         let late: Vec<_> = self
             .strangers
             .iter()
@@ -554,19 +721,6 @@ impl Driver {
     }
 }
 
-/// The host at the other end of a connection that goes through no relay.
-fn direct_host(address: &Multiaddr) -> Option<IpAddr> {
-    use libp2p::multiaddr::Protocol::{Ip4, Ip6, P2pCircuit};
-    if address.iter().any(|part| part == P2pCircuit) {
-        return None;
-    }
-    match address.iter().next()? {
-        Ip4(ip) => Some(ip.into()),
-        Ip6(ip) => Some(ip.into()),
-        _ => None,
-    }
-}
-
 /// What a person can use of a dial error: the last cause, not the tree of attempts.
 fn plain_reason(error: &DialError) -> Option<String> {
     Some(match error {
@@ -576,6 +730,8 @@ fn plain_reason(error: &DialError) -> Option<String> {
         DialError::Transport(attempts) => {
             let mut reasons: Vec<_> = attempts
                 .iter()
+                // Why no relay leads there is of no use beside why it is not reached otherwise.
+                .filter(|(address, _)| !is_relayed(address))
                 .map(|(address, error)| {
                     let mut cause: &dyn std::error::Error = error;
                     while let Some(deeper) = cause.source() {
@@ -588,6 +744,9 @@ fn plain_reason(error: &DialError) -> Option<String> {
                     format!("{place}: {cause}")
                 })
                 .collect();
+            if reasons.is_empty() {
+                return None;
+            }
             reasons.sort();
             reasons.dedup();
             reasons.truncate(4);

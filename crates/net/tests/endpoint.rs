@@ -30,6 +30,22 @@ impl Node {
         }
     }
 
+    /// Waits for gossip of a connected node. When that arrives, so has what the node says of itself: where it is, and whether it is a relay.
+    async fn hears_of(&mut self, other: &Endpoint) {
+        let by = other.id();
+        let heard = self.event(|event| matches!(event, Event::Gossip { author, .. } if *author == by));
+        let say = async {
+            loop {
+                other.publish(Bytes::from_static(b"here")).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::select! {
+            () = heard => {}
+            () = say => {}
+        }
+    }
+
     /// Answers every request with its own bytes, from now on.
     fn echo(mut self) -> Endpoint {
         let endpoint = self.endpoint.clone();
@@ -43,6 +59,45 @@ impl Node {
     }
 }
 
+async fn over_sockets(seed: u8, config: &NetworkConfig) -> Node {
+    let (endpoint, mut inbox) = start(&SigningKey::from_seed(&[seed; 32]), config).await.unwrap();
+    let mut addresses = Vec::new();
+    // TCP and QUIC.
+    while addresses.len() < 2 * config.listen.len() {
+        if let Some(Event::Listening(address)) = inbox.events.recv().await {
+            addresses.push(address);
+        }
+    }
+    Node {
+        endpoint,
+        inbox,
+        addresses,
+    }
+}
+
+/// A node that takes no connections, as behind a router, and has dialled these.
+async fn behind_a_router(seed: u8, dialled: &[&Node]) -> Node {
+    let config = NetworkConfig {
+        listen: Vec::new(),
+        mdns: false,
+        relay: true,
+    };
+    let node = over_sockets(seed, &config).await;
+    let members = dialled.iter().map(|relay| relay.id());
+    node.endpoint.set_members(members.chain((1..=9).map(id_of)).collect());
+    for relay in dialled {
+        node.endpoint
+            .connect(relay.id(), relay.addresses.clone())
+            .await
+            .unwrap();
+    }
+    node
+}
+
+fn id_of(seed: u8) -> NodeId {
+    SigningKey::from_seed(&[seed; 32]).node_id()
+}
+
 #[derive(Clone)]
 enum Kind {
     Sockets,
@@ -51,10 +106,9 @@ enum Kind {
 
 impl Kind {
     async fn node(&self, seed: u8) -> Node {
-        let key = SigningKey::from_seed(&[seed; 32]);
         match self {
             Self::Memory(network) => {
-                let (endpoint, inbox) = network.join(key.node_id());
+                let (endpoint, inbox) = network.join(id_of(seed));
                 Node {
                     endpoint,
                     inbox,
@@ -65,19 +119,9 @@ impl Kind {
                 let config = NetworkConfig {
                     listen: vec!["127.0.0.1:0".parse().unwrap()],
                     mdns: false,
+                    relay: true,
                 };
-                let (endpoint, mut inbox) = start(&key, &config).await.unwrap();
-                let mut addresses = Vec::new();
-                while addresses.len() < 2 {
-                    if let Some(Event::Listening(address)) = inbox.events.recv().await {
-                        addresses.push(address);
-                    }
-                }
-                Node {
-                    endpoint,
-                    inbox,
-                    addresses,
-                }
+                over_sockets(seed, &config).await
             }
         }
     }
@@ -188,18 +232,7 @@ async fn one_in_whose_place_is_another_is_dialled_when_asked_and_not_over_and_ov
     let place = other.addresses.iter().find_map(tcp_port).expect("it listens on TCP");
     let _other = other.echo();
     let (gone, addresses) = (b.id(), b.addresses.clone());
-    // When its gossip arrives, so has what it says of itself: it is in the routing table.
-    let heard = a.event(|event| matches!(event, Event::Gossip { .. }));
-    let say = async {
-        loop {
-            b.endpoint.publish(Bytes::from_static(b"here")).await;
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::select! {
-        () = heard => {}
-        () = say => {}
-    }
+    a.hears_of(&b.endpoint).await;
     b.endpoint.close().await;
     // Until it has heard of that, it is connected, and asking for the connection succeeds.
     a.event(|event| *event == Event::Disconnected(gone)).await;
@@ -297,6 +330,93 @@ async fn another_key_at_the_address_is_not_the_node() {
     let other = SigningKey::from_seed(&[3; 32]).node_id();
     let outcome = a.endpoint.connect(other, b.addresses.clone()).await;
     assert!(outcome.unwrap_err().to_string().contains("another node answers there"));
+}
+
+/// Until the other has a place at a relay, it is not reached.
+async fn connect_soon(from: &Endpoint, to: NodeId) {
+    let connected = async {
+        while from.connect(to, Vec::new()).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let connected = tokio::time::timeout(Duration::from_secs(30), connected).await;
+    connected.expect("no relay leads there");
+}
+
+#[tokio::test]
+async fn two_behind_routers_meet_by_a_relay_and_by_another_when_it_dies() {
+    let mut relays = Vec::new();
+    for seed in [1, 2] {
+        let relay = Kind::Sockets.node(seed).await;
+        relay.endpoint.set_members((1..=4).map(id_of).collect());
+        relays.push(relay);
+    }
+    let dialled: Vec<_> = relays.iter().collect();
+    let (mut a, b) = (behind_a_router(3, &dialled).await, behind_a_router(4, &dialled).await);
+    let b = b.echo();
+    let message = Message {
+        header: Bytes::from_static(b"put"),
+        body: vec![7; limits::SHARD_BYTES_MAX].into(),
+    };
+    connect_soon(&a.endpoint, b.id()).await;
+    while !relays.is_empty() {
+        let by = a
+            .endpoint
+            .relay_of(b.id())
+            .expect("there is no other way")
+            .expect("it is known");
+        let answer = a.endpoint.request(b.id(), Protocol::Shard, &message).await.unwrap();
+        assert_eq!(answer, message);
+        let at = relays.iter().position(|relay| relay.id() == by).expect("a relay");
+        drop(relays.swap_remove(at));
+        let gone = Event::Disconnected(b.id());
+        a.event(|event| *event == gone).await;
+        if !relays.is_empty() {
+            connect_soon(&a.endpoint, b.id()).await;
+        }
+    }
+    assert_eq!(a.endpoint.relay_of(b.id()), None);
+    assert!(a.endpoint.connect(b.id(), Vec::new()).await.is_err());
+}
+
+#[tokio::test]
+async fn a_relay_carries_for_members_only() {
+    let relay = Kind::Sockets.node(1).await;
+    relay.endpoint.set_members([1, 3, 4].map(id_of).into());
+    relay.endpoint.subscribe("pool".to_owned()).await;
+    let waits = behind_a_router(4, &[&relay]).await.echo();
+    let member = behind_a_router(3, &[&relay]).await;
+    connect_soon(&member.endpoint, waits.id()).await;
+    let mut stranger = behind_a_router(5, &[&relay]).await;
+    stranger.endpoint.subscribe("pool".to_owned()).await;
+    stranger.hears_of(&relay.endpoint).await;
+    for _ in 0..3 {
+        let refused = stranger.endpoint.connect(waits.id(), Vec::new()).await;
+        assert!(refused.unwrap_err().to_string().contains("no address of it is known"));
+        // It keeps no place for a stranger either.
+        assert!(member.endpoint.connect(stranger.id(), Vec::new()).await.is_err());
+    }
+    // Nothing else was in the way.
+    relay.endpoint.set_members([1, 3, 4, 5].map(id_of).into());
+    connect_soon(&stranger.endpoint, waits.id()).await;
+}
+
+#[tokio::test]
+async fn one_that_is_to_be_no_relay_is_none() {
+    let config = NetworkConfig {
+        listen: vec!["127.0.0.1:0".parse().unwrap()],
+        mdns: false,
+        relay: false,
+    };
+    let unwilling = over_sockets(1, &config).await;
+    let relay = Kind::Sockets.node(2).await;
+    for node in [&unwilling, &relay] {
+        node.endpoint.set_members((1..=4).map(id_of).collect());
+    }
+    let dialled = [&unwilling, &relay];
+    let (a, b) = (behind_a_router(3, &dialled).await, behind_a_router(4, &dialled).await);
+    connect_soon(&a.endpoint, b.id()).await;
+    assert_eq!(a.endpoint.relay_of(b.id()), Some(Some(relay.id())));
 }
 
 #[tokio::test]

@@ -44,6 +44,8 @@ pub struct NodeConfig {
     pub name: Option<MachineName>,
     /// Whether to find members on the local network.
     pub mdns: bool,
+    /// Whether to carry what members say to each other that cannot reach each other.
+    pub relay: bool,
     /// How long an absent node is waited for before its shards are made anew elsewhere.
     pub grace: Duration,
     /// What it stands on.
@@ -354,6 +356,9 @@ pub struct NodeInfo {
     pub used: ByteSize,
     /// Where it says that it can be reached.
     pub addresses: Vec<String>,
+    /// The member that carries what this node and it say to each other, where there is no direct way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relayed_by: Option<NodeId>,
     /// The version it runs.
     pub version: String,
     /// How it has stood this node's challenges.

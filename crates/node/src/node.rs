@@ -125,6 +125,7 @@ impl Node {
         }
         for node in &mut nodes {
             node.used = used_now.get(&node.id).copied().unwrap_or(node.used);
+            node.relayed_by = shared.endpoint.relay_of(node.id).flatten();
         }
         let geometry = geometry_now(shared, Safety::default())?;
         let (mut trash, mut masses) = (TrashInfo::default(), Vec::new());
@@ -640,6 +641,7 @@ mod tests {
             region: None,
             name: None,
             mdns: false,
+            relay: true,
             grace: Duration::from_secs(3600),
             world: World::default(),
             retention: Duration::from_secs(3600),

@@ -26,7 +26,7 @@ Exit codes:
   130  interrupted with Ctrl-C
 
 Files:
-  HOME/config.toml      the configuration: listen, announce, capacity, zone, region, machine, mdns, grace,
+  HOME/config.toml      the configuration: listen, announce, capacity, zone, region, machine, mdns, relay, grace,
                         fsync, retention, mass_change_share
   HOME/log/potluck.log  the log of a daemon started with --detach
 
@@ -499,6 +499,9 @@ pub(crate) struct Run {
     /// Do not look for members on the local network
     #[arg(long)]
     pub(crate) no_mdns: bool,
+    /// Do not carry what members behind routers say to each other
+    #[arg(long)]
+    pub(crate) no_relay: bool,
     /// How long an absent machine is waited for before its shards are made anew [default: 15m]
     #[arg(long, value_name = "SPAN")]
     pub(crate) grace: Option<Span>,
@@ -557,6 +560,7 @@ impl Run {
             region: self.region.clone(),
             machine: self.machine.clone(),
             mdns: self.no_mdns.then_some(false),
+            relay: self.no_relay.then_some(false),
             grace: self.grace,
             fsync: None,
             retention: None,

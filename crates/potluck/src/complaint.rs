@@ -184,7 +184,7 @@ impl From<JoinError> for Complaint {
             JoinError::Expired(_) => Self::new(Kind::Refused, message).hint(new_ticket),
             JoinError::Unreachable { .. } => Self::new(Kind::Unreachable, message)
                 .hint("is a member up, and can this machine reach its address and port? `potluck status` there shows its addresses")
-                .hint("behind a router, forward the port and start the member with `--announce PUBLIC-IP:PORT`"),
+                .hint("behind a router, forward the port and start the member with `--announce PUBLIC-IP:PORT`, or make the ticket on one that can be reached"),
             JoinError::Refused { refusal, .. } => {
                 let complaint = Self::new(Kind::Refused, message);
                 match refusal {

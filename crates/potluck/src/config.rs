@@ -48,6 +48,9 @@ pub(crate) struct Settings {
     /// Whether to find members on the local network.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) mdns: Option<bool>,
+    /// Whether to carry what members say to each other that cannot reach each other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) relay: Option<bool>,
     /// How long an absent node is waited for before its shards are made anew.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) grace: Option<Span>,
@@ -62,7 +65,7 @@ pub(crate) struct Settings {
     pub(crate) mass_change_share: Option<Share>,
 }
 
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 12] = [
     "listen",
     "announce",
     "capacity",
@@ -70,6 +73,7 @@ const KEYS: [&str; 11] = [
     "region",
     "machine",
     "mdns",
+    "relay",
     "grace",
     "fsync",
     "retention",
@@ -88,6 +92,7 @@ impl Settings {
             region: self.region.or(below.region),
             machine: self.machine.or(below.machine),
             mdns: self.mdns.or(below.mdns),
+            relay: self.relay.or(below.relay),
             grace: self.grace.or(below.grace),
             fsync: self.fsync.or(below.fsync),
             retention: self.retention.or(below.retention),
@@ -106,6 +111,7 @@ impl Settings {
             region: parsed(&variable, "POTLUCK_REGION")?,
             machine: parsed(&variable, "POTLUCK_MACHINE")?,
             mdns: parsed(&variable, "POTLUCK_MDNS")?,
+            relay: parsed(&variable, "POTLUCK_RELAY")?,
             grace: parsed(&variable, "POTLUCK_GRACE")?,
             fsync: parsed(&variable, "POTLUCK_FSYNC")?,
             retention: parsed(&variable, "POTLUCK_RETENTION")?,
@@ -154,6 +160,7 @@ impl Settings {
             region: None,
             machine: host_name(),
             mdns: Some(true),
+            relay: Some(true),
             grace: Some(GRACE),
             fsync: Some(true),
             retention: Some(RETENTION),
@@ -186,6 +193,7 @@ impl Settings {
             region: settings.region,
             name: settings.machine,
             mdns: settings.mdns.unwrap_or(true),
+            relay: settings.relay.unwrap_or(true),
             grace: settings.grace.unwrap_or(GRACE).duration(),
             world: World::default(),
             retention,
@@ -327,6 +335,7 @@ mod tests {
         let variable = |name: &str| match name {
             "POTLUCK_CAPACITY" => Some("2".to_owned()),
             "POTLUCK_LISTEN" => Some("127.0.0.1:1, 127.0.0.1:2".to_owned()),
+            "POTLUCK_RELAY" => Some("false".to_owned()),
             _ => None,
         };
         let environment = Settings::from_environment(variable).unwrap();
@@ -335,7 +344,7 @@ mod tests {
         assert_eq!(all.capacity, Some(ByteSize(1)));
         assert_eq!(all.listen.unwrap(), ["127.0.0.1:1", "127.0.0.1:2"]);
         assert_eq!(all.grace.unwrap().to_string(), "5m");
-        assert_eq!(all.mdns, Some(true));
+        assert_eq!((all.mdns, all.relay), (Some(true), Some(false)));
     }
 
     #[test]

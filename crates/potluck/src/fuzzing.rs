@@ -204,7 +204,7 @@ pub fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         (
             "config",
             "all",
-            "listen = [\"0.0.0.0:4720\"]\nannounce = []\ncapacity = \"200GB\"\nzone = \"attic\"\nmachine = \"nas\"\nmdns = true\ngrace = \"15m\"\nfsync = true\n",
+            "listen = [\"0.0.0.0:4720\"]\nannounce = []\ncapacity = \"200GB\"\nzone = \"attic\"\nmachine = \"nas\"\nmdns = true\nrelay = true\ngrace = \"15m\"\nfsync = true\n",
         ),
         ("config", "unknown", "listne = 1\n"),
         ("place", "place", "home:/photos/a.jpg"),

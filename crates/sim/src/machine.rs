@@ -99,6 +99,7 @@ impl Machine {
             region: self.region.clone(),
             name: None,
             mdns: false,
+            relay: true,
             grace: GRACE,
             retention: RETENTION,
             mass_change_share: Share::HALF,

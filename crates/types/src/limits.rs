@@ -105,8 +105,13 @@ pub const STREAMS_PER_PEER_MAX: usize = 64;
 /// Bytes of requests and replies that one peer may have in our memory at once: a full window of the largest
 /// shards, and a batch of log entries.
 pub const PEER_BYTES_IN_FLIGHT_MAX: usize = 8 * SHARD_BYTES_MAX + MESSAGE_BYTES_MAX;
-/// Connections to one peer: one a transport, and one more while both ends dial.
-pub const CONNECTIONS_PER_PEER_MAX: u32 = 4;
+/// Connections to one peer: one a transport, and one by a relay, each twice while both ends dial.
+pub const CONNECTIONS_PER_PEER_MAX: u32 = 6;
+/// Connections between others that one relay carries: each costs it two streams with 8 KiB of buffer at either end, and what these are given
+/// room for in flight.
+pub const RELAY_CIRCUITS_MAX: usize = 512;
+/// Those of them that have one member at an end.
+pub const RELAY_CIRCUITS_PER_PEER_MAX: usize = 128;
 
 /// How long a peer may send nothing of what it was asked for before another is asked too.
 pub const HEDGE_DELAY: Duration = Duration::from_millis(500);

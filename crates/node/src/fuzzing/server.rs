@@ -128,6 +128,7 @@ impl Server {
                 region: None,
                 name: None,
                 mdns: false,
+                relay: true,
                 grace: Duration::from_secs(3600),
                 retention: Duration::ZERO,
                 mass_change_share: Share::HALF,

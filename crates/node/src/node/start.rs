@@ -70,6 +70,7 @@ impl Parts {
                 let network = NetworkConfig {
                     listen: listen.clone(),
                     mdns: config.mdns,
+                    relay: config.relay,
                 };
                 potluck_net::start(&node_key, &network).await?
             }

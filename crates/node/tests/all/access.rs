@@ -284,6 +284,7 @@ impl Modified {
         let network = NetworkConfig {
             listen: vec!["127.0.0.1:0".parse().unwrap()],
             mdns: false,
+            relay: true,
         };
         let (endpoint, mut inbox) = potluck_net::start(&node, &network).await.unwrap();
         endpoint.set_members(honest.iter().map(|node| node.identity().node).collect::<BTreeSet<_>>());

@@ -68,6 +68,7 @@ pub fn config(home: &TempDir, grace: Duration) -> NodeConfig {
         region: None,
         name: None,
         mdns: false,
+        relay: true,
         grace,
         world: World::default(),
         retention: RETENTION,

@@ -59,6 +59,7 @@ async fn turn(key: &SigningKey, honest: &[&Node], manner: Manner) -> (Endpoint, 
     let network = NetworkConfig {
         listen: vec!["127.0.0.1:0".parse().unwrap()],
         mdns: false,
+        relay: true,
     };
     let (endpoint, mut inbox) = potluck_net::start(key, &network).await.unwrap();
     let members: BTreeSet<NodeId> = honest.iter().map(|node| node.identity().node).collect();

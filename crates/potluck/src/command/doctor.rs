@@ -346,7 +346,7 @@ fn reach(probes: &[Probe]) -> Check {
         _ if some == 0 => warn(
             WHAT,
             format!("{} asked, and none can connect to this one", of_others(all)),
-            "others are reached from here, which works while they are up; better: forward port 4720 (TCP and UDP) and 4721 (TCP) to this machine, and `potluck up --announce PUBLIC-IP:4720`",
+            "others are reached from here, or by a member that both reach; faster: forward port 4720 (TCP and UDP) and 4721 (TCP) to this machine, and `potluck up --announce PUBLIC-IP:4720`",
         ),
         _ => warn(
             WHAT,

@@ -277,6 +277,9 @@ fn start(
     if run.no_mdns {
         arguments.push("--no-mdns".into());
     }
+    if run.no_relay {
+        arguments.push("--no-relay".into());
+    }
     daemon::detach(home, run, &Detached { arguments, secret }, terminal)
 }
 

@@ -144,7 +144,7 @@ fn nodes(status: &Status, now: Timestamp) -> String {
             state(node, now),
             node.used.to_string(),
             node.capacity.to_string(),
-            node.addresses.first().map_or("-".to_owned(), |address| escape(address)),
+            address(node, status),
         ];
         if have_regions {
             row.insert(3, node.region.as_ref().map_or("-", |region| region.as_str()).to_owned());
@@ -152,6 +152,15 @@ fn nodes(status: &Status, now: Timestamp) -> String {
         rows.push(row);
     }
     table(&rows)
+}
+
+/// Where a node is, or who leads there.
+fn address(node: &NodeInfo, status: &Status) -> String {
+    if let Some(relay) = node.relayed_by {
+        let called = status.nodes.iter().find(|node| node.id == relay).map(NodeInfo::called);
+        return format!("by way of {}", called.unwrap_or_else(|| relay.short()));
+    }
+    node.addresses.first().map_or("-".to_owned(), |address| escape(address))
 }
 
 pub(super) fn rough(time: Duration) -> String {
