@@ -25,6 +25,7 @@ use potluck_placement::{
 use potluck_types::{Hash, NodeId, ShardId, SpaceId, StripeId, Timestamp, to_canonical};
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
+    mem,
     sync::Arc,
     time::Duration,
 };
@@ -244,6 +245,8 @@ pub(crate) struct Control {
     /// Holders that have reported in full since the view last changed. Before all have, a shard that nobody reported is not known to be
     /// missing.
     confirmed: HashSet<NodeId>,
+    /// What is taken up again when all are back that have vanished.
+    before: Option<Before>,
     /// Since when a holder reports what another node looks after as this one sees it: it may know already who is not here any more, and the
     /// other holders have not reported it yet.
     behind_since: Option<Timestamp>,
@@ -299,6 +302,7 @@ impl Control {
             checks: 0,
             rechecks: 0,
             confirmed: HashSet::new(),
+            before: None,
             behind_since: None,
             unnamed: HashSet::new(),
             standings: Standings::resume(standings, standings_at, now),
@@ -326,6 +330,7 @@ impl Control {
                 self.links.insert(node, Link::Up);
                 // It may have been restarted, and know nothing of what is held here.
                 self.confirmed.remove(&node);
+                self.forget_before(node);
                 self.checks = 0;
                 self.check_within(now, CHECK_DELAY);
                 // Where one is reached again others may be, too.
@@ -662,12 +667,13 @@ impl Control {
     fn settle(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
         let view = self.settled_view(now);
         if view != self.view {
-            if who(&view) != who(&self.view) {
+            let (was, is) = (who(&self.view), who(&view));
+            if was != is {
                 self.check_at = Some(now + CHECK_DELAY);
                 (self.checks, self.rechecks) = (0, 0);
-                self.confirmed.clear();
                 self.behind_since = None;
                 self.view_changed_at = now;
+                self.reconfirm(was, &is);
             }
             self.view = view;
         }
@@ -693,6 +699,25 @@ impl Control {
             } else {
                 self.planner.forget(mend.stripe);
             }
+        }
+    }
+
+    /// Goes on with the holders that have reported in full, where others count now. One that looks after more for a while, as others have vanished, knows of what it looked
+    /// after before what it knew; and those who have not seen these vanish do not report anew when they are back.
+    fn reconfirm(&mut self, was: Who, is: &Who) {
+        let confirmed = mem::take(&mut self.confirmed);
+        let before = self.before.take().unwrap_or(Before { who: was, confirmed });
+        if before.who == *is {
+            self.confirmed = before.confirmed;
+        } else if is_less(is, &before.who) {
+            self.before = Some(before);
+        }
+    }
+
+    /// A holder has to report in full again, whoever comes back.
+    fn forget_before(&mut self, holder: NodeId) {
+        if let Some(before) = &mut self.before {
+            before.confirmed.remove(&holder);
         }
     }
 
@@ -722,6 +747,7 @@ impl Control {
     /// Compares what a holder has reported with what it says that it holds for us to look after; and whether that is the first time since something changed.
     pub(crate) fn check(&mut self, holder: NodeId, sum: ReportSum, view: Hash) -> (Check, bool) {
         if self.reports_of(holder) != sum {
+            self.forget_before(holder);
             (Check::Differs, false)
         } else if view == self.view_digest() {
             (Check::Agrees, self.confirmed.insert(holder))
@@ -800,12 +826,30 @@ impl Control {
     }
 }
 
-/// What decides who looks after a stripe: who counts, and how much each weighs.
-fn who(view: &View) -> Vec<(NodeId, u64, bool)> {
+/// What decides who looks after a stripe: the members, how much each weighs, and whether it counts.
+type Who = Vec<(NodeId, u64, bool)>;
+
+/// What was known before members vanished.
+struct Before {
+    who: Who,
+    /// Holders that had reported in full, and have not been lost sight of since.
+    confirmed: HashSet<NodeId>,
+}
+
+fn who(view: &View) -> Who {
     view.nodes
         .iter()
         .map(|(node, facts)| (*node, facts.weight, facts.presence == Presence::Live))
         .collect()
+}
+
+/// Whether fewer count, and nothing else is different: who counts looks after all that it did.
+fn is_less(now: &Who, before: &Who) -> bool {
+    let is_so = |((node, weight, counts), (node_before, weight_before, counted)): (
+        &(NodeId, u64, bool),
+        &(NodeId, u64, bool),
+    )| { node == node_before && weight == weight_before && (!counts || *counted) };
+    now.len() == before.len() && now.iter().zip(before).all(is_so)
 }
 
 #[cfg(test)]

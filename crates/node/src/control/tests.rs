@@ -181,3 +181,52 @@ fn a_doubt_ends_though_nothing_is_left_to_ask_for() {
     }
     assert_eq!(now, at(1 + 86_400));
 }
+
+#[test]
+fn when_all_are_back_others_need_not_report_again() {
+    let [other, flapping] = [12, 13].map(|node| key(node).node_id());
+    let mut control = core(Remembered::default(), 0);
+    let record = certificate(&control.roster, 13, 1, true);
+    control.handle(at(1), Event::Record(record));
+    let confirm = |control: &mut Control, node| {
+        let digest = control.view_digest();
+        control.check(node, ReportSum::default(), digest)
+    };
+    let settle = SETTLE.as_secs() + 1;
+    let me = control.me;
+    for node in [other, flapping] {
+        control.handle(at(1), Event::Connected(node));
+    }
+    control.handle(at(1), Event::Tick);
+    for node in [me, other, flapping] {
+        assert_eq!(confirm(&mut control, node), (Check::Agrees, true));
+    }
+    assert!(control.may_mend(at(2)));
+
+    // One vanishes and comes back. The other has not seen it, and has no reason to report: only the one that vanished is waited for.
+    let comes_and_goes = |control: &mut Control, now: u64| {
+        control.handle(at(now), Event::Disconnected(flapping));
+        control.handle(at(now + settle), Event::Tick);
+        assert!(!control.may_mend(at(now + settle)), "who looks after more waits for all");
+        control.handle(at(now + settle + 1), Event::Connected(flapping));
+        assert!(!control.may_mend(at(now + settle + 1)));
+        assert_eq!(confirm(control, flapping), (Check::Agrees, true));
+    };
+    comes_and_goes(&mut control, 100);
+    assert!(control.may_mend(at(100 + settle + 2)));
+
+    // Who reports what was not known meanwhile has to report all of it.
+    control.handle(at(200), Event::Disconnected(flapping));
+    control.handle(at(200 + settle), Event::Tick);
+    let mut differs = ReportSum::default();
+    differs.add(ShardId {
+        stripe: StripeId::from_bytes([1; 32]),
+        index: 0,
+    });
+    let digest = control.view_digest();
+    assert_eq!(control.check(other, differs, digest), (Check::Differs, false));
+    comes_and_goes(&mut control, 220);
+    assert!(!control.may_mend(at(220 + settle + 2)));
+    assert_eq!(confirm(&mut control, other), (Check::Agrees, true));
+    assert!(control.may_mend(at(220 + settle + 2)));
+}
