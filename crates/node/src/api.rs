@@ -475,6 +475,9 @@ pub struct Status {
     /// Where the person's key was replaced apart from this machine, what is theirs to decide.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rivals: Vec<Rival>,
+    /// Machines that were restored from an older image of themselves, and go on with another history than the one that is kept here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parted: Vec<NodeId>,
     /// What to do about what is wrong, one sentence each.
     pub advice: Vec<String>,
 }
@@ -784,6 +787,17 @@ pub struct Rival {
     pub keeps: Vec<NodeId>,
     /// Whether this machine was given its key, and can replace both.
     pub can_be_reconciled: bool,
+}
+
+/// What came of following a machine that goes on with another history.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Followed {
+    /// Which machine.
+    pub node: NodeId,
+    /// In how many spaces another history was kept here.
+    pub spaces: u64,
+    /// How many entries of it were dropped: the machine has said again what they said.
+    pub dropped: u64,
 }
 
 /// What became of two rotations that were made apart.

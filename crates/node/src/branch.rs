@@ -15,9 +15,12 @@ use crate::{
     sweep,
 };
 use potluck_spaces::{AppendError, Branch, Change, Log, Logged, Position, Tree};
-use potluck_types::{Hash, NodeId, StripeId, limits};
+use potluck_types::{Hash, NodeId, SpaceId, StripeId};
 use serde_bytes::ByteBuf;
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 /// How long after its start a node may take to find the others, and to hear from those that it found what it lacks.
 const GATHER_TIME: Duration = Duration::from_secs(5);
@@ -84,7 +87,7 @@ pub(crate) async fn compare(space: &OpenSpace, peer: NodeId, theirs: Option<Posi
         return Ok(());
     }
     say_again(space).await.map_err(told)?;
-    let common = common(space, peer, theirs).await?;
+    let common = logs::common(space.shared(), peer, space.id(), (space.me(), theirs)).await?;
     let next = fetch(space, peer, common).await?;
     let first = next.first().ok_or(logs::TELLS_NONE)?;
     let first = Logged::from_bytes(first).map_err(|error| error.to_string())?;
@@ -139,38 +142,6 @@ async fn agrees(space: &OpenSpace, peer: NodeId, theirs: Position) -> Result<boo
     Ok(entry.previous == Some(ours.hash))
 }
 
-/// The last entry that both have.
-async fn common(space: &OpenSpace, peer: NodeId, theirs: Position) -> Result<u64, String> {
-    let ours = logs::known(space.shared(), space.id(), space.me()).await;
-    let ours = ours.map_err(|error| error.to_string())?;
-    let mut top = theirs.seq.min(ours.map_or(0, |ours| ours.seq));
-    while top > 0 {
-        let bottom = top.saturating_sub(limits::APPEND_ENTRIES_MAX as u64);
-        let mut at = bottom;
-        // A page may end before the histories part: there are limits to its bytes.
-        loop {
-            let known = logs::entries_after(space.shared(), space.id(), space.me(), at).await;
-            let known = known.map_err(|error| error.to_string())?;
-            let told = fetch(space, peer, at).await?;
-            let hash = |bytes: &ByteBuf| Logged::from_bytes(bytes).map(|logged| logged.hash()).ok();
-            // One may have the changes of an entry still that are erased on the other.
-            let same = known.iter().zip(&told);
-            let same = same
-                .take_while(|(a, b)| hash(a).is_some() && hash(a) == hash(b))
-                .count();
-            at += same as u64;
-            if same == 0 || same < known.len().min(told.len()) {
-                break;
-            }
-        }
-        if at > bottom {
-            return Ok(at);
-        }
-        top = bottom;
-    }
-    Ok(0)
-}
-
 /// Entries of this node's own log that a peer has.
 async fn fetch(space: &OpenSpace, peer: NodeId, after: u64) -> Result<Vec<ByteBuf>, String> {
     logs::fetch(space, peer, space.id(), (space.me(), after)).await
@@ -183,6 +154,27 @@ async fn is_given_up(space: &OpenSpace, seq: u64, hash: Hash) -> Result<bool, No
         Ok(branch
             .is_given_up(&task.read()?, seq, hash)
             .map_err(MetaError::reading)?)
+    })
+    .await
+}
+
+/// How far this node's own log goes, for one that keeps a history of it of which this is the last entry: none where that was not given up, or where it is not all said again yet.
+pub(crate) async fn stands_by(
+    shared: &Arc<Shared>,
+    space: SpaceId,
+    (seq, hash): (u64, Hash),
+) -> Result<Option<Position>, NodeError> {
+    let Some(space) = shared.open_space(space) else {
+        return Ok(None);
+    };
+    Shared::blocking(move || {
+        let (kv, branch) = (space.read()?, Branch::of(space.id(), space.me()));
+        let is_given_up = branch.is_given_up(&kv, seq, hash).map_err(MetaError::reading)?;
+        if !is_given_up || branch.next_aside(&kv)?.is_some() {
+            return Ok(None);
+        }
+        let position = Log::of(space.id()).position(&kv, space.me());
+        Ok(position.map_err(MetaError::reading)?)
     })
     .await
 }

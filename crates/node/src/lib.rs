@@ -9,7 +9,7 @@
 //! - `space` and `spaces`: the spaces of this node's person; `charters`: whose spaces all are; `share`: who else is let in. `names` and `edit`: a space and its log; `logs`: bringing logs from one node to another; `areas`: directories that are shared alone, and `apart`: what is given away lies apart from what is not; `checkpoint`: what need not be replayed. `sweep` frees what no file uses; `claims` and `collect` are about uploads that have not ended, or
 //!   never did. `upload::recode` codes older files anew when the pool has changed.
 //! - `rails`: the question before more goes than a person may have meant. `trash` and `restore`: what went and can be brought back; `retention`: until
-//!   when. `branch`: a node that was restored from an older image of itself; `twin`: one that was copied.
+//!   when. `branch`: a node that was restored from an older image of itself, and `forks`: what others do about it; `twin`: one that was copied.
 //! - `serve`: answers to other nodes, in the words of `protocol`.
 //! - [`yardstick`]: what the machine can do at best, for benchmarks.
 //! - `home` and `meta`: what is kept on disk beside the shards; `locked`: keys under a passphrase. `world` is what all of it stands on, and what a simulation replaces. [`fsck()`] checks all of it while
@@ -41,6 +41,7 @@ mod erase;
 mod error;
 mod explain;
 mod files;
+mod forks;
 mod freeing;
 mod fsck;
 #[cfg(fuzzing)]
@@ -84,13 +85,13 @@ pub mod yardstick;
 
 pub use api::{
     Access, AccessChange, AccessEvent, AuditInfo, CheckpointInfo, Compared, Conflict, Did, Difference, Differing,
-    Doing, Emptied, Ended, Entry, Erasable, Erased, ExplainOptions, Explanation, FileMeta, Has, HealthInfo, Held,
-    HistoryInfo, Identity, Invitation, InviteOptions, Kind, LeaveProgress, LetIn, LinkContent, LinkInfo, LinkMade,
-    LinkOptions, MachineShare, MassIn, Member, NodeConfig, NodeInfo, NodeStatus, Part, Person, Probe, Problem,
-    PutOptions, PutReport, Receipt, Reconciled, RemoveOptions, RemoveReport, RestoreOptions, RestoreReport, Revoked,
-    Rival, Says, Setting, Settled, Settling, ShardInfo, SnapshotInfo, SpaceInfo, SpaceOptions, SpacePath, SpaceRemoval,
-    Stat, Status, StripeInfo, StripeWork, TrashInfo, Trashed, Unshared, Verified, Version, VersionId, VersionIdError,
-    VersionState, Which,
+    Doing, Emptied, Ended, Entry, Erasable, Erased, ExplainOptions, Explanation, FileMeta, Followed, Has, HealthInfo,
+    Held, HistoryInfo, Identity, Invitation, InviteOptions, Kind, LeaveProgress, LetIn, LinkContent, LinkInfo,
+    LinkMade, LinkOptions, MachineShare, MassIn, Member, NodeConfig, NodeInfo, NodeStatus, Part, Person, Probe,
+    Problem, PutOptions, PutReport, Receipt, Reconciled, RemoveOptions, RemoveReport, RestoreOptions, RestoreReport,
+    Revoked, Rival, Says, Setting, Settled, Settling, ShardInfo, SnapshotInfo, SpaceInfo, SpaceOptions, SpacePath,
+    SpaceRemoval, Stat, Status, StripeInfo, StripeWork, TrashInfo, Trashed, Unshared, Verified, Version, VersionId,
+    VersionIdError, VersionState, Which,
 };
 pub use changes::Changes;
 pub use conflicts::Conflicts;

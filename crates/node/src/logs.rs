@@ -292,6 +292,43 @@ pub(crate) async fn fetch(
     }
 }
 
+/// The last entry of a device's log that this node and a peer both have.
+pub(crate) async fn common(
+    shared: &Arc<Shared>,
+    peer: NodeId,
+    space: SpaceId,
+    (device, theirs): (NodeId, Position),
+) -> Result<u64, String> {
+    let ours = known(shared, space, device).await;
+    let ours = ours.map_err(|error| error.to_string())?;
+    let mut top = theirs.seq.min(ours.map_or(0, |ours| ours.seq));
+    while top > 0 {
+        let bottom = top.saturating_sub(limits::APPEND_ENTRIES_MAX as u64);
+        let mut at = bottom;
+        // A page may end before the histories part: there are limits to its bytes.
+        loop {
+            let known = entries_after(shared, space, device, at).await;
+            let known = known.map_err(|error| error.to_string())?;
+            let told = fetch(shared, peer, space, (device, at)).await?;
+            let hash = |bytes: &ByteBuf| Logged::from_bytes(bytes).map(|logged| logged.hash()).ok();
+            // One may have the changes of an entry still that are erased on the other.
+            let same = known.iter().zip(&told);
+            let same = same
+                .take_while(|(a, b)| hash(a).is_some() && hash(a) == hash(b))
+                .count();
+            at += same as u64;
+            if same == 0 || same < known.len().min(told.len()) {
+                break;
+            }
+        }
+        if at > bottom {
+            return Ok(at);
+        }
+        top = bottom;
+    }
+    Ok(0)
+}
+
 /// Of a peer that should have more of a log.
 pub(crate) const TELLS_NONE: &str = "it does not tell its entries";
 

@@ -5,6 +5,7 @@ use crate::{
     claims::{Claim, Held},
     erase,
     error::{MetaError, NodeError},
+    forks,
     links::{self, Draft},
     logs,
     meta::WriteKv,
@@ -550,6 +551,9 @@ pub(crate) async fn take_entries(
         && let Err(error @ (NodeError::Meta(_) | NodeError::DiskFull { .. })) = &taken
     {
         *space.opened().lacking.lock().expect("never poisoned") = Some(error.to_string());
+    }
+    if let Err(NodeError::Log(AppendError::Fork { device, .. })) = &taken {
+        forks::notice(shared, *device, space);
     }
     let News {
         unpinned,

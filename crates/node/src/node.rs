@@ -9,14 +9,15 @@ pub use space::Space;
 use crate::{
     access,
     api::{
-        Access, AccessEvent, Erased, Held, Identity, Invitation, InviteOptions, LeaveProgress, LetIn, LinkInfo,
-        LinkMade, LinkOptions, MassIn, Member, NodeStatus, Person, Probe, Reconciled, RemoveOptions, Revoked,
+        Access, AccessEvent, Erased, Followed, Held, Identity, Invitation, InviteOptions, LeaveProgress, LetIn,
+        LinkInfo, LinkMade, LinkOptions, MassIn, Member, NodeStatus, Person, Probe, Reconciled, RemoveOptions, Revoked,
         SpaceInfo, SpaceOptions, SpacePath, SpaceRemoval, Status, TrashInfo, Unshared, Verified,
     },
     audit, branch, checkpoint, collect, conflicts,
     control::AtHand,
     devices, driver, erase,
     error::NodeError,
+    forks,
     links::{self, Linked},
     logs,
     meta::Invite,
@@ -152,7 +153,7 @@ impl Node {
                 path,
             }));
         }
-        let rivals = devices::rivals(shared);
+        let (rivals, parted) = (devices::rivals(shared), shared.forks.devices());
         let facts = Facts {
             nodes: &nodes,
             health: &health,
@@ -164,6 +165,7 @@ impl Node {
             masses: &masses,
             is_copied: shared.twin.is_copied(),
             has_rivals: !rivals.is_empty(),
+            parted: &parted,
         };
         Ok(Status {
             identity: self.identity(),
@@ -178,6 +180,7 @@ impl Node {
             conflicts: in_conflict,
             masses,
             rivals,
+            parted: parted.into_iter().collect(),
             default_survive: geometry.m(),
             survivable: survivable(domains),
             geometry: (geometry.k(), geometry.m()),
@@ -495,6 +498,13 @@ impl Node {
     /// Where another machine of the person's has replaced the key, too ([`Status::rivals`]): replaces both by one; which, if there are several that can be. What either took out is out.
     pub async fn reconcile(&self, which: Option<UserId>) -> Result<Reconciled, NodeError> {
         devices::reconcile(&self.shared, which).await
+    }
+
+    /// Follows a machine that goes on with another history than the one that is kept here ([`Status::parted`]). What it has given up of that is dropped here, and what it
+    /// stands by is fetched from it; so it has to be here.
+    pub async fn follow(&self, node: NodeId) -> Result<Followed, NodeError> {
+        let (spaces, dropped) = forks::follow(&self.shared, node).await?;
+        Ok(Followed { node, spaces, dropped })
     }
 
     /// Where this node keeps its things.

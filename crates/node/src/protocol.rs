@@ -104,6 +104,8 @@ pub(crate) enum PoolRequest {
     Charter { space: SpaceId, records: Vec<ByteBuf> },
     /// Entries of a device after this one.
     Fetch { space: SpaceId, device: NodeId, after: u64 },
+    /// Has the other given up this entry of its own log, as it goes on with another history? Reply: [`PoolReply::StandsBy`].
+    GivenUp { space: SpaceId, seq: u64, hash: Hash },
     /// Are these still in use?
     Liveness { space: SpaceId, stripes: Vec<StripeId> },
     /// These are no longer in use; ask a custodian.
@@ -158,6 +160,8 @@ pub(crate) enum PoolReply {
     /// Records of a charter.
     Charter(Vec<ByteBuf>),
     Entries(Vec<ByteBuf>),
+    /// To `GivenUp`: how far the other's own log goes that it stands by; none where it did not, or where not all that it gave up is said again yet.
+    StandsBy(Option<Position>),
     /// To `Liveness`: what the logs known there say of each.
     Liveness(Vec<PinState>),
     /// To `Health`: the other's counts, and the bytes that it uses of its disk now.
@@ -390,6 +394,7 @@ mod tests {
                 device,
                 after: 9,
             },
+            PoolRequest::GivenUp { space, seq: 9, hash },
             PoolRequest::Liveness {
                 space,
                 stripes: vec![stripe],

@@ -1,7 +1,7 @@
 //! Answers to what other nodes ask.
 
 use crate::{
-    charters, checkpoint,
+    branch, charters, checkpoint,
     control::{Check, Event, ReportSum},
     error::NodeError,
     error::Refusal,
@@ -303,6 +303,10 @@ async fn pool(shared: &Arc<Shared>, peer: NodeId, request: PoolRequest) -> PoolR
             Err(error) => PoolReply::Failed(error.to_string()),
         },
         PoolRequest::Fetch { space, device, after } => fetch(shared, space, device, after).await,
+        PoolRequest::GivenUp { space, seq, hash } => match branch::stands_by(shared, space, (seq, hash)).await {
+            Ok(position) => PoolReply::StandsBy(position),
+            Err(error) => PoolReply::Failed(error.to_string()),
+        },
         PoolRequest::Liveness { space, stripes } if stripes.len() <= BATCH_MAX => {
             match sweep::local_liveness(shared, space, stripes).await {
                 Some(verdicts) => PoolReply::Liveness(verdicts),

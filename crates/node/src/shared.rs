@@ -9,6 +9,7 @@ use crate::{
     download::PieceCache,
     due::Due,
     error::{MetaError, NodeError},
+    forks::Forks,
     freeing::Freeing,
     home::Home,
     links::LinkState,
@@ -93,6 +94,8 @@ pub(crate) struct Shared {
     pub(crate) suspects: Mutex<BTreeMap<NodeId, Timestamp>>,
     /// When those that are away were tried last because a reader waited, and who was reached.
     pub(crate) reached: tokio::sync::Mutex<Option<(Timestamp, Vec<NodeId>)>>,
+    /// Whose logs part here.
+    pub(crate) forks: Forks,
     /// Whose turn it is to fetch of a log.
     pub(crate) fetching: Turns,
     /// Held while what the core knows is written down.

@@ -732,6 +732,14 @@ pub(crate) enum Device {
         #[arg(value_name = "MACHINE", required = true)]
         machines: Vec<String>,
     },
+    /// Take what a machine stands by that was restored from an older image of itself, where this one has heard only of what it wrote before it knew: `status` names it
+    ///
+    /// It may be another person's. What it has given up is dropped here; it has said again what that said, and both machines have to be on.
+    Follow {
+        /// Its name, or its id or the end of it, as `status` shows them
+        #[arg(value_name = "MACHINE")]
+        machine: String,
+    },
     /// Where two machines of yours have each revoked, and did not know of each other: what either took out is out, and all others go on together
     Reconcile {
         /// Which, where there are several: its id or the end of it, as `device ls` shows it

@@ -731,6 +731,11 @@ impl History {
                     );
                     break;
                 }
+                for restored in status.parted {
+                    let followed = node.follow(restored).await;
+                    last = format!("machine {i} kept what another has given up: {followed:?}");
+                    self.pool.diary.tell(&last);
+                }
                 if status.nodes.iter().any(|info| info.status == NodeStatus::Doubted) {
                     // What it held before comes back to it when the doubt ends.
                     last = format!("machine {i} doubts one that has lied, still");

@@ -68,9 +68,7 @@ impl Branch {
         let log = Log::of(self.space);
         let mut seq = after + 1;
         while let Some(entry) = log.entry(kv, self.device, seq)? {
-            if seq == after + 1 {
-                kv.put(Table::GivenUp, &self.void_key(seq, entry.hash()), &[])?;
-            }
+            kv.put(Table::GivenUp, &self.void_key(seq, entry.hash()), &[])?;
             kv.put(
                 Table::Aside,
                 &self.key(seq),

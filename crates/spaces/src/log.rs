@@ -344,10 +344,10 @@ pub enum AppendError {
         found: u64,
     },
     /// The device signed two histories: its key was copied, or its disk went back in time.
-    #[error("device {device} has signed two different entries {seq}: its home was copied or restored from a backup")]
+    #[error("device {} has signed two different entries {seq}: its home was copied or restored from a backup", device.short())]
     Fork {
-        /// The device's short id.
-        device: String,
+        /// Which.
+        device: NodeId,
         /// Where the histories part.
         seq: u64,
     },
@@ -526,10 +526,7 @@ impl Log {
         let hash = logged.hash();
         if (1..next).contains(&entry.seq) {
             return match self.entry(kv, device, entry.seq)? {
-                Some(known) if known.hash() != hash => Err(AppendError::Fork {
-                    device: device.short(),
-                    seq: entry.seq,
-                }),
+                Some(known) if known.hash() != hash => Err(AppendError::Fork { device, seq: entry.seq }),
                 _ => Ok(Appended {
                     append: Append::Known,
                     entry,
@@ -546,10 +543,7 @@ impl Log {
             });
         }
         if entry.previous != position.map(|position| position.hash) {
-            return Err(AppendError::Fork {
-                device: device.short(),
-                seq: entry.seq,
-            });
+            return Err(AppendError::Fork { device, seq: entry.seq });
         }
         if entry.clock > CLOCK_MAX || position.is_some_and(|position| entry.clock <= position.clock) {
             return Err(AppendError::Clock {
@@ -631,10 +625,7 @@ impl Log {
         };
         let is_last = here.seq == until.seq;
         if entry.previous != at.map(|at| at.hash) || (is_last && here != until) {
-            return Err(AppendError::Fork {
-                device: device.short(),
-                seq: entry.seq,
-            });
+            return Err(AppendError::Fork { device, seq: entry.seq });
         }
         if entry.clock > until.clock || at.is_some_and(|at| entry.clock <= at.clock) {
             return Err(AppendError::Clock {

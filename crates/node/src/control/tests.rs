@@ -207,7 +207,10 @@ fn when_all_are_back_others_need_not_report_again() {
     let comes_and_goes = |control: &mut Control, now: u64| {
         control.handle(at(now), Event::Disconnected(flapping));
         control.handle(at(now + settle), Event::Tick);
-        assert!(!control.may_mend(at(now + settle)), "who looks after more waits for all");
+        assert!(
+            !control.may_mend(at(now + settle)),
+            "who looks after more waits for all"
+        );
         control.handle(at(now + settle + 1), Event::Connected(flapping));
         assert!(!control.may_mend(at(now + settle + 1)));
         assert_eq!(confirm(control, flapping), (Check::Agrees, true));

@@ -4,8 +4,8 @@ use crate::{
     api::{HealthInfo, MassIn, NodeInfo, NodeStatus, SpacePath},
     rails::thousands,
 };
-use potluck_types::Timestamp;
-use std::time::Duration;
+use potluck_types::{NodeId, Timestamp};
+use std::{collections::BTreeSet, time::Duration};
 
 /// What advice rests on.
 pub(super) struct Facts<'a> {
@@ -26,6 +26,8 @@ pub(super) struct Facts<'a> {
     pub(super) is_copied: bool,
     /// Whether the person's key was replaced on two machines apart.
     pub(super) has_rivals: bool,
+    /// Machines that go on with another history than the one that is kept here.
+    pub(super) parted: &'a BTreeSet<NodeId>,
 }
 
 /// One sentence for each thing.
@@ -41,6 +43,7 @@ pub(super) fn advice(facts: &Facts<'_>) -> Vec<String> {
         masses,
         is_copied,
         has_rivals,
+        parted,
     } = *facts;
     let mut advice: Vec<String> = masses.iter().map(question).collect();
     if is_copied {
@@ -48,6 +51,12 @@ pub(super) fn advice(facts: &Facts<'_>) -> Vec<String> {
     }
     if has_rivals {
         advice.push("Your key was replaced twice, by machines that did not know of each other: `potluck device ls` says what each took out, and what to do.".to_owned());
+    }
+    for info in nodes.iter().filter(|info| parted.contains(&info.id)) {
+        let called = info.called();
+        advice.push(format!(
+            "{called} was restored from an older image of itself, and goes on with another history than the one that this machine has heard: nothing that it writes is taken here. `potluck device follow {called}` takes what it stands by."
+        ));
     }
     if is_leaving {
         advice.push("This node is leaving: `potluck leave --cancel` keeps it in the pool.".to_owned());

@@ -1,8 +1,8 @@
 //! What keeps people from losing more than they meant to: whole nodes over real connections on loopback.
 
 use crate::common::{Pool, bytes, eventually, put, remove_now, within};
-use potluck_node::{FileMeta, Node, NodeError, PutOptions, RemoveOptions, RestoreOptions, RestoreReport, Trashed};
-use potluck_types::{Clock, SystemClock, Timestamp};
+use potluck_node::{FileMeta, Has, Node, NodeError, PutOptions, RemoveOptions, RestoreOptions, RestoreReport, Trashed};
+use potluck_types::{Clock, NodeId, SystemClock, Timestamp};
 use std::{fs, path::Path as FilePath, time::Duration};
 use tempfile::TempDir;
 
@@ -467,6 +467,77 @@ async fn what_a_restored_machine_wrote_alone_is_kept_and_undoes_nothing() {
     pool.restart(0).await;
     pool.put(0, "/after", b"more").await;
     all_have(&pool, "/after", b"more").await;
+}
+
+/// Another machine was off while it wrote the newer entries, and hears only of what it writes beside them.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_heard_only_what_a_restored_machine_gave_up_is_told_and_can_follow_it() {
+    let mut pool = Pool::of(3, GRACE).await;
+    pool.put(0, "/kept", b"kept").await;
+    pool.holds(2, "/kept", b"kept").await;
+    pool.kill(0).await;
+    let image = image(&pool.members[0].home);
+    pool.restart(0).await;
+    pool.all_see_each_other().await;
+    let addresses = [pool.address(1), pool.address(2)];
+    pool.kill(2).await;
+    pool.put(0, "/later", b"later").await;
+    pool.put(0, "/kept", b"edited").await;
+    pool.holds(1, "/kept", b"edited").await;
+    pool.kill(0).await;
+    pool.kill(1).await;
+    pool.members[0].home = image;
+    pool.restart(0).await;
+    pool.restart_at(2, addresses[1].clone()).await;
+    pool.all_see_each_other().await;
+    pool.put(0, "/alone", b"alone").await;
+    pool.put(0, "/alone-too", b"alone, too").await;
+    pool.holds(2, "/alone-too", b"alone, too").await;
+
+    pool.restart_at(1, addresses[0].clone()).await;
+    pool.all_see_each_other().await;
+    let restored = pool.node(0).identity().node;
+    pool.holds(0, "/later", b"later").await;
+    pool.holds(1, "/alone", b"alone").await;
+    pool.put(0, "/after", b"after").await;
+    eventually("it is told", || async {
+        pool.node(2).status().await.unwrap().parted == [restored]
+    })
+    .await;
+    let advice = pool.node(2).status().await.unwrap().advice;
+    assert!(
+        advice.iter().any(|advice| advice.contains("potluck device follow")),
+        "{advice:?}"
+    );
+    assert_eq!(pool.node(1).status().await.unwrap().parted, []);
+    nobody_else_is_followed(pool.node(1), restored).await;
+    assert!(pool.node(2).private().stat(&"/after".parse().unwrap()).await.is_err());
+
+    let followed = pool.node(2).follow(restored).await.unwrap();
+    assert!(followed.spaces == 1 && followed.dropped >= 2, "{followed:?}");
+    assert_eq!(pool.node(2).status().await.unwrap().parted, []);
+    nobody_else_is_followed(pool.node(2), restored).await;
+    pool.put(2, "/other", b"other").await;
+    for (path, content) in [
+        ("/kept", &b"edited"[..]),
+        ("/later", b"later"),
+        ("/alone", b"alone"),
+        ("/alone-too", b"alone, too"),
+        ("/after", b"after"),
+        ("/other", b"other"),
+    ] {
+        all_have(&pool, path, content).await;
+    }
+    eventually("all have the same history", || async {
+        let verified = pool.node(2).verify(&"home".parse().unwrap()).await.unwrap();
+        verified.problems_count == 0 && verified.compared.iter().all(|compared| compared.has == Has::Same)
+    })
+    .await;
+}
+
+async fn nobody_else_is_followed(node: &Node, other: NodeId) {
+    let followed = node.follow(other).await.unwrap();
+    assert_eq!((followed.spaces, followed.dropped), (0, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

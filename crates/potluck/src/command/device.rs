@@ -12,7 +12,7 @@ use crate::{
     place::escape,
     terminal::{Terminal, count, table},
 };
-use potluck_node::{NodeInfo, Reconciled, Revoked, Rival, Status};
+use potluck_node::{Followed, NodeInfo, Reconciled, Revoked, Rival, Status};
 use potluck_types::{Clock, NodeId, SystemClock};
 use std::{collections::BTreeSet, path::Path};
 
@@ -22,6 +22,7 @@ pub(super) fn run(home: &Path, wish: cli::Device, terminal: Terminal) -> Result<
         cli::Device::Add { uses, expires } => pool::invite(home, uses, expires, true, terminal),
         cli::Device::Ls => list(home, terminal),
         cli::Device::Revoke { machines } => revoke(home, &machines, terminal),
+        cli::Device::Follow { machine } => follow(home, &machine, terminal),
         cli::Device::Reconcile { which } => reconcile(home, which.as_deref(), terminal),
     }
 }
@@ -180,6 +181,34 @@ fn reconcile(home: &Path, named: Option<&str>, terminal: Terminal) -> Result<(),
             "Machines that came since where the other one counted need a new ticket: potluck device add".to_owned(),
         );
         lines.join("\n")
+    });
+    Ok(())
+}
+
+fn follow(home: &Path, named: &str, terminal: Terminal) -> Result<(), Complaint> {
+    let status = status::ask(home)?;
+    let node = pool::find(&status, named)?;
+    let name = escape(&node.called());
+    if node.id == status.identity.node {
+        return Err(
+            Complaint::usage("that is this machine").hint("say it on a machine whose `potluck status` names this one")
+        );
+    }
+    let asks = status.parted.contains(&node.id);
+    if asks {
+        terminal.confirm(&format!(
+            "Was {name} restored from a backup, or an older image of its disk? Then take what it stands by: what only this machine has heard of it is dropped, and {name} says that it has said all of that again. If it was not, somebody may have its key."
+        ))?;
+    }
+    let followed: Followed = client::call(home, &Request::Follow { node: node.id })?;
+    say(terminal, &followed, || match followed.spaces {
+        0 => format!("What is kept here of {name} is what it stands by: there is nothing to be done."),
+        spaces => format!(
+            "{name} is followed in {}: {} that it has given up {} dropped here.",
+            count(spaces, "space"),
+            count(followed.dropped, "entry"),
+            if followed.dropped == 1 { "is" } else { "are" }
+        ),
     });
     Ok(())
 }

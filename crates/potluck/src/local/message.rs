@@ -362,6 +362,11 @@ pub(crate) enum Request {
         /// Which of those that took its place apart; none: the only one.
         which: Option<UserId>,
     },
+    /// Take what a machine stands by that goes on with another history than the one that is kept here. Reply: `Followed`.
+    Follow {
+        /// Which.
+        node: NodeId,
+    },
     /// End the membership, and the daemon. Reply: nothing.
     Part,
     /// End the daemon. Reply: nothing.

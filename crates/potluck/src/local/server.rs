@@ -418,6 +418,7 @@ async fn answer(request: Request, service: &Service, frames: &mut Frames, replie
         }
         Request::Revoke { nodes, stays } => replies.reply(&node.revoke(&nodes, &stays).await?).await,
         Request::Reconcile { which } => replies.reply(&node.reconcile(which).await?).await,
+        Request::Follow { node: followed } => replies.reply(&node.follow(followed).await?).await,
         Request::Part => {
             node.part().await?;
             replies.reply(&()).await?;

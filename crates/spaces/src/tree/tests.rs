@@ -991,12 +991,14 @@ fn a_device_that_comes_back_older_keeps_what_it_wrote_and_undoes_nothing() {
     image.now = 9_000;
     let beside = image.set("/f", Some(4));
     image.set("/alone", Some(5));
-    image.set("/alone", Some(6));
+    let last = image.set("/alone", Some(6));
     assert!(matches!(b.take(&beside), Err(AppendError::Fork { seq: 3, .. })));
 
     let (branch, tree) = (Branch::of(SPACE, image.key.node_id()), Tree::of(SPACE));
     assert_eq!(branch.set_aside(&mut image.kv, &image.keys, tree, 2).unwrap(), 3);
-    assert!(branch.is_given_up(&image.kv, 3, beside.hash()).unwrap());
+    for (seq, entry) in [(3, &beside), (5, &last)] {
+        assert!(branch.is_given_up(&image.kv, seq, entry.hash()).unwrap());
+    }
     assert!(!branch.is_given_up(&image.kv, 3, log[2].hash()).unwrap());
     for entry in &log[2..] {
         image.take(entry).unwrap();
