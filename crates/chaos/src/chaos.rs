@@ -33,6 +33,8 @@ const STALE_MAX: Duration = Duration::from_secs(45);
 const WHOLE_MAX: Duration = Duration::from_secs(600);
 /// No daemon may ever take more memory: it is bounded, whatever goes wrong and however much is stored.
 const MEMORY_MAX: u64 = 512 << 20;
+/// Bits that flip in a database.
+const NAMES_FLIPPED: u64 = 4;
 /// Larger packets vanish where large ones do: IPv6 promises 1,280 bytes.
 const LARGE_PACKET: u64 = 1300;
 /// How long a fault lasts before the next, or the end of the episode.
@@ -295,6 +297,15 @@ impl Chaos {
                     machine.start(None)?;
                 }
             }
+            Fault::RotNames => {
+                machine.kill();
+                let flipped = machine.rot_names(NAMES_FLIPPED, |sides| dice.roll(sides));
+                self.tell(&format!("{flipped} bits are flipped"));
+                if machine.start(None).is_err() {
+                    self.tell("it does not start with that");
+                    machine.kill();
+                }
+            }
             Fault::ClockAhead | Fault::ClockBehind => {
                 machine.kill();
                 let clock = if fault == Fault::ClockAhead { "+1d" } else { "-1d" };
@@ -327,6 +338,7 @@ impl Chaos {
                 .iter()
                 .any(|(victim, fault)| *victim == index && is_clock(*fault))
         };
+        let has_rotten_names = |index: usize| episode.faults.contains(&(index, Fault::RotNames));
         for index in &episode.victims {
             self.network.mend(*index)?;
             let mut machines = self.machines();
@@ -337,11 +349,61 @@ impl Chaos {
                 // A daemon may end when its disk is full: it says so, and is started again by whoever looks after it.
                 machine.kill();
             }
+            if has_rotten_names(*index) {
+                machine.kill();
+                if !self.repair(machine)? {
+                    self.replace(machine, episode)?;
+                }
+            }
             if !machine.is_running() {
                 machine.start(None)?;
             }
         }
         Ok(())
+    }
+
+    /// Checks and repairs the home of a machine that does not run. Whether it is sound then.
+    fn repair(&self, machine: &Machine) -> Result<bool, Failure> {
+        let check = |arguments: &[&str]| {
+            let ended = machine.seat.potluck(arguments, COMMAND_MAX)?;
+            if !matches!(ended.code(), Some(0..=6)) || ended.err.contains("panicked") {
+                self.breaks(format!(
+                    "potluck {} ended with {:?}: {}",
+                    arguments.join(" "),
+                    ended.code(),
+                    ended.err
+                ));
+            }
+            let report: Value = serde_json::from_str(&ended.out).map_err(|_| Failure(ended.err.clone()))?;
+            let findings = report["findings"].as_array().into_iter().flatten();
+            let wrong = findings.filter(|finding| finding["repaired"] == false);
+            let wrong: Vec<_> = wrong
+                .map(|finding| format!("{}: {}", finding["place"], finding["what"]))
+                .collect();
+            Ok::<_, Failure>((ended.is_good(), wrong.join("; ")))
+        };
+        let (_, found) = check(&["fsck", "--json"])?;
+        self.tell(&format!("its home is checked: {found}"));
+        check(&["fsck", "--repair", "--json"])?;
+        let (is_sound, left) = check(&["fsck", "--json"])?;
+        self.tell(&if is_sound {
+            "it is repaired".to_owned()
+        } else {
+            format!("it cannot be repaired: {left}")
+        });
+        Ok(is_sound)
+    }
+
+    /// Takes a machine out of the pool that cannot be repaired, and lets it join anew.
+    fn replace(&self, machine: &mut Machine, episode: &Episode) -> Result<(), Failure> {
+        let sound = self.seats.iter().find(|seat| !episode.victims.contains(&seat.index));
+        let sound = sound.ok_or_else(|| Failure("nobody is left".to_owned()))?;
+        let forgotten = sound.potluck(&["forget", &machine.name(), "--force", "--yes"], COMMAND_MAX)?;
+        if !forgotten.is_good() {
+            return Err(Failure(forgotten.err));
+        }
+        machine.wipe()?;
+        machine.join(&sound.ticket()?)
     }
 
     /// Every machine says that all are here and all is well, within the time.

@@ -190,7 +190,7 @@ impl Machine {
             .args(how);
         command.args(["--listen", &format!("{}:4720", self.line), "--no-mdns"]);
         command.args(["--capacity", CAPACITY, "--grace", GRACE]);
-        command.args(["--machine", &format!("m{}", self.seat.index)]);
+        command.args(["--machine", &self.name()]);
         command.env("RUST_LOG", "potluck=info,potluck_node=debug,potluck_net=info");
         if let (Some(clock), Some(library)) = (&self.clock, faketime()) {
             command
@@ -365,19 +365,38 @@ impl Machine {
             .collect();
         let mut flipped = 0;
         for _ in 0..places {
-            let Some(pack) = packs.get(usize::try_from(roll(packs.len().max(1) as u64)).unwrap_or(0)) else {
-                continue;
-            };
-            let Ok(file) = OpenOptions::new().read(true).write(true).open(pack) else {
-                continue;
-            };
-            let len = file.metadata().map_or(0, |metadata| metadata.len());
-            let at = 4096 + roll(len.saturating_sub(4097).max(1));
-            let mut byte = [0];
-            if file.read_exact_at(&mut byte, at).is_ok() && file.write_all_at(&[byte[0] ^ 1], at).is_ok() {
-                flipped += 1;
+            if let Some(pack) = packs.get(usize::try_from(roll(packs.len().max(1) as u64)).unwrap_or(0)) {
+                flipped += u64::from(flip(pack, &mut roll));
             }
         }
         flipped
     }
+
+    /// Flips a bit in so many places of its database. Gives how many.
+    pub(crate) fn rot_names(&self, places: u64, mut roll: impl FnMut(u64) -> u64) -> u64 {
+        let database = self.seat.home.join("meta.redb");
+        (0..places).map(|_| u64::from(flip(&database, &mut roll))).sum()
+    }
+
+    /// Its home is thrown away.
+    pub(crate) fn wipe(&mut self) -> Result<(), Failure> {
+        let home = &self.seat.home;
+        fs::remove_dir_all(home).map_err(|error| Failure(format!("{}: {error}", home.display())))
+    }
+
+    /// What it is called in the pool.
+    pub(crate) fn name(&self) -> String {
+        format!("m{}", self.seat.index)
+    }
+}
+
+/// Flips one bit of a file, behind its header.
+fn flip(path: &Path, mut roll: impl FnMut(u64) -> u64) -> bool {
+    let Ok(file) = OpenOptions::new().read(true).write(true).open(path) else {
+        return false;
+    };
+    let len = file.metadata().map_or(0, |metadata| metadata.len());
+    let at = 4096 + roll(len.saturating_sub(4097).max(1));
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).is_ok() && file.write_all_at(&[byte[0] ^ (1 << roll(8))], at).is_ok()
 }

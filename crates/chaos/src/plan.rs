@@ -58,6 +58,8 @@ pub(crate) enum Fault {
     Rot,
     /// Bits flip while it is down.
     RotAsleep,
+    /// Bits flip in its database while it is down. It is started as if nothing were; then its home is checked and repaired, or, where it cannot be, thrown away, and the machine joins anew.
+    RotNames,
     /// Its clock is a day ahead.
     ClockAhead,
     /// Its clock is a day behind.
@@ -67,7 +69,7 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::Killed,
         Self::CrashLoop,
         Self::Frozen,
@@ -83,6 +85,7 @@ impl Fault {
         Self::FullDisk,
         Self::Rot,
         Self::RotAsleep,
+        Self::RotNames,
         Self::ClockAhead,
         Self::ClockBehind,
         Self::OtherVersion,
@@ -105,6 +108,7 @@ impl Fault {
             Self::FullDisk => "disk full",
             Self::Rot => "flipped bits, running",
             Self::RotAsleep => "flipped bits, stopped",
+            Self::RotNames => "flipped bits, database",
             Self::ClockAhead => "clock a day ahead",
             Self::ClockBehind => "clock a day behind",
             Self::OtherVersion => "another version",
