@@ -151,7 +151,9 @@ async fn free(shared: &Arc<Shared>, space: SpaceId, held: Vec<(ShardId, Timestam
             Liveness::Unknown => {}
         }
     }
-    unused.extend(unknown_to_all(shared, space, unnamed).await);
+    let stripes: Vec<StripeId> = unnamed.iter().map(|id| id.stripe).collect();
+    let unknown = unknown_to_all(shared, space, &stripes).await;
+    unused.extend(unnamed.into_iter().filter(|id| unknown.contains(&id.stripe)));
     if unused.is_empty() {
         return Some(0);
     }
@@ -253,20 +255,17 @@ async fn remote_liveness(
     Some(answers)
 }
 
-/// Those of these shards whose stripes no log names that any member keeps; none unless every member is here and says so. The custodians that this node sees may be
+/// Those of these stripes that no log names that any member keeps; none unless every member is here and says so. The custodians that this node sees may be
 /// no more than what is left of the pool on its side, or may have been away when the log was written, and not have caught up.
-async fn unknown_to_all(shared: &Arc<Shared>, space: SpaceId, shards: Vec<ShardId>) -> Vec<ShardId> {
+pub(crate) async fn unknown_to_all(shared: &Arc<Shared>, space: SpaceId, stripes: &[StripeId]) -> BTreeSet<StripeId> {
     let (members, peers) = shared.with_control(|control| (control.roster.members(), control.live_peers()));
     let others: Vec<NodeId> = members.into_iter().filter(|node| *node != shared.me()).collect();
-    if shards.is_empty() || others.iter().any(|node| !peers.contains(node)) {
-        return Vec::new();
+    if stripes.is_empty() || others.iter().any(|node| !peers.contains(node)) {
+        return BTreeSet::new();
     }
-    let stripes: Vec<StripeId> = shards.iter().map(|shard| shard.stripe).collect();
-    let asked = others
-        .iter()
-        .map(|node| remote_liveness(shared, *node, space, &stripes));
+    let asked = others.iter().map(|node| remote_liveness(shared, *node, space, stripes));
     let mut answers = futures::future::join_all(asked).await;
-    answers.push(local_liveness(shared, space, stripes.clone()).await);
+    answers.push(local_liveness(shared, space, stripes.to_vec()).await);
     let mut known = vec![PinState::default(); stripes.len()];
     for answer in answers {
         match answer {
@@ -274,14 +273,12 @@ async fn unknown_to_all(shared: &Arc<Shared>, space: SpaceId, shards: Vec<ShardI
             Some(answer) if answer.len() == known.len() => {
                 known = known.into_iter().zip(answer).map(|(a, b)| a.merge(b)).collect();
             }
-            _ => return Vec::new(),
+            _ => return BTreeSet::new(),
         }
     }
-    let unknown = shards
-        .into_iter()
-        .zip(known)
-        .filter(|(_, state)| state.liveness() == Liveness::Unknown);
-    unknown.map(|(shard, _)| shard).collect()
+    let stripes = stripes.iter().copied().zip(known);
+    let unknown = stripes.filter(|(_, state)| state.liveness() == Liveness::Unknown);
+    unknown.map(|(stripe, _)| stripe).collect()
 }
 
 /// What the logs kept here say: nothing when none of this space is kept, and `None` when they cannot be read.

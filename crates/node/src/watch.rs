@@ -160,6 +160,8 @@ async fn name_unreadable(shared: &Arc<Shared>) {
     let (mut dead, mut unnamed) = (Vec::new(), HashSet::new());
     for (space, stripes) in by_space(shared, unreadable).await {
         let Some((verdicts, all)) = sweep::verdicts(shared, space, &stripes).await else {
+            // They are for a space that nobody keeps: nobody misses them.
+            unnamed.extend(sweep::unknown_to_all(shared, space, &stripes).await);
             continue;
         };
         for (stripe, liveness) in stripes.into_iter().zip(verdicts) {

@@ -37,11 +37,11 @@ fn who_is_alone_frees_nothing_that_it_has_not_heard_of() {
     assert_eq!(outcome.violation, None);
 }
 
-/// A machine whose ways were open again did not try them when it read, as it was not time to; and what was made of the logs, and was lost with the one machine that had
-/// it, was missed for ever.
+/// A machine whose ways were open again did not try them when it read, as it was not time to; what was made of the logs, and was lost with the one machine that had
+/// it, was missed for ever; and so was what a wrong byte on its way had made a shard of a space that nobody keeps.
 #[test]
 fn nothing_is_broken_in_months_in_which_something_was() {
-    for seed in [17, 46] {
+    for seed in [17, 46, 107] {
         let outcome = history(seed, Scale { nodes: 12, days: 30 }, false);
         assert_eq!(outcome.violation, None, "seed {seed}");
     }
