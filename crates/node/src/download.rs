@@ -13,7 +13,7 @@ use crate::{
 };
 use bytes::Bytes;
 use potluck_dag::{Content, Part, Piece, Walk, stripe};
-use potluck_spaces::Path;
+use potluck_spaces::{Head, Path};
 use potluck_types::{SpaceId, StripeId, limits};
 use serde_bytes::ByteBuf;
 use std::{
@@ -26,6 +26,8 @@ use tokio::{
     task::JoinHandle,
 };
 
+/// How often a file may be replaced by another while the first bytes of it are awaited.
+const REPLACED_MAX: u32 = 3;
 /// Sealed pieces that were read lately: the small files of a pack are read one after the other.
 const CACHE_PIECES_MAX: usize = 8;
 
@@ -62,13 +64,18 @@ impl PieceCache {
 pub struct Download {
     /// How many bytes will come.
     pub len: u64,
+    /// What has come already, before anybody asked for it.
+    first: Option<Result<Bytes, NodeError>>,
     bytes: mpsc::Receiver<Result<Bytes, NodeError>>,
 }
 
 impl Download {
     /// The next bytes; `None` at the end. After an error there are no more.
     pub async fn next(&mut self) -> Option<Result<Bytes, NodeError>> {
-        self.bytes.recv().await
+        match self.first.take() {
+            Some(first) => Some(first),
+            None => self.bytes.recv().await,
+        }
     }
 
     /// All of them at once, for small files.
@@ -87,8 +94,28 @@ impl Download {
         which: Which,
         range: Option<Range<u64>>,
     ) -> Result<Self, NodeError> {
-        let (task, at) = (space.clone(), path.clone());
-        let head = Shared::blocking(move || versions::head(&task, &at, which)).await?;
+        let head = || {
+            let (task, at) = (space.clone(), path.clone());
+            Shared::blocking(move || versions::head(&task, &at, which))
+        };
+        let mut found = head().await?;
+        for _ in 0..REPLACED_MAX {
+            let mut download = Self::of_head(space, path, &found, range.clone())?;
+            download.first = download.bytes.recv().await;
+            if !download.first.as_ref().is_some_and(is_unreadable) {
+                return Ok(download);
+            }
+            // Whoever finds that it cannot be read has heard what others know of it: it may be another file by now, of which this node had not heard.
+            match head().await {
+                Ok(now) if now.op != found.op => found = now,
+                Ok(_) => return Ok(download),
+                Err(error) => return Err(error),
+            }
+        }
+        Self::of_head(space, path, &found, range)
+    }
+
+    fn of_head(space: &OpenSpace, path: &Path, head: &Head, range: Option<Range<u64>>) -> Result<Self, NodeError> {
         let (file, content) = edit::content_of(path, &head.value)?;
         let range = within(path, content.len(), range)?;
         let place = Place {
@@ -140,8 +167,16 @@ impl Download {
                 content = moved;
             }
         });
-        Self { len, bytes }
+        Self {
+            len,
+            first: None,
+            bytes,
+        }
     }
+}
+
+fn is_unreadable(came: &Result<Bytes, NodeError>) -> bool {
+    matches!(came, Err(NodeError::Shards(ShardsError::Unreadable { .. })))
 }
 
 /// A range of a file of this length.
