@@ -352,7 +352,7 @@ impl Chaos {
             if has_rotten_names(*index) {
                 machine.kill();
                 if !self.repair(machine)? {
-                    self.replace(machine, episode)?;
+                    self.come_back(machine, episode)?;
                 }
             }
             if !machine.is_running() {
@@ -389,20 +389,16 @@ impl Chaos {
         self.tell(&if is_sound {
             "it is repaired".to_owned()
         } else {
-            format!("it cannot be repaired: {left}")
+            format!("it comes back with a ticket: {left}")
         });
         Ok(is_sound)
     }
 
-    /// Takes a machine out of the pool that cannot be repaired, and lets it join anew.
-    fn replace(&self, machine: &mut Machine, episode: &Episode) -> Result<(), Failure> {
+    /// A machine of which the database cannot be repaired comes back with a ticket, as what it was.
+    fn come_back(&self, machine: &mut Machine, episode: &Episode) -> Result<(), Failure> {
         let sound = self.seats.iter().find(|seat| !episode.victims.contains(&seat.index));
         let sound = sound.ok_or_else(|| Failure("nobody is left".to_owned()))?;
-        let forgotten = sound.potluck(&["forget", &machine.name(), "--force", "--yes"], COMMAND_MAX)?;
-        if !forgotten.is_good() {
-            return Err(Failure(forgotten.err));
-        }
-        machine.wipe()?;
+        machine.drop_names()?;
         machine.join(&sound.ticket()?)
     }
 

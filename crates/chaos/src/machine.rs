@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::{
     fs::{self, File, OpenOptions},
-    io::Write,
+    io::{ErrorKind, Write},
     os::unix::{
         fs::{FileExt, symlink},
         process::CommandExt,
@@ -374,14 +374,23 @@ impl Machine {
 
     /// Flips a bit in so many places of its database. Gives how many.
     pub(crate) fn rot_names(&self, places: u64, mut roll: impl FnMut(u64) -> u64) -> u64 {
-        let database = self.seat.home.join("meta.redb");
+        let database = self.database();
         (0..places).map(|_| u64::from(flip(&database, &mut roll))).sum()
     }
 
-    /// Its home is thrown away.
-    pub(crate) fn wipe(&mut self) -> Result<(), Failure> {
-        let home = &self.seat.home;
-        fs::remove_dir_all(home).map_err(|error| Failure(format!("{}: {error}", home.display())))
+    fn database(&self) -> PathBuf {
+        self.seat.home.join("meta.redb")
+    }
+
+    /// Its database is thrown away, if it has one still.
+    pub(crate) fn drop_names(&self) -> Result<(), Failure> {
+        let database = self.database();
+        match fs::remove_file(&database) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(Failure(format!("{}: {error}", database.display())))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What it is called in the pool.

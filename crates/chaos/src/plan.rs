@@ -58,7 +58,7 @@ pub(crate) enum Fault {
     Rot,
     /// Bits flip while it is down.
     RotAsleep,
-    /// Bits flip in its database while it is down. It is started as if nothing were; then its home is checked and repaired, or, where it cannot be, thrown away, and the machine joins anew.
+    /// Bits flip in its database while it is down. It is started as if nothing were; then its home is checked and repaired, or, where it cannot be, it comes back without a database.
     RotNames,
     /// Its clock is a day ahead.
     ClockAhead,

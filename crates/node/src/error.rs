@@ -63,6 +63,12 @@ pub enum HomeError {
         /// The pool's name.
         pool: String,
     },
+    /// It is another person's than the one who is to come back in it.
+    #[error("{home} is the home of another person")]
+    Anothers {
+        /// The home.
+        home: PathBuf,
+    },
     /// Its node is no member any more: it left, or was taken out.
     #[error("the node of {home} has left the pool `{pool}`, or was taken out of it")]
     Left {

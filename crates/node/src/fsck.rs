@@ -132,6 +132,12 @@ pub enum Fault {
         /// In which way.
         reason: String,
     },
+    /// The database opens, and a part of it is not what was written.
+    #[error("the database is damaged: the sums of its pages do not hold")]
+    Sums,
+    /// There is no database any more.
+    #[error("it is missing, with all names and all that this machine knows of the pool")]
+    NoDatabase,
     /// The pool's first record is missing or wrong.
     #[error("the pool's first record is missing or wrong")]
     NoGenesis,
@@ -208,6 +214,7 @@ pub enum Fault {
 }
 
 const FROM_OTHERS: &str = "the pool makes them anew";
+const COME_BACK: &str = "where the pool has other machines, this one comes back as it was, with its shards: `potluck device add` on one of yours makes a ticket for `potluck join TICKET` here; else restore it from a backup";
 const RESTORE: &str = "restore it from a backup; with a recovery kit: `potluck keys restore FILE --home NEW`";
 
 impl Fault {
@@ -219,7 +226,7 @@ impl Fault {
             Self::OtherPool => Some("writes it anew"),
             Self::NoReserve => Some("sets it aside, if the disk has it"),
             Self::LeftOver => Some("removes it, or moves it to lost+found if it may be the only copy"),
-            Self::Strange => Some("moves it to lost+found"),
+            Self::Strange | Self::Database { .. } => Some("moves it to lost+found"),
             Self::Rows { .. } => Some("moves them to lost+found; what is needed of them is learned anew"),
             Self::BrokenLog { is_others: true, .. } => Some("moves them to lost+found; they are fetched anew"),
             Self::Tables { is_derivable: true, .. } => Some("makes the tables anew from the logs"),
@@ -236,7 +243,11 @@ impl Fault {
     /// What a person should know, or do, beside the repair.
     pub fn remedy(&self) -> Option<&'static str> {
         match self {
-            Self::Missing | Self::NotAKey | Self::Database { .. } | Self::NoGenesis | Self::OtherUser => Some(RESTORE),
+            Self::Missing | Self::NotAKey | Self::NoGenesis | Self::OtherUser => Some(RESTORE),
+            Self::Database { .. } | Self::NoDatabase => Some(COME_BACK),
+            Self::Sums => Some(
+                "it may do for a while: make a backup of it; where the pool has other machines, move it away, and come back with a ticket of theirs: `potluck join TICKET`",
+            ),
             Self::Exposed | Self::Bare => Some("whoever read a key can act as you"),
             Self::Unreadable { .. } => Some("does the disk fail? Copy what can be read to another one first"),
             Self::NotAMember => {
@@ -247,7 +258,7 @@ impl Fault {
             | Self::Tables {
                 is_derivable: false, ..
             } => Some(
-                "names may be missing here; others keep the log: `potluck keys restore FILE --home NEW` with a recovery kit",
+                "names may be missing here; where the pool has other machines, move meta.redb away, and come back with a ticket of theirs: `potluck device add` there, `potluck join TICKET` here",
             ),
             Self::Charter { .. } => {
                 Some("others that keep the space have them: they are fetched anew when the node runs")

@@ -130,6 +130,15 @@ impl Home {
         self.disk.contains(POOL).unwrap_or(true)
     }
 
+    /// Which pool was made or joined here, as it is written down.
+    pub(crate) fn pool(&self) -> Result<Option<String>, HomeError> {
+        if !self.has_pool() {
+            return Ok(None);
+        }
+        let text = self.read(POOL)?;
+        Ok(Some(String::from_utf8_lossy(&text).trim().to_owned()))
+    }
+
     /// Makes this the home of a node of that pool; all else was written before.
     pub(crate) fn set_pool(&self, pool: PoolId) -> Result<(), HomeError> {
         self.write_file(POOL, format!("{pool}\n").as_bytes())

@@ -93,12 +93,16 @@ pub(crate) enum Command {
         passphrase: Passphrase,
     },
     /// Join a pool with a ticket, then run as `up` does
+    ///
+    /// A home that has lost its database, or that `fsck --repair` has found beyond repair, comes back as the machine that it was.
     Join {
         /// The ticket, or `-` to read it from standard input
         #[arg(env = "POTLUCK_TICKET", hide_env_values = true)]
         ticket: String,
         #[command(flatten)]
         run: Run,
+        #[command(flatten)]
+        passphrase: Passphrase,
     },
     /// Make a ticket that lets other machines into the pool
     Invite {

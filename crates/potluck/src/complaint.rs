@@ -144,7 +144,9 @@ impl From<HomeError> for Complaint {
                 "whoever read it can act as you; if nobody did: chmod 600 {}",
                 file.display()
             )),
-            HomeError::Damaged { file, .. } => Self::failed(message).hint(format!(
+            HomeError::Anothers { .. } => Self::new(Kind::Refused, message)
+                .hint("the ticket, or the kit, brings another person: take one of whose home it is, or choose another home with `--home DIR`"),
+            HomeError::Damaged { file, .. } => Self::failed(message).hint("`potluck fsck` says what can be done").hint(format!(
                 "restore {} from a backup; with a recovery kit: `potluck keys restore FILE --home NEW`",
                 file.display()
             )),

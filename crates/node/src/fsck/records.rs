@@ -1,6 +1,10 @@
 //! The metadata database itself, and what in it belongs to no space: settings, records of the pool, tickets, what was stored already.
 
-use super::{Check, Fault, Finding, FsckProgress, Inhabitant, files::keep_aside, logs::LogDamage};
+use super::{
+    Check, Fault, Finding, FsckProgress, Inhabitant,
+    files::{keep_aside, set_aside},
+    logs::LogDamage,
+};
 use crate::{
     error::{HomeError, MetaError},
     home::{Home, META},
@@ -35,7 +39,7 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
         self.at.doing = "names";
         let path = home.meta_path();
         if !path.exists() {
-            self.report.findings.push(Finding::new(META, Fault::Missing));
+            self.report.findings.push(Finding::new(META, Fault::NoDatabase));
             return Ok(None);
         }
         let first = self.report.findings.len();
@@ -47,10 +51,7 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
             })?;
             let mut meta = Meta::over(file, Arc::new(Reserve::none()))?;
             if !meta.check()? {
-                let reason = "the sums of its pages do not hold".to_owned();
-                self.report
-                    .findings
-                    .push(Finding::new(META, Fault::Database { reason }));
+                self.report.findings.push(Finding::new(META, Fault::Sums));
             }
             self.examine(&meta, inhabitant)
         });
@@ -66,10 +67,11 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
                 });
             }
             Err(error) => {
-                let reason = error.source.to_string();
-                self.report
-                    .findings
-                    .push(Finding::new(META, Fault::Database { reason }));
+                let (path, reason) = (self.path.to_owned(), error.source.to_string());
+                self.found(META, Fault::Database { reason }, || set_aside(&path, META).map(drop));
+                if !home.meta_path().exists() {
+                    self.report.findings.push(Finding::new(META, Fault::NoDatabase));
+                }
                 return Ok(None);
             }
         };

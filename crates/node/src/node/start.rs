@@ -60,12 +60,21 @@ struct Parts {
     announce: Vec<Address>,
 }
 
+/// Whether a home has to be whole.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    /// One that belongs to a pool has all its files.
+    AllOfIt,
+    /// What the database had comes from the others: it is made anew.
+    Keys,
+}
+
 impl Parts {
-    async fn prepare(config: &NodeConfig) -> Result<Self, StartError> {
+    async fn prepare(config: &NodeConfig, needs: Needs) -> Result<Self, StartError> {
         // What is written wrongly is told before anything is made.
         let listen: Vec<Listen> = parsed(&config.listen)?;
         let announce = parsed(&config.announce)?;
-        let (home, node_key, meta) = open(config).await?;
+        let (home, node_key, meta) = open(config, needs).await?;
         let (endpoint, mut inbox) = match &config.world.network {
             Network::Overlay => {
                 let network = NetworkConfig {
@@ -104,12 +113,14 @@ impl Parts {
 }
 
 /// What is on disk of a node, but for its shards.
-async fn open(config: &NodeConfig) -> Result<(Home, SigningKey, Meta), StartError> {
+async fn open(config: &NodeConfig, needs: Needs) -> Result<(Home, SigningKey, Meta), StartError> {
     let home = Home::take_within(&config.home, &*config.world.storage, LOCK_PATIENCE).await?;
     let passphrase = config.passphrase.clone();
     let home = Shared::blocking(move || home.unlock(passphrase.as_ref()).map(|()| home)).await?;
     let node_key = home.node_key(&*config.world.entropy)?;
-    home.refuse_missing(META)?;
+    if needs == Needs::AllOfIt {
+        home.refuse_missing(META)?;
+    }
     let meta = Meta::open(&home.disk()).map_err(|error| match error.action {
         "opening" => StartError::Home(HomeError::Damaged {
             file: home.meta_path(),
@@ -143,7 +154,7 @@ impl Node {
         {
             return Err(StartError::PoolName(pool_name.chars().take(80).collect()));
         }
-        let parts = Parts::prepare(&config).await?;
+        let parts = Parts::prepare(&config, Needs::AllOfIt).await?;
         refuse_occupied(&parts)?;
         let World { clock, entropy, .. } = &config.world;
         let user = parts.home.user_keys(&**entropy)?;
@@ -162,7 +173,7 @@ impl Node {
 
     /// Starts the node of a home that belongs to a pool.
     pub async fn start(config: NodeConfig) -> Result<Self, StartError> {
-        let parts = Parts::prepare(&config).await?;
+        let parts = Parts::prepare(&config, Needs::AllOfIt).await?;
         let Some(roster) = load_roster(&parts.meta)? else {
             return Err(HomeError::Empty { home: config.home }.into());
         };
@@ -183,10 +194,10 @@ impl Node {
         Self::launch(parts, user, roster, config).await
     }
 
-    /// Joins a pool with a ticket, and starts.
+    /// Joins a pool with a ticket, and starts. A home that has lost its database comes back as the node that it was, with the shards that it has: by a ticket of its pool, to its person.
     pub async fn join(config: NodeConfig, ticket: &str) -> Result<Self, JoinError> {
         let ticket: Ticket = ticket.parse()?;
-        let parts = Parts::prepare(&config).await?;
+        let parts = Parts::prepare(&config, Needs::Keys).await?;
         refuse_occupied(&parts)?;
         let secret = *ticket.secret.as_bytes();
         let node = parts.node_key.node_id();
@@ -223,7 +234,7 @@ impl Node {
 
     /// Brings a person back on a fresh machine: joins their pool with the key in their recovery kit.
     pub async fn restore(config: NodeConfig, kit: &Kit) -> Result<Self, JoinError> {
-        let parts = Parts::prepare(&config).await?;
+        let parts = Parts::prepare(&config, Needs::Keys).await?;
         refuse_occupied(&parts)?;
         let word = certificate(&kit.user, kit.pool, parts.node_key.node_id(), 1);
         let credential = Credential::Member { certificate: word };
@@ -233,6 +244,7 @@ impl Node {
 
     /// Keeps what joining gave, then starts. The records come last: a home has a pool once they are there.
     async fn enter(parts: Parts, user: UserKeys, roster: Roster, config: NodeConfig) -> Result<Self, StartError> {
+        refuse_another(&parts.home, roster.pool(), &user, &config)?;
         parts.home.set_user_keys(&user, &*config.world.entropy)?;
         parts.meta.set_records(roster.records())?;
         parts.home.set_pool(roster.pool())?;
@@ -374,6 +386,22 @@ fn refuse_occupied(parts: &Parts) -> Result<(), StartError> {
             .into())
         }
         None => Ok(()),
+    }
+}
+
+/// A home that belonged to a pool before its database was lost is that of one person in that pool.
+fn refuse_another(home: &Home, pool: PoolId, user: &UserKeys, config: &NodeConfig) -> Result<(), HomeError> {
+    let Some(was) = home.pool()? else { return Ok(()) };
+    let home_path = home.path().to_owned();
+    if was != pool.to_string() {
+        return Err(HomeError::Occupied {
+            home: home_path,
+            pool: was,
+        });
+    }
+    match home.user_keys(&*config.world.entropy)?.id() == user.id() {
+        true => Ok(()),
+        false => Err(HomeError::Anothers { home: home_path }),
     }
 }
 

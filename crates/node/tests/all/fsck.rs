@@ -289,21 +289,23 @@ async fn the_store_is_put_right_and_what_is_lost_is_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_is_damaged_is_told_and_left() {
+async fn a_database_that_is_damaged_is_told_and_set_aside() {
     let pool = used().await;
     let home = pool.members[0].home.path();
     let path = home.join("meta.redb");
     let sound = fs::read(&path).unwrap();
     let check_with = |content: &[u8]| {
         fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(matches!(only(home).fault, Fault::Database { .. }));
         let report = check(home, true);
-        assert!(fs::read(&path).unwrap() == content, "it may be the only copy");
-        assert!(
-            report
-                .wrong()
-                .any(|finding| matches!(finding.fault, Fault::Database { .. })),
-            "{report:?}"
+        assert_eq!(
+            report.wrong().map(|finding| &finding.fault).collect::<Vec<_>>(),
+            [&Fault::NoDatabase]
         );
+        let aside = home.join("lost+found/meta.redb");
+        assert!(fs::read(&aside).unwrap() == content, "it may be the only copy");
+        fs::remove_file(aside).unwrap();
     };
     check_with(&sound[..sound.len() / 3]);
     check_with(&vec![0x5a; 50_000]);
@@ -322,7 +324,75 @@ async fn a_database_that_is_damaged_is_told_and_left() {
     assert!(told > 0, "pages that are free do not count, but some are not");
     fs::write(&path, &sound).unwrap();
     fs::remove_file(&path).unwrap();
-    assert!(faults(&check(home, true)).contains(&("meta.redb", &Fault::Missing)));
+    assert_eq!(faults(&check(home, true)), [("meta.redb", &Fault::NoDatabase)]);
+}
+
+/// What its database knew the others know, too; its shards are where they were.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_has_lost_its_database_comes_back_as_what_it_was() {
+    let mut pool = Pool::of(3, GRACE).await;
+    for number in 0..4 {
+        pool.put(0, &format!("/{number}"), &bytes(number, 300_000)).await;
+    }
+    pool.put(2, "/own", &bytes(9, 300_000)).await;
+    let (id, held) = (
+        pool.node(2).identity().node,
+        pool.node(2).held(None, 100).await.unwrap(),
+    );
+    assert!(!held.is_empty());
+    pool.kill(2).await;
+    let home = pool.members[2].home.path().to_owned();
+    close(&home);
+    check(&home, false);
+    fs::write(home.join("meta.redb"), vec![7; 100_000]).unwrap();
+    let report = check(&home, true);
+    assert!(
+        matches!(
+            faults(&report)[..],
+            [("meta.redb", Fault::Database { .. }), ("meta.redb", Fault::NoDatabase)]
+        ),
+        "{report:?}"
+    );
+    assert!(home.join("lost+found/meta.redb").exists());
+    assert!(matches!(only(&home).fault, Fault::NoDatabase));
+    let start = Node::start(pool.config(&pool.members[2].home)).await;
+    assert!(start.is_err(), "it is not made anew without a word");
+
+    // Not by a ticket of another pool, or to another person.
+    let options = |mine| InviteOptions {
+        uses: 1,
+        expires: Duration::from_secs(60),
+        mine,
+    };
+    let config = || pool.config(&pool.members[2].home);
+    let other = Pool::of(1, GRACE).await;
+    let ticket = other.node(0).invite(options(true)).await.unwrap().ticket;
+    assert!(Node::join(config(), &ticket).await.is_err());
+    let ticket = pool.node(0).invite(options(true)).await.unwrap().ticket;
+    let key = fs::read_to_string(home.join("user.key")).unwrap();
+    fs::copy(other.members[0].home.path().join("user.key"), home.join("user.key")).unwrap();
+    assert!(Node::join(config(), &ticket).await.is_err());
+    fs::write(home.join("user.key"), key).unwrap();
+
+    let back = Node::join(config(), &ticket).await.unwrap();
+    pool.members[2].node = Some(back);
+    pool.all_see_each_other().await;
+    assert_eq!(pool.node(2).identity().node, id);
+    assert_eq!(pool.node(2).held(None, 100).await.unwrap().len(), held.len());
+    assert_eq!(pool.node(0).status().await.unwrap().nodes.len(), 3);
+    // It goes on in its own log where it was.
+    pool.put(2, "/own", &bytes(10, 300_000)).await;
+    for i in 0..3 {
+        pool.holds(i, "/own", &bytes(10, 300_000)).await;
+        pool.holds(i, "/3", &bytes(3, 300_000)).await;
+    }
+    pool.health("nothing was lost", |health| {
+        health.worst() == Some(1) && health.endangered == 0
+    })
+    .await;
+    pool.kill(2).await;
+    let report = check(&home, false);
+    assert!(report.entries > 5 && report.findings.is_empty(), "{report:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -54,7 +54,19 @@ pub(crate) fn run(cli: Cli, terminal: Terminal) -> Result<(), Complaint> {
             let secret = passphrase.as_ref().map(|passphrase| passphrase.as_str());
             start(&home, &run, Entrance::Up(name), again, secret, terminal)
         }
-        Command::Join { ticket, run } => {
+        Command::Join {
+            ticket,
+            run,
+            passphrase,
+        } => {
+            let home = home()?;
+            let passphrase = keys::opener(&home, &passphrase, terminal)?;
+            if passphrase.is_some() && run.detach {
+                return Err(Complaint::usage(
+                    "the keys of this home are under a passphrase: it comes back without `--detach`",
+                )
+                .hint("later `potluck up --detach` takes the passphrase"));
+            }
             let ticket = if ticket == "-" {
                 read_input("the ticket")?
             } else {
@@ -62,9 +74,13 @@ pub(crate) fn run(cli: Cli, terminal: Terminal) -> Result<(), Complaint> {
             };
             // Checked before anything is started: a typing mistake is answered at once.
             ticket.trim().parse::<potluck_crypto::Ticket>()?;
+            if !run.detach {
+                let secret = passphrase.as_ref().map(|passphrase| passphrase.as_str());
+                return daemon::run(&home, &run, Entrance::Join(ticket), secret, terminal);
+            }
             let again = [OsString::from("join"), OsString::from("-")];
             start(
-                &home()?,
+                &home,
                 &run,
                 Entrance::Join(ticket.clone()),
                 &again,
