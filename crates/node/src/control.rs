@@ -245,6 +245,8 @@ pub(crate) struct Control {
     /// Holders that have reported in full since the view last changed. Before all have, a shard that nobody reported is not known to be
     /// missing.
     confirmed: HashSet<NodeId>,
+    /// Holders that have to report in full, and have not since.
+    reporting: HashSet<NodeId>,
     /// What is taken up again when all are back that have vanished.
     before: Option<Before>,
     /// Since when a holder reports what another node looks after as this one sees it: it may know already who is not here any more, and the
@@ -302,6 +304,7 @@ impl Control {
             checks: 0,
             rechecks: 0,
             confirmed: HashSet::new(),
+            reporting: HashSet::new(),
             before: None,
             behind_since: None,
             unnamed: HashSet::new(),
@@ -705,7 +708,8 @@ impl Control {
     /// Goes on with the holders that have reported in full, where others count now. One that looks after more for a while, as others have vanished, knows of what it looked
     /// after before what it knew; and those who have not seen these vanish do not report anew when they are back.
     fn reconfirm(&mut self, was: Who, is: &Who) {
-        let confirmed = mem::take(&mut self.confirmed);
+        let mut confirmed = mem::take(&mut self.confirmed);
+        confirmed.retain(|holder| !self.reporting.contains(holder));
         let before = self.before.take().unwrap_or(Before { who: was, confirmed });
         if before.who == *is {
             self.confirmed = before.confirmed;
@@ -748,8 +752,10 @@ impl Control {
     pub(crate) fn check(&mut self, holder: NodeId, sum: ReportSum, view: Hash) -> (Check, bool) {
         if self.reports_of(holder) != sum {
             self.forget_before(holder);
+            self.reporting.insert(holder);
             (Check::Differs, false)
         } else if view == self.view_digest() {
+            self.reporting.remove(&holder);
             (Check::Agrees, self.confirmed.insert(holder))
         } else {
             (Check::OtherView, false)

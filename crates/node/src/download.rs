@@ -13,11 +13,12 @@ use crate::{
 };
 use bytes::Bytes;
 use potluck_dag::{Content, Part, Piece, Walk, stripe};
-use potluck_spaces::{Head, Path};
+use potluck_spaces::{OpId, Path};
 use potluck_types::{SpaceId, StripeId, limits};
 use serde_bytes::ByteBuf;
 use std::{
     collections::VecDeque,
+    fmt,
     ops::Range,
     sync::{Arc, Mutex},
 };
@@ -26,8 +27,6 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// How often a file may be replaced by another while the first bytes of it are awaited.
-const REPLACED_MAX: u32 = 3;
 /// Sealed pieces that were read lately: the small files of a pack are read one after the other.
 const CACHE_PIECES_MAX: usize = 8;
 
@@ -64,9 +63,26 @@ impl PieceCache {
 pub struct Download {
     /// How many bytes will come.
     pub len: u64,
-    /// What has come already, before anybody asked for it.
-    first: Option<Result<Bytes, NodeError>>,
     bytes: mpsc::Receiver<Result<Bytes, NodeError>>,
+    /// What came, and was looked at before anybody asked for it.
+    first: Option<Result<Bytes, NodeError>>,
+    of: Option<Named>,
+}
+
+/// What was looked up, and what was found.
+struct Named {
+    space: OpenSpace,
+    path: Path,
+    which: Which,
+    found: OpId,
+}
+
+impl fmt::Debug for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Named")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Download {
@@ -76,6 +92,28 @@ impl Download {
             Some(first) => Some(first),
             None => self.bytes.recv().await,
         }
+    }
+
+    /// Waits for the first bytes. Whether they cannot be read, and what was looked up is another file by now, or gone: this node had not heard of it, and has since. Then the name is
+    /// to be looked up again.
+    pub async fn was_replaced(&mut self) -> bool {
+        if self.first.is_none() {
+            self.first = self.bytes.recv().await;
+        }
+        let Some(Err(NodeError::Shards(ShardsError::Unreadable { .. }))) = &self.first else {
+            return false;
+        };
+        let Some(Named {
+            space,
+            path,
+            which,
+            found,
+        }) = self.of.take()
+        else {
+            return false;
+        };
+        let now = Shared::blocking(move || versions::head(&space, &path, which)).await;
+        now.map_or(true, |now| now.op != found)
     }
 
     /// All of them at once, for small files.
@@ -94,28 +132,8 @@ impl Download {
         which: Which,
         range: Option<Range<u64>>,
     ) -> Result<Self, NodeError> {
-        let head = || {
-            let (task, at) = (space.clone(), path.clone());
-            Shared::blocking(move || versions::head(&task, &at, which))
-        };
-        let mut found = head().await?;
-        for _ in 0..REPLACED_MAX {
-            let mut download = Self::of_head(space, path, &found, range.clone())?;
-            download.first = download.bytes.recv().await;
-            if !download.first.as_ref().is_some_and(is_unreadable) {
-                return Ok(download);
-            }
-            // Whoever finds that it cannot be read has heard what others know of it: it may be another file by now, of which this node had not heard.
-            match head().await {
-                Ok(now) if now.op != found.op => found = now,
-                Ok(_) => return Ok(download),
-                Err(error) => return Err(error),
-            }
-        }
-        Self::of_head(space, path, &found, range)
-    }
-
-    fn of_head(space: &OpenSpace, path: &Path, head: &Head, range: Option<Range<u64>>) -> Result<Self, NodeError> {
+        let (task, at) = (space.clone(), path.clone());
+        let head = Shared::blocking(move || versions::head(&task, &at, which)).await?;
         let (file, content) = edit::content_of(path, &head.value)?;
         let range = within(path, content.len(), range)?;
         let place = Place {
@@ -124,12 +142,16 @@ impl Download {
             version: VersionId::of(head.op),
             lies: file.content,
         };
-        Ok(Self::begin(
-            (Arc::clone(space.shared()), space.id()),
-            content,
-            range,
-            Some(place),
-        ))
+        let of = Named {
+            space: space.clone(),
+            path: path.clone(),
+            which,
+            found: head.op,
+        };
+        Ok(Self {
+            of: Some(of),
+            ..Self::begin((Arc::clone(space.shared()), space.id()), content, range, Some(place))
+        })
     }
 
     /// Of a file of a space at a path, or of a range of it; a range that goes beyond its end ends there.
@@ -169,14 +191,11 @@ impl Download {
         });
         Self {
             len,
-            first: None,
             bytes,
+            first: None,
+            of: None,
         }
     }
-}
-
-fn is_unreadable(came: &Result<Bytes, NodeError>) -> bool {
-    matches!(came, Err(NodeError::Shards(ShardsError::Unreadable { .. })))
 }
 
 /// A range of a file of this length.

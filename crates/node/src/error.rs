@@ -63,8 +63,8 @@ pub enum HomeError {
         /// The pool's name.
         pool: String,
     },
-    /// It is another person's than the one who is to come back in it.
-    #[error("{home} is the home of another person")]
+    /// It is another person's than the one who is to come back in it, or in another pool.
+    #[error("{home} is the home of another person, or in another pool")]
     Anothers {
         /// The home.
         home: PathBuf,
@@ -209,6 +209,11 @@ pub enum Refusal {
     TooMany,
 }
 
+/// A database that says one thing here and another there: redb panics.
+#[derive(Debug, thiserror::Error)]
+#[error("its content contradicts itself")]
+pub(crate) struct Contradiction;
+
 /// Why the metadata database fails.
 #[derive(Debug, thiserror::Error)]
 #[error("the metadata database fails ({action}): {source}")]
@@ -220,6 +225,31 @@ pub struct MetaError {
 }
 
 impl MetaError {
+    /// Whether what is on the disk is not what was written there: not that it cannot be read just now, or is of another version.
+    pub(crate) fn is_damage(&self) -> bool {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&*self.source);
+        while let Some(error) = cause {
+            if let Some(error) = error.downcast_ref::<std::io::Error>() {
+                return matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof);
+            }
+            if error.is::<Contradiction>() {
+                return true;
+            }
+            let storage = match error.downcast_ref::<redb::DatabaseError>() {
+                Some(redb::DatabaseError::Storage(storage)) => Some(storage),
+                _ => error.downcast_ref::<redb::StorageError>(),
+            };
+            match storage {
+                Some(redb::StorageError::Corrupted(_)) => return true,
+                Some(redb::StorageError::Io(error)) => {
+                    return matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof);
+                }
+                _ => cause = error.source(),
+            }
+        }
+        false
+    }
+
     /// The tables of spaces cannot be written.
     pub(crate) fn writing(source: potluck_spaces::KvError) -> Self {
         Self {

@@ -48,8 +48,8 @@ impl Forks {
         given_up.map(|((_, space), _)| *space).collect()
     }
 
-    /// Entries of a log were taken: it is one history.
-    pub(crate) fn is_one(&self, device: NodeId, space: SpaceId) {
+    /// What is kept here of a log is what its device stands by, or may be.
+    fn is_one(&self, device: NodeId, space: SpaceId) {
         self.0.lock().expect("never poisoned").remove(&(device, space));
     }
 }
@@ -112,16 +112,19 @@ fn behind(node: NodeId, reason: impl Into<String>) -> NodeError {
 
 /// Follows a device in all spaces where it has given up what is kept here of its log. Gives the number of spaces, and of the entries that were dropped.
 pub(crate) async fn follow(shared: &Arc<Shared>, device: NodeId) -> Result<(u64, u64), NodeError> {
-    let (mut spaces, mut dropped) = (0, 0);
+    let (mut spaces, mut dropped, mut failed) = (0, 0, None);
     for space in shared.forks.spaces(device) {
-        let entries = follow_in(shared, device, space).await?;
-        shared.forks.is_one(device, space);
-        if entries > 0 {
-            spaces += 1;
-            dropped += entries;
+        match follow_in(shared, device, space).await {
+            Ok(entries) => {
+                shared.forks.is_one(device, space);
+                spaces += u64::from(entries > 0);
+                dropped += entries;
+            }
+            // One space does not keep the others.
+            Err(error) => failed = Some(error),
         }
     }
-    Ok((spaces, dropped))
+    failed.map_or(Ok((spaces, dropped)), Err)
 }
 
 async fn follow_in(shared: &Arc<Shared>, device: NodeId, space: SpaceId) -> Result<u64, NodeError> {

@@ -214,7 +214,7 @@ pub enum Fault {
 }
 
 const FROM_OTHERS: &str = "the pool makes them anew";
-const COME_BACK: &str = "where the pool has other machines, this one comes back as it was, with its shards: `potluck device add` on one of yours makes a ticket for `potluck join TICKET` here; else restore it from a backup";
+const COME_BACK: &str = "where the pool has other machines, this one comes back as it was, with its shards: `potluck join TICKET` here, with a ticket that `potluck device add` makes on another one of yours, or `potluck invite` on another person's; else restore it from a backup";
 const RESTORE: &str = "restore it from a backup; with a recovery kit: `potluck keys restore FILE --home NEW`";
 
 impl Fault {
@@ -243,8 +243,8 @@ impl Fault {
     /// What a person should know, or do, beside the repair.
     pub fn remedy(&self) -> Option<&'static str> {
         match self {
-            Self::Missing | Self::NotAKey | Self::NoGenesis | Self::OtherUser => Some(RESTORE),
-            Self::Database { .. } | Self::NoDatabase => Some(COME_BACK),
+            Self::Missing | Self::NotAKey | Self::OtherUser => Some(RESTORE),
+            Self::Database { .. } | Self::NoDatabase | Self::NoGenesis => Some(COME_BACK),
             Self::Sums => Some(
                 "it may do for a while: make a backup of it; where the pool has other machines, move it away, and come back with a ticket of theirs: `potluck join TICKET`",
             ),

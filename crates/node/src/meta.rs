@@ -3,7 +3,7 @@
 use crate::{
     control::{Absences, Remembered},
     erase::Pending,
-    error::MetaError,
+    error::{Contradiction, MetaError},
     home::{META, META_RESERVE},
     links::Readers,
     records::PoolRecord,
@@ -225,7 +225,7 @@ pub(crate) fn sound<R>(work: impl FnOnce() -> Result<R, MetaError>) -> Result<R,
     outcome.unwrap_or_else(|_| {
         Err(MetaError {
             action: "opening",
-            source: "its content contradicts itself".into(),
+            source: Contradiction.into(),
         })
     })
 }

@@ -153,7 +153,8 @@ impl Node {
                 path,
             }));
         }
-        let (rivals, parted) = (devices::rivals(shared), shared.forks.devices());
+        let (rivals, mut parted) = (devices::rivals(shared), shared.forks.devices());
+        parted.retain(|device| nodes.iter().any(|node| node.id == *device));
         let facts = Facts {
             nodes: &nodes,
             health: &health,

@@ -95,10 +95,11 @@ async fn admit(
     node: NodeId,
     request: JoinRequest,
 ) -> Result<(Vec<PoolRecord>, Option<Arc<UserKeys>>), Refusal> {
-    let (pool, count, seq) = shared.with_control(|control| {
+    let (pool, is_full, seq) = shared.with_control(|control| {
+        let is_member = control.roster.user_of(node).is_some();
         (
             control.roster.pool(),
-            control.roster.members().len(),
+            !is_member && control.roster.members().len() >= limits::POOL_NODES_MAX,
             control.roster.certificate_seq(node),
         )
     });
@@ -107,7 +108,7 @@ async fn admit(
     }
     shared.refuse_old_key().map_err(|_| Refusal::Replaced)?;
     refuse_taken_out(shared, node)?;
-    if count >= limits::POOL_NODES_MAX {
+    if is_full {
         return Err(Refusal::TooMany);
     }
     match request.credential {

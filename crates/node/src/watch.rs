@@ -22,6 +22,8 @@ use std::{
     time::Duration,
 };
 
+/// Spaces that nobody seems to keep, and about which all are asked at one time: holders may say any.
+const UNHEARD_MAX: u32 = 16;
 /// How soon all is looked through again when nothing has changed: each time after twice as long, and rarely enough to take a hundredth of the time at most.
 const INTERVAL_MIN: Duration = Duration::from_secs(60);
 const INTERVAL_MAX: Duration = Duration::from_secs(6 * 3600);
@@ -158,10 +160,14 @@ async fn name_unreadable(shared: &Arc<Shared>) {
     let now = shared.steady();
     let unreadable = shared.with_control(|control| control.unreadable(now, BATCH_MAX));
     let (mut dead, mut unnamed) = (Vec::new(), HashSet::new());
+    let mut unheard = 0;
     for (space, stripes) in by_space(shared, unreadable).await {
         let Some((verdicts, all)) = sweep::verdicts(shared, space, &stripes).await else {
             // They are for a space that nobody keeps: nobody misses them.
-            unnamed.extend(sweep::unknown_to_all(shared, space, &stripes).await);
+            unheard += 1;
+            if unheard <= UNHEARD_MAX {
+                unnamed.extend(sweep::unknown_to_all(shared, space, &stripes).await);
+            }
             continue;
         };
         for (stripe, liveness) in stripes.into_iter().zip(verdicts) {

@@ -145,7 +145,7 @@ impl From<HomeError> for Complaint {
                 file.display()
             )),
             HomeError::Anothers { .. } => Self::new(Kind::Refused, message)
-                .hint("the ticket, or the kit, brings another person: take one of whose home it is, or choose another home with `--home DIR`"),
+                .hint("it has lost its database, and comes back to its pool, as its person: take a ticket of theirs, or choose another home with `--home DIR`"),
             HomeError::Damaged { file, .. } => Self::failed(message).hint("`potluck fsck` says what can be done").hint(format!(
                 "restore {} from a backup; with a recovery kit: `potluck keys restore FILE --home NEW`",
                 file.display()

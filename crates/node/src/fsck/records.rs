@@ -66,6 +66,13 @@ impl<P: FnMut(FsckProgress)> Check<'_, P> {
                     source: io::Error::other(error.source),
                 });
             }
+            Err(error) if !error.is_damage() => {
+                let reason = error.source.to_string();
+                self.report
+                    .findings
+                    .push(Finding::new(META, Fault::Unreadable { reason }));
+                return Ok(None);
+            }
             Err(error) => {
                 let (path, reason) = (self.path.to_owned(), error.source.to_string());
                 self.found(META, Fault::Database { reason }, || set_aside(&path, META).map(drop));

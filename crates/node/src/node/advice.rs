@@ -55,7 +55,7 @@ pub(super) fn advice(facts: &Facts<'_>) -> Vec<String> {
     for info in nodes.iter().filter(|info| parted.contains(&info.id)) {
         let called = info.called();
         advice.push(format!(
-            "{called} was restored from an older image of itself, and goes on with another history than the one that this machine has heard: nothing that it writes is taken here. `potluck device follow {called}` takes what it stands by."
+            "{called} says that it was restored from an older image of itself, and goes on with another history than the one that this machine has heard: nothing that it writes is taken here. `potluck device follow {called}` takes what it stands by."
         ));
     }
     if is_leaving {

@@ -156,6 +156,7 @@ impl Node {
         }
         let parts = Parts::prepare(&config, Needs::AllOfIt).await?;
         refuse_occupied(&parts)?;
+        refuse_lost(&parts.home)?;
         let World { clock, entropy, .. } = &config.world;
         let user = parts.home.user_keys(&**entropy)?;
         let genesis = Genesis {
@@ -175,6 +176,7 @@ impl Node {
     pub async fn start(config: NodeConfig) -> Result<Self, StartError> {
         let parts = Parts::prepare(&config, Needs::AllOfIt).await?;
         let Some(roster) = load_roster(&parts.meta)? else {
+            refuse_lost(&parts.home)?;
             return Err(HomeError::Empty { home: config.home }.into());
         };
         if roster.user_of(parts.node_key.node_id()).is_none() {
@@ -199,6 +201,7 @@ impl Node {
         let ticket: Ticket = ticket.parse()?;
         let parts = Parts::prepare(&config, Needs::Keys).await?;
         refuse_occupied(&parts)?;
+        refuse_other_pool(&parts.home, ticket.pool)?;
         let secret = *ticket.secret.as_bytes();
         let node = parts.node_key.node_id();
         let own = if ticket.mine {
@@ -236,6 +239,7 @@ impl Node {
     pub async fn restore(config: NodeConfig, kit: &Kit) -> Result<Self, JoinError> {
         let parts = Parts::prepare(&config, Needs::Keys).await?;
         refuse_occupied(&parts)?;
+        refuse_other_pool(&parts.home, kit.pool)?;
         let word = certificate(&kit.user, kit.pool, parts.node_key.node_id(), 1);
         let credential = Credential::Member { certificate: word };
         let (roster, _) = ask_to_join(&parts, kit.pool, &kit.pool_name, &kit.members, credential).await?;
@@ -244,7 +248,7 @@ impl Node {
 
     /// Keeps what joining gave, then starts. The records come last: a home has a pool once they are there.
     async fn enter(parts: Parts, user: UserKeys, roster: Roster, config: NodeConfig) -> Result<Self, StartError> {
-        refuse_another(&parts.home, roster.pool(), &user, &config)?;
+        let user = keys_to_keep(&parts.home, user, &config)?;
         parts.home.set_user_keys(&user, &*config.world.entropy)?;
         parts.meta.set_records(roster.records())?;
         parts.home.set_pool(roster.pool())?;
@@ -389,20 +393,43 @@ fn refuse_occupied(parts: &Parts) -> Result<(), StartError> {
     }
 }
 
-/// A home that belonged to a pool before its database was lost is that of one person in that pool.
-fn refuse_another(home: &Home, pool: PoolId, user: &UserKeys, config: &NodeConfig) -> Result<(), HomeError> {
-    let Some(was) = home.pool()? else { return Ok(()) };
-    let home_path = home.path().to_owned();
-    if was != pool.to_string() {
-        return Err(HomeError::Occupied {
-            home: home_path,
-            pool: was,
+/// A home that belongs to a pool, and has no records of it any more, is neither founded nor started: somebody has to let it in again.
+fn refuse_lost(home: &Home) -> Result<(), HomeError> {
+    match home.pool()? {
+        None => Ok(()),
+        Some(_) => Err(HomeError::Damaged {
+            file: home.meta_path(),
+            reason: "the records of the pool are lost".to_owned(),
+        }),
+    }
+}
+
+fn refuse_other_pool(home: &Home, pool: PoolId) -> Result<(), StartError> {
+    match home.pool()? {
+        Some(was) if was != pool.to_string() => Err(HomeError::Anothers {
+            home: home.path().to_owned(),
+        }
+        .into()),
+        _ => Ok(()),
+    }
+}
+
+/// The keys of the person who comes: where it is a home that has lost its database, that is whose home it is, and no key that is there is lost.
+fn keys_to_keep(home: &Home, given: UserKeys, config: &NodeConfig) -> Result<UserKeys, HomeError> {
+    if !home.has_pool() {
+        return Ok(given);
+    }
+    let own = home.user_keys(&*config.world.entropy)?;
+    if own.id() != given.id() {
+        return Err(HomeError::Anothers {
+            home: home.path().to_owned(),
         });
     }
-    match home.user_keys(&*config.world.entropy)?.id() == user.id() {
-        true => Ok(()),
-        false => Err(HomeError::Anothers { home: home_path }),
-    }
+    Ok(if own.all().count() > given.all().count() {
+        own
+    } else {
+        given
+    })
 }
 
 fn certificate(user: &UserKeys, pool: PoolId, node: NodeId, seq: u64) -> Signed<Certificate> {

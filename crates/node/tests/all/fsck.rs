@@ -2,7 +2,9 @@
 //! repaired is.
 
 use crate::common::{Pool, bytes, config, eventually, put};
-use potluck_node::{Fault, Finding, FsckOptions, FsckReport, HomeError, InviteOptions, Node, RemoveOptions, fsck};
+use potluck_node::{
+    Fault, Finding, FsckOptions, FsckReport, HomeError, InviteOptions, Node, RemoveOptions, StartError, fsck,
+};
 use redb::{ReadableTable, TableDefinition};
 use std::{
     collections::BTreeMap,
@@ -322,7 +324,23 @@ async fn a_database_that_is_damaged_is_told_and_set_aside() {
         told += u32::from(check(home, false).wrong().count() > 0);
     }
     assert!(told > 0, "pages that are free do not count, but some are not");
+    // One of a later version is not damaged.
     fs::write(&path, &sound).unwrap();
+    database(home, |transaction| {
+        let settings: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("settings");
+        let later = potluck_types::to_canonical(&99u32);
+        transaction
+            .open_table(settings)
+            .unwrap()
+            .insert("version", &later[..])
+            .unwrap();
+    });
+    let report = check(home, true);
+    let wrong: Vec<&Fault> = report.wrong().map(|finding| &finding.fault).collect();
+    assert!(
+        matches!(wrong[..], [Fault::Unreadable { .. }]) && path.exists(),
+        "{report:?}"
+    );
     fs::remove_file(&path).unwrap();
     assert_eq!(faults(&check(home, true)), [("meta.redb", &Fault::NoDatabase)]);
 }
@@ -373,6 +391,20 @@ async fn a_machine_that_has_lost_its_database_comes_back_as_what_it_was() {
     fs::copy(other.members[0].home.path().join("user.key"), home.join("user.key")).unwrap();
     assert!(Node::join(config(), &ticket).await.is_err());
     fs::write(home.join("user.key"), key).unwrap();
+    // Nobody founds a pool over its shards, or is told that it never had one.
+    assert!(Node::found(config(), "another").await.is_err());
+    let start = Node::start(config()).await;
+    assert!(
+        matches!(start, Err(StartError::Home(HomeError::Damaged { .. }))),
+        "{:?}",
+        start.err()
+    );
+    let report = check(&home, false);
+    assert!(
+        faults(&report)
+            .iter()
+            .any(|(_, fault)| matches!(fault, Fault::NoGenesis))
+    );
 
     let back = Node::join(config(), &ticket).await.unwrap();
     pool.members[2].node = Some(back);

@@ -194,15 +194,18 @@ fn follow(home: &Path, named: &str, terminal: Terminal) -> Result<(), Complaint>
             Complaint::usage("that is this machine").hint("say it on a machine whose `potluck status` names this one")
         );
     }
-    let asks = status.parted.contains(&node.id);
-    if asks {
-        terminal.confirm(&format!(
-            "Was {name} restored from a backup, or an older image of its disk? Then take what it stands by: what only this machine has heard of it is dropped, and {name} says that it has said all of that again. If it was not, somebody may have its key."
-        ))?;
+    if !status.parted.contains(&node.id) {
+        terminal.result(&Followed { node: node.id, spaces: 0, dropped: 0 }, || {
+            format!("Nothing that {name} writes is known to be refused here: there is nothing to be done. `potluck status` says when there is.")
+        });
+        return Ok(());
     }
+    terminal.confirm(&format!(
+        "Was {name} restored from a backup, or an older image of its disk? Then take what it stands by: what is known here of it and is not in that is dropped, and {name} says that it has said all of that again. If it was not restored, somebody may have its key, and could undo with that what it has ever written: `potluck device revoke`."
+    ))?;
     let followed: Followed = client::call(home, &Request::Follow { node: node.id })?;
     say(terminal, &followed, || match followed.spaces {
-        0 => format!("What is kept here of {name} is what it stands by: there is nothing to be done."),
+        0 => format!("What is kept here of {name} is what it stands by by now."),
         spaces => format!(
             "{name} is followed in {}: {} that it has given up {} dropped here.",
             count(spaces, "space"),

@@ -9,7 +9,7 @@ use super::{
     server::{Ended, Frames, Replies, gone},
 };
 use crate::complaint::Complaint;
-use potluck_node::{Download, Kind, NodeError, Stat, Which};
+use potluck_node::{Download, Kind, NodeError, Stat};
 use potluck_spaces::TreeError;
 use potluck_types::limits;
 use std::{collections::VecDeque, ops::Range};
@@ -19,11 +19,14 @@ use tokio::sync::mpsc;
 const FILES_AHEAD_MAX: usize = 16;
 /// Their bytes, together: a longer file has a window of its own, and is begun when it is its turn.
 const BYTES_AHEAD_MAX: u64 = limits::READ_WINDOW_BYTES as u64 / 4;
+/// How often a file may be replaced by another while its first bytes are awaited.
+const REPLACED_MAX: u32 = 3;
 /// Names that the client may send ahead.
 const NAMES_AHEAD_MAX: usize = 256;
 
 /// A file whose first pieces are under way.
 struct Begun {
+    item: GetItem,
     file: GetFile,
     download: Download,
 }
@@ -63,10 +66,10 @@ async fn send_files(from: &Readable, mut wanted: mpsc::Receiver<GetItem>, replie
                 held = Some(next);
                 break;
             }
-            ahead.begin(from, next).await;
+            ahead.push(begin(from, next).await);
         }
         match ahead.next() {
-            Some(Ok(begun)) => send(begun, replies).await?,
+            Some(Ok(begun)) => send(from, begun, replies).await?,
             Some(Err(complaint)) => replies.json(FrameKind::Failed, &complaint).await?,
             None => return replies.reply(&()).await,
         }
@@ -78,8 +81,8 @@ async fn send_files(from: &Readable, mut wanted: mpsc::Receiver<GetItem>, replie
 
 /// A file, and which of its bytes are wanted.
 struct LookedUp {
+    item: GetItem,
     file: GetFile,
-    which: Which,
     range: Option<Range<u64>>,
 }
 
@@ -88,15 +91,15 @@ async fn look_up(from: &Readable, item: GetItem) -> Result<LookedUp, Complaint> 
     let Some(Stat { entry, .. }) = stat.filter(|stat| stat.entry.kind == Kind::File) else {
         return Err(NodeError::Tree(TreeError::IsADirectory(item.path)).into());
     };
-    let range = item.range.map(|range| range.of(entry.len));
+    let range = item.range.as_ref().map(|range| range.of(entry.len));
     let len = range.as_ref().map_or(entry.len, |range| range.end - range.start);
     Ok(LookedUp {
         file: GetFile {
-            path: item.path,
+            path: item.path.clone(),
             entry,
             len,
         },
-        which: item.which,
+        item,
         range,
     })
 }
@@ -106,20 +109,7 @@ impl Ahead {
         self.begun.is_empty() || self.bytes + next.file.len <= BYTES_AHEAD_MAX
     }
 
-    async fn begin(&mut self, from: &Readable, next: Result<LookedUp, Complaint>) {
-        let begun = match next {
-            Ok(LookedUp { file, which, range }) => match from.download(&file.path, which, range).await {
-                Ok(download) => Ok(Begun {
-                    file: GetFile {
-                        len: download.len,
-                        ..file
-                    },
-                    download,
-                }),
-                Err(complaint) => Err(complaint),
-            },
-            Err(complaint) => Err(complaint),
-        };
+    fn push(&mut self, begun: Result<Begun, Complaint>) {
         self.bytes += begun.as_ref().map_or(0, |begun| begun.file.len);
         self.begun.push_back(begun);
     }
@@ -133,9 +123,28 @@ impl Ahead {
     }
 }
 
-/// A file that ends before its length has a failure in place of its end.
-async fn send(begun: Begun, replies: &mut Replies) -> Result<(), Ended> {
-    let Begun { file, mut download } = begun;
+async fn begin(from: &Readable, next: Result<LookedUp, Complaint>) -> Result<Begun, Complaint> {
+    let LookedUp { item, file, range } = next?;
+    let download = from.download(&item.path, item.which, range).await?;
+    let len = download.len;
+    Ok(Begun {
+        item,
+        file: GetFile { len, ..file },
+        download,
+    })
+}
+
+/// A file that ends before its length has a failure in place of its end. One that was replaced before its first bytes came is sent as what it is now.
+async fn send(from: &Readable, mut begun: Begun, replies: &mut Replies) -> Result<(), Ended> {
+    let mut left = REPLACED_MAX;
+    while left > 0 && begun.download.was_replaced().await {
+        left -= 1;
+        begun = match begin(from, look_up(from, begun.item).await).await {
+            Ok(begun) => begun,
+            Err(complaint) => return replies.json(FrameKind::Failed, &complaint).await,
+        };
+    }
+    let Begun { file, mut download, .. } = begun;
     replies.json(FrameKind::Item, &file).await?;
     while let Some(bytes) = download.next().await {
         match bytes {
