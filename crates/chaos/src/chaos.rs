@@ -564,6 +564,7 @@ impl Chaos {
             .or_default()
             .attempt(Some(content));
         let (from, to) = (file.to_string_lossy().into_owned(), format!("home:/{directory}/"));
+        let was_hurt = self.state().hurt.contains(&seat.index);
         let ended = self.command(seat, "put", &["put", &from, &to, "--json", "--yes"]);
         let _ = fs::remove_dir_all(&own);
         let Some(ended) = ended.filter(Ended::is_good) else {
@@ -579,7 +580,11 @@ impl Chaos {
         state.sums.bytes += content.len as u64;
         let hurt = state.hurt.clone();
         if let Some(promise) = state.promises.get_mut(path) {
-            promise.acknowledge(Some(content), usize::try_from(survives).unwrap_or(0), &hurt);
+            let survives = usize::try_from(survives).unwrap_or(0);
+            match was_hurt || hurt.contains(&seat.index) {
+                true => promise.acknowledge_apart(content, survives, &hurt),
+                false => promise.acknowledge(Some(content), survives, &hurt),
+            }
         }
     }
 

@@ -57,6 +57,8 @@ pub(crate) struct Promise {
     last: Option<Content>,
     /// Tried since, and perhaps done.
     perhaps: Vec<Option<Content>>,
+    /// Acknowledged by a machine with which something was wrong: whoever changed the file since may not have heard of it, and then it is there beside that.
+    apart: Vec<Content>,
     /// What it was before.
     before: Vec<Option<Content>>,
     /// How many losses it can bear, and on which machines something went wrong since.
@@ -79,6 +81,12 @@ impl Promise {
         self.hurt.clone_from(hurt);
     }
 
+    /// It was done by a machine with which something is wrong: nobody else may hear of it before all is mended.
+    pub(crate) fn acknowledge_apart(&mut self, content: Content, survives: usize, hurt: &BTreeSet<usize>) {
+        self.acknowledge(Some(content), survives, hurt);
+        self.apart.push(content);
+    }
+
     /// Something went wrong on a machine.
     pub(crate) fn hurt(&mut self, machine: usize) {
         self.hurt.insert(machine);
@@ -88,6 +96,7 @@ impl Promise {
     pub(crate) fn settle(&mut self, seen: Option<Content>, survives: usize) {
         self.before.push(self.last);
         self.before.append(&mut self.perhaps);
+        self.before.extend(self.apart.drain(..).map(Some));
         self.last = seen;
         self.survives = survives;
         self.hurt.clear();
@@ -95,8 +104,9 @@ impl Promise {
 
     /// Which content the bytes are, of those that may be there now.
     pub(crate) fn which(&self, bytes: &[u8]) -> Option<Content> {
-        let now = self.perhaps.iter().copied().chain([self.last]);
-        now.flatten().find(|content| content.is(bytes))
+        let now = self.perhaps.iter().copied().chain([self.last]).flatten();
+        let mut now = now.chain(self.apart.iter().copied());
+        now.find(|content| content.is(bytes))
     }
 
     /// Whether it has to be there.
@@ -155,5 +165,10 @@ mod tests {
         promise.settle(None, 2);
         assert_eq!(promise.judge(&bytes(two)), Verdict::Stale);
         assert_eq!(promise.judge(&Seen::Absent), Verdict::Right);
+        promise.acknowledge_apart(three, 0, &BTreeSet::from([2]));
+        promise.acknowledge(None, 1, &nobody);
+        assert_eq!(promise.judge(&bytes(three)), Verdict::Right);
+        promise.settle(None, 2);
+        assert_eq!(promise.judge(&bytes(three)), Verdict::Stale);
     }
 }
