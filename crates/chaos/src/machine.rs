@@ -190,7 +190,7 @@ impl Machine {
             .args(how);
         command.args(["--listen", &format!("{}:4720", self.line), "--no-mdns"]);
         command.args(["--capacity", CAPACITY, "--grace", GRACE]);
-        command.args(["--machine", &self.name()]);
+        command.args(["--machine", &format!("m{}", self.seat.index)]);
         command.env("RUST_LOG", "potluck=info,potluck_node=debug,potluck_net=info");
         if let (Some(clock), Some(library)) = (&self.clock, faketime()) {
             command
@@ -391,11 +391,6 @@ impl Machine {
             }
             _ => Ok(()),
         }
-    }
-
-    /// What it is called in the pool.
-    pub(crate) fn name(&self) -> String {
-        format!("m{}", self.seat.index)
     }
 }
 

@@ -333,7 +333,9 @@ impl Control {
                 self.links.insert(node, Link::Up);
                 // It may have been restarted, and know nothing of what is held here.
                 self.confirmed.remove(&node);
-                self.forget_before(node);
+                if let Some(before) = &mut self.before {
+                    before.confirmed.remove(&node);
+                }
                 self.checks = 0;
                 self.check_within(now, CHECK_DELAY);
                 // Where one is reached again others may be, too.
@@ -708,20 +710,13 @@ impl Control {
     /// Goes on with the holders that have reported in full, where others count now. One that looks after more for a while, as others have vanished, knows of what it looked
     /// after before what it knew; and those who have not seen these vanish do not report anew when they are back.
     fn reconfirm(&mut self, was: Who, is: &Who) {
-        let mut confirmed = mem::take(&mut self.confirmed);
-        confirmed.retain(|holder| !self.reporting.contains(holder));
+        let confirmed = mem::take(&mut self.confirmed);
         let before = self.before.take().unwrap_or(Before { who: was, confirmed });
         if before.who == *is {
             self.confirmed = before.confirmed;
+            self.confirmed.retain(|holder| !self.reporting.contains(holder));
         } else if is_less(is, &before.who) {
             self.before = Some(before);
-        }
-    }
-
-    /// A holder has to report in full again, whoever comes back.
-    fn forget_before(&mut self, holder: NodeId) {
-        if let Some(before) = &mut self.before {
-            before.confirmed.remove(&holder);
         }
     }
 
@@ -751,7 +746,6 @@ impl Control {
     /// Compares what a holder has reported with what it says that it holds for us to look after; and whether that is the first time since something changed.
     pub(crate) fn check(&mut self, holder: NodeId, sum: ReportSum, view: Hash) -> (Check, bool) {
         if self.reports_of(holder) != sum {
-            self.forget_before(holder);
             self.reporting.insert(holder);
             (Check::Differs, false)
         } else if view == self.view_digest() {

@@ -227,10 +227,12 @@ pub struct MetaError {
 impl MetaError {
     /// Whether what is on the disk is not what was written there: not that it cannot be read just now, or is of another version.
     pub(crate) fn is_damage(&self) -> bool {
+        let is_nonsense =
+            |error: &io::Error| matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof);
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&*self.source);
         while let Some(error) = cause {
-            if let Some(error) = error.downcast_ref::<std::io::Error>() {
-                return matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof);
+            if let Some(error) = error.downcast_ref::<io::Error>() {
+                return is_nonsense(error);
             }
             if error.is::<Contradiction>() {
                 return true;
@@ -241,9 +243,7 @@ impl MetaError {
             };
             match storage {
                 Some(redb::StorageError::Corrupted(_)) => return true,
-                Some(redb::StorageError::Io(error)) => {
-                    return matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof);
-                }
+                Some(redb::StorageError::Io(error)) => return is_nonsense(error),
                 _ => cause = error.source(),
             }
         }
