@@ -35,11 +35,11 @@ use std::{
 const DIAL_INTERVAL_MIN: Duration = Duration::from_secs(1);
 const DIAL_INTERVAL_MAX: Duration = Duration::from_secs(600);
 const DIALS_PER_ABSENCE: u32 = 16;
-/// How often holders check that their stewards know all that they hold: at first, each time after twice as long, and at last. What changes is reported at once; a
+/// How often holders check that all their stewards know all that they hold: at first, each time after four times as long, and at last. What changes is reported at once; a
 /// report that is lost is missed by its holder, and calls for a check.
 const CHECK_INTERVAL: Duration = Duration::from_secs(30);
 const CHECK_INTERVAL_MAX: Duration = Duration::from_secs(6 * 3600);
-/// How long after a check in which not all agreed there is another: at first, each time after twice as long, and at last. Some never see the same nodes.
+/// How long after a check in which not all agreed the others are asked again: at first, each time after twice as long, and at last. Some never see the same nodes.
 const RECHECK_DELAY: Duration = Duration::from_secs(1);
 const RECHECK_DELAY_MAX: Duration = Duration::from_secs(300);
 /// How long a steward waits for the reports of a holder that does not see the pool as it does.
@@ -94,10 +94,13 @@ pub(crate) enum Event {
     },
     /// Shards were found damaged and dropped.
     Damaged(u64),
-    /// What is held here was compared with what the stewards know, and logs with what their keepers have; whether all have it.
+    /// What is held here was compared with what the stewards know, and logs with what their keepers have; whether all have it, and whether all were asked.
     Checked {
         agreed: bool,
+        all: bool,
     },
+    /// A peer that has not agreed may do so now, or one that has may have forgotten it.
+    Open,
     /// A report did not arrive, or a steward has another idea of what is held here.
     Unreported,
     /// This node has just put a shard on another.
@@ -143,8 +146,8 @@ pub(crate) enum Action {
         shards: Vec<Reported>,
         gone: Vec<ShardId>,
     },
-    /// Compare all that is held here with what the stewards know.
-    CheckReports,
+    /// Compare all that is held here with what the stewards know: all of them, or those that have not agreed to it yet.
+    CheckReports { all: bool },
     /// Mend a stripe.
     Mend(Mend),
     /// How others have stood their audits has changed: keep that.
@@ -239,7 +242,9 @@ pub(crate) struct Control {
     started: Timestamp,
     check_at: Option<Timestamp>,
     checked_at: Timestamp,
-    /// Checks since something called for one, and those of them in which not all agreed.
+    /// When all were asked last.
+    checked_all_at: Timestamp,
+    /// How often all were asked since something called for it, and checks in which not all agreed.
     checks: u32,
     rechecks: u32,
     /// Holders that have reported in full since the view last changed. Before all have, a shard that nobody reported is not known to be
@@ -301,6 +306,7 @@ impl Control {
             started: now,
             check_at: Some(now + CHECK_DELAY),
             checked_at: now,
+            checked_all_at: now,
             checks: 0,
             rechecks: 0,
             confirmed: HashSet::new(),
@@ -336,7 +342,6 @@ impl Control {
                 if let Some(before) = &mut self.before {
                     before.confirmed.remove(&node);
                 }
-                self.checks = 0;
                 self.check_within(now, CHECK_DELAY);
                 // Where one is reached again others may be, too.
                 self.dial_all_anew();
@@ -385,8 +390,8 @@ impl Control {
                 self.planner.finished(stripe, outcome, now);
             }
             Event::Damaged(count) => self.damaged += count,
-            Event::Checked { agreed } => {
-                self.checks += 1;
+            Event::Checked { agreed, all } => {
+                self.checks += u32::from(all);
                 if !agreed {
                     let delay = RECHECK_DELAY.saturating_mul(1 << self.rechecks.min(16));
                     self.rechecks += 1;
@@ -394,6 +399,8 @@ impl Control {
                 }
             }
             Event::Unreported => self.checks = 0,
+            // Whoever calls for it again and again is not asked all the time.
+            Event::Open => self.check_within(now, (self.checked_at + CHECK_INTERVAL).since(now).max(CHECK_DELAY)),
             Event::Placed { holder, shard } => {
                 self.disproved.remove(holder, shard.shard);
                 self.take_report(now, holder, vec![shard], &[]);
@@ -577,7 +584,7 @@ impl Control {
         });
         let is_noting = !self.absences.is_empty();
         let own = [
-            self.checked_at + self.check_interval(),
+            self.checked_all_at + self.check_interval(),
             self.started + ABSENCE_NOTED,
             self.view_changed_at + CONFIRM_TIMEOUT,
         ];
@@ -595,7 +602,7 @@ impl Control {
 
     fn check_interval(&self) -> Duration {
         CHECK_INTERVAL
-            .saturating_mul(1 << self.checks.min(16))
+            .saturating_mul(1 << (2 * self.checks).min(16))
             .min(CHECK_INTERVAL_MAX)
     }
 
@@ -689,12 +696,15 @@ impl Control {
             self.confined_until = None;
             self.check_at = Some(now);
         }
-        let due = self.check_at.is_some_and(|at| now >= at) || now.since(self.checked_at) >= self.check_interval();
-        if due {
+        let all = now.since(self.checked_all_at) >= self.check_interval();
+        if all || self.check_at.is_some_and(|at| now >= at) {
             self.check_at = None;
             self.checked_at = now;
+            if all {
+                self.checked_all_at = now;
+            }
             self.hand_over();
-            actions.push(Action::CheckReports);
+            actions.push(Action::CheckReports { all });
         }
         while self.may_mend(now)
             && let Some(mend) = self.planner.next(now, &self.view)

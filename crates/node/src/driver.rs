@@ -315,9 +315,11 @@ fn on_network(shared: &Arc<Shared>, event: net::Event) {
             if shared.with_control(|control| control.roster.user_of(node)).is_none() {
                 shared.catch_up_due.within(CATCH_UP_DELAY);
             }
+            shared.agreed_reports().connected(node);
+            shared.agreed_logs().connected(node);
             shared.run_event(Event::Connected(node));
             // It may hold less than it did when it was here last.
-            shared.watch.lock().expect("never poisoned").call();
+            shared.watch.lock().expect("never poisoned").call_for_newcomer();
             shared.look_within(LOOK_SETTLED);
         }
         net::Event::Disconnected(node) => shared.run_event(Event::Disconnected(node)),
@@ -477,7 +479,7 @@ fn apply(shared: &Arc<Shared>, action: Action) {
                 }
             });
         }
-        Action::CheckReports => drop(tokio::spawn(reports::check_reports(shared))),
+        Action::CheckReports { all } => drop(tokio::spawn(reports::check_reports(shared, all))),
         Action::SaveStandings => drop(tokio::spawn(async move { shared.save_standings().await })),
         Action::Announce => shared.announce_state(),
         Action::Probe(node) => drop(tokio::spawn(async move { audit::probe(&shared, node).await })),

@@ -2,7 +2,7 @@
 //!
 //! Parts:
 //! - `control`: the synchronous core. Events and the time in, actions out. `roster` is who belongs, from signed `records`.
-//! - `driver`: selects an event, lets the core handle it, applies its actions. `due` is when something is done next.
+//! - `driver`: selects an event, lets the core handle it, applies its actions. `due` is when something is done next; `agreed`: who need not be asked again.
 //! - `audit`: others are asked to prove that they have what they say; `standing` is what follows from their answers.
 //! - `explain`: where a file is, and how safe.
 //! - `stripes`: shards to nodes and back. `upload` and `download` make streams of it; `mend` repairs.
@@ -19,6 +19,7 @@
 //! bounded by [`potluck_types::limits`]. HTTP, S3 and terminals are not known here.
 
 mod access;
+mod agreed;
 mod apart;
 mod api;
 mod areas;

@@ -109,23 +109,34 @@ impl Theirs {
     }
 }
 
-/// Of which of these spaces a peer does not know what this node knows, or is not known to. A question for many at a time: mostly there is none.
-async fn differing(shared: &Arc<Shared>, peer: NodeId, spaces: &[SpaceId]) -> Result<BTreeSet<SpaceId>, String> {
-    let mut differing: BTreeSet<_> = spaces.iter().copied().collect();
-    let all: Vec<_> = differing.iter().copied().collect();
-    for spaces in all.chunks(COMPARED_MAX) {
-        let mut compared = Vec::with_capacity(spaces.len());
-        for space in spaces {
-            // One that cannot be read fails alone, when it is asked about by itself.
-            if let Ok(ours) = Knowledge::of(shared, *space).await {
-                compared.push((*space, ours.digest()));
-            }
+/// The digest of what this node knows of each of these spaces. One that cannot be read is not among them, and fails alone, when it is asked about by itself.
+async fn digests(shared: &Arc<Shared>, spaces: &[SpaceId]) -> BTreeMap<SpaceId, Hash> {
+    let mut digests = BTreeMap::new();
+    for space in spaces {
+        if let Ok(ours) = Knowledge::of(shared, *space).await {
+            digests.insert(*space, ours.digest());
         }
-        let asked: Vec<_> = compared.iter().map(|(space, _)| *space).collect();
-        match shared.ask(peer, &PoolRequest::Compare(compared)).await {
+    }
+    digests
+}
+
+/// Of which of these spaces a peer does not know what this node knows, or is not known to. A question for many at a time: mostly there is none.
+async fn differing(
+    shared: &Arc<Shared>,
+    peer: NodeId,
+    spaces: &[SpaceId],
+    ours: &BTreeMap<SpaceId, Hash>,
+) -> Result<BTreeSet<SpaceId>, String> {
+    let mut differing: BTreeSet<_> = spaces.iter().copied().collect();
+    let all: Vec<_> = differing
+        .iter()
+        .filter_map(|space| Some((*space, *ours.get(space)?)))
+        .collect();
+    for compared in all.chunks(COMPARED_MAX) {
+        match shared.ask(peer, &PoolRequest::Compare(compared.to_vec())).await {
             Ok(PoolReply::Compared(same)) => {
-                let same = asked.iter().zip(same).filter(|(_, is_same)| *is_same);
-                same.for_each(|(space, _)| _ = differing.remove(space));
+                let same = compared.iter().zip(same).filter(|(_, is_same)| *is_same);
+                same.for_each(|((space, _), _)| _ = differing.remove(space));
             }
             // A version that does not know this question: it is asked about each space by itself.
             Ok(_) | Err(AskError::Refused(_) | AskError::Nonsense(_) | AskError::Request(RequestError::Unanswered)) => {
@@ -200,7 +211,8 @@ pub(crate) async fn pull_all(
     peer: NodeId,
     spaces: &[SpaceId],
 ) -> Vec<(SpaceId, Result<Vec<StripeId>, String>)> {
-    let differing = differing(shared, peer, spaces).await;
+    let ours = digests(shared, spaces).await;
+    let differing = differing(shared, peer, spaces, &ours).await;
     let mut pulled = Vec::with_capacity(spaces.len());
     for space in spaces {
         let taken = match &differing {
@@ -417,8 +429,23 @@ pub(crate) async fn hand_out(shared: &Arc<Shared>) -> bool {
         .copied()
         .filter(|space| residence::refuse_outside(shared, *space).is_err())
         .collect();
+    let ours = digests(shared, &spaces).await;
     for (node, spaces) in by_keeper(shared, spaces.iter().copied()) {
-        let lacking = differing(shared, node, &spaces).await;
+        let known = Hash::of(&to_canonical(
+            &spaces.iter().map(|space| (*space, ours.get(space))).collect::<Vec<_>>(),
+        ));
+        let (agreed, asked) = {
+            let agreed = shared.agreed_logs();
+            (agreed.has(node, &known), agreed.asking())
+        };
+        let lacking = if agreed {
+            Ok(BTreeSet::new())
+        } else {
+            differing(shared, node, &spaces, &ours).await
+        };
+        if lacking.as_ref().is_ok_and(BTreeSet::is_empty) {
+            shared.agreed_logs().note(asked, node, known);
+        }
         for space in spaces {
             let pushed = match &lacking {
                 Ok(lacking) if lacking.contains(&space) => push(shared, node, space).await,

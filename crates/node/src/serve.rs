@@ -221,6 +221,7 @@ async fn redeem(shared: &Arc<Shared>, node: NodeId, secret: [u8; 16], mine: bool
 async fn pool(shared: &Arc<Shared>, peer: NodeId, request: PoolRequest) -> PoolReply {
     match request {
         PoolRequest::Hello { digest: _, state } => {
+            shared.greeted_by(peer);
             if let Some(state @ PoolRecord::State(_)) = state {
                 shared.tell(Event::Record(state));
             }

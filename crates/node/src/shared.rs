@@ -1,6 +1,7 @@
 //! What all tasks of a node share: keys, handles, and the core behind its lock.
 
 use crate::{
+    agreed::Agreed,
     api::HealthInfo,
     charters::Charters,
     claims::Claims,
@@ -35,7 +36,7 @@ use potluck_types::{
 use std::{
     collections::BTreeMap,
     io,
-    sync::{Arc, Mutex, PoisonError, RwLock, atomic::AtomicBool},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, atomic::AtomicBool},
     time::Duration,
 };
 use tokio::{
@@ -102,6 +103,10 @@ pub(crate) struct Shared {
     pub(crate) saving: tokio::sync::Mutex<()>,
     /// Held while reports are compared.
     pub(crate) checking: tokio::sync::Mutex<()>,
+    /// Which stewards know what is held here, and how they see the pool.
+    pub(crate) agreed_reports: Mutex<Agreed<(ReportSum, Hash)>>,
+    /// Which keepers of logs know the same of them: the hash of what they were asked about.
+    pub(crate) agreed_logs: Mutex<Agreed<Hash>>,
     /// Where this node listens.
     pub(crate) addresses: Mutex<Vec<Address>>,
     /// What it announces besides.
@@ -245,7 +250,33 @@ impl Shared {
         if is_news {
             self.tell(Event::Tick);
         }
+        if holder != self.me() {
+            let mut agreed = self.agreed_reports();
+            if agreed.get(holder).is_some_and(|(_, seen)| *seen != view) {
+                // It may have given up since what it looks after as this node sees the pool.
+                agreed.forget(holder);
+            }
+            if check == Check::Agrees && agreed.get(holder).is_none() {
+                self.tell(Event::Open);
+            }
+        }
         check
+    }
+
+    pub(crate) fn agreed_reports(&self) -> MutexGuard<'_, Agreed<(ReportSum, Hash)>> {
+        self.agreed_reports.lock().expect("never poisoned")
+    }
+
+    pub(crate) fn agreed_logs(&self) -> MutexGuard<'_, Agreed<Hash>> {
+        self.agreed_logs.lock().expect("never poisoned")
+    }
+
+    /// A peer greets: where this node has not noticed that it connected anew, it may know nothing any more of what it has agreed to.
+    pub(crate) fn greeted_by(&self, peer: NodeId) {
+        self.agreed_logs().forget(peer);
+        if self.agreed_reports().forget(peer).is_some() {
+            self.tell(Event::Open);
+        }
     }
 
     /// Tells the core, through the driver. Never blocks: an event is small, and each stands for work that was bounded before.

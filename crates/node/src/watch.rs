@@ -18,6 +18,7 @@ use potluck_spaces::{Liveness, Path, Pins, Tree, TreeError};
 use potluck_types::{SpaceId, StripeId, Timestamp};
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
+    mem,
     sync::Arc,
     time::Duration,
 };
@@ -33,6 +34,9 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 const RETRY_MAX: Duration = Duration::from_secs(300);
 /// How long after a round there is another, however much changes, as a multiple of what it took.
 const PAUSE_PER_ROUND: u32 = 10;
+/// How long after a round there is another because somebody has connected: from the second in a row that finds the same, each time after twice as long, and at last. Some connect all day long.
+const NEWCOMER_INTERVAL: Duration = Duration::from_secs(30);
+const NEWCOMER_INTERVAL_MAX: Duration = Duration::from_secs(3600);
 /// Stripes that files are looked up for.
 const NAMED_STRIPES_MAX: usize = 4096;
 /// Files that are named.
@@ -45,6 +49,9 @@ pub(crate) struct Watch {
     last: Option<(Timestamp, Duration)>,
     /// Something happened that calls for another.
     due: bool,
+    /// Somebody has connected, who may hold less than before; and how many rounds for that alone have found the same as the one before.
+    newcomer: bool,
+    vain: u32,
     /// Rounds that found the same as the one before, and rounds that could not be ended, one after the other.
     quiet: u32,
     failed: u32,
@@ -70,6 +77,11 @@ impl Watch {
         self.due = true;
     }
 
+    /// Asks for one as somebody has connected.
+    pub(crate) fn call_for_newcomer(&mut self) {
+        self.newcomer = true;
+    }
+
     /// Asks for a round soon if the last one found something.
     pub(crate) fn call_again(&mut self) {
         self.due |= self
@@ -89,10 +101,15 @@ impl Watch {
         let Some((last, took)) = self.last else {
             return Duration::ZERO;
         };
-        let pause = if self.due || changed > last {
-            took.saturating_mul(PAUSE_PER_ROUND)
-        } else {
-            self.pause(took)
+        let (soon, usual) = (took.saturating_mul(PAUSE_PER_ROUND), self.pause(took));
+        let pause = match () {
+            () if self.due || changed > last => soon,
+            () if self.newcomer && self.vain > 0 => {
+                let patience = NEWCOMER_INTERVAL.saturating_mul(1 << self.vain.min(16));
+                patience.min(NEWCOMER_INTERVAL_MAX).max(soon).min(usual)
+            }
+            () if self.newcomer => soon,
+            () => usual,
         };
         pause.saturating_sub(now.since(last))
     }
@@ -125,14 +142,15 @@ pub(crate) async fn look(shared: &Arc<Shared>) -> Duration {
     let Some(changed) = shared.with_control(|control| control.settled_since(begun)) else {
         return shared.with_control(|control| control.until_settled(begun));
     };
-    {
+    let is_for_newcomer = {
         let mut watch = shared.watch.lock().expect("never poisoned");
         let left = watch.left(begun, changed);
         if left > Duration::ZERO {
             return left;
         }
-        watch.due = false;
-    }
+        let is_called = mem::take(&mut watch.due);
+        mem::take(&mut watch.newcomer) && !is_called
+    };
     name_unreadable(shared).await;
     let found = round(shared).await;
     let mut watch = shared.watch.lock().expect("never poisoned");
@@ -141,6 +159,11 @@ pub(crate) async fn look(shared: &Arc<Shared>) -> Duration {
             let took = shared.steady().since(begun);
             let is_same = changed < watch.last.unwrap_or_default().0 && found == watch.missing;
             watch.quiet = if is_same { watch.quiet + 1 } else { 0 };
+            watch.vain = if is_same {
+                watch.vain + u32::from(is_for_newcomer)
+            } else {
+                0
+            };
             watch.failed = 0;
             watch.last = Some((begun, took));
             watch.missing = found;
@@ -407,4 +430,35 @@ async fn files_of(space: &OpenSpace, stripes: Vec<StripeId>) -> Result<(u64, Vec
         }
     }
     Ok((count, names))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_connects_all_day_long_calls_for_fewer_and_fewer_rounds() {
+        let took = Duration::from_millis(50);
+        let at = |seconds: u64| Timestamp::from_millis(1_000_000_000 + 1000 * seconds);
+        let mut watch = Watch {
+            last: Some((at(0), took)),
+            quiet: 16,
+            ..Watch::default()
+        };
+        assert_eq!(watch.left(at(0), at(0)), INTERVAL_MAX);
+        // The first is soon.
+        watch.call_for_newcomer();
+        assert_eq!(watch.left(at(0), at(0)), 10 * took);
+        for (vain, seconds) in [(1, 60), (2, 120), (5, 960), (7, 3600), (40, 3600)] {
+            watch.vain = vain;
+            assert_eq!(watch.left(at(0), at(0)), Duration::from_secs(seconds));
+        }
+        // No later than without.
+        watch.quiet = 0;
+        assert_eq!(watch.left(at(0), at(0)), INTERVAL_MIN);
+        // Whatever else happens is looked at soon.
+        assert_eq!(watch.left(at(0), at(1)), 10 * took);
+        watch.call();
+        assert_eq!(watch.left(at(0), at(0)), 10 * took);
+    }
 }

@@ -43,9 +43,6 @@ impl Default for PlannerOptions {
 /// From five seconds to ten minutes: a holder that takes nothing, and does not say that it is full, costs no more than its stripes' reads in that time.
 const RETRY_DOUBLINGS_MAX: u32 = 7;
 
-/// How long a stripe that no log names is left alone: an upload may be under way, which says so within seconds, or never.
-const UNNAMED_DELAY: Duration = Duration::from_secs(600);
-
 /// Views for one set of regions each that are kept at once: a pool has one or two.
 const SCOPES_MAX: usize = 16;
 
@@ -448,14 +445,15 @@ impl Planner {
             // Also after a success: the reports of the new holders are under way, and come before this.
             let delay = self.options.retry_delay.saturating_mul(1 << record.failures);
             record.failures = match outcome {
-                Outcome::Failed => RETRY_DOUBLINGS_MAX.min(record.failures + 1),
-                Outcome::Done | Outcome::Early | Outcome::Unnamed => 0,
+                Outcome::Failed | Outcome::Unnamed => RETRY_DOUBLINGS_MAX.min(record.failures + 1),
+                Outcome::Done | Outcome::Early => 0,
             };
             record.retry_at = match outcome {
                 Outcome::Done => None,
                 Outcome::Failed => Some((now + delay, Cause::Retry)),
                 Outcome::Early => Some((now + self.options.retry_delay, Cause::Settling)),
-                Outcome::Unnamed => Some((now + UNNAMED_DELAY, Cause::Unnamed)),
+                // An upload may be under way, which names it within seconds, or later, or never.
+                Outcome::Unnamed => Some((now + delay, Cause::Unnamed)),
             };
             self.dirty.insert(stripe);
         }
@@ -497,7 +495,8 @@ impl Planner {
             self.view.clone_from(view);
             self.scopes.clear();
             // Who comes may be whom it takes.
-            for record in self.stripes.values_mut().filter(|record| record.failures > 0) {
+            let is_refused = |record: &&mut Record| record.failures > 0 && !record.is_unnamed();
+            for record in self.stripes.values_mut().filter(is_refused) {
                 record.failures = 0;
                 record.retry_at = Some((now, Cause::Retry));
             }

@@ -233,3 +233,52 @@ fn when_all_are_back_others_need_not_report_again() {
     assert_eq!(confirm(&mut control, other), (Check::Agrees, true));
     assert!(control.may_mend(at(220 + settle + 2)));
 }
+
+/// Whether a check is among these, and whether it is one of all.
+fn check_in(actions: &[Action]) -> Option<bool> {
+    actions.iter().find_map(|action| match action {
+        Action::CheckReports { all } => Some(*all),
+        _ => None,
+    })
+}
+
+/// When what is held is compared with what others know, in seconds, and whether with all of them; each check ends at once, with this outcome.
+fn checks(control: &mut Control, seconds: std::ops::Range<u64>, agreed: bool) -> Vec<(u64, bool)> {
+    let mut checks = Vec::new();
+    for now in seconds {
+        if let Some(all) = check_in(&control.handle(at(now), Event::Tick)) {
+            checks.push((now, all));
+            control.handle(at(now), Event::Checked { agreed, all });
+        }
+    }
+    checks
+}
+
+#[test]
+fn all_stewards_are_asked_more_and_more_rarely_and_those_that_have_not_agreed_more_often() {
+    let other = key(12).node_id();
+    let mut control = core(Remembered::default(), 0);
+    control.handle(at(0), Event::Connected(other));
+    assert_eq!(
+        checks(&mut control, 0..3000, true),
+        [(1, false), (30, true), (150, true), (630, true), (2550, true)]
+    );
+    // Whoever comes is asked, and whoever calls for it, but not all the time.
+    control.handle(at(3000), Event::Connected(other));
+    assert_eq!(checks(&mut control, 3000..3002, true), [(3001, false)]);
+    let mut called = Vec::new();
+    for now in 3002..3100 {
+        let actions = control.handle(at(now), Event::Open);
+        called.extend(check_in(&actions).map(|all| (now, all)));
+    }
+    assert_eq!(called, [(3031, false), (3061, false), (3091, false)]);
+    // A report that did not arrive calls for all.
+    assert_eq!(check_in(&control.handle(at(3200), Event::Unreported)), Some(true));
+    // Where not all agree, the others are asked again.
+    control.handle(at(4000), Event::Connected(other));
+    let open: Vec<_> = checks(&mut control, 4000..6000, false);
+    assert_eq!(open.iter().filter(|(_, all)| *all).count(), 3, "{open:?}");
+    let often = open.windows(2).map(|pair| pair[1].0 - pair[0].0);
+    assert!(often.clone().take(5).eq([1, 2, 4, 8, 16]), "{open:?}");
+    assert!(often.max().unwrap() <= 300, "{open:?}");
+}

@@ -19,11 +19,15 @@ const PAUSE_PER_WORK: u32 = 9;
 const PAUSE_MAX: Duration = Duration::from_secs(600);
 
 /// Compares all that is held here with what the stewards know, and reports in full to those who know something else. Brings logs to
-/// their custodians, too: both follow from who is here.
-pub(super) async fn check_reports(shared: Arc<Shared>) {
+/// their custodians, too: both follow from who is here. Who has agreed to just that is asked when `all` are.
+pub(super) async fn check_reports(shared: Arc<Shared>, all: bool) {
     let Ok(_one_at_a_time) = shared.checking.try_lock() else {
         return;
     };
+    if all {
+        shared.agreed_reports().clear();
+        shared.agreed_logs().clear();
+    }
     let (task, begun) = (Arc::clone(&shared), Instant::now());
     let sums = Shared::blocking(move || {
         let view = task.with_control(|control| control.view().clone());
@@ -43,7 +47,7 @@ pub(super) async fn check_reports(shared: Arc<Shared>) {
         agreed &= outcome == Some(Check::Agrees);
     }
     agreed &= logs::hand_out(&shared).await;
-    shared.tell(Event::Checked { agreed });
+    shared.tell(Event::Checked { agreed, all });
     // Who asks for it meanwhile asks again.
     tokio::select! {
         () = shared.stopping.cancelled() => {}
@@ -57,13 +61,24 @@ async fn check(shared: &Arc<Shared>, steward: NodeId, ours: ReportSum) -> Option
     if steward == shared.me() {
         return Some(shared.check(steward, ours, view));
     }
+    let known = (ours, view);
+    let asked = {
+        let agreed = shared.agreed_reports();
+        if agreed.has(steward, &known) {
+            return Some(Check::Agrees);
+        }
+        agreed.asking()
+    };
     let request = PoolRequest::CheckReports {
         count: ours.count,
         sum: ours.sum.to_le_bytes(),
         view,
     };
     match shared.ask(steward, &request).await {
-        Ok(PoolReply::Done) => Some(Check::Agrees),
+        Ok(PoolReply::Done) => {
+            shared.agreed_reports().note(asked, steward, known);
+            Some(Check::Agrees)
+        }
         Ok(PoolReply::Differs) => Some(Check::Differs),
         Ok(PoolReply::OtherView) => Some(Check::OtherView),
         _ => None,

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-/// How soon what was said is said again: gossip may be lost. Each time twice as long after the last.
+/// How soon what was said is said again: gossip may be lost. Each time four times as long after the last.
 const STATE_INTERVAL_MIN: Duration = Duration::from_secs(30);
 /// How often it is said when nothing has changed for long, and for each node of the pool: what a node hears of all the others does not grow with the pool.
 /// Who comes asks.
@@ -32,7 +32,7 @@ const FILLED_STEPS: u64 = 64;
 pub(super) fn state_interval(said: u32, members: usize) -> Duration {
     let members = u32::try_from(members).unwrap_or(u32::MAX);
     let longest = STATE_INTERVAL_MAX.max(STATE_INTERVAL_PER_NODE.saturating_mul(members));
-    STATE_INTERVAL_MIN.saturating_mul(1 << said.min(16)).min(longest)
+    STATE_INTERVAL_MIN.saturating_mul(1 << (2 * said).min(16)).min(longest)
 }
 
 /// How long after it was told last what is used may be told again.

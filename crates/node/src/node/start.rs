@@ -327,6 +327,8 @@ impl Node {
             fetching: Turns::default(),
             saving: tokio::sync::Mutex::new(()),
             checking: tokio::sync::Mutex::new(()),
+            agreed_reports: Mutex::default(),
+            agreed_logs: Mutex::default(),
             addresses: Mutex::new(addresses),
             announce,
             capacity: config.capacity,

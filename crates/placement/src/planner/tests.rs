@@ -335,6 +335,49 @@ fn a_failed_attempt_is_tried_again_later() {
     assert!(!pool.summary().waiting.contains_key(&Cause::Retry));
 }
 
+/// An upload names its stripes when it ends. What it could not place well is looked at again soon, and then more and more rarely.
+#[test]
+fn what_no_log_names_is_looked_at_again_soon() {
+    let mut pool = Pool::new(6, 6, 1);
+    let (stripe, holder) = {
+        let (stripe, mut holders) = pool.planner.stripes().next().unwrap();
+        (stripe, holders.next().unwrap().0)
+    };
+    pool.kill(holder.as_bytes()[0]);
+    pool.pass(16);
+    assert!(pool.planner.next(pool.now, &pool.view).is_some());
+    let begun = pool.now;
+    let mut waits = Vec::new();
+    while pool.now.since(begun) < Duration::from_secs(3600) {
+        let asked = pool.now;
+        pool.planner.finished(stripe, Outcome::Unnamed, pool.now);
+        let summary = pool.summary();
+        assert_eq!(
+            (summary.waiting.get(&Cause::Unnamed), summary.endangered),
+            (Some(&1), 0)
+        );
+        while pool.planner.next(pool.now, &pool.view).is_none() {
+            pool.now = pool.now + Duration::from_secs(1);
+        }
+        waits.push(pool.now.since(asked).as_secs());
+    }
+    assert_eq!(waits[..4], [5, 10, 20, 40]);
+    assert_eq!(waits.last(), Some(&640));
+    // Who comes and goes does not make it anybody's.
+    pool.planner.finished(stripe, Outcome::Unnamed, pool.now);
+    pool.kill((0..6).find(|i| *i != holder.as_bytes()[0]).unwrap());
+    let summary = pool.summary();
+    assert_eq!(
+        (summary.waiting.get(&Cause::Unnamed), summary.endangered),
+        (Some(&1), 0)
+    );
+    // When it is named it is mended.
+    pool.set(holder.as_bytes()[0], Presence::Live);
+    pool.pass(11);
+    pool.run();
+    pool.all_survive(1);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
