@@ -189,8 +189,14 @@ struct Record {
 }
 
 impl Record {
+    /// No log names it, as far as is known: what would be done for it waits, or is about to be asked after again.
     fn is_unnamed(&self) -> bool {
-        matches!(self.retry_at, Some((_, Cause::Unnamed)))
+        let was_unnamed = matches!(self.retry_at, Some((_, Cause::Unnamed)));
+        match self.verdict {
+            Verdict::Waits { cause, .. } => cause == Cause::Unnamed,
+            Verdict::Needs { .. } => was_unnamed,
+            Verdict::Whole => false,
+        }
     }
 
     /// The space that most of its holders say it is of.

@@ -365,16 +365,20 @@ fn what_no_log_names_is_looked_at_again_soon() {
     assert_eq!(waits.last(), Some(&640));
     // Who comes and goes does not make it anybody's.
     pool.planner.finished(stripe, Outcome::Unnamed, pool.now);
-    pool.kill((0..6).find(|i| *i != holder.as_bytes()[0]).unwrap());
+    let other = (0..6).find(|i| *i != holder.as_bytes()[0]).unwrap();
+    pool.kill(other);
     let summary = pool.summary();
     assert_eq!(
         (summary.waiting.get(&Cause::Unnamed), summary.endangered),
         (Some(&1), 0)
     );
-    // When it is named it is mended.
-    pool.set(holder.as_bytes()[0], Presence::Live);
+    // What is whole again counts, and what then waits for something else does, too.
+    for node in [holder.as_bytes()[0], other] {
+        pool.set(node, Presence::Live);
+    }
     pool.pass(11);
-    pool.run();
+    pool.all_survive(2);
+    pool.kill(other);
     pool.all_survive(1);
 }
 
