@@ -6,33 +6,46 @@ use std::collections::BTreeMap;
 /// What each peer has agreed to on the connection that it has now: one that connects anew may have been restarted, and know nothing of it.
 #[derive(Debug)]
 pub(crate) struct Agreed<T> {
-    connects: u64,
-    by: BTreeMap<NodeId, T>,
+    questions: u64,
+    by: BTreeMap<NodeId, Answer<T>>,
 }
 
-/// When a question was asked: its answer does not count after somebody has connected since.
+#[derive(Debug)]
+enum Answer<T> {
+    /// It was asked, this number of all questions.
+    Awaited(u64),
+    Given(T),
+}
+
+/// A question. Its answer does not count where something has been forgotten since.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asked(u64);
 
 impl<T> Default for Agreed<T> {
     fn default() -> Self {
         Self {
-            connects: 0,
+            questions: 0,
             by: BTreeMap::new(),
         }
     }
 }
 
 impl<T: PartialEq> Agreed<T> {
-    /// Before a question.
-    pub(crate) fn asking(&self) -> Asked {
-        Asked(self.connects)
+    /// A peer is asked: what it has agreed to before does not count any more.
+    pub(crate) fn ask(&mut self, node: NodeId) -> Asked {
+        self.questions += 1;
+        self.by.insert(node, Answer::Awaited(self.questions));
+        Asked(self.questions)
     }
 
-    /// A peer has agreed.
-    pub(crate) fn note(&mut self, asked: Asked, node: NodeId, what: T) {
-        if asked.0 == self.connects {
-            self.by.insert(node, what);
+    /// It has answered; with nothing, when it does not agree.
+    pub(crate) fn answered(&mut self, asked: Asked, node: NodeId, what: Option<T>) {
+        if !matches!(self.by.get(&node), Some(Answer::Awaited(question)) if *question == asked.0) {
+            return;
+        }
+        match what {
+            Some(what) => _ = self.by.insert(node, Answer::Given(what)),
+            None => _ = self.by.remove(&node),
         }
     }
 
@@ -42,21 +55,24 @@ impl<T: PartialEq> Agreed<T> {
     }
 
     pub(crate) fn get(&self, node: NodeId) -> Option<&T> {
-        self.by.get(&node)
+        match self.by.get(&node)? {
+            Answer::Given(what) => Some(what),
+            Answer::Awaited(_) => None,
+        }
     }
 
-    pub(crate) fn connected(&mut self, node: NodeId) {
-        self.connects += 1;
-        self.forget(node);
+    /// Whether a peer has agreed to something, or is just being asked.
+    pub(crate) fn knows(&self, node: NodeId) -> bool {
+        self.by.contains_key(&node)
     }
 
-    pub(crate) fn forget(&mut self, node: NodeId) -> Option<T> {
-        self.by.remove(&node)
+    /// A peer is to be asked again. Whether there was anything to forget.
+    pub(crate) fn forget(&mut self, node: NodeId) -> bool {
+        self.by.remove(&node).is_some()
     }
 
-    /// All are to be asked again.
-    pub(crate) fn clear(&mut self) {
-        self.by.clear();
+    pub(crate) fn retain(&mut self, keep: impl Fn(NodeId) -> bool) {
+        self.by.retain(|node, _| keep(*node));
     }
 }
 
@@ -65,20 +81,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_asked_before_a_peer_connected_anew_does_not_count() {
+    fn an_answer_counts_while_nothing_was_forgotten() {
         let [one, other] = [1, 2].map(|byte| NodeId::from_bytes([byte; 32]));
         let mut agreed = Agreed::default();
-        let asked = agreed.asking();
-        agreed.note(asked, one, 'a');
-        agreed.note(asked, other, 'a');
+        let (first, second) = (agreed.ask(one), agreed.ask(other));
+        assert!(agreed.knows(one) && agreed.get(one).is_none());
+        agreed.answered(first, one, Some('a'));
+        agreed.answered(second, other, Some('a'));
         assert!(agreed.has(one, &'a') && !agreed.has(one, &'b'));
-        agreed.connected(one);
-        assert!(!agreed.has(one, &'a') && agreed.has(other, &'a'));
-        agreed.note(asked, one, 'a');
-        assert_eq!(agreed.get(one), None);
-        agreed.note(agreed.asking(), one, 'b');
+        // What was forgotten, or asked anew, is not agreed to by an answer to what was asked before.
+        let late = agreed.ask(one);
+        assert!(!agreed.has(one, &'a'));
+        assert!(agreed.forget(one) && !agreed.forget(one));
+        agreed.answered(late, one, Some('a'));
+        assert!(!agreed.knows(one));
+        let (late, last) = (agreed.ask(one), agreed.ask(one));
+        agreed.answered(late, one, Some('a'));
+        assert!(!agreed.has(one, &'a'));
+        agreed.answered(last, one, Some('b'));
         assert!(agreed.has(one, &'b'));
-        agreed.clear();
-        assert_eq!((agreed.get(one), agreed.get(other)), (None, None));
+        // One that does not agree.
+        let asked = agreed.ask(one);
+        agreed.answered(asked, one, None);
+        assert!(!agreed.knows(one));
+        agreed.retain(|node| node == one);
+        assert!(!agreed.knows(other));
     }
 }

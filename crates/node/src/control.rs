@@ -36,7 +36,7 @@ const DIAL_INTERVAL_MIN: Duration = Duration::from_secs(1);
 const DIAL_INTERVAL_MAX: Duration = Duration::from_secs(600);
 const DIALS_PER_ABSENCE: u32 = 16;
 /// How often holders check that all their stewards know all that they hold: at first, each time after four times as long, and at last. What changes is reported at once; a
-/// report that is lost is missed by its holder, and calls for a check.
+/// steward that a report does not reach is asked. Also how soon a steward that waits for reports says so, and how often at most one is asked that says so.
 const CHECK_INTERVAL: Duration = Duration::from_secs(30);
 const CHECK_INTERVAL_MAX: Duration = Duration::from_secs(6 * 3600);
 /// How long after a check in which not all agreed the others are asked again: at first, each time after twice as long, and at last. Some never see the same nodes.
@@ -94,15 +94,14 @@ pub(crate) enum Event {
     },
     /// Shards were found damaged and dropped.
     Damaged(u64),
-    /// What is held here was compared with what the stewards know, and logs with what their keepers have; whether all have it, and whether all were asked.
+    /// What is held here was compared with what the stewards know, and logs with what their keepers have; whether all have it.
     Checked {
         agreed: bool,
-        all: bool,
     },
+    /// After a check: there may be another.
+    Rested,
     /// A peer that has not agreed may do so now, or one that has may have forgotten it.
     Open,
-    /// A report did not arrive, or a steward has another idea of what is held here.
-    Unreported,
     /// This node has just put a shard on another.
     Placed {
         holder: NodeId,
@@ -241,10 +240,11 @@ pub(crate) struct Control {
     noted_at: Timestamp,
     started: Timestamp,
     check_at: Option<Timestamp>,
+    is_checking: bool,
     checked_at: Timestamp,
     /// When all were asked last.
     checked_all_at: Timestamp,
-    /// How often all were asked since something called for it, and checks in which not all agreed.
+    /// How often all were asked since who is here has changed, and checks in a row in which not all agreed.
     checks: u32,
     rechecks: u32,
     /// Holders that have reported in full since the view last changed. Before all have, a shard that nobody reported is not known to be
@@ -262,6 +262,9 @@ pub(crate) struct Control {
     standings: Standings,
     disproved: Disproved,
     view_changed_at: Timestamp,
+    /// When what others look after since is given up, and whether those whose reports are missing were told so.
+    hand_over_at: Option<Timestamp>,
+    has_reminded: bool,
     /// When it will have been the same for a day where the data of spaces may be; none when it has. What may not be here any more is given up then.
     confined_until: Option<Timestamp>,
     repair_read: u64,
@@ -305,6 +308,7 @@ impl Control {
             noted_at: now,
             started: now,
             check_at: Some(now + CHECK_DELAY),
+            is_checking: false,
             checked_at: now,
             checked_all_at: now,
             checks: 0,
@@ -313,6 +317,8 @@ impl Control {
             reporting: HashSet::new(),
             before: None,
             behind_since: None,
+            hand_over_at: None,
+            has_reminded: false,
             unnamed: HashSet::new(),
             standings: Standings::resume(standings, standings_at, now),
             disproved: Disproved::default(),
@@ -342,10 +348,10 @@ impl Control {
                 if let Some(before) = &mut self.before {
                     before.confirmed.remove(&node);
                 }
-                self.check_within(now, CHECK_DELAY);
                 // Where one is reached again others may be, too.
                 self.dial_all_anew();
                 if self.roster.user_of(node).is_some() {
+                    self.check_within(now, CHECK_DELAY);
                     actions.push(Action::Greet(node));
                 }
             }
@@ -390,15 +396,13 @@ impl Control {
                 self.planner.finished(stripe, outcome, now);
             }
             Event::Damaged(count) => self.damaged += count,
-            Event::Checked { agreed, all } => {
-                self.checks += u32::from(all);
-                if !agreed {
-                    let delay = RECHECK_DELAY.saturating_mul(1 << self.rechecks.min(16));
-                    self.rechecks += 1;
-                    self.check_within(now, delay.min(RECHECK_DELAY_MAX));
-                }
+            Event::Checked { agreed: true } => self.rechecks = 0,
+            Event::Checked { agreed: false } => {
+                let delay = RECHECK_DELAY.saturating_mul(1 << self.rechecks.min(16));
+                self.rechecks += 1;
+                self.check_within(now, delay.min(RECHECK_DELAY_MAX));
             }
-            Event::Unreported => self.checks = 0,
+            Event::Rested => self.is_checking = false,
             // Whoever calls for it again and again is not asked all the time.
             Event::Open => self.check_within(now, (self.checked_at + CHECK_INTERVAL).since(now).max(CHECK_DELAY)),
             Event::Placed { holder, shard } => {
@@ -586,10 +590,12 @@ impl Control {
         let own = [
             self.checked_all_at + self.check_interval(),
             self.started + ABSENCE_NOTED,
+            self.view_changed_at + CHECK_INTERVAL,
             self.view_changed_at + CONFIRM_TIMEOUT,
         ];
         let sometimes = [
             self.check_at,
+            self.hand_over_at,
             self.planner.deadline(),
             is_noting.then(|| self.noted_at + ABSENCE_INTERVAL),
             self.standings.next_end(),
@@ -682,7 +688,8 @@ impl Control {
             let (was, is) = (who(&self.view), who(&view));
             if was != is {
                 self.check_at = Some(now + CHECK_DELAY);
-                (self.checks, self.rechecks) = (0, 0);
+                self.hand_over_at = self.check_at;
+                (self.checks, self.rechecks, self.has_reminded) = (0, 0, false);
                 self.behind_since = None;
                 self.view_changed_at = now;
                 self.reconfirm(was, &is);
@@ -696,15 +703,26 @@ impl Control {
             self.confined_until = None;
             self.check_at = Some(now);
         }
+        if self.hand_over_at.is_some_and(|at| now >= at) {
+            self.hand_over_at = None;
+            self.hand_over();
+        }
         let all = now.since(self.checked_all_at) >= self.check_interval();
-        if all || self.check_at.is_some_and(|at| now >= at) {
+        if !self.is_checking && (all || self.check_at.is_some_and(|at| now >= at)) {
             self.check_at = None;
-            self.checked_at = now;
+            (self.is_checking, self.checked_at) = (true, now);
             if all {
                 self.checked_all_at = now;
+                self.checks += 1;
             }
             self.hand_over();
             actions.push(Action::CheckReports { all });
+        }
+        if !self.has_reminded && now.since(self.view_changed_at) >= CHECK_INTERVAL {
+            self.has_reminded = true;
+            // Who is greeted asks whether all is known that it holds.
+            let others = self.unreported().filter(|node| *node != self.me);
+            actions.extend(others.map(Action::Greet));
         }
         while self.may_mend(now)
             && let Some(mend) = self.planner.next(now, &self.view)
@@ -732,10 +750,15 @@ impl Control {
 
     /// Whether all that count have said what they hold, or had the time to. What a doubted one says is not waited for.
     fn may_mend(&self, now: Timestamp) -> bool {
-        let is_awaited = |(node, facts): (&NodeId, &NodeFacts)| {
-            self.view.answers(*node) && !facts.doubted && !self.confirmed.contains(node)
+        now.since(self.view_changed_at) >= CONFIRM_TIMEOUT || self.unreported().next().is_none()
+    }
+
+    /// Holders that have not reported in full since the view last changed.
+    fn unreported(&self) -> impl Iterator<Item = NodeId> {
+        let is_awaited = |(node, facts): &(&NodeId, &NodeFacts)| {
+            self.view.answers(**node) && !facts.doubted && !self.confirmed.contains(*node)
         };
-        !self.view.nodes.iter().any(is_awaited) || now.since(self.view_changed_at) >= CONFIRM_TIMEOUT
+        self.view.nodes.iter().filter(is_awaited).map(|(node, _)| *node)
     }
 
     /// Whether a node looks after a stripe, as far as this one knows.

@@ -315,8 +315,8 @@ fn on_network(shared: &Arc<Shared>, event: net::Event) {
             if shared.with_control(|control| control.roster.user_of(node)).is_none() {
                 shared.catch_up_due.within(CATCH_UP_DELAY);
             }
-            shared.agreed_reports().connected(node);
-            shared.agreed_logs().connected(node);
+            shared.agreed_reports().forget(node);
+            shared.agreed_logs().forget(node);
             shared.run_event(Event::Connected(node));
             // It may hold less than it did when it was here last.
             shared.watch.lock().expect("never poisoned").call_for_newcomer();
@@ -455,7 +455,11 @@ fn apply(shared: &Arc<Shared>, action: Action) {
         Action::TakenOut => shared.taken_out.cancel(),
         Action::KeyReplaced => devices::hear_soon(&shared),
         // What is coded for more domains than there are where it may be now is coded anew.
-        Action::Confined => shared.look_within(LOOK_SETTLED),
+        Action::Confined => {
+            // Who has given up a log since may be to keep it again.
+            shared.agreed_logs().retain(|_| false);
+            shared.look_within(LOOK_SETTLED);
+        }
         Action::SetMembers(members) => shared.endpoint.set_members(members),
         Action::Publish(record) => {
             tokio::spawn(async move { shared.endpoint.publish(Bytes::from(record.to_bytes())).await });
@@ -475,7 +479,7 @@ fn apply(shared: &Arc<Shared>, action: Action) {
                     .await
                 {
                     tracing::debug!(to = %to.short(), %error, "a report did not arrive");
-                    shared.tell(Event::Unreported);
+                    shared.tell_again(to);
                 }
             });
         }
@@ -492,20 +496,25 @@ async fn catch_up(shared: &Arc<Shared>) -> Duration {
     let peers = shared.with_control(|control| control.live_peers());
     let chance = u64::from_le_bytes(shared.entropy.bytes());
     if let Some(at) = chance.checked_rem(peers.len() as u64) {
-        greet(Arc::clone(shared), peers[at as usize]).await;
+        compare_notes(shared, peers[at as usize], None).await;
     }
     CATCH_UP_INTERVAL
 }
 
-/// Compares notes with a member that has just connected.
+/// Compares notes with a member that has just connected, or is to be told that it has.
 async fn greet(shared: Arc<Shared>, node: NodeId) {
-    let (digest, state) = shared.with_control(|control| (control.digest(), control.own_state()));
+    let state = shared.with_control(|control| control.own_state());
+    compare_notes(&shared, node, state).await;
+}
+
+async fn compare_notes(shared: &Arc<Shared>, node: NodeId, state: Option<PoolRecord>) {
+    let digest = shared.with_control(|control| control.digest());
     let reply = match shared.ask(node, &PoolRequest::Hello { digest, state }).await {
         Ok(reply) => reply,
         Err(error) => {
             tracing::debug!(node = %node.short(), %error, "a member does not return the greeting");
             if matches!(error, AskError::Request(RequestError::NotAMember)) {
-                ask_standing(&shared, node).await;
+                ask_standing(shared, node).await;
             }
             return;
         }
@@ -528,9 +537,9 @@ async fn greet(shared: Arc<Shared>, node: NodeId) {
     if let Some(state @ PoolRecord::State(_)) = state {
         shared.run_event(Event::Record(state));
     }
-    for (space, pulled) in logs::pull_all(&shared, node, &shared.spaces.ids()).await {
+    for (space, pulled) in logs::pull_all(shared, node, &shared.spaces.ids()).await {
         match pulled {
-            Ok(unpinned) if !unpinned.is_empty() => sweep::release(&shared, space, unpinned).await,
+            Ok(unpinned) if !unpinned.is_empty() => sweep::release(shared, space, unpinned).await,
             Ok(_) => {}
             Err(error) => tracing::debug!(node = %node.short(), error, "its log of a space was not read"),
         }

@@ -412,8 +412,8 @@ fn by_keeper(shared: &Arc<Shared>, spaces: impl Iterator<Item = SpaceId>) -> BTr
 }
 
 /// Brings every space that is kept here to the nodes that should keep it now: its custodians, and its person's machines.
-/// Whether all of them have it now.
-pub(crate) async fn hand_out(shared: &Arc<Shared>) -> bool {
+/// Whether all of them have it now. Those that have agreed to just that are asked when `all` are.
+pub(crate) async fn hand_out(shared: &Arc<Shared>, all: bool) -> bool {
     let spaces = match spaces(shared).await {
         Ok(spaces) => spaces,
         Err(error) => {
@@ -421,7 +421,7 @@ pub(crate) async fn hand_out(shared: &Arc<Shared>) -> bool {
             return false;
         }
     };
-    let mut all = true;
+    let mut handed_out = true;
     let mut have_it = BTreeMap::<SpaceId, BTreeSet<NodeId>>::new();
     // Of these nothing has been taken since before all others are asked.
     let refused: BTreeSet<_> = spaces
@@ -430,22 +430,23 @@ pub(crate) async fn hand_out(shared: &Arc<Shared>) -> bool {
         .filter(|space| residence::refuse_outside(shared, *space).is_err())
         .collect();
     let ours = digests(shared, &spaces).await;
-    for (node, spaces) in by_keeper(shared, spaces.iter().copied()) {
+    let by_keeper = by_keeper(shared, spaces.iter().copied());
+    shared.agreed_logs().retain(|node| by_keeper.contains_key(&node));
+    for (node, spaces) in by_keeper {
+        // What is given up here is not given up for what somebody has said before.
+        let is_relied_on = spaces.iter().any(|space| refused.contains(space));
         let known = Hash::of(&to_canonical(
             &spaces.iter().map(|space| (*space, ours.get(space))).collect::<Vec<_>>(),
         ));
-        let (agreed, asked) = {
-            let agreed = shared.agreed_logs();
-            (agreed.has(node, &known), agreed.asking())
-        };
-        let lacking = if agreed {
+        let lacking = if !all && !is_relied_on && shared.agreed_logs().has(node, &known) {
             Ok(BTreeSet::new())
         } else {
-            differing(shared, node, &spaces, &ours).await
+            let asked = shared.agreed_logs().ask(node);
+            let lacking = differing(shared, node, &spaces, &ours).await;
+            let agreed = lacking.as_ref().is_ok_and(BTreeSet::is_empty);
+            shared.agreed_logs().answered(asked, node, agreed.then_some(known));
+            lacking
         };
-        if lacking.as_ref().is_ok_and(BTreeSet::is_empty) {
-            shared.agreed_logs().note(asked, node, known);
-        }
         for space in spaces {
             let pushed = match &lacking {
                 Ok(lacking) if lacking.contains(&space) => push(shared, node, space).await,
@@ -456,7 +457,7 @@ pub(crate) async fn hand_out(shared: &Arc<Shared>) -> bool {
                 Ok(()) => _ = have_it.entry(space).or_default().insert(node),
                 Err(error) => {
                     tracing::debug!(node = %node.short(), error, "a custodian does not take a log");
-                    all = false;
+                    handed_out = false;
                 }
             }
         }
@@ -465,12 +466,12 @@ pub(crate) async fn hand_out(shared: &Arc<Shared>) -> bool {
         let have_it = have_it.remove(&space).unwrap_or_default();
         if let Err(error) = residence::leave(shared, space, &have_it).await {
             tracing::info!(%error, "the log of a space that may not be here is still here");
-            all = false;
+            handed_out = false;
         }
     }
     if let Err(error) = residence::leave_rest(shared).await {
         tracing::info!(%error, "what is left of the logs of spaces that may not be here is still here");
-        all = false;
+        handed_out = false;
     }
-    all
+    handed_out
 }

@@ -420,7 +420,7 @@ impl Node {
     pub async fn leave(&self) -> Result<(), NodeError> {
         self.shared.leaving.store(true, Ordering::Relaxed);
         self.shared.announce_state();
-        logs::hand_out(&self.shared).await;
+        logs::hand_out(&self.shared, true).await;
         Ok(())
     }
 

@@ -221,8 +221,8 @@ async fn redeem(shared: &Arc<Shared>, node: NodeId, secret: [u8; 16], mine: bool
 async fn pool(shared: &Arc<Shared>, peer: NodeId, request: PoolRequest) -> PoolReply {
     match request {
         PoolRequest::Hello { digest: _, state } => {
-            shared.greeted_by(peer);
             if let Some(state @ PoolRecord::State(_)) = state {
+                shared.greeted_by(peer);
                 shared.tell(Event::Record(state));
             }
             shared.with_control(|control| PoolReply::Hello {
@@ -356,7 +356,7 @@ async fn pool(shared: &Arc<Shared>, peer: NodeId, request: PoolRequest) -> PoolR
         PoolRequest::Link { space, link } => links::tell(shared, space, link).await,
         PoolRequest::LinkShare { space, link, proof } => links::give_share(shared, (space, link), proof, peer).await,
         PoolRequest::Recount => {
-            shared.tell(Event::Unreported);
+            shared.tell_again(peer);
             PoolReply::Done
         }
         PoolRequest::Holders { .. } | PoolRequest::Inspect { .. } => {

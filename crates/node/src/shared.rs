@@ -101,8 +101,6 @@ pub(crate) struct Shared {
     pub(crate) fetching: Turns,
     /// Held while what the core knows is written down.
     pub(crate) saving: tokio::sync::Mutex<()>,
-    /// Held while reports are compared.
-    pub(crate) checking: tokio::sync::Mutex<()>,
     /// Which stewards know what is held here, and how they see the pool.
     pub(crate) agreed_reports: Mutex<Agreed<(ReportSum, Hash)>>,
     /// Which keepers of logs know the same of them: the hash of what they were asked about.
@@ -246,17 +244,20 @@ impl Shared {
 
     /// Compares what a holder has with what it has reported, and tells the driver when that lets something begin.
     pub(crate) fn check(&self, holder: NodeId, sum: ReportSum, view: Hash) -> Check {
-        let (check, is_news) = self.with_control(|control| control.check(holder, sum, view));
+        let ((check, is_news), is_same) = self.with_control(|control| {
+            let checked = control.check(holder, sum, view);
+            (checked, view == control.view_digest())
+        });
         if is_news {
             self.tell(Event::Tick);
         }
         if holder != self.me() {
             let mut agreed = self.agreed_reports();
-            if agreed.get(holder).is_some_and(|(_, seen)| *seen != view) {
+            if agreed.get(holder).map_or(!is_same, |(_, seen)| *seen != view) {
                 // It may have given up since what it looks after as this node sees the pool.
                 agreed.forget(holder);
             }
-            if check == Check::Agrees && agreed.get(holder).is_none() {
+            if check == Check::Agrees && !agreed.knows(holder) {
                 self.tell(Event::Open);
             }
         }
@@ -273,10 +274,16 @@ impl Shared {
 
     /// A peer greets: where this node has not noticed that it connected anew, it may know nothing any more of what it has agreed to.
     pub(crate) fn greeted_by(&self, peer: NodeId) {
-        self.agreed_logs().forget(peer);
-        if self.agreed_reports().forget(peer).is_some() {
+        let forgotten = [self.agreed_logs().forget(peer), self.agreed_reports().forget(peer)];
+        if forgotten.contains(&true) {
             self.tell(Event::Open);
         }
+    }
+
+    /// A report did not reach a steward, or it has another idea of what is held here: it is asked soon.
+    pub(crate) fn tell_again(&self, steward: NodeId) {
+        self.agreed_reports().forget(steward);
+        self.tell(Event::Open);
     }
 
     /// Tells the core, through the driver. Never blocks: an event is small, and each stands for work that was bounded before.

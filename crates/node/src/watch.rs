@@ -105,7 +105,7 @@ impl Watch {
         let pause = match () {
             () if self.due || changed > last => soon,
             () if self.newcomer && self.vain > 0 => {
-                let patience = NEWCOMER_INTERVAL.saturating_mul(1 << self.vain.min(16));
+                let patience = NEWCOMER_INTERVAL.saturating_mul(1 << (self.vain - 1).min(16));
                 patience.min(NEWCOMER_INTERVAL_MAX).max(soon).min(usual)
             }
             () if self.newcomer => soon,
@@ -449,13 +449,15 @@ mod tests {
         // The first is soon.
         watch.call_for_newcomer();
         assert_eq!(watch.left(at(0), at(0)), 10 * took);
-        for (vain, seconds) in [(1, 60), (2, 120), (5, 960), (7, 3600), (40, 3600)] {
+        for (vain, seconds) in [(1, 30), (2, 60), (5, 480), (8, 3600), (40, 3600)] {
             watch.vain = vain;
             assert_eq!(watch.left(at(0), at(0)), Duration::from_secs(seconds));
         }
         // No later than without.
         watch.quiet = 0;
         assert_eq!(watch.left(at(0), at(0)), INTERVAL_MIN);
+        watch.vain = 1;
+        assert_eq!(watch.left(at(0), at(0)), NEWCOMER_INTERVAL);
         // Whatever else happens is looked at soon.
         assert_eq!(watch.left(at(0), at(1)), 10 * took);
         watch.call();

@@ -312,7 +312,9 @@ impl Planner {
         if record.geometry == geometry && index < geometry.n() && record.holders.insert((from, index)) {
             record.changed_at = now;
             // Who stores it may have named it since.
-            record.retry_at = record.retry_at.filter(|(_, cause)| *cause != Cause::Unnamed);
+            if matches!(record.retry_at, Some((_, Cause::Unnamed))) {
+                (record.retry_at, record.failures) = (None, 0);
+            }
             self.dirty.insert(stripe);
         }
         if record.holders.contains(&(from, index)) && record.hear_space(from, space) {
@@ -449,6 +451,10 @@ impl Planner {
         self.mending.remove(&stripe);
         if let Some(record) = self.stripes.get_mut(&stripe) {
             // Also after a success: the reports of the new holders are under way, and come before this.
+            let was_unnamed = matches!(record.retry_at, Some((_, Cause::Unnamed)));
+            if was_unnamed != (outcome == Outcome::Unnamed) {
+                record.failures = 0;
+            }
             let delay = self.options.retry_delay.saturating_mul(1 << record.failures);
             record.failures = match outcome {
                 Outcome::Failed | Outcome::Unnamed => RETRY_DOUBLINGS_MAX.min(record.failures + 1),

@@ -422,7 +422,11 @@ impl Control {
         let present = self.present_view(now);
         let mut summary = self.planner.summary(now, &self.view, &present);
         // What an upload left that was cut off is freed after a day; until then it is no loss to anybody.
-        let is_unreadable = |stripe: &&StripeId| matches!(self.planner.survives(**stripe, &present), Some(None));
+        let is_counted =
+            |stripe| !matches!(self.planner.work(stripe), Some(Work::Waiting { cause, .. }) if cause == Cause::Unnamed);
+        let is_unreadable = |stripe: &&StripeId| {
+            is_counted(**stripe) && matches!(self.planner.survives(**stripe, &present), Some(None))
+        };
         let unnamed = self.unnamed.iter().filter(is_unreadable).count() as u64;
         summary.unreadable = summary.unreadable.saturating_sub(unnamed);
         if let Some(waiting) = summary.waiting.get_mut(&Cause::TooFewShards) {

@@ -248,7 +248,8 @@ fn checks(control: &mut Control, seconds: std::ops::Range<u64>, agreed: bool) ->
     for now in seconds {
         if let Some(all) = check_in(&control.handle(at(now), Event::Tick)) {
             checks.push((now, all));
-            control.handle(at(now), Event::Checked { agreed, all });
+            control.handle(at(now), Event::Checked { agreed });
+            control.handle(at(now), Event::Rested);
         }
     }
     checks
@@ -270,15 +271,52 @@ fn all_stewards_are_asked_more_and_more_rarely_and_those_that_have_not_agreed_mo
     for now in 3002..3100 {
         let actions = control.handle(at(now), Event::Open);
         called.extend(check_in(&actions).map(|all| (now, all)));
+        control.handle(at(now), Event::Rested);
     }
     assert_eq!(called, [(3031, false), (3061, false), (3091, false)]);
-    // A report that did not arrive calls for all.
-    assert_eq!(check_in(&control.handle(at(3200), Event::Unreported)), Some(true));
+    assert_eq!(checks(&mut control, 3100..3500, true), [(3121, false)]);
+    // There is one check at a time, and what is called for meanwhile comes after it.
+    control.handle(at(3500), Event::Connected(other));
+    assert_eq!(check_in(&control.handle(at(3501), Event::Tick)), Some(false));
+    control.handle(at(3502), Event::Connected(other));
+    assert_eq!(check_in(&control.handle(at(3600), Event::Tick)), None);
+    assert_eq!(
+        check_in(&control.handle(at(3600), Event::Checked { agreed: true })),
+        None
+    );
+    assert_eq!(check_in(&control.handle(at(3601), Event::Rested)), Some(false));
+    control.handle(at(3601), Event::Rested);
     // Where not all agree, the others are asked again.
     control.handle(at(4000), Event::Connected(other));
     let open: Vec<_> = checks(&mut control, 4000..6000, false);
-    assert_eq!(open.iter().filter(|(_, all)| *all).count(), 3, "{open:?}");
+    assert!(open.iter().all(|(_, all)| !all), "{open:?}");
     let often = open.windows(2).map(|pair| pair[1].0 - pair[0].0);
     assert!(often.clone().take(5).eq([1, 2, 4, 8, 16]), "{open:?}");
     assert!(often.max().unwrap() <= 300, "{open:?}");
+}
+
+#[test]
+fn a_steward_that_waits_for_reports_says_so_once() {
+    let other = key(12).node_id();
+    let mut control = core(Remembered::default(), 0);
+    control.handle(at(0), Event::Connected(other));
+    let greeted = |control: &mut Control, now| {
+        let actions = control.handle(at(now), Event::Tick);
+        actions
+            .iter()
+            .any(|action| matches!(action, Action::Greet(node) if *node == other))
+    };
+    assert!(!greeted(&mut control, 29));
+    assert!(greeted(&mut control, 30) && !greeted(&mut control, 31));
+    // Who has reported need not be told.
+    control.handle(at(100), Event::Disconnected(other));
+    control.handle(at(110), Event::Tick);
+    control.handle(at(111), Event::Connected(other));
+    control.handle(at(112), Event::Tick);
+    let digest = control.view_digest();
+    assert_eq!(
+        control.check(other, ReportSum::default(), digest),
+        (Check::Agrees, true)
+    );
+    assert!(!greeted(&mut control, 200));
 }

@@ -8,7 +8,7 @@ use crate::{
 };
 use potluck_placement::{Reported, View, steward};
 use potluck_store::Entry;
-use potluck_types::{NodeId, ShardId};
+use potluck_types::{Hash, NodeId, ShardId};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
@@ -21,68 +21,56 @@ const PAUSE_MAX: Duration = Duration::from_secs(600);
 /// Compares all that is held here with what the stewards know, and reports in full to those who know something else. Brings logs to
 /// their custodians, too: both follow from who is here. Who has agreed to just that is asked when `all` are.
 pub(super) async fn check_reports(shared: Arc<Shared>, all: bool) {
-    let Ok(_one_at_a_time) = shared.checking.try_lock() else {
-        return;
-    };
-    if all {
-        shared.agreed_reports().clear();
-        shared.agreed_logs().clear();
-    }
     let (task, begun) = (Arc::clone(&shared), Instant::now());
-    let sums = Shared::blocking(move || {
-        let view = task.with_control(|control| control.view().clone());
-        sums(&task, &view)
+    let (sums, view) = Shared::blocking(move || {
+        let (view, digest) = task.with_control(|control| (control.view().clone(), control.view_digest()));
+        (sums(&task, &view), digest)
     })
     .await;
     let pause = begun.elapsed().saturating_mul(PAUSE_PER_WORK).min(PAUSE_MAX);
     let peers = shared.with_control(|control| control.live_peers());
     let mut agreed = true;
     for node in peers.into_iter().chain([shared.me()]) {
-        let ours = sums.get(&node).copied().unwrap_or_default();
-        let mut outcome = check(&shared, node, ours).await;
+        let known = (sums.get(&node).copied().unwrap_or_default(), view);
+        if !all && shared.agreed_reports().has(node, &known) {
+            continue;
+        }
+        let mut outcome = check(&shared, node, known).await;
         if outcome == Some(Check::Differs) {
             report_all(&shared, node).await;
-            outcome = check(&shared, node, ours).await;
+            outcome = check(&shared, node, known).await;
         }
         agreed &= outcome == Some(Check::Agrees);
     }
-    agreed &= logs::hand_out(&shared).await;
-    shared.tell(Event::Checked { agreed, all });
-    // Who asks for it meanwhile asks again.
+    agreed &= logs::hand_out(&shared, all).await;
+    shared.tell(Event::Checked { agreed });
     tokio::select! {
         () = shared.stopping.cancelled() => {}
         () = tokio::time::sleep(pause) => {}
     }
+    shared.tell(Event::Rested);
 }
 
 /// Whether a steward knows what this node holds for it; `None` when it does not answer.
-async fn check(shared: &Arc<Shared>, steward: NodeId, ours: ReportSum) -> Option<Check> {
-    let view = shared.with_control(|control| control.view_digest());
+async fn check(shared: &Arc<Shared>, steward: NodeId, (ours, view): (ReportSum, Hash)) -> Option<Check> {
     if steward == shared.me() {
         return Some(shared.check(steward, ours, view));
     }
-    let known = (ours, view);
-    let asked = {
-        let agreed = shared.agreed_reports();
-        if agreed.has(steward, &known) {
-            return Some(Check::Agrees);
-        }
-        agreed.asking()
-    };
+    let asked = shared.agreed_reports().ask(steward);
     let request = PoolRequest::CheckReports {
         count: ours.count,
         sum: ours.sum.to_le_bytes(),
         view,
     };
-    match shared.ask(steward, &request).await {
-        Ok(PoolReply::Done) => {
-            shared.agreed_reports().note(asked, steward, known);
-            Some(Check::Agrees)
-        }
+    let outcome = match shared.ask(steward, &request).await {
+        Ok(PoolReply::Done) => Some(Check::Agrees),
         Ok(PoolReply::Differs) => Some(Check::Differs),
         Ok(PoolReply::OtherView) => Some(Check::OtherView),
         _ => None,
-    }
+    };
+    let known = (outcome == Some(Check::Agrees)).then_some((ours, view));
+    shared.agreed_reports().answered(asked, steward, known);
+    outcome
 }
 
 /// Reports all shards held here that a node looks after, page by page.

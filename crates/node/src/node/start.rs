@@ -326,7 +326,6 @@ impl Node {
             forks: Forks::default(),
             fetching: Turns::default(),
             saving: tokio::sync::Mutex::new(()),
-            checking: tokio::sync::Mutex::new(()),
             agreed_reports: Mutex::default(),
             agreed_logs: Mutex::default(),
             addresses: Mutex::new(addresses),
