@@ -36,7 +36,7 @@ const DIAL_INTERVAL_MIN: Duration = Duration::from_secs(1);
 const DIAL_INTERVAL_MAX: Duration = Duration::from_secs(600);
 const DIALS_PER_ABSENCE: u32 = 16;
 /// How often holders check that all their stewards know all that they hold: at first, each time after four times as long, and at last. What changes is reported at once; a
-/// steward that a report does not reach is asked. Also how soon a steward that waits for reports says so, and how often at most one is asked that says so.
+/// steward that a report does not reach is asked. Also how long a steward waits for reports before it says so, and how often at most others call for a check.
 const CHECK_INTERVAL: Duration = Duration::from_secs(30);
 const CHECK_INTERVAL_MAX: Duration = Duration::from_secs(6 * 3600);
 /// How long after a check in which not all agreed the others are asked again: at first, each time after twice as long, and at last. Some never see the same nodes.

@@ -21,6 +21,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(600);
 /// Compares all that is held here with what the stewards know, and reports in full to those who know something else. Brings logs to
 /// their custodians, too: both follow from who is here. Who has agreed to just that is asked when `all` are.
 pub(super) async fn check_reports(shared: Arc<Shared>, all: bool) {
+    let _at_the_end = Resting(Arc::clone(&shared));
     let (task, begun) = (Arc::clone(&shared), Instant::now());
     let (sums, view) = Shared::blocking(move || {
         let (view, digest) = task.with_control(|control| (control.view().clone(), control.view_digest()));
@@ -48,7 +49,15 @@ pub(super) async fn check_reports(shared: Arc<Shared>, all: bool) {
         () = shared.stopping.cancelled() => {}
         () = tokio::time::sleep(pause) => {}
     }
-    shared.tell(Event::Rested);
+}
+
+/// Tells the core that there may be another check, however this one ends.
+struct Resting(Arc<Shared>);
+
+impl Drop for Resting {
+    fn drop(&mut self) {
+        self.0.tell(Event::Rested);
+    }
 }
 
 /// Whether a steward knows what this node holds for it; `None` when it does not answer.
