@@ -2,16 +2,23 @@
 
 use crate::{
     disk::Disk,
-    format::StoreKey,
-    index::{Index, Scrub},
+    error::IndexError,
+    format::{Place, StoreKey},
+    index::{Entry, Index, Scrub},
     packs::Packs,
     queue::Queue,
 };
-use potluck_types::{ByteSize, Clock, limits};
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicU64, Ordering},
+use potluck_types::{ByteSize, Clock, ShardId, limits};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
+
+/// Damaged shards that are remembered at most where the disk takes no note of them: 5 MB. One more is listed again.
+const UNSOUND_MAX: usize = 65_536;
 
 /// See the module.
 pub(crate) struct Shared {
@@ -25,6 +32,7 @@ pub(crate) struct Shared {
     pub(crate) queue: Queue,
     pub(crate) scrub: Mutex<Scrub>,
     pub(crate) counters: Counters,
+    pub(crate) unsound: Mutex<BTreeMap<ShardId, Place>>,
 }
 
 /// Counted since the store was opened.
@@ -84,6 +92,36 @@ impl Shared {
     /// What puts leave free, so that the live half of a pack can be copied before the pack is removed.
     pub(crate) fn headroom(&self) -> u64 {
         self.pack_bytes / 2
+    }
+
+    fn unsound(&self) -> MutexGuard<'_, BTreeMap<ShardId, Place>> {
+        self.unsound.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is at these places is damaged, and that cannot be recorded, as the disk takes no writes: until the store is opened again, or they are stored
+    /// anew elsewhere, these shards are as good as gone.
+    pub(crate) fn hide(&self, found: &[(ShardId, Place)]) {
+        let mut unsound = self.unsound();
+        for (id, place) in found {
+            if unsound.len() < UNSOUND_MAX {
+                unsound.insert(*id, *place);
+            }
+        }
+    }
+
+    /// Whether what the index says of a shard is known to be damaged there.
+    pub(crate) fn is_hidden(&self, id: &ShardId, entry: &Entry) -> bool {
+        self.unsound().get(id) == Some(&entry.place())
+    }
+
+    pub(crate) fn hides_any(&self) -> bool {
+        !self.unsound().is_empty()
+    }
+
+    /// Where a shard is, if it is not known to be damaged there.
+    pub(crate) fn entry(&self, id: &ShardId) -> Result<Option<Entry>, IndexError> {
+        let entry = self.index.entry(id)?;
+        Ok(entry.filter(|entry| !self.is_hidden(id, entry)))
     }
 
     pub(crate) fn scrub(&self) -> Scrub {

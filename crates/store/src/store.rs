@@ -135,6 +135,7 @@ impl Store {
             queue: Queue::default(),
             scrub: Mutex::new(position.scrub),
             counters: Default::default(),
+            unsound: Default::default(),
         });
         let mut writer = Writer {
             shared: Arc::clone(&shared),
@@ -265,7 +266,7 @@ impl Store {
         let shared = self.shared();
         let mut attempt = 0;
         loop {
-            let Some(entry) = shared.index.entry(id)? else {
+            let Some(entry) = shared.entry(id)? else {
                 return Ok(None);
             };
             let name = || entry.pack.file_name();
@@ -278,7 +279,7 @@ impl Store {
                 Err(error) => error,
             };
             attempt += 1;
-            if attempt < READ_ATTEMPTS && shared.index.entry(id)? != Some(entry) {
+            if attempt < READ_ATTEMPTS && shared.entry(id)? != Some(entry) {
                 continue;
             }
             if error.tells_of_damage() {
@@ -291,31 +292,63 @@ impl Store {
 
     fn quarantine(&self, id: ShardId, place: Place) {
         tracing::warn!(stripe = %id.stripe.short(), index = id.index, "a damaged shard was found");
-        let found = vec![(id, place)];
-        // If it cannot be recorded, the next reader or the scrub finds it again.
-        let _ = self.ask(|done| Command::Quarantine { found, done });
+        // If it cannot be recorded, whoever opens the store again finds it again.
+        let _ = self.drop_damaged(vec![(id, place)]);
+    }
+
+    /// What is damaged is no longer listed, whether or not that can be recorded.
+    fn drop_damaged(&self, found: Vec<(ShardId, Place)>) -> Result<usize, ChangeError> {
+        let dropped = self.ask(|done| Command::Quarantine {
+            found: found.clone(),
+            done,
+        });
+        if dropped.is_err() {
+            self.shared().hide(&found);
+        }
+        dropped
     }
 
     /// What is known of a shard without reading it; `None` when it is not stored.
     pub fn entry(&self, id: &ShardId) -> Result<Option<Entry>, IndexError> {
-        self.shared().index.entry(id)
+        self.shared().entry(id)
     }
 
     /// When a shard was found sound last, at the earliest: by the scrub, or as it was stored; `None` when it is not stored.
     pub fn verified_at(&self, id: &ShardId) -> Result<Option<Timestamp>, IndexError> {
         let scrub = self.shared().scrub();
-        let entry = self.shared().index.entry(id)?;
+        let entry = self.shared().entry(id)?;
         Ok(entry.map(|entry| entry.stored_at.max(scrub::verified_at(scrub, entry.place()))))
     }
 
     /// The indexes of the shards of a stripe that are stored, ascending.
     pub fn indexes_of(&self, stripe: StripeId) -> Result<Vec<u8>, IndexError> {
-        self.shared().index.indexes_of(stripe)
+        let mut indexes = self.shared().index.indexes_of(stripe)?;
+        if self.shared().hides_any() {
+            let mut listed = Vec::with_capacity(indexes.len());
+            for index in indexes {
+                if self.entry(&ShardId { stripe, index })?.is_some() {
+                    listed.push(index);
+                }
+            }
+            indexes = listed;
+        }
+        Ok(indexes)
     }
 
-    /// Up to `limit` shards in the order of their ids, starting behind `after`. Reads only the index.
-    pub fn entries(&self, after: Option<ShardId>, limit: usize) -> Result<Vec<(ShardId, Entry)>, IndexError> {
-        self.shared().index.entries(after, limit)
+    /// Up to `limit` shards in the order of their ids, starting behind `after`; none when there are no more. Reads only the index.
+    pub fn entries(&self, mut after: Option<ShardId>, limit: usize) -> Result<Vec<(ShardId, Entry)>, IndexError> {
+        let shared = self.shared();
+        loop {
+            let mut page = shared.index.entries(after, limit)?;
+            let last = page.last().map(|(id, _)| *id);
+            if shared.hides_any() {
+                page.retain(|(id, entry)| !shared.is_hidden(id, entry));
+            }
+            if !page.is_empty() || last.is_none() {
+                return Ok(page);
+            }
+            after = last;
+        }
     }
 
     /// How full the store is, and what it did.
@@ -349,7 +382,7 @@ impl Store {
         } = scrub::walk(self.shared(), bytes_max.0)?;
         if !damaged.is_empty() {
             let found = damaged.clone();
-            self.ask(|done| Command::Quarantine { found, done })?;
+            self.drop_damaged(found)?;
             for (id, place) in damaged {
                 let moved = self.shared().index.entry(&id)?;
                 if moved.is_none_or(|entry| entry.place() == place) {

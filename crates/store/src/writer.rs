@@ -110,11 +110,13 @@ impl Writer {
     }
 
     fn put(&mut self, batch: &mut Batch, shard: &Shard, space: SpaceId, done: Done<(), PutError>) {
-        match self.entry(batch, &shard.id()) {
+        let damaged = match self.entry(batch, &shard.id()) {
+            // It is stored anew, and what is there is dead.
+            Ok(Some(entry)) if self.shared.is_hidden(&shard.id(), &entry) => Some(entry),
             Ok(Some(_)) => return batch.puts.push(done),
-            Ok(None) => {}
+            Ok(None) => None,
             Err(error) => return done(Err(error.into())),
-        }
+        };
         if self.shared.index.backlog() >= limits::STORE_INDEX_BACKLOG_MAX {
             return done(Err(IndexError::from(redb::Error::PreviousIo).into()));
         }
@@ -134,7 +136,7 @@ impl Writer {
                 used: ByteSize(used),
             }));
         }
-        match self.append_put(batch, header, &descriptor, shard, None) {
+        match self.append_put(batch, header, &descriptor, shard, damaged) {
             Ok(()) => batch.puts.push(done),
             Err(error) => done(Err(error.into())),
         }

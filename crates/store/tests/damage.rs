@@ -81,6 +81,61 @@ fn a_flipped_bit_is_found_by_the_scrub_wherever_it_is_and_costs_one_shard() {
 }
 
 #[test]
+fn a_damaged_shard_is_not_listed_though_the_disk_takes_no_note_of_it() {
+    let (disk, shards) = filled(30);
+    let (store, _) = open(&disk);
+    let lost = shards[11].id();
+    let entry = store.entry(&lost).unwrap().unwrap();
+    drop(store);
+    disk.tamper(&format!("{:010}.pack", entry.pack.0), |bytes| {
+        bytes[(entry.offset + entry.record_len()) as usize - 64] ^= 1
+    });
+    let (store, _) = open(&disk);
+    disk.befall(Mishap::ReadOnly);
+    assert!(matches!(store.get(&lost), Err(GetError::Damaged { id, .. }) if id == lost));
+    assert_eq!((store.get(&lost).unwrap(), store.entry(&lost).unwrap()), (None, None));
+    assert_eq!(store.indexes_of(lost.stripe).unwrap(), Vec::<u8>::new());
+    let listed = |limit| {
+        let (mut listed, mut after) = (Vec::new(), None);
+        loop {
+            let page = store.entries(after, limit).unwrap();
+            let Some((last, _)) = page.last() else {
+                return listed;
+            };
+            after = Some(*last);
+            listed.extend(page.into_iter().map(|(id, _)| id));
+        }
+    };
+    for limit in [1, 7, 100] {
+        let listed = listed(limit);
+        assert_eq!((listed.len(), listed.contains(&lost)), (29, false));
+    }
+    // It is not taken for stored, and is stored anew when that is possible again.
+    assert!(store.put_wait(shards[11].clone(), SPACE).is_err());
+    disk.recover();
+    store.put_wait(shards[11].clone(), SPACE).unwrap();
+    check_missing(&store, &shards, &[]);
+    drop(store);
+    let (store, _) = open(&disk);
+    check_missing(&store, &shards, &[]);
+    assert_eq!(store.scrub_step(ALL).unwrap().damaged, []);
+
+    // Who opens the store before that finds it again.
+    let entry = store.entry(&lost).unwrap().unwrap();
+    disk.tamper(&format!("{:010}.pack", entry.pack.0), |bytes| {
+        bytes[(entry.offset + entry.record_len()) as usize - 64] ^= 1
+    });
+    disk.befall(Mishap::ReadOnly);
+    assert!(store.scrub_step(ALL).is_err());
+    assert_eq!(store.get(&lost).unwrap(), None);
+    disk.recover();
+    drop(store);
+    let (store, _) = open(&disk);
+    assert_eq!(store.scrub_step(ALL).unwrap().damaged, [lost]);
+    check_missing(&store, &shards, &[lost]);
+}
+
+#[test]
 fn the_scrub_goes_on_where_it_was_after_a_restart() {
     let (disk, shards) = filled(30);
     let (store, _) = open(&disk);
