@@ -293,17 +293,17 @@ impl Store {
     fn quarantine(&self, id: ShardId, place: Place) {
         tracing::warn!(stripe = %id.stripe.short(), index = id.index, "a damaged shard was found");
         // If it cannot be recorded, whoever opens the store again finds it again.
-        let _ = self.drop_damaged(vec![(id, place)]);
+        let _ = self.drop_damaged(&[(id, place)]);
     }
 
     /// What is damaged is no longer listed, whether or not that can be recorded.
-    fn drop_damaged(&self, found: Vec<(ShardId, Place)>) -> Result<usize, ChangeError> {
+    fn drop_damaged(&self, found: &[(ShardId, Place)]) -> Result<usize, ChangeError> {
         let dropped = self.ask(|done| Command::Quarantine {
-            found: found.clone(),
+            found: found.to_vec(),
             done,
         });
         if dropped.is_err() {
-            self.shared().hide(&found);
+            self.shared().hide(found);
         }
         dropped
     }
@@ -381,8 +381,7 @@ impl Store {
             next,
         } = scrub::walk(self.shared(), bytes_max.0)?;
         if !damaged.is_empty() {
-            let found = damaged.clone();
-            self.drop_damaged(found)?;
+            self.drop_damaged(&damaged)?;
             for (id, place) in damaged {
                 let moved = self.shared().index.entry(&id)?;
                 if moved.is_none_or(|entry| entry.place() == place) {

@@ -88,7 +88,7 @@ fn a_damaged_shard_is_not_listed_though_the_disk_takes_no_note_of_it() {
     let entry = store.entry(&lost).unwrap().unwrap();
     drop(store);
     disk.tamper(&format!("{:010}.pack", entry.pack.0), |bytes| {
-        bytes[(entry.offset + entry.record_len()) as usize - 64] ^= 1
+        bytes[(entry.offset + entry.record_len()) as usize - 64] ^= 1;
     });
     let (store, _) = open(&disk);
     disk.befall(Mishap::ReadOnly);
@@ -123,7 +123,7 @@ fn a_damaged_shard_is_not_listed_though_the_disk_takes_no_note_of_it() {
     // Who opens the store before that finds it again.
     let entry = store.entry(&lost).unwrap().unwrap();
     disk.tamper(&format!("{:010}.pack", entry.pack.0), |bytes| {
-        bytes[(entry.offset + entry.record_len()) as usize - 64] ^= 1
+        bytes[(entry.offset + entry.record_len()) as usize - 64] ^= 1;
     });
     disk.befall(Mishap::ReadOnly);
     assert!(store.scrub_step(ALL).is_err());
