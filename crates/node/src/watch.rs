@@ -102,14 +102,17 @@ impl Watch {
             return Duration::ZERO;
         };
         let (soon, usual) = (took.saturating_mul(PAUSE_PER_ROUND), self.pause(took));
-        let pause = match () {
-            () if self.due || changed > last => soon,
-            () if self.newcomer && self.vain > 0 => {
-                let patience = NEWCOMER_INTERVAL.saturating_mul(1 << (self.vain - 1).min(16));
-                patience.min(NEWCOMER_INTERVAL_MAX).max(soon).min(usual)
-            }
-            () if self.newcomer => soon,
-            () => usual,
+        let pause = if self.due || changed > last {
+            soon
+        } else if self.newcomer {
+            let patience = |vain: u32| {
+                NEWCOMER_INTERVAL
+                    .saturating_mul(1 << vain.min(16))
+                    .min(NEWCOMER_INTERVAL_MAX)
+            };
+            self.vain.checked_sub(1).map_or(soon, patience).clamp(soon, usual)
+        } else {
+            usual
         };
         pause.saturating_sub(now.since(last))
     }

@@ -177,10 +177,9 @@ impl Index {
     }
 
     /// The shards of one stripe.
-    pub(crate) fn indexes_of(&self, stripe: StripeId) -> Result<Vec<u8>, IndexError> {
+    pub(crate) fn entries_of(&self, stripe: StripeId) -> Result<Vec<(ShardId, Entry)>, IndexError> {
         let bound = |index| Bound::Included(ShardId { stripe, index });
-        let found = self.range((bound(0), bound(u8::MAX)), usize::MAX)?;
-        Ok(found.iter().map(|(id, _)| id.index).collect())
+        self.range((bound(0), bound(u8::MAX)), usize::MAX)
     }
 
     /// All entries for which `wanted` holds: reads the whole index.

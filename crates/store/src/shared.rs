@@ -32,6 +32,7 @@ pub(crate) struct Shared {
     pub(crate) queue: Queue,
     pub(crate) scrub: Mutex<Scrub>,
     pub(crate) counters: Counters,
+    /// Shards that are damaged where the index has them: see [`Shared::hide`].
     pub(crate) unsound: Mutex<BTreeMap<ShardId, Place>>,
 }
 
@@ -114,8 +115,11 @@ impl Shared {
         self.unsound().get(id) == Some(&entry.place())
     }
 
-    pub(crate) fn hides_any(&self) -> bool {
-        !self.unsound().is_empty()
+    /// Of what the index has, what is not known to be damaged.
+    pub(crate) fn listed(&self, mut found: Vec<(ShardId, Entry)>) -> Vec<(ShardId, Entry)> {
+        let unsound = self.unsound();
+        found.retain(|(id, entry)| unsound.get(id) != Some(&entry.place()));
+        found
     }
 
     /// Where a shard is, if it is not known to be damaged there.

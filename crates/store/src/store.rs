@@ -322,30 +322,19 @@ impl Store {
 
     /// The indexes of the shards of a stripe that are stored, ascending.
     pub fn indexes_of(&self, stripe: StripeId) -> Result<Vec<u8>, IndexError> {
-        let mut indexes = self.shared().index.indexes_of(stripe)?;
-        if self.shared().hides_any() {
-            let mut listed = Vec::with_capacity(indexes.len());
-            for index in indexes {
-                if self.entry(&ShardId { stripe, index })?.is_some() {
-                    listed.push(index);
-                }
-            }
-            indexes = listed;
-        }
-        Ok(indexes)
+        let found = self.shared().listed(self.shared().index.entries_of(stripe)?);
+        Ok(found.iter().map(|(id, _)| id.index).collect())
     }
 
     /// Up to `limit` shards in the order of their ids, starting behind `after`; none when there are no more. Reads only the index.
     pub fn entries(&self, mut after: Option<ShardId>, limit: usize) -> Result<Vec<(ShardId, Entry)>, IndexError> {
         let shared = self.shared();
         loop {
-            let mut page = shared.index.entries(after, limit)?;
+            let page = shared.index.entries(after, limit)?;
             let last = page.last().map(|(id, _)| *id);
-            if shared.hides_any() {
-                page.retain(|(id, entry)| !shared.is_hidden(id, entry));
-            }
-            if !page.is_empty() || last.is_none() {
-                return Ok(page);
+            let listed = shared.listed(page);
+            if !listed.is_empty() || last.is_none() {
+                return Ok(listed);
             }
             after = last;
         }

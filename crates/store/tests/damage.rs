@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Crash, MemoryDisk, Mishap, SPACE, audit, open, options, shard, shard_of};
+use common::{Crash, MemoryDisk, Mishap, SPACE, audit, open, options, paged, shard, shard_of};
 use potluck_store::{ChangeError, GetError, OpenError, Options, PutError, Store};
 use potluck_types::{ByteSize, Shard, ShardId};
 use std::sync::Arc;
@@ -83,31 +83,21 @@ fn a_flipped_bit_is_found_by_the_scrub_wherever_it_is_and_costs_one_shard() {
 #[test]
 fn a_damaged_shard_is_not_listed_though_the_disk_takes_no_note_of_it() {
     let (disk, shards) = filled(30);
-    let (store, _) = open(&disk);
     let lost = shards[11].id();
-    let entry = store.entry(&lost).unwrap().unwrap();
-    drop(store);
-    disk.tamper(&format!("{:010}.pack", entry.pack.0), |bytes| {
-        bytes[(entry.offset + entry.record_len()) as usize - 64] ^= 1;
-    });
+    let rot = |store: &Store| {
+        let entry = store.entry(&lost).unwrap().unwrap();
+        disk.tamper(&format!("{:010}.pack", entry.pack.0), |bytes| {
+            bytes[(entry.offset + entry.record_len()) as usize - 64] ^= 1;
+        });
+    };
     let (store, _) = open(&disk);
+    rot(&store);
     disk.befall(Mishap::ReadOnly);
     assert!(matches!(store.get(&lost), Err(GetError::Damaged { id, .. }) if id == lost));
     assert_eq!((store.get(&lost).unwrap(), store.entry(&lost).unwrap()), (None, None));
     assert_eq!(store.indexes_of(lost.stripe).unwrap(), Vec::<u8>::new());
-    let listed = |limit| {
-        let (mut listed, mut after) = (Vec::new(), None);
-        loop {
-            let page = store.entries(after, limit).unwrap();
-            let Some((last, _)) = page.last() else {
-                return listed;
-            };
-            after = Some(*last);
-            listed.extend(page.into_iter().map(|(id, _)| id));
-        }
-    };
     for limit in [1, 7, 100] {
-        let listed = listed(limit);
+        let listed = paged(&store, limit);
         assert_eq!((listed.len(), listed.contains(&lost)), (29, false));
     }
     // It is not taken for stored, and is stored anew when that is possible again.
@@ -121,10 +111,7 @@ fn a_damaged_shard_is_not_listed_though_the_disk_takes_no_note_of_it() {
     assert_eq!(store.scrub_step(ALL).unwrap().damaged, []);
 
     // Who opens the store before that finds it again.
-    let entry = store.entry(&lost).unwrap().unwrap();
-    disk.tamper(&format!("{:010}.pack", entry.pack.0), |bytes| {
-        bytes[(entry.offset + entry.record_len()) as usize - 64] ^= 1;
-    });
+    rot(&store);
     disk.befall(Mishap::ReadOnly);
     assert!(store.scrub_step(ALL).is_err());
     assert_eq!(store.get(&lost).unwrap(), None);

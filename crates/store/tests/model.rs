@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{MemoryDisk, SPACE, audit, open, shard, shard_of};
+use common::{MemoryDisk, SPACE, audit, open, paged, shard, shard_of};
 use potluck_store::{Options, Store};
 use potluck_types::{ByteSize, Shard, ShardId};
 use proptest::prelude::*;
@@ -85,14 +85,7 @@ proptest! {
             prop_assert_eq!(store.indexes_of(shard.id().stripe).unwrap(), vec![shard.id().index]);
         }
         // Pages of any size give the same list.
-        let (mut after, mut paged) = (None, Vec::new());
-        loop {
-            let page = store.entries(after, 3).unwrap();
-            let Some((last, _)) = page.last() else { break };
-            after = Some(*last);
-            paged.extend(page.into_iter().map(|(id, _)| id));
-        }
-        prop_assert_eq!(paged, audit(&store));
+        prop_assert_eq!(paged(&store, 3), audit(&store));
         // What is dead is given back.
         while !store.compact_step(ByteSize(u64::MAX)).unwrap().idle {}
         prop_assert_eq!(audit(&store), model.keys().copied().collect::<Vec<_>>());

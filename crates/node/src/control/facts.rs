@@ -422,8 +422,15 @@ impl Control {
         let present = self.present_view(now);
         let mut summary = self.planner.summary(now, &self.view, &present);
         // What an upload left that was cut off is freed after a day; until then it is no loss to anybody.
-        let is_counted =
-            |stripe| !matches!(self.planner.work(stripe), Some(Work::Waiting { cause, .. }) if cause == Cause::Unnamed);
+        let is_counted = |stripe| {
+            !matches!(
+                self.planner.work(stripe),
+                Some(Work::Waiting {
+                    cause: Cause::Unnamed,
+                    ..
+                })
+            )
+        };
         let is_unreadable = |stripe: &&StripeId| {
             is_counted(**stripe) && matches!(self.planner.survives(**stripe, &present), Some(None))
         };

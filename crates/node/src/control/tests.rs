@@ -1,9 +1,7 @@
 use super::*;
-use crate::{
-    records::{Certificate, Genesis, NodeState, VERSION, sign},
-    standing::Outcome,
-};
+use crate::records::{Certificate, Genesis, NodeState, VERSION, sign};
 use potluck_crypto::{SigningKey, UserKeys};
+use potluck_types::Geometry;
 
 const GRACE: Duration = Duration::from_secs(900);
 
@@ -165,7 +163,7 @@ fn a_doubt_ends_though_nothing_is_left_to_ask_for() {
         at(1),
         Event::Audited {
             holder: accused,
-            outcomes: (0..20).map(|index| (shard(index), Outcome::Wrong)).collect(),
+            outcomes: (0..20).map(|index| (shard(index), Audited::Wrong)).collect(),
             is_probe: true,
         },
     );
@@ -319,4 +317,34 @@ fn a_steward_that_waits_for_reports_says_so_once() {
         (Check::Agrees, true)
     );
     assert!(!greeted(&mut control, 200));
+}
+
+#[test]
+fn what_no_log_names_is_taken_off_the_losses_once() {
+    let mut control = core(Remembered::default(), 0);
+    let shard_of = |stripe: u8| Reported {
+        shard: ShardId {
+            stripe: StripeId::from_bytes([stripe; 32]),
+            index: 0,
+        },
+        geometry: Geometry::new(3, 2).unwrap(),
+        shard_len: 1000,
+        space: None,
+    };
+    let state = state(&control);
+    control.handle(at(0), Event::Record(state));
+    control.handle(at(10), Event::Tick);
+    // Of each of two stripes one shard of three that are needed; nobody names the first.
+    let (me, unnamed) = (control.me, shard_of(1).shard.stripe);
+    for stripe in [1, 2] {
+        control.planner.report(at(11), me, shard_of(stripe), false);
+    }
+    let unreadable = |control: &mut Control| control.health(at(200)).unreadable;
+    control.handle(at(200), Event::Tick);
+    assert_eq!(unreadable(&mut control), 2);
+    control.handle(at(200), Event::Unnamed([unnamed].into()));
+    assert_eq!(unreadable(&mut control), 1);
+    // The planner leaves it out by itself when a repair has found that out.
+    control.planner.finished(unnamed, Outcome::Unnamed, at(200));
+    assert_eq!(unreadable(&mut control), 1);
 }

@@ -21,7 +21,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(600);
 /// Compares all that is held here with what the stewards know, and reports in full to those who know something else. Brings logs to
 /// their custodians, too: both follow from who is here. Who has agreed to just that is asked when `all` are.
 pub(super) async fn check_reports(shared: Arc<Shared>, all: bool) {
-    let _at_the_end = Resting(Arc::clone(&shared));
+    let _resting = Resting(Arc::clone(&shared));
     let (task, begun) = (Arc::clone(&shared), Instant::now());
     let (sums, view) = Shared::blocking(move || {
         let (view, digest) = task.with_control(|control| (control.view().clone(), control.view_digest()));

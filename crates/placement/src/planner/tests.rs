@@ -302,17 +302,23 @@ fn a_zone_is_one_loss() {
     );
 }
 
-#[test]
-fn a_failed_attempt_is_tried_again_later() {
+/// A pool of six, and a stripe that is being mended as a holder of it has died.
+fn mending() -> (Pool, StripeId, u8) {
     let mut pool = Pool::new(6, 6, 1);
     let (stripe, holder) = {
         let (stripe, mut holders) = pool.planner.stripes().next().unwrap();
-        (stripe, holders.next().unwrap().0)
+        (stripe, holders.next().unwrap().0.as_bytes()[0])
     };
-    pool.kill(holder.as_bytes()[0]);
+    pool.kill(holder);
     pool.pass(16);
     let mend = pool.planner.next(pool.now, &pool.view).unwrap();
     assert_eq!(mend.stripe, stripe);
+    (pool, stripe, holder)
+}
+
+#[test]
+fn a_failed_attempt_is_tried_again_later() {
+    let (mut pool, stripe, holder) = mending();
     pool.planner.finished(stripe, Outcome::Failed, pool.now);
     assert_eq!(pool.planner.next(pool.now, &pool.view), None);
     pool.now = pool.now + Duration::from_secs(6);
@@ -331,21 +337,14 @@ fn a_failed_attempt_is_tried_again_later() {
     // Until somebody comes or goes.
     pool.planner.finished(stripe, Outcome::Failed, pool.now);
     assert_eq!(pool.planner.next(pool.now, &pool.view), None);
-    pool.set(holder.as_bytes()[0], Presence::Live);
+    pool.set(holder, Presence::Live);
     assert!(!pool.summary().waiting.contains_key(&Cause::Retry));
 }
 
 /// An upload names its stripes when it ends. What it could not place well is looked at again soon, and then more and more rarely.
 #[test]
 fn what_no_log_names_is_looked_at_again_soon() {
-    let mut pool = Pool::new(6, 6, 1);
-    let (stripe, holder) = {
-        let (stripe, mut holders) = pool.planner.stripes().next().unwrap();
-        (stripe, holders.next().unwrap().0)
-    };
-    pool.kill(holder.as_bytes()[0]);
-    pool.pass(16);
-    assert!(pool.planner.next(pool.now, &pool.view).is_some());
+    let (mut pool, stripe, holder) = mending();
     let begun = pool.now;
     let mut waits = Vec::new();
     while pool.now.since(begun) < Duration::from_secs(3600) {
@@ -365,7 +364,7 @@ fn what_no_log_names_is_looked_at_again_soon() {
     assert_eq!(waits.last(), Some(&640));
     // Who comes and goes does not make it anybody's.
     pool.planner.finished(stripe, Outcome::Unnamed, pool.now);
-    let other = (0..6).find(|i| *i != holder.as_bytes()[0]).unwrap();
+    let other = (0..6).find(|i| *i != holder).unwrap();
     pool.kill(other);
     let summary = pool.summary();
     assert_eq!(
@@ -373,7 +372,7 @@ fn what_no_log_names_is_looked_at_again_soon() {
         (Some(&1), 0)
     );
     // What is whole again counts, and what then waits for something else does, too.
-    for node in [holder.as_bytes()[0], other] {
+    for node in [holder, other] {
         pool.set(node, Presence::Live);
     }
     pool.pass(11);

@@ -62,6 +62,19 @@ pub fn shard_of(number: u64, len: usize) -> Shard {
     Shard::from_encoder(descriptor, stripe, index, payload.into())
 }
 
+/// All that the store lists, read page by page.
+pub fn paged(store: &Store, limit: usize) -> Vec<ShardId> {
+    let (mut listed, mut after) = (Vec::new(), None);
+    loop {
+        let page = store.entries(after, limit).unwrap();
+        let Some((last, _)) = page.last() else {
+            return listed;
+        };
+        after = Some(*last);
+        listed.extend(page.into_iter().map(|(id, _)| id));
+    }
+}
+
 /// Asserts that the store's books agree with each other, and tells what it holds.
 #[track_caller]
 pub fn audit(store: &Store) -> Vec<ShardId> {
